@@ -1,0 +1,146 @@
+//! Why a request was denied, and the trace of a decision. Values of codes: rendering them is another room's work.
+
+use super::credential::KeyId;
+
+/// Why a request was denied. Each becomes exactly one status in `policy::respond`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Denial {
+    /// The check message could not be read.
+    CheckUnreadable,
+    HostUnknown,
+    PathNotCanonical,
+    RouteUnknown,
+    CredentialMissing,
+    CredentialAmbiguous,
+    CredentialUnreadable,
+    CredentialMalformed,
+    CredentialUnknown,
+    WrongPlane,
+    /// An API key in a browser: the request has an `Origin` and the route does not allow that.
+    BrowserOrigin,
+    /// Revoked, on a plane that answers 401.
+    RevokedUnauthenticated,
+    /// Revoked, on a plane that answers 403.
+    RevokedForbidden,
+    /// The grace of its rotation is over, on a plane that answers 401.
+    RetiredUnauthenticated,
+    /// The grace of its rotation is over, on a plane that answers 403.
+    RetiredForbidden,
+    Expired,
+    PermissionMissing,
+    ProjectOutOfScope,
+    WorkloadOutOfScope,
+    /// Unknown, or in another project: the client cannot tell which.
+    ResourceOutOfScope,
+    /// The truth could not be reached, or too many look-ups were under way.
+    Unavailable,
+    /// Our own fault: a panic, or a record that cannot be written into a header.
+    Internal,
+}
+
+impl Denial {
+    pub const ALL: [Self; 22] = [
+        Self::CheckUnreadable,
+        Self::HostUnknown,
+        Self::PathNotCanonical,
+        Self::RouteUnknown,
+        Self::CredentialMissing,
+        Self::CredentialAmbiguous,
+        Self::CredentialUnreadable,
+        Self::CredentialMalformed,
+        Self::CredentialUnknown,
+        Self::WrongPlane,
+        Self::BrowserOrigin,
+        Self::RevokedUnauthenticated,
+        Self::RevokedForbidden,
+        Self::RetiredUnauthenticated,
+        Self::RetiredForbidden,
+        Self::Expired,
+        Self::PermissionMissing,
+        Self::ProjectOutOfScope,
+        Self::WorkloadOutOfScope,
+        Self::ResourceOutOfScope,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
+    /// The word for metrics, logs and `explain`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::CheckUnreadable => "check_unreadable",
+            Self::HostUnknown => "host_unknown",
+            Self::PathNotCanonical => "path_not_canonical",
+            Self::RouteUnknown => "route_unknown",
+            Self::CredentialMissing => "credential_missing",
+            Self::CredentialAmbiguous => "credential_ambiguous",
+            Self::CredentialUnreadable => "credential_unreadable",
+            Self::CredentialMalformed => "credential_malformed",
+            Self::CredentialUnknown => "credential_unknown",
+            Self::WrongPlane => "wrong_plane",
+            Self::BrowserOrigin => "browser_origin",
+            Self::RevokedUnauthenticated | Self::RevokedForbidden => "revoked",
+            Self::RetiredUnauthenticated | Self::RetiredForbidden => "retired",
+            Self::Expired => "expired",
+            Self::PermissionMissing => "permission_missing",
+            Self::ProjectOutOfScope => "project_out_of_scope",
+            Self::WorkloadOutOfScope => "workload_out_of_scope",
+            Self::ResourceOutOfScope => "resource_out_of_scope",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Where a look-up was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tier {
+    /// In process, a known entry.
+    Cache,
+    /// In process, known to be unknown.
+    NegativeCache,
+    Store,
+}
+
+impl Tier {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cache => "l1",
+            Self::NegativeCache => "l1_negative",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// Index of a route in the policy that decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct RouteId(pub u32);
+
+/// What happened on the way to a decision, as codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trace {
+    pub route: Option<RouteId>,
+    /// The public id of the key that was presented, once its grammar was found good.
+    pub key_id: Option<KeyId>,
+    pub principal: Option<Tier>,
+    pub resource: Option<Tier>,
+    /// `None`: allowed.
+    pub denied: Option<Denial>,
+}
+
+impl Trace {
+    /// The trace of a decision that has not begun. It counts as a denial until a permit says otherwise.
+    pub fn begin() -> Self {
+        Self { route: None, key_id: None, principal: None, resource: None, denied: Some(Denial::Internal) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_lists_every_denial_once() {
+        let mut seen = std::collections::HashSet::new();
+        assert!(Denial::ALL.iter().all(|denial| seen.insert(*denial)));
+    }
+}

@@ -1,0 +1,9 @@
+//! The nouns: plain values that every other room speaks of. Imports nothing of ours; no clock, no I/O, no log.
+
+pub mod attributes;
+pub mod credential;
+pub mod decision;
+pub mod name;
+pub mod principal;
+pub mod record;
+pub mod time;

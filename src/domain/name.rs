@@ -1,0 +1,49 @@
+//! The grammar of names that end up in records, paths and headers. Never rewrites a name: it fits or it does not.
+
+/// The longest name, in bytes.
+pub const MAX_NAME: usize = 64;
+
+/// What a person is told when a name does not fit.
+pub const NAME_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ - and must begin with a letter or a digit";
+
+/// A project, workload, resource id or permission: `[A-Za-z0-9][A-Za-z0-9._-]{0,63}`.
+///
+/// The wildcard `*`, percent signs, slashes and everything that is not a header value are outside the grammar, so a
+/// path segment that is a name needs no decoding and can be compared byte by byte.
+pub fn is_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_NAME
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// A label for people (the name of a key): 1 to 128 characters without control characters.
+pub fn is_label(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= 128 && !text.chars().any(char::is_control)
+}
+
+/// What a person is told when a label does not fit.
+pub const LABEL_RULE: &str = "1 to 128 characters, none of them a control character";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_fit_or_do_not() {
+        for good in ["a", "acme", "run_inference", "w-42", "gpt-3.5-turbo", "0", &"x".repeat(64)] {
+            assert!(is_name(good), "{good}");
+        }
+        for bad in ["", "*", "-a", ".a", "a/b", "a%2f", "a b", "a,b", "ä", "a\n", &"x".repeat(65)] {
+            assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn labels_are_for_people() {
+        assert!(is_label("Chat front end (EU)"));
+        for bad in ["", "  ", "a\u{7}b", &"x".repeat(129)] {
+            assert!(!is_label(bad), "{bad:?}");
+        }
+    }
+}

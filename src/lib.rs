@@ -1,0 +1,18 @@
+//! Tollgate: Envoy external authorization for inference servers.
+//!
+//! The map, floor by floor; imports go down only (`tests/house.rs` watches over that).
+
+// 3: the decision
+pub mod pipeline;
+
+// 2: who asks, and every change to what is known
+pub mod registry;
+pub mod resolve;
+
+// 1: the rules, the port to the store, the clock
+pub mod clock;
+pub mod policy;
+pub mod store;
+
+// 0: the nouns
+pub mod domain;

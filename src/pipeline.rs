@@ -1,0 +1,99 @@
+//! THE PAGE: the whole decision, from a request to an answer. Its order is the security argument; it never permits by
+//! itself, and everything before the permit that goes wrong is a denial.
+
+use std::sync::Arc;
+
+use crate::clock::Clock;
+use crate::domain::attributes::Attributes;
+use crate::domain::decision::{Denial, Trace};
+use crate::domain::principal::Principal;
+use crate::domain::record::Resource;
+use crate::policy::authorize::{Permit, authorize};
+use crate::policy::respond::{self, Decision};
+use crate::policy::{Admission, Ask, Policy, admit};
+use crate::resolve::cache::Resolved;
+use crate::resolve::last_used::LastUsed;
+use crate::resolve::{ResolveError, Resolver};
+
+/// What a decision is made with, apart from the policy.
+#[derive(Clone, Debug)]
+pub struct Pipeline {
+    resolver: Arc<Resolver>,
+    last_used: Arc<LastUsed>,
+    clock: Clock,
+}
+
+/// A change that keeps arriving between look-up and answer is given this many chances before the answer is 503.
+const ATTEMPTS: usize = 3;
+
+impl Pipeline {
+    pub fn new(resolver: Arc<Resolver>, last_used: Arc<LastUsed>, clock: Clock) -> Self {
+        Self { resolver, last_used, clock }
+    }
+
+    /// May this request pass?
+    pub async fn decide<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Decision<'r> {
+        let mut trace = Trace::begin();
+        match self.judge(policy, request, &mut trace).await {
+            Ok(permit) => respond::allow(policy, request, permit, trace),
+            Err(denial) => respond::deny(policy, request, denial, trace),
+        }
+    }
+
+    async fn judge<'r>(
+        &self,
+        policy: &'r Policy,
+        request: &'r Attributes<'r>,
+        trace: &mut Trace,
+    ) -> Result<Permit<'r>, Denial> {
+        // Route and extract: what is asked for, and with which credential. Junk and the wrong plane end here.
+        let ask = match admit(policy, request, trace)? {
+            Admission::Public(permit) => return Ok(permit),
+            Admission::Guarded(ask) => ask,
+        };
+        for _ in 0..ATTEMPTS {
+            // Resolve: who holds the credential, and to whom the thing asked for belongs.
+            let principal = self.resolver.principal(&ask.key).await?;
+            trace.principal = Some(principal.tier());
+            let resource = self.resource(&ask, &principal, trace).await?;
+            // Authorize, on a clock read after the look-up.
+            let now = self.clock.now();
+            let holder = principal.value.clone().ok_or(Denial::CredentialUnknown)?;
+            let thing = resource.as_ref().and_then(|found| found.value.clone());
+            let permit = authorize(&ask, holder, thing, now)?;
+            // What was looked up must still be true now that it has been judged.
+            if self.resolver.is_current(&principal)
+                && resource.as_ref().is_none_or(|found| self.resolver.is_current(found))
+            {
+                self.last_used.note(ask.key.id(), now);
+                return Ok(permit);
+            }
+        }
+        Err(Denial::Unavailable)
+    }
+
+    /// The registered resource of the request, if its route names one. An unknown caller learns nothing of it.
+    async fn resource(
+        &self,
+        ask: &Ask<'_>,
+        principal: &Resolved<Principal>,
+        trace: &mut Trace,
+    ) -> Result<Option<Resolved<Resource>>, Denial> {
+        if principal.value.is_none() {
+            return Ok(None);
+        }
+        let Some(reference) = ask.resource() else { return Ok(None) };
+        let found = self.resolver.resource(reference).await?;
+        trace.resource = Some(found.tier());
+        Ok(Some(found))
+    }
+}
+
+impl From<ResolveError> for Denial {
+    fn from(error: ResolveError) -> Self {
+        match error {
+            ResolveError::Unavailable => Self::Unavailable,
+            ResolveError::Damaged => Self::Internal,
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A principal and a requirement to a permit. A [`Permit`] can be made here and nowhere else: what has one was
+//! authorized.
+
+use std::sync::Arc;
+
+use crate::domain::decision::{Denial, RouteId};
+use crate::domain::principal::Principal;
+use crate::domain::record::{Resource, ResourceRef};
+use crate::domain::time::Timestamp;
+
+use super::route::{Matched, ProjectOf, Requirement, Route, Scope, WorkloadOf};
+use super::{Ask, RevokedStatus};
+
+/// Proof that this request may pass.
+#[derive(Debug)]
+pub struct Permit<'r> {
+    route_id: RouteId,
+    route: &'r Route,
+    caller: Option<Caller<'r>>,
+}
+
+/// Who was permitted, and to what.
+#[derive(Debug)]
+pub(super) struct Caller<'r> {
+    pub(super) principal: Arc<Principal>,
+    project: Option<&'r str>,
+    workload: Workload<'r>,
+}
+
+#[derive(Debug)]
+enum Workload<'r> {
+    None,
+    Named(&'r str),
+    Registered(Arc<Resource>),
+    /// The only one that the principal reaches.
+    Only,
+}
+
+impl<'r> Permit<'r> {
+    pub(super) fn public(matched: Matched<'r>) -> Self {
+        Self { route_id: matched.id, route: matched.route, caller: None }
+    }
+
+    pub fn route_id(&self) -> RouteId {
+        self.route_id
+    }
+
+    pub fn route(&self) -> &'r Route {
+        self.route
+    }
+
+    /// Nobody on a public route.
+    pub fn principal(&self) -> Option<&Principal> {
+        self.caller.as_ref().map(|caller| &*caller.principal)
+    }
+
+    /// The project that the request belongs to, if there is one.
+    pub fn project(&self) -> Option<&str> {
+        let caller = self.caller.as_ref()?;
+        match (&caller.workload, caller.project) {
+            (Workload::Registered(resource), _) => Some(&resource.project),
+            (_, Some(project)) => Some(project),
+            _ => Some(&*caller.principal.project).filter(|_| !caller.principal.reaches_every_project()),
+        }
+    }
+
+    /// The workload that the request is for, if it is for one.
+    pub fn workload(&self) -> Option<&str> {
+        let caller = self.caller.as_ref()?;
+        match &caller.workload {
+            Workload::None => None,
+            Workload::Named(name) => Some(name),
+            Workload::Registered(resource) => Some(&resource.slug),
+            Workload::Only => caller.principal.only_workload(),
+        }
+    }
+}
+
+impl<'r> Ask<'r> {
+    /// The registered resource that must be known before this can be authorized, if the route names one and the
+    /// request's id can be one.
+    pub fn resource(&self) -> Option<ResourceRef<'r>> {
+        match &self.requirement.scope {
+            Scope::Project { .. } => None,
+            Scope::Resource { kind, id } => Some(ResourceRef { kind, id: self.request.name(id)? }),
+        }
+    }
+}
+
+/// Step 4: may this principal have what it asks for?
+///
+/// The order is fixed: plane, then whether the key still stands, then permissions, then scope.
+///
+/// # Errors
+/// The first rule that refuses.
+pub fn authorize<'r>(
+    ask: &Ask<'r>,
+    principal: Arc<Principal>,
+    resource: Option<Arc<Resource>>,
+    now: Timestamp,
+) -> Result<Permit<'r>, Denial> {
+    if principal.plane != ask.plane.name {
+        return Err(Denial::WrongPlane);
+    }
+    if principal.reaches_every_project() && !ask.plane.admin {
+        // Such a record cannot be minted; whoever wrote it does not get to use it.
+        return Err(Denial::ProjectOutOfScope);
+    }
+    stands(&principal, ask.plane.revoked, now)?;
+    permitted(&principal, ask.requirement)?;
+    let (project, workload) = in_scope(ask, &principal, resource)?;
+    let caller = Some(Caller { principal, project, workload });
+    Ok(Permit { route_id: ask.request.id, route: ask.request.route, caller })
+}
+
+fn stands(principal: &Principal, revoked: RevokedStatus, now: Timestamp) -> Result<(), Denial> {
+    let over = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
+    if principal.revoked {
+        return Err(match revoked {
+            RevokedStatus::Unauthenticated => Denial::RevokedUnauthenticated,
+            RevokedStatus::Forbidden => Denial::RevokedForbidden,
+        });
+    }
+    if over(principal.expires_at) {
+        return Err(Denial::Expired);
+    }
+    if over(principal.retires_at) {
+        return Err(match revoked {
+            RevokedStatus::Unauthenticated => Denial::RetiredUnauthenticated,
+            RevokedStatus::Forbidden => Denial::RetiredForbidden,
+        });
+    }
+    Ok(())
+}
+
+fn permitted(principal: &Principal, requirement: &Requirement) -> Result<(), Denial> {
+    let all = requirement.all_of.iter().all(|permission| principal.holds(permission));
+    let any = requirement.any_of.is_empty() || requirement.any_of.iter().any(|permission| principal.holds(permission));
+    if all && any { Ok(()) } else { Err(Denial::PermissionMissing) }
+}
+
+fn in_scope<'r>(
+    ask: &Ask<'r>,
+    principal: &Principal,
+    resource: Option<Arc<Resource>>,
+) -> Result<(Option<&'r str>, Workload<'r>), Denial> {
+    match &ask.requirement.scope {
+        Scope::Project { project, workload } => {
+            let project = match project {
+                ProjectOf::Key => None,
+                ProjectOf::Named(source) => match ask.request.name(source) {
+                    Some(name) if *name == *principal.project => Some(name),
+                    _ => return Err(Denial::ProjectOutOfScope),
+                },
+            };
+            let whole = principal.reaches_every_workload();
+            let workload = match workload {
+                WorkloadOf::Whole | WorkloadOf::Key if whole => Workload::None,
+                WorkloadOf::Key if principal.only_workload().is_some() => Workload::Only,
+                WorkloadOf::Whole | WorkloadOf::Key => return Err(Denial::WorkloadOutOfScope),
+                WorkloadOf::Named(source) => match ask.request.name(source) {
+                    Some(name) if principal.reaches_workload(name) => Workload::Named(name),
+                    _ => return Err(Denial::WorkloadOutOfScope),
+                },
+            };
+            Ok((project, workload))
+        }
+        Scope::Resource { kind, id } => match resource {
+            Some(resource)
+                if *resource.kind == **kind
+                    && ask.request.name(id) == Some(&resource.id)
+                    && *resource.project == *principal.project
+                    && principal.reaches_workload(&resource.slug) =>
+            {
+                Ok((None, Workload::Registered(resource)))
+            }
+            _ => Err(Denial::ResourceOutOfScope),
+        },
+    }
+}

@@ -1,0 +1,83 @@
+//! How a denial reads, in the shape that the client's library understands. Never echoes what the client sent.
+
+use serde_json::{Value, json};
+
+/// The dialect of an error body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorShape {
+    /// `{"error":{"code","message","details"}}`.
+    Tollgate,
+    /// `{"error":{"message","type","param","code"}}`, as the OpenAI API.
+    OpenAi,
+    /// `{"type":"error","error":{"type","message"}}`, as the Anthropic API.
+    Anthropic,
+    /// The bare message, which Envoy turns into `grpc-message` (its status follows from the HTTP status).
+    Grpc,
+}
+
+/// What a denial says, before it is put into a shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ErrorText {
+    pub status: u16,
+    /// Such as `PERMISSION_DENIED`.
+    pub code: &'static str,
+    pub message: &'static str,
+    /// What would help; `Null` if nothing would.
+    pub details: Value,
+}
+
+impl ErrorShape {
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Tollgate | Self::OpenAi | Self::Anthropic => "application/json",
+            Self::Grpc => "text/plain",
+        }
+    }
+
+    pub fn render(self, text: &ErrorText) -> String {
+        let ErrorText { status, code, message, details } = text;
+        match self {
+            Self::Tollgate => json!({"error": {"code": code, "message": message, "details": details}}).to_string(),
+            Self::OpenAi => {
+                let (kind, code) = openai(*status);
+                json!({"error": {"message": sentence(message, details), "type": kind, "param": null, "code": code}})
+                    .to_string()
+            }
+            Self::Anthropic => {
+                json!({"type": "error", "error": {"type": anthropic(*status), "message": sentence(message, details)}})
+                    .to_string()
+            }
+            Self::Grpc => sentence(message, details),
+        }
+    }
+}
+
+/// Shapes without a place for details carry them in the sentence.
+fn sentence(message: &str, details: &Value) -> String {
+    match details {
+        Value::Null => message.to_owned(),
+        details => format!("{message} {details}"),
+    }
+}
+
+/// `type` and `code` as OpenAI's API uses them for a status.
+fn openai(status: u16) -> (&'static str, &'static str) {
+    match status {
+        400 => ("invalid_request_error", "invalid_request"),
+        401 => ("invalid_request_error", "invalid_api_key"),
+        403 => ("invalid_request_error", "insufficient_permissions"),
+        503 => ("server_error", "service_unavailable"),
+        _ => ("server_error", "internal_error"),
+    }
+}
+
+/// `type` as Anthropic's API uses it for a status.
+fn anthropic(status: u16) -> &'static str {
+    match status {
+        400 => "invalid_request_error",
+        401 => "authentication_error",
+        403 => "permission_error",
+        503 => "overloaded_error",
+        _ => "api_error",
+    }
+}

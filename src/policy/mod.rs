@@ -1,0 +1,179 @@
+//! The rules: what a request needs, who may have it, and how the answer reads. Synchronous and pure: no clock, socket,
+//! log or lock, so that the same core runs in a server, a command line or a fuzzer.
+
+pub mod authorize;
+pub mod error_body;
+pub mod extract;
+pub mod path;
+pub mod respond;
+pub mod route;
+
+use crate::domain::attributes::Attributes;
+use crate::domain::decision::{Denial, Trace};
+use authorize::Permit;
+use error_body::ErrorShape;
+use extract::CredentialHeader;
+use route::{Access, Matched, Requirement, RouteTable};
+
+use crate::domain::credential::PresentedKey;
+
+/// Everything that decides, compiled from one configuration file. Immutable; a reload makes a new one.
+#[derive(Debug)]
+pub struct Policy {
+    pub planes: Vec<Plane>,
+    /// Every permission that a key can be given, administrative ones apart.
+    pub permissions: Vec<Box<str>>,
+    /// Where credentials are looked for. All of these headers are kept from the back end.
+    pub credentials: Vec<CredentialHeader>,
+    pub identity: IdentityHeaders,
+    pub client_ip: ClientIp,
+    /// The protection space named in `WWW-Authenticate`.
+    pub realm: Box<str>,
+    /// For requests that match no host.
+    pub errors: ErrorShape,
+    pub routes: RouteTable,
+}
+
+/// Index of a plane in [`Policy::planes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PlaneId(pub u8);
+
+/// A kind of key, told by its prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plane {
+    pub name: Box<str>,
+    /// Without the `_` that ends it in a key. No prefix begins another.
+    pub prefix: Box<str>,
+    pub revoked: RevokedStatus,
+    /// Only on such a plane do administrative permissions exist.
+    pub admin: bool,
+}
+
+/// What a revoked or retired key of a plane is answered with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RevokedStatus {
+    /// 401, as if it were unknown.
+    Unauthenticated,
+    /// 403.
+    Forbidden,
+}
+
+/// Permissions over Tollgate itself. They exist only on planes marked `admin`.
+pub const ADMIN_PERMISSIONS: [&str; 2] = ["manage_keys", "manage_resources"];
+
+/// The names of the headers that tell the back end who asks; `None`: this one is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityHeaders {
+    pub subject: Option<Box<str>>,
+    pub project: Option<Box<str>>,
+    pub workload: Option<Box<str>>,
+    pub key_id: Option<Box<str>>,
+    pub plane: Option<Box<str>>,
+    pub permissions: Option<Box<str>>,
+    pub request_id: Option<Box<str>>,
+    /// Whatever a client sends under one of these prefixes is removed, in any case and with `_` for `-`.
+    pub reserved_prefixes: Vec<Box<str>>,
+}
+
+impl IdentityHeaders {
+    /// The names in use, in a fixed order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [&self.subject, &self.project, &self.workload, &self.key_id, &self.plane, &self.permissions, &self.request_id]
+            .into_iter()
+            .filter_map(Option::as_deref)
+    }
+
+    /// Whether a client's header could pass for an identity header at a back end that folds case or `_` into `-`.
+    pub fn reserves(&self, name: &str) -> bool {
+        self.reserved_prefixes.iter().any(|prefix| {
+            name.len() >= prefix.len() && same_header(&name.as_bytes()[..prefix.len()], prefix.as_bytes())
+        }) || self.names().any(|own| same_header(own.as_bytes(), name.as_bytes()))
+    }
+}
+
+/// Header names that some back end takes for the same: case and `_` against `-` do not count.
+pub fn same_header(a: &[u8], b: &[u8]) -> bool {
+    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
+    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| fold(x) == fold(y))
+}
+
+/// Where the address of the client comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientIp {
+    /// The TCP peer of Envoy.
+    Peer,
+    /// `x-envoy-external-address`, which Envoy sets where `use_remote_address` is on.
+    EnvoyExternalAddress,
+    /// `x-forwarded-for`, counted from the right: 1 is what the nearest proxy appended.
+    ForwardedFor { trusted_hops: u8 },
+}
+
+impl ClientIp {
+    /// The client's address as text; empty if the source has none. Only for logs and metadata.
+    pub fn of<'a>(self, request: &Attributes<'a>) -> &'a str {
+        match self {
+            Self::Peer => request.peer_address,
+            Self::EnvoyExternalAddress => request.text("x-envoy-external-address").unwrap_or_default(),
+            Self::ForwardedFor { trusted_hops } => request
+                .headers
+                .iter()
+                .rev()
+                .filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"))
+                .filter_map(|header| std::str::from_utf8(header.value).ok())
+                .flat_map(|list| list.rsplit(','))
+                .map(str::trim)
+                .nth(usize::from(trusted_hops.saturating_sub(1)))
+                .unwrap_or_default(),
+        }
+    }
+}
+
+impl Policy {
+    pub fn plane(&self, id: PlaneId) -> &Plane {
+        &self.planes[usize::from(id.0)]
+    }
+
+    pub fn plane_named(&self, name: &str) -> Option<PlaneId> {
+        let at = self.planes.iter().position(|plane| &*plane.name == name)?;
+        u8::try_from(at).ok().map(PlaneId)
+    }
+}
+
+/// What a request turns out to be before anybody was asked who sent it.
+#[derive(Debug)]
+pub enum Admission<'r> {
+    /// The route is public: nothing is extracted, nothing asked.
+    Public(Permit<'r>),
+    Guarded(Ask<'r>),
+}
+
+/// A guarded request with one well-formed credential of the right plane.
+#[derive(Clone, Debug)]
+pub struct Ask<'r> {
+    pub key: PresentedKey<'r>,
+    pub(in crate::policy) request: Matched<'r>,
+    pub(in crate::policy) requirement: &'r Requirement,
+    pub(in crate::policy) plane: &'r Plane,
+}
+
+/// Steps 1 and 2: which route this is, and the one credential it carries, judged by all that needs no look-up.
+///
+/// # Errors
+/// The [`Denial`] that a look-up could not change: no such host or route, a path that is not canonical, no credential
+/// or more than one, a malformed one, one of another plane, one sent from a browser.
+pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Trace) -> Result<Admission<'r>, Denial> {
+    let matched = policy.routes.find(request, trace)?;
+    let requirement = match &matched.route.access {
+        Access::Public => return Ok(Admission::Public(Permit::public(matched))),
+        Access::Guarded(requirement) => requirement,
+    };
+    let (plane_id, key) = extract::one_key(policy, request)?;
+    trace.key_id = Some(key.id());
+    if plane_id != requirement.plane {
+        return Err(Denial::WrongPlane);
+    }
+    if !requirement.browsers && request.values("origin").next().is_some() {
+        return Err(Denial::BrowserOrigin);
+    }
+    Ok(Admission::Guarded(Ask { key, request: matched, requirement, plane: policy.plane(plane_id) }))
+}

@@ -1,0 +1,275 @@
+//! Step 6, a permit to header edits and a denial to an error: the contract with back ends and clients. An [`Allow`]
+//! needs a permit, and a [`Decision`] has no default.
+
+use serde_json::{Value, json};
+
+use crate::domain::attributes::Attributes;
+use crate::domain::decision::{Denial, RouteId, Trace};
+
+use super::Policy;
+use super::authorize::Permit;
+use super::error_body::{ErrorShape, ErrorText};
+use super::route::Access;
+
+/// The answer to one request.
+#[derive(Debug)]
+pub enum Decision<'r> {
+    Allow(Allow<'r>),
+    Deny(Deny<'r>),
+}
+
+impl Decision<'_> {
+    pub fn trace(&self) -> &Trace {
+        match self {
+            Self::Allow(allow) => &allow.trace,
+            Self::Deny(deny) => &deny.trace,
+        }
+    }
+}
+
+/// Headers that make some back ends see another method or path than the one that was judged.
+const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+/// A request that may pass, and what the back end is told about it.
+#[derive(Debug)]
+pub struct Allow<'r> {
+    policy: &'r Policy,
+    request: &'r Attributes<'r>,
+    permit: Permit<'r>,
+    subject: Option<String>,
+    trace: Trace,
+}
+
+/// Turns a permit into the answer.
+pub fn allow<'r>(
+    policy: &'r Policy,
+    request: &'r Attributes<'r>,
+    permit: Permit<'r>,
+    mut trace: Trace,
+) -> Decision<'r> {
+    trace.denied = None;
+    let subject = permit.principal().map(|principal| subject_of(principal.key_id.as_str()));
+    Decision::Allow(Allow { policy, request, permit, subject, trace })
+}
+
+/// The subject of an API key: `key:<id>`.
+pub fn subject_of(key_id: &str) -> String {
+    format!("key:{key_id}")
+}
+
+impl<'r> Allow<'r> {
+    pub fn permit(&self) -> &Permit<'r> {
+        &self.permit
+    }
+
+    /// The identity headers in use, each with its value; `None`: it must be removed.
+    fn identity(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        let names = &self.policy.identity;
+        let principal = self.permit.principal();
+        [
+            (&names.subject, self.subject.as_deref()),
+            (&names.project, self.permit.project()),
+            (&names.workload, self.permit.workload()),
+            (&names.key_id, principal.map(|principal| principal.key_id.as_str())),
+            (&names.plane, principal.map(|principal| &*principal.plane)),
+            (&names.permissions, principal.map(|principal| principal.permissions())),
+            (&names.request_id, self.request.request_id()),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.as_deref()?, value.filter(|value| !value.is_empty()))))
+    }
+
+    /// Headers to overwrite in the request, name and value. No value is empty.
+    pub fn headers_to_set(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.identity().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    /// Headers to remove from the request. None of them is also set, since Envoy lets a removal win.
+    pub fn headers_to_remove(&self) -> impl Iterator<Item = &str> {
+        let credentials = self.policy.credentials.iter().map(|source| &*source.name);
+        let kept = self.permit.route().keep_credential;
+        let unset = self.identity().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
+        let spoofed = self.request.headers.iter().map(|header| header.name).filter(|name| {
+            self.policy.identity.reserves(name)
+                && !self.policy.identity.names().any(|own| own.eq_ignore_ascii_case(name))
+        });
+        credentials.filter(move |_| !kept).chain(unset).chain(OVERRIDES).chain(spoofed)
+    }
+
+    /// For access logs and later filters: what was decided, without anything secret.
+    pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let principal = self.permit.principal();
+        [
+            ("decision", Some("allow")),
+            ("route", Some(&*self.permit.route().name)),
+            ("subject", self.subject.as_deref()),
+            ("key_id", principal.map(|principal| principal.key_id.as_str())),
+            ("plane", principal.map(|principal| &*principal.plane)),
+            ("project", self.permit.project()),
+            ("workload", self.permit.workload()),
+            ("client_ip", Some(self.policy.client_ip.of(self.request))),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
+    }
+}
+
+/// A refusal, ready to be sent.
+#[derive(Debug)]
+pub struct Deny<'r> {
+    pub status: u16,
+    /// Response headers, name and value; the content type is among them.
+    pub headers: Vec<(&'static str, String)>,
+    pub body: String,
+    pub denial: Denial,
+    policy: &'r Policy,
+    request: &'r Attributes<'r>,
+    trace: Trace,
+}
+
+impl Deny<'_> {
+    /// For access logs: what was decided and why, without anything secret.
+    pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let route = self.trace.route.map(|id| &*self.policy.routes.route(id).name);
+        [
+            ("decision", Some("deny")),
+            ("reason", Some(self.denial.as_str())),
+            ("route", route),
+            ("key_id", self.trace.key_id.as_ref().map(|id| id.as_str())),
+            ("client_ip", Some(self.policy.client_ip.of(self.request))),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
+    }
+}
+
+/// Turns a denial into the answer.
+pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial, mut trace: Trace) -> Decision<'r> {
+    trace.denied = Some(denial);
+    let text = explain(policy, trace.route, denial);
+    let shape = if request.is_grpc() {
+        ErrorShape::Grpc
+    } else {
+        trace.route.map_or(policy.errors, |id| policy.routes.route(id).errors)
+    };
+    let mut headers = vec![("content-type", shape.content_type().to_owned())];
+    if let Some(challenge) = challenge(policy, trace.route, denial, text.status) {
+        headers.push(("www-authenticate", challenge));
+    }
+    if text.status == 503 {
+        headers.push(("retry-after", "1".to_owned()));
+    }
+    if let Some(id) = request.request_id() {
+        headers.push(("x-request-id", id.to_owned()));
+    }
+    let body = shape.render(&text);
+    Decision::Deny(Deny { status: text.status, headers, body, denial, policy, request, trace })
+}
+
+const UNAUTHENTICATED: &str = "AUTHENTICATION_FAILED";
+const FORBIDDEN: &str = "PERMISSION_DENIED";
+const INVALID: &str = "VALIDATION_ERROR";
+
+/// The one place where a denial becomes a status.
+fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText {
+    let plain = |status, code, message| ErrorText { status, code, message, details: Value::Null };
+    // Every 401 after a look-up reads the same, so that nobody learns which keys exist.
+    let not_valid = plain(401, UNAUTHENTICATED, "The API key is not valid.");
+    let no_longer = plain(403, FORBIDDEN, "The API key has been revoked.");
+    let out_of_scope = plain(403, FORBIDDEN, "The API key does not reach this resource.");
+    match denial {
+        Denial::CheckUnreadable => plain(400, INVALID, "The request could not be read."),
+        Denial::HostUnknown | Denial::RouteUnknown => {
+            plain(403, FORBIDDEN, "No rule allows this host, method and path.")
+        }
+        Denial::PathNotCanonical => plain(
+            400,
+            INVALID,
+            "The path is not canonical: send it without empty or dot segments, `;`, `\\` or needless percent-encoding.",
+        ),
+        Denial::CredentialMissing => ErrorText {
+            details: json!({"accepted": accepted(policy)}),
+            ..plain(401, UNAUTHENTICATED, "No API key was presented.")
+        },
+        Denial::CredentialAmbiguous => plain(400, INVALID, "More than one credential was presented: send exactly one."),
+        Denial::CredentialUnreadable => plain(400, INVALID, "The credential has characters that no credential has."),
+        Denial::CredentialMalformed => {
+            plain(401, UNAUTHENTICATED, "The credential is not a well-formed API key: was it cut or mistyped?")
+        }
+        Denial::CredentialUnknown
+        | Denial::RevokedUnauthenticated
+        | Denial::RetiredUnauthenticated
+        | Denial::Expired => not_valid,
+        Denial::RevokedForbidden | Denial::RetiredForbidden => no_longer,
+        Denial::WrongPlane => ErrorText {
+            details: required_plane(policy, route),
+            ..plain(403, FORBIDDEN, "This kind of API key cannot be used here.")
+        },
+        Denial::BrowserOrigin => {
+            plain(403, FORBIDDEN, "API keys are for trusted back ends: this route takes none from a browser.")
+        }
+        Denial::PermissionMissing => ErrorText {
+            details: required_permissions(policy, route),
+            ..plain(403, FORBIDDEN, "The API key lacks a permission.")
+        },
+        Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope => out_of_scope,
+        Denial::Unavailable => plain(503, "UNAVAILABLE", "The request could not be authorized now: try again."),
+        Denial::Internal => plain(500, "INTERNAL_ERROR", "The request could not be authorized: this is our fault."),
+    }
+}
+
+fn accepted(policy: &Policy) -> Vec<String> {
+    let form = |source: &super::extract::CredentialHeader| match &source.scheme {
+        Some(scheme) => format!("{}: {scheme} KEY", source.name),
+        None => format!("{}: KEY", source.name),
+    };
+    policy.credentials.iter().map(form).collect()
+}
+
+fn required_plane(policy: &Policy, route: Option<RouteId>) -> Value {
+    match route.map(|id| &policy.routes.route(id).access) {
+        Some(Access::Guarded(requirement)) => json!({"required_plane": policy.plane(requirement.plane).name}),
+        Some(Access::Public) | None => Value::Null,
+    }
+}
+
+fn required_permissions(policy: &Policy, route: Option<RouteId>) -> Value {
+    match route.map(|id| &policy.routes.route(id).access) {
+        Some(Access::Guarded(requirement)) => {
+            let mut details = serde_json::Map::new();
+            for (name, list) in [("all_of", &requirement.all_of), ("any_of", &requirement.any_of)] {
+                if !list.is_empty() {
+                    details.insert(name.to_owned(), json!(list));
+                }
+            }
+            Value::Object(details)
+        }
+        Some(Access::Public) | None => Value::Null,
+    }
+}
+
+/// `WWW-Authenticate` by RFC 6750 section 3: no error attribute where nothing was presented.
+fn challenge(policy: &Policy, route: Option<RouteId>, denial: Denial, status: u16) -> Option<String> {
+    let realm = &policy.realm;
+    match (status, denial) {
+        (401, Denial::CredentialMissing) => Some(format!("Bearer realm=\"{realm}\"")),
+        (401, _) => Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
+        (403, Denial::HostUnknown | Denial::RouteUnknown) => None,
+        (403, Denial::PermissionMissing) => {
+            let scope = match route.map(|id| &policy.routes.route(id).access) {
+                Some(Access::Guarded(requirement)) => {
+                    let names: Vec<&str> =
+                        requirement.all_of.iter().chain(&requirement.any_of).map(|name| &**name).collect();
+                    names.join(" ")
+                }
+                Some(Access::Public) | None => String::new(),
+            };
+            Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scope}\""))
+        }
+        (403, Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope) => {
+            Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\""))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,90 @@
+//! From a presented key to the digest it is looked up by. The pepper never leaves this file.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use crate::domain::credential::{Digest, PresentedKey};
+use crate::domain::record::ResourceRef;
+use crate::store::PepperCheck;
+
+/// 256 bits that are kept outside the store, so that who can write the store cannot mint a key.
+pub struct Pepper {
+    pub version: u32,
+    secret: Zeroizing<[u8; 32]>,
+}
+
+impl Pepper {
+    pub fn new(version: u32, secret: Zeroizing<[u8; 32]>) -> Self {
+        Self { version, secret }
+    }
+
+    /// What the store keeps to tell a wrong pepper from the right one.
+    pub fn check(&self) -> PepperCheck {
+        let mac = keyed(&self.secret).chain_update(b"tollgate pepper check v1");
+        PepperCheck { version: self.version, check: mac.finalize().into_bytes().into() }
+    }
+}
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pepper(version {})", self.version)
+    }
+}
+
+/// Digests keys with every pepper in use; new keys with the current one.
+pub struct Digester {
+    current_version: u32,
+    current: Hmac<Sha256>,
+    older: Vec<Hmac<Sha256>>,
+}
+
+impl Digester {
+    pub fn new(current: &Pepper, older: &[Pepper]) -> Self {
+        Self {
+            current_version: current.version,
+            current: keyed(&current.secret),
+            older: older.iter().map(|pepper| keyed(&pepper.secret)).collect(),
+        }
+    }
+
+    /// The version that [`Digester::current`] digests with.
+    pub fn current_version(&self) -> u32 {
+        self.current_version
+    }
+
+    pub fn current(&self, key: &PresentedKey<'_>) -> Digest {
+        digest(&self.current, key.expose())
+    }
+
+    /// The digests the key may be stored under, the current one first.
+    pub fn all(&self, key: &PresentedKey<'_>) -> Vec<Digest> {
+        std::iter::once(&self.current).chain(&self.older).map(|mac| digest(mac, key.expose())).collect()
+    }
+
+    /// The cache's name for a resource. Keyed, so that a client cannot choose ids that collide; the tag keeps it apart
+    /// from keys.
+    pub fn of_resource(&self, reference: ResourceRef<'_>) -> Digest {
+        let mac = self.current.clone();
+        let mac = mac.chain_update(b"resource ").chain_update(reference.kind).chain_update(b":");
+        Digest(mac.chain_update(reference.id).finalize().into_bytes().into())
+    }
+}
+
+impl fmt::Debug for Digester {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Digester(version {}, {} older)", self.current_version, self.older.len())
+    }
+}
+
+fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
+    let mut block = Zeroizing::new([0u8; 64]);
+    block[..32].copy_from_slice(secret);
+    Hmac::new((&*block).into())
+}
+
+fn digest(mac: &Hmac<Sha256>, text: &[u8]) -> Digest {
+    Digest(mac.clone().chain_update(text).finalize().into_bytes().into())
+}

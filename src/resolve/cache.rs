@@ -1,0 +1,246 @@
+//! L1: what was found lately, in process, guarded by stamps. One flight a digest; a bounded number of flights. Never
+//! caches a verdict, and never lets unknown digests push known ones out.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::{BuildHasherDefault, Hash, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+
+use super::ResolveError;
+use super::revocation::{Slots, Stamp, Stamps};
+use crate::domain::credential::Digest;
+use crate::domain::decision::Tier;
+
+/// How much is kept, and how many look-ups may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Entries of things that exist.
+    pub known: u64,
+    /// Entries of things that do not.
+    pub unknown: u64,
+    /// Look-ups at a time; more are refused as unavailable.
+    pub loads: usize,
+}
+
+/// A thing that does not exist is forgotten after this time, so that a flood leaves nothing behind.
+const UNKNOWN_LIFE: Duration = Duration::from_secs(30);
+
+/// What was found, and when it stops being true.
+#[derive(Debug)]
+pub struct Resolved<T> {
+    /// `None`: it does not exist.
+    pub value: Option<Arc<T>>,
+    pub(super) tier: Tier,
+    pub(super) stamp: Stamp,
+    pub(super) slots: Slots,
+}
+
+/// What a load found.
+#[derive(Debug)]
+pub struct Loaded<T> {
+    pub value: Option<Arc<T>>,
+    pub slots: Slots,
+}
+
+/// Counts since the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStats {
+    pub entries: u64,
+    pub unknown_entries: u64,
+    pub loads: u64,
+    pub refused_loads: u64,
+}
+
+struct Entry<T> {
+    value: Option<Arc<T>>,
+    stamp: Stamp,
+    slots: Slots,
+}
+
+impl<T> Clone for Entry<T> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), stamp: self.stamp, slots: self.slots }
+    }
+}
+
+impl<T> Entry<T> {
+    fn resolved(self, tier: Tier) -> Resolved<T> {
+        Resolved { value: self.value, tier, stamp: self.stamp, slots: self.slots }
+    }
+}
+
+type Entries<T> = moka::sync::Cache<Name, Entry<T>, BuildHasherDefault<NameHasher>>;
+type Outcome<T> = Result<Entry<T>, ResolveError>;
+type Flights<T> = Arc<Mutex<HashMap<Digest, watch::Receiver<Option<Outcome<T>>>>>>;
+
+/// A cache of one kind of thing, by digest.
+pub struct Cache<T> {
+    stamps: Arc<Stamps>,
+    known: Entries<T>,
+    unknown: Entries<T>,
+    flights: Flights<T>,
+    permits: Arc<Semaphore>,
+    loads: AtomicU64,
+    refused_loads: AtomicU64,
+}
+
+impl<T> std::fmt::Debug for Cache<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Cache")
+    }
+}
+
+impl<T: Send + Sync + 'static> Cache<T> {
+    pub fn new(stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+        let entries = |capacity| moka::sync::Cache::builder().max_capacity(capacity);
+        Self {
+            stamps,
+            known: entries(sizes.known).build_with_hasher(BuildHasherDefault::default()),
+            unknown: entries(sizes.unknown).time_to_live(UNKNOWN_LIFE).build_with_hasher(BuildHasherDefault::default()),
+            flights: Arc::default(),
+            permits: Arc::new(Semaphore::new(sizes.loads)),
+            loads: AtomicU64::new(0),
+            refused_loads: AtomicU64::new(0),
+        }
+    }
+
+    /// What is cached and still true.
+    pub fn get(&self, digest: &Digest) -> Option<Resolved<T>> {
+        let hit = |entries: &Entries<T>, tier| {
+            let entry = entries.get(&Name(*digest))?;
+            self.stamps.allow(entry.stamp, &entry.slots).then(|| entry.resolved(tier))
+        };
+        hit(&self.known, Tier::Cache).or_else(|| hit(&self.unknown, Tier::NegativeCache))
+    }
+
+    /// Loads it, or waits for a load that is under way. The load goes on if the caller is dropped.
+    ///
+    /// # Errors
+    /// Those of the load; [`ResolveError::Unavailable`] if too many are under way.
+    pub async fn load<F>(&self, digest: Digest, load: impl Fn() -> F) -> Result<Resolved<T>, ResolveError>
+    where
+        F: Future<Output = Result<Loaded<T>, ResolveError>> + Send + 'static,
+    {
+        let arrival = self.stamps.take();
+        loop {
+            let entry = wait(self.flight(digest, &load)?).await?;
+            // A load that began before a change that was acknowledged before we arrived proves nothing to us. The next
+            // flight, joined or started, began after this one ended, and so after we arrived.
+            if self.stamps.allow(entry.stamp, &entry.slots) || Stamps::began_after(entry.stamp, arrival) {
+                return Ok(entry.resolved(Tier::Store));
+            }
+        }
+    }
+
+    /// The flight of a digest, started if there is none.
+    fn flight<F>(
+        &self,
+        digest: Digest,
+        load: &impl Fn() -> F,
+    ) -> Result<watch::Receiver<Option<Outcome<T>>>, ResolveError>
+    where
+        F: Future<Output = Result<Loaded<T>, ResolveError>> + Send + 'static,
+    {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(&digest) {
+            return Ok(flight.clone());
+        }
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+            self.refused_loads.fetch_add(1, Ordering::Relaxed);
+            return Err(ResolveError::Unavailable);
+        };
+        self.loads.fetch_add(1, Ordering::Relaxed);
+        let (publish, flight) = watch::channel(None);
+        flights.insert(digest, flight.clone());
+        drop(flights);
+
+        let landing = Landing { flights: Arc::clone(&self.flights), digest };
+        let (known, unknown) = (self.known.clone(), self.unknown.clone());
+        let stamp = self.stamps.take();
+        let load = load();
+        tokio::spawn(async move {
+            let outcome = load.await.map(|Loaded { value, slots }| Entry { value, stamp, slots });
+            if let Ok(entry) = &outcome {
+                match entry.value {
+                    Some(_) => {
+                        known.insert(Name(digest), entry.clone());
+                        unknown.invalidate(&Name(digest));
+                    }
+                    None => {
+                        unknown.insert(Name(digest), entry.clone());
+                        known.invalidate(&Name(digest));
+                    }
+                }
+            }
+            drop(landing);
+            drop(permit);
+            // Nobody may be waiting any more.
+            let _ = publish.send(Some(outcome));
+        });
+        Ok(flight)
+    }
+
+    pub fn stats(&self) -> CacheStats {
+        CacheStats {
+            entries: self.known.entry_count(),
+            unknown_entries: self.unknown.entry_count(),
+            loads: self.loads.load(Ordering::Relaxed),
+            refused_loads: self.refused_loads.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Waits for a flight; one that ended without an outcome (a panic) says nothing.
+async fn wait<T>(mut flight: watch::Receiver<Option<Outcome<T>>>) -> Outcome<T> {
+    match flight.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone().unwrap_or(Err(ResolveError::Unavailable)),
+        Err(_) => Err(ResolveError::Unavailable),
+    }
+}
+
+/// Takes a flight off the board, also when its load panics.
+struct Landing<T> {
+    flights: Flights<T>,
+    digest: Digest,
+}
+
+impl<T> Drop for Landing<T> {
+    fn drop(&mut self) {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+    }
+}
+
+/// A digest as a key of a hash table: its first eight bytes are uniform, and keyed, already.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Name(Digest);
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Digest([a, b, c, d, e, f, g, h, ..]) = self.0;
+        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+    }
+}
+
+/// Passes on the one number that [`Name`] writes.
+#[derive(Default)]
+struct NameHasher(u64);
+
+impl Hasher for NameHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = number;
+    }
+}

@@ -2,7 +2,8 @@
 //!
 //! The map, floor by floor; imports go down only (`tests/house.rs` watches over that).
 
-// 3: the decision
+// 3: the decision, and the configuration it is compiled from
+pub mod config;
 pub mod pipeline;
 
 // 2: who asks, and every change to what is known

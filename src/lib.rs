@@ -2,6 +2,9 @@
 //!
 //! The map, floor by floor; imports go down only (`tests/house.rs` watches over that).
 
+// 4: the doors and what is seen from outside
+pub mod telemetry;
+
 // 3: the decision, and the configuration it is compiled from
 pub mod config;
 pub mod pipeline;

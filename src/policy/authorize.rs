@@ -37,7 +37,7 @@ enum Workload<'r> {
 }
 
 impl<'r> Permit<'r> {
-    pub(super) fn public(matched: Matched<'r>) -> Self {
+    pub(super) fn public(matched: &Matched<'r>) -> Self {
         Self { route_id: matched.id, route: matched.route, caller: None }
     }
 

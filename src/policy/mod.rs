@@ -164,9 +164,11 @@ pub struct Ask<'r> {
 pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Trace) -> Result<Admission<'r>, Denial> {
     let matched = policy.routes.find(request, trace)?;
     let requirement = match &matched.route.access {
-        Access::Public => return Ok(Admission::Public(Permit::public(matched))),
+        Access::Public => return Ok(Admission::Public(Permit::public(&matched))),
         Access::Guarded(requirement) => requirement,
     };
+    #[cfg(feature = "test-panic")]
+    panic_if_asked(request);
     let (plane_id, key) = extract::one_key(policy, request)?;
     trace.key_id = Some(key.id());
     if plane_id != requirement.plane {
@@ -176,4 +178,13 @@ pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Tr
         return Err(Denial::BrowserOrigin);
     }
     Ok(Admission::Guarded(Ask { key, request: matched, requirement, plane: policy.plane(plane_id) }))
+}
+
+/// A bug on demand: the proof that a panic in a rule is a 500 to that one request. Not in any release.
+#[cfg(feature = "test-panic")]
+#[expect(clippy::panic, reason = "it is what the feature is for")]
+fn panic_if_asked(request: &Attributes<'_>) {
+    if request.values("x-test-panic").next().is_some() {
+        panic!("a rule panicked, as the test asked");
+    }
 }

@@ -63,6 +63,10 @@ impl<'r> Allow<'r> {
         &self.permit
     }
 
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// The identity headers in use, each with its value; `None`: it must be removed.
     fn identity(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         let names = &self.policy.identity;
@@ -129,6 +133,10 @@ pub struct Deny<'r> {
 }
 
 impl Deny<'_> {
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// For access logs: what was decided and why, without anything secret.
     pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let route = self.trace.route.map(|id| &*self.policy.routes.route(id).name);

@@ -1,0 +1,291 @@
+//! Every metric name and every log line of a decision. Never a secret, a key id or a path in a label; never blocks a
+//! check on a log that nobody reads.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, WorkerGuard};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
+
+use crate::config::{Log, LogLevel, LoggedDecisions};
+use crate::domain::attributes::Attributes;
+use crate::domain::decision::Tier;
+use crate::policy::Policy;
+use crate::policy::respond::{Allow, Decision, Deny};
+use crate::resolve::Resolver;
+
+/// Seconds; a check in the cache takes microseconds, one from the store about a millisecond.
+const BUCKETS: [f64; 12] = [5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5];
+
+/// The metrics of the process.
+pub struct Telemetry {
+    registry: Registry,
+    checks: IntCounterVec,
+    duration: Histogram,
+    lookups: IntCounterVec,
+    hits: IntCounter,
+    cache_entries: IntGaugeVec,
+    loads: IntGaugeVec,
+    refused_loads: IntGaugeVec,
+    reloads: IntCounterVec,
+    reload_ok: IntGauge,
+    dropped_lines: IntGauge,
+    /// The counters of the policy that is live, so that an allowed check looks up no label.
+    allowed: ArcSwapOption<AllowedByRoute>,
+    logged: AtomicU8,
+    log: Option<LogControl>,
+}
+
+struct AllowedByRoute {
+    policy: Arc<Policy>,
+    counters: Vec<IntCounter>,
+}
+
+struct LogControl {
+    filter: reload::Handle<Targets, tracing_subscriber::Registry>,
+    dropped: ErrorCounter,
+}
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Telemetry")
+    }
+}
+
+/// Writes JSON log lines to standard output from a thread of its own, until the guard is dropped.
+///
+/// # Errors
+/// If a subscriber was installed before.
+pub fn init_log(log: &Log) -> Result<(LogGuard, LogHandle), tracing::subscriber::SetGlobalDefaultError> {
+    let (writer, guard): (NonBlocking, WorkerGuard) = tracing_appender::non_blocking(std::io::stdout());
+    let dropped = writer.error_counter();
+    let (filter, handle) = reload::Layer::new(targets(log.level));
+    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))?;
+    Ok((LogGuard { _guard: guard }, LogHandle(LogControl { filter: handle, dropped })))
+}
+
+/// Flushes the log when dropped.
+#[derive(Debug)]
+pub struct LogGuard {
+    _guard: WorkerGuard,
+}
+
+/// Changes the level of the log.
+pub struct LogHandle(LogControl);
+
+impl fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LogHandle")
+    }
+}
+
+fn targets(level: LogLevel) -> Targets {
+    let level = match level {
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+    };
+    Targets::new().with_default(LevelFilter::WARN.min(level)).with_target("tollgate", level)
+}
+
+impl Telemetry {
+    /// # Errors
+    /// If a metric's name is not one; no name depends on input.
+    pub fn new(log: Option<LogHandle>) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let counters =
+            |name, help, labels: &[&str]| registered(&registry, IntCounterVec::new(Opts::new(name, help), labels)?);
+        let gauges =
+            |name, help, labels: &[&str]| registered(&registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
+        let gauge = |name, help| registered(&registry, IntGauge::new(name, help)?);
+
+        let checks = counters(
+            "tollgate_checks_total",
+            "Checks by decision, reason and route.",
+            &["decision", "reason", "route"],
+        )?;
+        let duration =
+            HistogramOpts::new("tollgate_check_duration_seconds", "Time from a check's arrival to its answer.");
+        let duration = registered(&registry, Histogram::with_opts(duration.buckets(BUCKETS.to_vec()))?)?;
+        let lookups = counters(
+            "tollgate_lookups_total",
+            "Look-ups of keys and resources by the tier that answered.",
+            &["kind", "tier"],
+        )?;
+        let cache_entries = gauges("tollgate_cache_entries", "Entries in the cache.", &["kind", "state"])?;
+        let loads = gauges("tollgate_store_loads", "Look-ups that went to the store since the start.", &["kind"])?;
+        let refused_loads = gauges(
+            "tollgate_store_loads_refused",
+            "Look-ups refused since the start, as too many were under way.",
+            &["kind"],
+        )?;
+        let reloads = counters("tollgate_config_reloads_total", "Reloads of the configuration.", &["result"])?;
+        let reload_ok = gauge(
+            "tollgate_config_last_reload_successful",
+            "1 if the configuration file on disk is the one in force.",
+        )?;
+        let dropped_lines =
+            gauge("tollgate_log_lines_dropped", "Log lines lost since the start, as nobody read them fast enough.")?;
+        let build = gauges("tollgate_build_info", "The version that runs.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        reload_ok.set(1);
+        Ok(Self {
+            hits: lookups.with_label_values(&["key", Tier::Cache.as_str()]),
+            checks,
+            duration,
+            lookups,
+            cache_entries,
+            loads,
+            refused_loads,
+            reloads,
+            reload_ok,
+            dropped_lines,
+            allowed: ArcSwapOption::empty(),
+            logged: AtomicU8::new(LoggedDecisions::Denied as u8),
+            log: log.map(|handle| handle.0),
+            registry,
+        })
+    }
+
+    /// Prepares the counters of a policy that is about to go live.
+    pub fn adopt(&self, policy: &Arc<Policy>) {
+        let counter = |name: &str| self.checks.with_label_values(&["allow", "", name]);
+        let counters = policy.routes.routes().iter().map(|route| counter(&route.name)).collect();
+        self.allowed.store(Some(Arc::new(AllowedByRoute { policy: Arc::clone(policy), counters })));
+    }
+
+    /// Follows changed log settings.
+    pub fn set_log(&self, log: &Log) {
+        self.logged.store(log.decisions as u8, Ordering::Relaxed);
+        if let Some(control) = &self.log
+            && let Err(error) = control.filter.reload(targets(log.level))
+        {
+            tracing::warn!(%error, "the log level could not be changed");
+        }
+    }
+
+    /// Counts a decision and logs it if it is to be.
+    pub fn record(&self, policy: &Policy, decision: &Decision<'_>, request: &Attributes<'_>, elapsed: Duration) {
+        self.duration.observe(elapsed.as_secs_f64());
+        let trace = decision.trace();
+        match trace.principal {
+            Some(Tier::Cache) => self.hits.inc(),
+            Some(tier) => self.lookups.with_label_values(&["key", tier.as_str()]).inc(),
+            None => {}
+        }
+        if let Some(tier) = trace.resource {
+            self.lookups.with_label_values(&["resource", tier.as_str()]).inc();
+        }
+        let logged = self.logged.load(Ordering::Relaxed);
+        match decision {
+            Decision::Allow(allow) => {
+                self.count_allowed(policy, allow);
+                if logged == LoggedDecisions::All as u8 {
+                    log_allowed(policy, allow, request, elapsed);
+                }
+            }
+            Decision::Deny(deny) => {
+                let route = trace.route.map_or("", |id| &*policy.routes.route(id).name);
+                self.checks.with_label_values(&["deny", deny.denial.as_str(), route]).inc();
+                if logged != LoggedDecisions::None as u8 {
+                    log_denied(policy, deny, route, request, elapsed);
+                }
+            }
+        }
+    }
+
+    fn count_allowed(&self, policy: &Policy, allow: &Allow<'_>) {
+        let id = allow.permit().route_id().0 as usize;
+        let live = self.allowed.load();
+        let prepared = live.as_ref().filter(|live| std::ptr::eq(&*live.policy, policy));
+        match prepared.and_then(|live| live.counters.get(id)) {
+            Some(counter) => counter.inc(),
+            None => self.checks.with_label_values(&["allow", "", &allow.permit().route().name]).inc(),
+        }
+    }
+
+    /// Notes whether a changed configuration was taken.
+    pub fn set_reload(&self, ok: bool) {
+        self.reloads.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+        self.reload_ok.set(i64::from(ok));
+    }
+
+    /// The metrics in the text format of Prometheus.
+    ///
+    /// # Errors
+    /// If a metric cannot be written as text.
+    pub fn render(&self, resolver: &Resolver) -> Result<String, prometheus::Error> {
+        for (kind, stats) in [("key", resolver.key_stats()), ("resource", resolver.resource_stats())] {
+            let set = |gauge: &IntGaugeVec, labels: &[&str], value: u64| {
+                gauge.with_label_values(labels).set(i64::try_from(value).unwrap_or(i64::MAX));
+            };
+            set(&self.cache_entries, &[kind, "known"], stats.entries);
+            set(&self.cache_entries, &[kind, "unknown"], stats.unknown_entries);
+            set(&self.loads, &[kind], stats.loads);
+            set(&self.refused_loads, &[kind], stats.refused_loads);
+        }
+        if let Some(control) = &self.log {
+            self.dropped_lines.set(i64::try_from(control.dropped.dropped_lines()).unwrap_or(i64::MAX));
+        }
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(metric.clone()))?;
+    Ok(metric)
+}
+
+fn millis(elapsed: Duration) -> f64 {
+    elapsed.as_secs_f64() * 1000.0
+}
+
+fn log_allowed(policy: &Policy, allow: &Allow<'_>, request: &Attributes<'_>, elapsed: Duration) {
+    let permit = allow.permit();
+    tracing::info!(
+        decision = "allow",
+        route = &*permit.route().name,
+        key_id = permit.principal().map(|principal| principal.key_id.as_str()),
+        project = permit.project(),
+        workload = permit.workload(),
+        client_ip = policy.client_ip.of(request),
+        method = request.method,
+        endpoint = request.path(),
+        cache_tier = allow.trace().principal.map(Tier::as_str),
+        request_id = request.request_id(),
+        duration_ms = millis(elapsed),
+        "check"
+    );
+}
+
+fn log_denied(policy: &Policy, deny: &Deny<'_>, route: &str, request: &Attributes<'_>, elapsed: Duration) {
+    let trace = deny.trace();
+    tracing::info!(
+        decision = "deny",
+        reason = deny.denial.as_str(),
+        status = deny.status,
+        route,
+        key_id = trace.key_id.as_ref().map(|id| id.as_str()),
+        client_ip = policy.client_ip.of(request),
+        method = request.method,
+        endpoint = request.path(),
+        cache_tier = trace.principal.map(Tier::as_str),
+        request_id = request.request_id(),
+        duration_ms = millis(elapsed),
+        "check"
+    );
+}

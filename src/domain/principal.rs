@@ -1,6 +1,6 @@
 //! Who asks and what they may do: the compact form that the cache holds. Never holds a secret or a verdict.
 
-use super::credential::{Digest, KeyId};
+use super::credential::KeyId;
 use super::name::is_name;
 use super::record::{ApiKey, EVERY};
 use super::time::Timestamp;
@@ -10,7 +10,6 @@ use super::time::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
     pub key_id: KeyId,
-    pub digest: Digest,
     pub plane: Box<str>,
     pub project: Box<str>,
     workloads: Box<str>,
@@ -39,7 +38,6 @@ impl Principal {
         }
         Ok(Self {
             key_id: key.id,
-            digest: key.digest,
             plane: key.plane.as_str().into(),
             project: key.project.as_str().into(),
             workloads: key.workloads.join(",").into(),

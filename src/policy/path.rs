@@ -144,4 +144,58 @@ mod tests {
             assert!(!is_canonical(bad), "{bad:?}");
         }
     }
+
+    /// What a back end that decodes would see.
+    fn decoded(path: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut rest = path;
+        while let [first, tail @ ..] = rest {
+            let code = match (first, tail) {
+                (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
+                _ => None,
+            };
+            out.push(code.unwrap_or(*first));
+            rest = if code.is_some() { &rest[3..] } else { tail };
+        }
+        out
+    }
+
+    /// What a back end that cleans would see: parameters cut, backslashes turned, empty and dot segments resolved.
+    fn cleaned(path: &[u8]) -> Vec<Vec<u8>> {
+        let mut segments: Vec<Vec<u8>> = Vec::new();
+        for segment in path.split(|byte| matches!(byte, b'/' | b'\\')) {
+            let segment = segment.split(|byte| *byte == b';').next().unwrap_or_default();
+            match segment {
+                b"" | b"." => {}
+                b".." => drop(segments.pop()),
+                other => segments.push(other.to_vec()),
+            }
+        }
+        segments
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(20_000))]
+
+        #[test]
+        fn a_canonical_path_has_one_reading(
+            parts in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "/", "a", "admin", ".", "..", "%2e", "%2E%2e", "%2f", "%5C", "\\", ";", ";x=1", "%3b", "%25", "%252e",
+                    "%00", "%20", "%41", "%c3%a9", "%c0%ae", "%ef%bc%8f", "é", "+", ":", "%", "%2", "?", "#", "~", "//",
+                ]),
+                0..12,
+            ),
+        ) {
+            let path = format!("/{}", parts.concat());
+            if is_canonical(&path) {
+                let once = decoded(path.as_bytes());
+                proptest::prop_assert_eq!(&decoded(&once), &once, "decodes twice: {}", path);
+                let segments: Vec<Vec<u8>> = path.as_bytes()[1..].split(|byte| *byte == b'/').map(decoded).collect();
+                let whole = segments.iter().filter(|segment| !segment.is_empty()).cloned().collect::<Vec<_>>();
+                proptest::prop_assert_eq!(cleaned(&once), whole.clone(), "cleans differently: {}", path);
+                proptest::prop_assert_eq!(cleaned(path.as_bytes()).len(), whole.len());
+            }
+        }
+    }
 }

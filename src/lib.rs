@@ -7,6 +7,7 @@ pub mod telemetry;
 
 // 3: the decision, and the configuration it is compiled from
 pub mod config;
+pub mod pepper;
 pub mod pipeline;
 
 // 2: who asks, and every change to what is known

@@ -1,45 +1,315 @@
-//! The default store: redb in one file.
+//! The default store: redb in one file, owned by one process. Every write is on the disk when it is acknowledged, and
+//! every act blocks. Never answers from a database that has failed.
+
+mod batch;
+mod engine;
+mod source;
+
+use std::io;
+use std::ops::Bound;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use redb::backends::InMemoryBackend;
+use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, StorageBackend};
+
+use super::keyspace::{self, Bytes, DigestKey, id_key, is_part, key_id, rest_of, scope_end, scoped};
+use super::records::{decode_key, decode_resource};
 use super::{KeyQuery, PepperCheck, ResourceQuery, StoreError, Write};
 use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
+use batch::Batch;
+use engine::{Act, Engine, OpenError};
+use source::Source;
 
+pub use source::BackendFactory;
+
+/// How often a lock that another process holds is tried.
+const LOCK_RETRY: Duration = Duration::from_millis(20);
+
+/// The store in one file. After a fault of the disk it opens itself again.
 #[derive(Debug)]
-pub struct Embedded {}
+pub struct Embedded {
+    engine: Engine,
+}
 
-#[allow(unused_variables)]
 impl Embedded {
+    /// Opens the file, or makes it with mode 0600; its folder must be there. Waits up to `wait` while another process
+    /// owns the file.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be opened, with what to do about it; [`StoreError::Damaged`] if it is no
+    /// store.
+    pub fn open(path: &Path, wait: Duration) -> Result<Self, StoreError> {
+        let deadline = Instant::now() + wait;
+        loop {
+            match Engine::open(Source::File(path.to_owned())) {
+                Ok(engine) => return Ok(Self { engine }),
+                Err(OpenError::Failed(error)) => return Err(error),
+                Err(OpenError::Locked) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+                Err(OpenError::Locked) => {
+                    return Err(StoreError::Unavailable(format!(
+                        "{} is in use by another process, and only one may own it: stop that one, or reach the store \
+                         through its admin socket",
+                        path.display()
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Opens a store on other storage. The factory is called again after each fault.
+    ///
+    /// # Errors
+    /// As [`Embedded::open`].
+    pub fn open_with(backend: BackendFactory) -> Result<Self, StoreError> {
+        match Engine::open(Source::Backend(backend)) {
+            Ok(engine) => Ok(Self { engine }),
+            Err(OpenError::Failed(error)) => Err(error),
+            Err(OpenError::Locked) => Err(StoreError::Unavailable("the given storage is in use".to_owned())),
+        }
+    }
+
+    /// An empty store that is gone when it is dropped.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it cannot be made.
+    pub fn in_memory() -> Result<Self, StoreError> {
+        let memory = Mutex::new(Some(InMemoryBackend::new()));
+        Self::open_with(std::sync::Arc::new(move || {
+            let memory = memory.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let memory = memory.ok_or_else(|| io::Error::other("what was in memory is lost"))?;
+            Ok(Box::new(memory) as Box<dyn StorageBackend>)
+        }))
+    }
+
     pub fn key_by_digest(&self, digests: &[Digest]) -> Result<Option<ApiKey>, StoreError> {
-        todo!()
+        self.engine.read(|read| {
+            let keys = read.open_table(keyspace::KEYS)?;
+            for digest in digests {
+                if let Some(bytes) = keys.get(&digest.0)? {
+                    let key = decode_key(bytes.value())?;
+                    if !key.digest.matches(digest) {
+                        return damaged(format!("the record of key {} stands in the wrong place", key.id));
+                    }
+                    return Ok(Some(key));
+                }
+            }
+            Ok(None)
+        })
     }
+
     pub fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
-        todo!()
+        self.engine.read(|read| {
+            let key_ids = read.open_table(keyspace::KEY_IDS)?;
+            let Some(digest) = key_ids.get(&id_key(&id))? else { return Ok(None) };
+            indexed_key(&read.open_table(keyspace::KEYS)?, digest.value(), &id).map(Some)
+        })
     }
+
     pub fn keys(&self, query: &KeyQuery) -> Result<Vec<ApiKey>, StoreError> {
-        todo!()
+        let (after, limit) = (query.after.as_ref(), query.limit);
+        self.engine.read(|read| {
+            let key_ids = read.open_table(keyspace::KEY_IDS)?;
+            let page = match (&query.project, &query.plane) {
+                (Some(project), plane) => {
+                    let index = read.open_table(keyspace::KEYS_BY_PROJECT)?;
+                    let wanted = |of: &[u8]| plane.as_ref().is_none_or(|plane| plane.as_bytes() == of);
+                    key_ids_in(&index, project, after, limit, wanted)?
+                }
+                (None, Some(plane)) => {
+                    key_ids_in(&read.open_table(keyspace::KEYS_BY_PLANE)?, plane, after, limit, |()| true)?
+                }
+                (None, None) => {
+                    let after = after.map(id_key);
+                    let start = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                    let mut page = Vec::new();
+                    for entry in key_ids.range::<&[u8; 12]>((start, Bound::Unbounded))?.take(limit) {
+                        page.push(known_id(entry?.0.value())?);
+                    }
+                    page
+                }
+            };
+            let keys = read.open_table(keyspace::KEYS)?;
+            let record = |id: KeyId| match key_ids.get(&id_key(&id))? {
+                Some(digest) => indexed_key(&keys, digest.value(), &id),
+                None => damaged(format!("key {id} is listed and not there")),
+            };
+            page.into_iter().map(record).collect()
+        })
     }
+
     pub fn resource(&self, kind: &str, id: &str) -> Result<Option<Resource>, StoreError> {
-        todo!()
+        if !is_part(kind) || !is_part(id) {
+            return Ok(None);
+        }
+        self.engine.read(|read| stored_resource(&read.open_table(keyspace::RESOURCES)?, &scoped(kind, id.as_bytes())))
     }
+
     pub fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, StoreError> {
-        todo!()
+        let parts = [&query.kind, &query.project].into_iter().flatten();
+        if !parts.into_iter().all(|part| is_part(part)) {
+            return Ok(Vec::new());
+        }
+        let after = query.after.as_ref().map(|(kind, id)| scoped(kind, id.as_bytes()));
+        let first = query.kind.as_ref().map_or_else(Vec::new, |kind| scoped(kind, b""));
+        // Of the two lower bounds the one that is further on.
+        let start = match after {
+            Some(after) if after >= first => Bound::Excluded(after),
+            _ => Bound::Included(first),
+        };
+        let end = query.kind.as_ref().map_or(Bound::Unbounded, |kind| Bound::Excluded(scope_end(kind)));
+        self.engine.read(|read| {
+            let resources = read.open_table(keyspace::RESOURCES)?;
+            let mut page = Vec::new();
+            if let Some(project) = &query.project {
+                let index = read.open_table(keyspace::RESOURCES_BY_PROJECT)?;
+                let start = start.as_ref().map(|key| scoped(project, key));
+                let end = match &end {
+                    Bound::Excluded(key) => scoped(project, key),
+                    _ => scope_end(project),
+                };
+                let bounds = (start.as_ref().map(Vec::as_slice), Bound::Excluded(&*end));
+                for entry in index.range::<&[u8]>(bounds)?.take(query.limit) {
+                    let entry = entry?.0;
+                    let key = rest_of(entry.value()).unwrap_or_default();
+                    match stored_resource(&resources, key)? {
+                        Some(resource) => page.push(resource),
+                        None => return damaged("a resource is listed and not there".to_owned()),
+                    }
+                }
+            } else {
+                let bounds = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+                for entry in resources.range::<&[u8]>(bounds)?.take(query.limit) {
+                    page.push(decode_resource(entry?.1.value())?);
+                }
+            }
+            Ok(page)
+        })
     }
+
     pub fn apply(&self, batch: &[Write]) -> Result<u64, StoreError> {
-        todo!()
+        let sequence = self.engine.write(|transaction| {
+            let mut tables = Batch::begin(transaction)?;
+            for step in batch {
+                tables.step(step)?;
+            }
+            tables.number()
+        })?;
+        self.engine.acknowledge(sequence);
+        Ok(sequence)
     }
+
     pub fn note_use(&self, uses: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {
-        todo!()
+        if uses.is_empty() {
+            return Ok(());
+        }
+        self.engine.write(|transaction| {
+            let mut last_used = transaction.open_table(keyspace::LAST_USED)?;
+            for (id, at) in uses {
+                let (id, at) = (id_key(id), at.as_millis());
+                let known = last_used.get(&id)?.map(|known| known.value());
+                if known.is_none_or(|known| known < at) {
+                    last_used.insert(&id, at)?;
+                }
+            }
+            Ok(())
+        })
     }
+
     pub fn last_used(&self, ids: &[KeyId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
-        todo!()
+        self.engine.read(|read| {
+            let last_used = read.open_table(keyspace::LAST_USED)?;
+            let of = |id: &KeyId| Ok(last_used.get(&id_key(id))?.map(|at| Timestamp::from_millis(at.value())));
+            ids.iter().map(of).collect()
+        })
     }
+
     pub fn has_no_keys(&self) -> Result<bool, StoreError> {
-        todo!()
+        self.engine.read(|read| Ok(read.open_table(keyspace::KEYS)?.is_empty()?))
     }
+
     pub fn pepper_checks(&self) -> Result<Vec<PepperCheck>, StoreError> {
-        todo!()
+        self.engine.read(|read| {
+            let mut checks = Vec::new();
+            for entry in read.open_table(keyspace::PEPPERS)?.iter()? {
+                let (version, check) = entry?;
+                checks.push(PepperCheck { version: version.value(), check: *check.value() });
+            }
+            Ok(checks)
+        })
     }
+
     pub fn put_pepper_check(&self, check: PepperCheck) -> Result<(), StoreError> {
-        todo!()
+        self.engine.write(|transaction| {
+            let mut peppers = transaction.open_table(keyspace::PEPPERS)?;
+            let known = peppers.insert(check.version, &check.check)?.map(|known| *known.value());
+            match known {
+                Some(known) if known != check.check => {
+                    let reason = format!("pepper version {} is known with another value", check.version);
+                    Err(StoreError::Conflict(reason).into())
+                }
+                _ => Ok(()),
+            }
+        })
     }
+}
+
+/// A page of the ids in one scope of an index, in order.
+fn key_ids_in<V: redb::Value + 'static>(
+    index: &impl ReadableTable<Bytes, V>,
+    scope: &str,
+    after: Option<&KeyId>,
+    limit: usize,
+    wanted: impl for<'v> Fn(V::SelfType<'v>) -> bool,
+) -> Act<Vec<KeyId>> {
+    if !is_part(scope) {
+        return Ok(Vec::new());
+    }
+    let (after, first, end) = (after.map(|id| scoped(scope, &id_key(id))), scoped(scope, b""), scope_end(scope));
+    let start = after.as_deref().map_or(Bound::Included(&*first), Bound::Excluded);
+    let mut page = Vec::new();
+    for entry in index.range::<&[u8]>((start, Bound::Excluded(&*end)))? {
+        if page.len() == limit {
+            break;
+        }
+        let (key, value) = entry?;
+        if wanted(value.value()) {
+            page.push(known_id(rest_of(key.value()).unwrap_or_default())?);
+        }
+    }
+    Ok(page)
+}
+
+/// The record that an index points to.
+fn indexed_key(keys: &impl ReadableTable<DigestKey, Bytes>, digest: &[u8; 32], id: &KeyId) -> Act<ApiKey> {
+    match keys.get(digest)? {
+        Some(bytes) => {
+            let key = decode_key(bytes.value())?;
+            if key.id == *id { Ok(key) } else { damaged(format!("key {id} points to the record of key {}", key.id)) }
+        }
+        None => damaged(format!("key {id} points to no record")),
+    }
+}
+
+fn stored_resource(resources: &ReadOnlyTable<Bytes, Bytes>, key: &[u8]) -> Act<Option<Resource>> {
+    let Some(bytes) = resources.get(key)? else { return Ok(None) };
+    let resource = decode_resource(bytes.value())?;
+    if scoped(&resource.kind, resource.id.as_bytes()) != key {
+        return damaged(format!("the record of {} stands in the wrong place", resource.reference()));
+    }
+    Ok(Some(resource))
+}
+
+fn known_id(bytes: &[u8]) -> Act<KeyId> {
+    match key_id(bytes) {
+        Some(id) => Ok(id),
+        None => damaged("an index holds what is no id".to_owned()),
+    }
+}
+
+fn damaged<T>(reason: String) -> Act<T> {
+    Err(StoreError::Damaged(reason).into())
 }

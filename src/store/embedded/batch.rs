@@ -1,0 +1,179 @@
+//! The steps of an atomic write on the embedded store: checked against what is stored, and every index kept in step.
+//! Never takes back a revocation, and never writes a record over one that its writer had not seen.
+
+use redb::{ReadableTable, Table, WriteTransaction};
+
+use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, is_part, scoped};
+use super::super::records::{decode_resource, encode_key, encode_resource};
+use super::super::{StoreError, Write};
+use super::engine::{Act, Failure};
+use super::{indexed_key, key_ids_in};
+use crate::domain::credential::KeyId;
+use crate::domain::record::{ApiKey, KeyState, Resource};
+use crate::domain::time::Timestamp;
+
+/// The tables that a batch writes to.
+pub(super) struct Batch<'t> {
+    keys: Table<'t, DigestKey, Bytes>,
+    key_ids: Table<'t, IdKey, DigestKey>,
+    keys_by_project: Table<'t, Bytes, Bytes>,
+    keys_by_plane: Table<'t, Bytes, ()>,
+    resources: Table<'t, Bytes, Bytes>,
+    resources_by_project: Table<'t, Bytes, ()>,
+    meta: Table<'t, &'static str, u64>,
+}
+
+impl<'t> Batch<'t> {
+    pub(super) fn begin(transaction: &'t WriteTransaction) -> Act<Self> {
+        Ok(Self {
+            keys: transaction.open_table(keyspace::KEYS)?,
+            key_ids: transaction.open_table(keyspace::KEY_IDS)?,
+            keys_by_project: transaction.open_table(keyspace::KEYS_BY_PROJECT)?,
+            keys_by_plane: transaction.open_table(keyspace::KEYS_BY_PLANE)?,
+            resources: transaction.open_table(keyspace::RESOURCES)?,
+            resources_by_project: transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?,
+            meta: transaction.open_table(keyspace::META)?,
+        })
+    }
+
+    pub(super) fn step(&mut self, step: &Write) -> Act<()> {
+        match step {
+            Write::CreateKey(key) => self.create_key(key),
+            Write::UpdateKey(key) => self.update_key(key),
+            Write::NoActiveKey { plane, now } => self.no_active_key(plane, *now),
+            Write::CreateResource(resource) => self.create_resource(resource),
+            Write::UpdateResource(resource) => self.update_resource(resource),
+            Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version),
+        }
+    }
+
+    /// Takes the next sequence number.
+    pub(super) fn number(mut self) -> Act<u64> {
+        let last = self.meta.get(META_SEQUENCE)?.map_or(0, |value| value.value());
+        self.meta.insert(META_SEQUENCE, last + 1)?;
+        Ok(last + 1)
+    }
+
+    fn create_key(&mut self, key: &ApiKey) -> Act<()> {
+        if self.key_ids.get(&id_key(&key.id))?.is_some() {
+            return conflict(format!("the key id {} is taken", key.id));
+        }
+        self.put_new_digest(key)?;
+        self.put_indexes(key)
+    }
+
+    fn update_key(&mut self, key: &ApiKey) -> Act<()> {
+        let Some(stored) = self.stored_key(&key.id)? else {
+            return conflict(format!("there is no key {}", key.id));
+        };
+        check_version(&format!("key {}", key.id), stored.version, key.version)?;
+        if stored.revoked_at.is_some() && key.revoked_at.is_none() {
+            return conflict(format!("key {} is revoked, and stays so", key.id));
+        }
+        if stored.digest == key.digest {
+            self.keys.insert(&key.digest.0, &*encode_key(key))?;
+        } else {
+            self.put_new_digest(key)?;
+            self.keys.remove(&stored.digest.0)?;
+        }
+        if stored.digest != key.digest || stored.project != key.project || stored.plane != key.plane {
+            let id = id_key(&key.id);
+            self.keys_by_project.remove(&*scoped(&stored.project, &id))?;
+            self.keys_by_plane.remove(&*scoped(&stored.plane, &id))?;
+            self.put_indexes(key)?;
+        }
+        Ok(())
+    }
+
+    fn put_new_digest(&mut self, key: &ApiKey) -> Act<()> {
+        if self.keys.insert(&key.digest.0, &*encode_key(key))?.is_some() {
+            return conflict(format!("the digest of key {} is taken by another key", key.id));
+        }
+        Ok(())
+    }
+
+    fn put_indexes(&mut self, key: &ApiKey) -> Act<()> {
+        check_parts([&key.project, &key.plane])?;
+        let id = id_key(&key.id);
+        self.key_ids.insert(&id, &key.digest.0)?;
+        self.keys_by_project.insert(&*scoped(&key.project, &id), key.plane.as_bytes())?;
+        self.keys_by_plane.insert(&*scoped(&key.plane, &id), ())?;
+        Ok(())
+    }
+
+    fn stored_key(&self, id: &KeyId) -> Act<Option<ApiKey>> {
+        let Some(digest) = self.key_ids.get(&id_key(id))? else { return Ok(None) };
+        indexed_key(&self.keys, digest.value(), id).map(Some)
+    }
+
+    fn no_active_key(&self, plane: &str, now: Timestamp) -> Act<()> {
+        check_parts([plane])?;
+        for id in key_ids_in(&self.keys_by_plane, plane, None, usize::MAX, |()| true)? {
+            let active = |key: &ApiKey| matches!(key.state(now), KeyState::Active | KeyState::Retiring);
+            if self.stored_key(&id)?.as_ref().is_some_and(active) {
+                return conflict(format!("there is an active key on plane {plane} already: {id}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn create_resource(&mut self, resource: &Resource) -> Act<()> {
+        check_parts([&resource.kind, &resource.id, &resource.project])?;
+        let key = scoped(&resource.kind, resource.id.as_bytes());
+        if self.resources.insert(&*key, &*encode_resource(resource))?.is_some() {
+            return conflict(format!("{} is registered already", resource.reference()));
+        }
+        self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
+        Ok(())
+    }
+
+    fn update_resource(&mut self, resource: &Resource) -> Act<()> {
+        check_parts([&resource.kind, &resource.id, &resource.project])?;
+        let key = scoped(&resource.kind, resource.id.as_bytes());
+        let Some(stored) = self.stored_resource(&key)? else {
+            return conflict(format!("there is no resource {}", resource.reference()));
+        };
+        check_version(&resource.reference().to_string(), stored.version, resource.version)?;
+        self.resources.insert(&*key, &*encode_resource(resource))?;
+        self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
+        self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
+        Ok(())
+    }
+
+    fn delete_resource(&mut self, kind: &str, id: &str, version: u64) -> Act<()> {
+        check_parts([kind, id])?;
+        let key = scoped(kind, id.as_bytes());
+        let Some(stored) = self.stored_resource(&key)? else {
+            return conflict(format!("there is no resource {kind}:{id}"));
+        };
+        if stored.version != version {
+            return conflict(format!("{kind}:{id} has been changed meanwhile (it has version {})", stored.version));
+        }
+        self.resources.remove(&*key)?;
+        self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
+        Ok(())
+    }
+
+    fn stored_resource(&self, key: &[u8]) -> Act<Option<Resource>> {
+        let Some(bytes) = self.resources.get(key)? else { return Ok(None) };
+        Ok(Some(decode_resource(bytes.value())?))
+    }
+}
+
+fn check_version(what: &str, stored: u64, new: u64) -> Act<()> {
+    if stored.checked_add(1) == Some(new) {
+        return Ok(());
+    }
+    conflict(format!("{what} has been changed meanwhile (it has version {stored})"))
+}
+
+fn check_parts<const N: usize>(parts: [&str; N]) -> Act<()> {
+    if parts.into_iter().all(is_part) {
+        return Ok(());
+    }
+    conflict("a name holds a NUL character".to_owned())
+}
+
+fn conflict<T>(reason: String) -> Act<T> {
+    Err(Failure::Refused(StoreError::Conflict(reason)))
+}

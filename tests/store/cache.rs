@@ -1,0 +1,333 @@
+//! The cache in front of the store: one flight, bounded flights, and no entry that a change has overtaken.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore};
+use tollgate::domain::credential::Digest;
+use tollgate::resolve::ResolveError;
+use tollgate::resolve::cache::{Cache, Loaded, Sizes};
+use tollgate::resolve::revocation::{Slots, Stamps};
+
+use crate::support::Random;
+
+const SIZES: Sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
+
+fn digest(n: u64) -> Digest {
+    let mut random = Random(n);
+    let mut bytes = [0; 32];
+    for chunk in bytes.chunks_exact_mut(8) {
+        chunk.copy_from_slice(&random.next().to_le_bytes());
+    }
+    Digest(bytes)
+}
+
+fn slots(n: u64) -> Slots {
+    Slots::of_digests(&[digest(n)])
+}
+
+fn found(n: u64, value: u64) -> Result<Loaded<u64>, ResolveError> {
+    Ok(Loaded { value: Some(Arc::new(value)), slots: slots(n) })
+}
+
+fn absent(n: u64) -> Result<Loaded<u64>, ResolveError> {
+    Ok(Loaded { value: None, slots: slots(n) })
+}
+
+fn cache(sizes: Sizes) -> (Arc<Cache<u64>>, Arc<Stamps>) {
+    let stamps = Arc::new(Stamps::default());
+    (Arc::new(Cache::new(Arc::clone(&stamps), sizes)), stamps)
+}
+
+#[tokio::test]
+async fn a_thousand_misses_make_one_flight() {
+    let (cache, _) = cache(SIZES);
+    let (gate, loads) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicU64::new(0)));
+    let waiting: Vec<_> = (0..1000)
+        .map(|_| {
+            let (cache, gate, loads) = (Arc::clone(&cache), Arc::clone(&gate), Arc::clone(&loads));
+            tokio::spawn(async move {
+                let load = || {
+                    loads.fetch_add(1, Ordering::SeqCst);
+                    let gate = Arc::clone(&gate);
+                    async move {
+                        let _open = gate.acquire().await.unwrap();
+                        found(1, 42)
+                    }
+                };
+                cache.load(digest(1), load).await.unwrap().value
+            })
+        })
+        .collect();
+    // On one thread each task has joined the flight when it first waits.
+    while loads.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    gate.add_permits(1);
+    for task in waiting {
+        assert_eq!(task.await.unwrap().as_deref(), Some(&42));
+    }
+    assert_eq!(loads.load(Ordering::SeqCst), 1);
+    assert_eq!(cache.stats().loads, 1);
+    assert_eq!(cache.get(&digest(1)).unwrap().value.as_deref(), Some(&42));
+}
+
+#[tokio::test]
+async fn a_load_that_a_change_overtook_is_not_served() {
+    let (cache, stamps) = cache(SIZES);
+    let (begun, gate) = (Arc::new(Notify::new()), Arc::new(Semaphore::new(0)));
+    let early = tokio::spawn({
+        let (cache, begun, gate) = (Arc::clone(&cache), Arc::clone(&begun), Arc::clone(&gate));
+        async move {
+            let load = || {
+                let (begun, gate) = (Arc::clone(&begun), Arc::clone(&gate));
+                async move {
+                    begun.notify_one();
+                    let _open = gate.acquire().await.unwrap();
+                    found(1, 1)
+                }
+            };
+            cache.load(digest(1), load).await.unwrap().value
+        }
+    });
+    begun.notified().await;
+    // The change is durable, visible and acknowledged while the old value is on its way.
+    stamps.raise(1, &[slots(1)]);
+    let late = tokio::spawn({
+        let cache = Arc::clone(&cache);
+        async move { cache.load(digest(1), || async { found(1, 2) }).await.unwrap().value }
+    });
+    tokio::task::yield_now().await;
+    gate.add_permits(1);
+    assert_eq!(late.await.unwrap().as_deref(), Some(&2), "who came after the change gets what it changed to");
+    assert_eq!(early.await.unwrap().as_deref(), Some(&1), "who came before it may get what was before");
+    assert_eq!(cache.get(&digest(1)).unwrap().value.as_deref(), Some(&2));
+}
+
+#[tokio::test]
+async fn what_a_change_overtook_is_not_cached() {
+    let (cache, stamps) = cache(SIZES);
+    let overtaken = || {
+        let stamps = Arc::clone(&stamps);
+        async move {
+            stamps.raise(1, &[slots(1)]);
+            found(1, 1)
+        }
+    };
+    assert_eq!(cache.load(digest(1), overtaken).await.unwrap().value.as_deref(), Some(&1));
+    assert!(cache.get(&digest(1)).is_none());
+
+    cache.load(digest(2), || async { absent(2) }).await.unwrap();
+    assert!(cache.get(&digest(2)).unwrap().value.is_none());
+    stamps.raise(2, &[slots(2)]);
+    assert!(cache.get(&digest(2)).is_none(), "a key that is made ends its absence");
+    cache.load(digest(2), || async { found(2, 7) }).await.unwrap();
+    assert_eq!(cache.get(&digest(2)).unwrap().value.as_deref(), Some(&7));
+    stamps.raise_all();
+    assert!(cache.get(&digest(2)).is_none());
+}
+
+#[tokio::test]
+async fn other_slots_are_left_alone() {
+    let (cache, stamps) = cache(SIZES);
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    for other in 2..100 {
+        stamps.raise(other, &[slots(other)]);
+    }
+    assert!(cache.get(&digest(1)).is_some());
+}
+
+#[tokio::test]
+async fn unknown_digests_push_no_known_one_out() {
+    let (cache, _) = cache(Sizes { known: 500, unknown: 50, loads: 4 });
+    for n in 0..300 {
+        cache.load(digest(n), || async move { found(n, n) }).await.unwrap();
+    }
+    for n in 1000..6000 {
+        cache.load(digest(n), || async move { absent(n) }).await.unwrap();
+    }
+    for n in 0..300 {
+        assert_eq!(cache.get(&digest(n)).unwrap().value.as_deref(), Some(&n));
+    }
+    let kept = (1000..6000).filter(|n| cache.get(&digest(*n)).is_some()).count();
+    assert!(kept <= 200, "{kept} unknown ones are kept");
+}
+
+#[tokio::test]
+async fn what_was_found_and_is_gone_is_not_found_again() {
+    let (cache, stamps) = cache(SIZES);
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    stamps.raise(1, &[slots(1)]);
+    cache.load(digest(1), || async { absent(1) }).await.unwrap();
+    assert!(cache.get(&digest(1)).unwrap().value.is_none());
+    stamps.raise(2, &[slots(1)]);
+    cache.load(digest(1), || async { found(1, 2) }).await.unwrap();
+    assert_eq!(cache.get(&digest(1)).unwrap().value.as_deref(), Some(&2));
+}
+
+#[tokio::test]
+async fn too_many_flights_are_refused() {
+    let (cache, _) = cache(Sizes { loads: 2, ..SIZES });
+    let gate = Arc::new(Semaphore::new(0));
+    let hold = |n| {
+        let (cache, gate) = (Arc::clone(&cache), Arc::clone(&gate));
+        tokio::spawn(async move {
+            let load = || {
+                let gate = Arc::clone(&gate);
+                async move {
+                    let _open = gate.acquire().await.unwrap();
+                    found(n, n)
+                }
+            };
+            cache.load(digest(n), load).await.map(|resolved| resolved.value)
+        })
+    };
+    let held = [hold(1), hold(2), hold(1), hold(2)];
+    while cache.stats().loads < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cache.load(digest(3), || async { found(3, 3) }).await.unwrap_err(), ResolveError::Unavailable);
+    assert_eq!(cache.stats().refused_loads, 1);
+    gate.add_permits(1);
+    for task in held {
+        assert!(task.await.unwrap().is_ok(), "who joins a flight needs no place of their own");
+    }
+    assert!(cache.load(digest(3), || async { found(3, 3) }).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_panic_in_a_load_ends_with_it() {
+    let (cache, _) = cache(Sizes { loads: 1, ..SIZES });
+    for _ in 0..3 {
+        let load = || async { panic!("a forced panic") };
+        assert_eq!(cache.load(digest(1), load).await.unwrap_err(), ResolveError::Unavailable);
+    }
+    assert_eq!(cache.load(digest(1), || async { found(1, 1) }).await.unwrap().value.as_deref(), Some(&1));
+}
+
+#[tokio::test]
+async fn an_error_is_not_kept() {
+    let (cache, _) = cache(Sizes { loads: 1, ..SIZES });
+    let broken = || async { Err(ResolveError::Damaged) };
+    assert_eq!(cache.load(digest(1), broken).await.unwrap_err(), ResolveError::Damaged);
+    assert!(cache.get(&digest(1)).is_none());
+    assert!(cache.load(digest(1), || async { found(1, 1) }).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_load_goes_on_when_nobody_waits() {
+    let (cache, _) = cache(SIZES);
+    let gate = Arc::new(Semaphore::new(0));
+    let caller = tokio::spawn({
+        let (cache, gate) = (Arc::clone(&cache), Arc::clone(&gate));
+        async move {
+            let load = || {
+                let gate = Arc::clone(&gate);
+                async move {
+                    let _open = gate.acquire().await.unwrap();
+                    found(1, 1)
+                }
+            };
+            cache.load(digest(1), load).await.map(|_| ())
+        }
+    });
+    while cache.stats().loads < 1 {
+        tokio::task::yield_now().await;
+    }
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    gate.add_permits(1);
+    while cache.get(&digest(1)).is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Writers and readers at once: nobody reads anything older than what was acknowledged before they asked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nothing_older_than_what_was_acknowledged_is_read() {
+    const THINGS: u64 = 4;
+    // What is durable, and what was acknowledged.
+    struct Truth {
+        sequence: tokio::sync::Mutex<u64>,
+        stored: [AtomicU64; THINGS as usize],
+        acknowledged: [AtomicU64; THINGS as usize],
+    }
+    let truth = Arc::new(Truth {
+        sequence: tokio::sync::Mutex::new(0),
+        stored: Default::default(),
+        acknowledged: Default::default(),
+    });
+    let (cache, stamps) = cache(SIZES);
+    let writing = Arc::new(AtomicU64::new(THINGS));
+    let mut tasks = Vec::new();
+    for thing in 0..THINGS {
+        let (truth, stamps, writing) = (Arc::clone(&truth), Arc::clone(&stamps), Arc::clone(&writing));
+        tasks.push(tokio::spawn(async move {
+            let mut random = Random(thing);
+            for _ in 0..300 {
+                let (sequence, version) = {
+                    let mut sequence = truth.sequence.lock().await;
+                    *sequence += 1;
+                    (*sequence, truth.stored[thing as usize].fetch_add(1, Ordering::SeqCst) + 1)
+                };
+                pause(&mut random).await;
+                stamps.raise(sequence, &[slots(thing)]);
+                truth.acknowledged[thing as usize].fetch_max(version, Ordering::SeqCst);
+                pause(&mut random).await;
+            }
+            writing.fetch_sub(1, Ordering::SeqCst);
+            0
+        }));
+    }
+    for reader in 0..8 {
+        let (truth, cache, writing) = (Arc::clone(&truth), Arc::clone(&cache), Arc::clone(&writing));
+        tasks.push(tokio::spawn(async move {
+            let (mut random, mut hits) = (Random(100 + reader), 0);
+            while writing.load(Ordering::SeqCst) > 0 {
+                let thing = random.below(THINGS);
+                let before = truth.acknowledged[thing as usize].load(Ordering::SeqCst);
+                let seen = match cache.get(&digest(thing)) {
+                    Some(hit) => {
+                        hits += 1;
+                        hit
+                    }
+                    None => {
+                        let load = || {
+                            let (truth, mut random) = (Arc::clone(&truth), Random(random.0));
+                            async move {
+                                pause(&mut random).await;
+                                let value = truth.stored[thing as usize].load(Ordering::SeqCst);
+                                pause(&mut random).await;
+                                found(thing, value)
+                            }
+                        };
+                        cache.load(digest(thing), load).await.unwrap()
+                    }
+                };
+                let seen = *seen.value.unwrap();
+                assert!(seen >= before, "thing {thing}: read {seen} after {before} was acknowledged");
+                tokio::task::yield_now().await;
+            }
+            hits
+        }));
+    }
+    let mut hits = 0;
+    for task in tasks {
+        hits += task.await.unwrap();
+    }
+    let loads = cache.stats().loads;
+    println!("{} changes, {loads} loads, {hits} hits", truth.sequence.lock().await);
+    assert!(loads > 100 && hits > 100, "there was something to get wrong");
+}
+
+async fn pause(random: &mut Random) {
+    match random.below(8) {
+        0 => tokio::time::sleep(Duration::from_micros(random.below(2000))).await,
+        1..=4 => tokio::task::yield_now().await,
+        _ => {}
+    }
+}

@@ -1,0 +1,144 @@
+//! The file of the embedded store: who owns it, who may read it, and what is said when it cannot be opened.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use tollgate::store::embedded::Embedded;
+use tollgate::store::{PepperCheck, StoreError, Write};
+
+use crate::support::{at, every_key, id, key};
+
+const LONG: Duration = Duration::from_secs(30);
+
+#[test]
+fn what_was_written_outlives_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let sequence = store.apply(&[Write::CreateKey(key(1))]).unwrap();
+    store.note_use(&[(id(1), at(7))]).unwrap();
+    store.put_pepper_check(PepperCheck { version: 1, check: [1; 32] }).unwrap();
+    drop(store);
+
+    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    assert_eq!(every_key(&store), [key(1)]);
+    assert_eq!(store.last_used(&[id(1)]).unwrap(), [Some(at(7))]);
+    assert_eq!(store.pepper_checks().unwrap(), [PepperCheck { version: 1, check: [1; 32] }]);
+    assert!(store.apply(&[]).unwrap() > sequence);
+}
+
+#[test]
+fn only_its_owner_can_read_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let _store = Embedded::open(&path, Duration::ZERO).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+}
+
+#[test]
+fn the_file_has_one_owner_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let first = Embedded::open(&path, Duration::ZERO).unwrap();
+    let error = Embedded::open(&path, Duration::from_millis(50)).unwrap_err();
+    assert!(error.is_transient());
+    let text = error.to_string();
+    assert!(text.contains(path.to_str().unwrap()) && text.contains("another process"), "{text}");
+
+    let (waiting, waits) = mpsc::channel();
+    let second = thread::spawn(move || {
+        waiting.send(()).unwrap();
+        Embedded::open(&path, LONG).unwrap()
+    });
+    waits.recv().unwrap();
+    first.apply(&[Write::CreateKey(key(1))]).unwrap();
+    drop(first);
+    assert_eq!(every_key(&second.join().unwrap()), [key(1)]);
+}
+
+#[test]
+fn many_may_make_it_at_once_and_one_store_comes_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let threads: Vec<_> = (0..6)
+        .map(|n| {
+            let path = path.clone();
+            thread::spawn(move || {
+                let store = Embedded::open(&path, LONG).unwrap();
+                store.apply(&[Write::CreateKey(key(n))]).unwrap();
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    assert_eq!(every_key(&store).len(), 6);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+}
+
+#[test]
+fn what_is_wrong_is_said_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |name: &str| Embedded::open(&folder.path().join(name), Duration::ZERO).unwrap_err();
+
+    let error = open("missing/store.redb").to_string();
+    assert!(error.contains("missing does not exist") && error.contains("store.embedded.path"), "{error}");
+
+    fs::create_dir(folder.path().join("folder")).unwrap();
+    let error = open("folder").to_string();
+    assert!(error.contains("folder cannot be opened"), "{error}");
+
+    fs::write(folder.path().join("text"), "This is no store.\n".repeat(1000)).unwrap();
+    let error = open("text");
+    assert!(matches!(error, StoreError::Damaged(_)), "{error}");
+    assert!(error.to_string().contains("text is not a store"), "{error}");
+
+    fs::write(folder.path().join("empty"), "").unwrap();
+    let error = open("empty").to_string();
+    assert!(error.contains("empty is empty: restore it, or remove it"), "{error}");
+    assert_eq!(fs::read(folder.path().join("text")).unwrap().len(), 18_000, "and nothing was touched");
+}
+
+#[test]
+fn a_store_of_a_newer_tollgate_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(Embedded::open(&path, Duration::ZERO).unwrap());
+    {
+        let database = redb::Database::open(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 2).unwrap();
+        write.commit().unwrap();
+    }
+    let error = Embedded::open(&path, Duration::ZERO).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged(_)));
+    assert!(error.to_string().contains("newer Tollgate"), "{error}");
+}
+
+#[test]
+fn a_damaged_record_is_an_error_and_not_a_stranger() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    Embedded::open(&path, Duration::ZERO).unwrap().apply(&[key(1), key(2)].map(Write::CreateKey)).unwrap();
+    {
+        let database = redb::Database::open(&path).unwrap();
+        let write = database.begin_write().unwrap();
+        {
+            let mut keys = write.open_table(redb::TableDefinition::<&[u8; 32], &[u8]>::new("keys")).unwrap();
+            keys.insert(&key(1).digest.0, &b"junk"[..]).unwrap();
+            keys.remove(&key(2).digest.0).unwrap();
+        }
+        write.commit().unwrap();
+    }
+    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    assert!(matches!(store.key_by_digest(&[key(1).digest]), Err(StoreError::Damaged(_))));
+    assert!(matches!(store.key(id(1)), Err(StoreError::Damaged(_))));
+    assert!(matches!(store.key(id(2)), Err(StoreError::Damaged(_))));
+    store.apply(&[Write::CreateKey(key(3))]).unwrap();
+    assert_eq!(store.key(id(3)).unwrap(), Some(key(3)), "the rest of the store works");
+}

@@ -1,0 +1,114 @@
+//! Records and random numbers for the tests. Never random in a way that cannot be repeated.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tollgate::domain::credential::{Digest, KeyId};
+use tollgate::domain::record::{ApiKey, Resource};
+use tollgate::domain::time::Timestamp;
+use tollgate::store::embedded::Embedded;
+use tollgate::store::{KeyQuery, Store};
+
+pub fn at(millis: u64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+/// The id of key `n`; ids are in the order of their numbers.
+pub fn id(n: u64) -> KeyId {
+    KeyId::parse(&format!("{n:012}")).unwrap()
+}
+
+/// Key `n` of project acme on the data plane.
+pub fn key(n: u64) -> ApiKey {
+    let mut random = Random(n ^ 0x5eed_0000_0000);
+    let mut digest = [0; 32];
+    for chunk in digest.chunks_exact_mut(8) {
+        chunk.copy_from_slice(&random.next().to_le_bytes());
+    }
+    ApiKey {
+        id: id(n),
+        digest: Digest(digest),
+        pepper_version: 1,
+        name: format!("Key number {n}"),
+        plane: "data".to_owned(),
+        project: "acme".to_owned(),
+        workloads: vec!["chat".to_owned()],
+        permissions: vec!["run_inference".to_owned()],
+        created_at: at(n),
+        created_by: "operator".to_owned(),
+        expires_at: None,
+        retires_at: None,
+        revoked_at: None,
+        replaces: None,
+        replaced_by: None,
+        version: 1,
+    }
+}
+
+pub fn key_of(n: u64, plane: &str, project: &str) -> ApiKey {
+    ApiKey { plane: plane.to_owned(), project: project.to_owned(), ..key(n) }
+}
+
+/// The next version of a key, revoked.
+pub fn revoked(key: &ApiKey) -> ApiKey {
+    ApiKey { revoked_at: Some(at(9_000)), version: key.version + 1, ..key.clone() }
+}
+
+pub fn resource(kind: &str, id: &str, project: &str) -> Resource {
+    Resource {
+        kind: kind.to_owned(),
+        id: id.to_owned(),
+        slug: id.to_owned(),
+        project: project.to_owned(),
+        owner: None,
+        created_at: at(1),
+        version: 1,
+    }
+}
+
+/// A store in a file of its own, and the folder that it stands in.
+pub fn in_file() -> (Store, TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Embedded::open(&folder.path().join("store.redb"), Duration::ZERO).unwrap();
+    (Store::Embedded(Arc::new(store)), folder)
+}
+
+/// Every record that the store lists, each found by its id and by its digest, too.
+pub fn every_key(store: &Embedded) -> Vec<ApiKey> {
+    let all = store.keys(&KeyQuery { limit: usize::MAX, ..KeyQuery::default() }).unwrap();
+    for key in &all {
+        assert_eq!(store.key(key.id).unwrap().as_ref(), Some(key));
+        assert_eq!(store.key_by_digest(&[key.digest]).unwrap().as_ref(), Some(key));
+    }
+    for query in [
+        KeyQuery { project: Some("acme".to_owned()), limit: usize::MAX, ..KeyQuery::default() },
+        KeyQuery { plane: Some("data".to_owned()), limit: usize::MAX, ..KeyQuery::default() },
+    ] {
+        assert_eq!(store.keys(&query).unwrap(), all, "every index holds the same");
+    }
+    all
+}
+
+/// SplitMix64.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+}
+
+/// Locks also after another test thread has panicked, so that the first failure is the one that is seen.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -3,6 +3,7 @@
 //! The map, floor by floor; imports go down only (`tests/house.rs` watches over that).
 
 // 4: the doors and what is seen from outside
+pub mod server;
 pub mod telemetry;
 
 // 3: the decision, and the configuration it is compiled from

@@ -1,0 +1,315 @@
+//! Who may use the admin API: on HTTP, whoever the pipeline allows with an administrative permission. Believes no
+//! identity header, takes no key from a browser, and lets nothing through that its table of routes does not name.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::header::HOST;
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::AdminState;
+use super::reply::ApiError;
+use super::serve::Peer;
+use super::wire::{KEYS, RESOURCES};
+use crate::domain::attributes::{Attributes, Header};
+use crate::domain::decision::{Denial, Trace};
+use crate::policy::error_body::ErrorShape;
+use crate::policy::respond::{Decision, Deny, subject_of};
+use crate::policy::route::{
+    Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
+};
+use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
+use crate::registry::Actor;
+
+/// Every authenticated route: methods, path, permission.
+fn table() -> [(&'static [&'static str], String, &'static str); 5] {
+    let one_key = format!("{KEYS}/{{id}}");
+    [
+        (&["GET", "HEAD", "POST"], KEYS.to_owned(), "manage_keys"),
+        (&["GET", "HEAD", "DELETE"], one_key.clone(), "manage_keys"),
+        (&["POST"], format!("{one_key}/rotate"), "manage_keys"),
+        (&["GET", "HEAD"], RESOURCES.to_owned(), "manage_resources"),
+        (&["GET", "HEAD", "PUT", "DELETE"], format!("{RESOURCES}/{{kind}}/{{id}}"), "manage_resources"),
+    ]
+}
+
+/// The rules of the admin API, made from the planes and credentials of the live policy; made anew when that changes.
+#[derive(Debug, Default)]
+pub struct Rules(ArcSwapOption<Compiled>);
+
+#[derive(Debug)]
+struct Compiled {
+    /// What these were made from. Held, so that its address cannot be another policy's.
+    source: Arc<Policy>,
+    /// One for each admin plane.
+    by_plane: Vec<Policy>,
+}
+
+impl Rules {
+    fn of(&self, live: &Arc<Policy>) -> Result<Arc<Compiled>, ApiError> {
+        if let Some(compiled) = self.0.load_full()
+            && Arc::ptr_eq(&compiled.source, live)
+        {
+            return Ok(compiled);
+        }
+        let planes = (0u8..).zip(&live.planes).filter(|(_, plane)| plane.admin);
+        let by_plane: Result<Vec<Policy>, String> = planes.map(|(id, _)| rules_of_plane(live, PlaneId(id))).collect();
+        let by_plane = by_plane.map_err(|problem| {
+            tracing::error!(%problem, "the rules of the admin API do not hold together");
+            ApiError::internal()
+        })?;
+        let compiled = Arc::new(Compiled { source: Arc::clone(live), by_plane });
+        self.0.store(Some(Arc::clone(&compiled)));
+        Ok(compiled)
+    }
+}
+
+fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
+    let mut routes = Vec::new();
+    for (methods, path, permission) in table() {
+        let route = Route {
+            name: path.as_str().into(),
+            access: Access::Guarded(Requirement {
+                plane,
+                all_of: vec![permission.into()],
+                any_of: Vec::new(),
+                scope: Scope::Project { project: ProjectOf::Key, workload: WorkloadOf::Whole },
+                browsers: false,
+            }),
+            errors: ErrorShape::Tollgate,
+            keep_credential: true,
+        };
+        let pattern = PathPattern::parse(&path)?;
+        routes.push((route, methods.iter().map(|&method| (method.to_owned(), pattern.clone())).collect()));
+    }
+    let host = HostRules { patterns: vec!["*".to_owned()], routes };
+    Ok(Policy {
+        planes: live.planes.clone(),
+        permissions: live.permissions.clone(),
+        credentials: live.credentials.clone(),
+        identity: IdentityHeaders {
+            subject: None,
+            project: None,
+            workload: None,
+            key_id: None,
+            plane: None,
+            permissions: None,
+            request_id: None,
+            reserved_prefixes: Vec::new(),
+        },
+        client_ip: ClientIp::Peer,
+        realm: live.realm.clone(),
+        errors: ErrorShape::Tollgate,
+        routes: RouteTable::build(vec![host]).map_err(|conflicts| format!("{conflicts:?}"))?,
+    })
+}
+
+/// Who makes a request, once that was found out.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub actor: Actor,
+    request_id: RequestId,
+    peer: Peer,
+}
+
+impl Caller {
+    /// A log line of a change that was made.
+    pub fn audit(&self, act: &'static str, target_id: &str, project: &str) {
+        tracing::info!(
+            act,
+            target_id,
+            project,
+            subject = self.actor.subject,
+            peer = self.peer.0,
+            request_id = self.request_id.0,
+            "admin change"
+        );
+    }
+}
+
+/// Taken from what the guard of the door left; a route without a guard serves nobody.
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(ApiError::internal)
+    }
+}
+
+/// Whoever may open the admin socket is the operator.
+pub(super) async fn operator(mut request: Request, next: Next) -> Response {
+    let caller = caller(request.extensions(), Actor::operator());
+    request.extensions_mut().insert(caller);
+    next.run(request).await
+}
+
+/// Whoever the pipeline allows.
+pub(super) async fn authenticate(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    match judge(&state, &parts).await {
+        Ok(actor) => {
+            let caller = caller(&parts.extensions, actor);
+            parts.extensions.insert(caller);
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(response) => response,
+    }
+}
+
+fn caller(extensions: &Extensions, actor: Actor) -> Caller {
+    Caller {
+        actor,
+        request_id: extensions.get().cloned().unwrap_or_default(),
+        peer: extensions.get().cloned().unwrap_or_default(),
+    }
+}
+
+async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
+    let live = state.live.load_full();
+    let rules = state.rules.of(&live).map_err(IntoResponse::into_response)?;
+    let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
+    let request = attributes(parts, &peer);
+    // The plane that the key's prefix says; a key of no admin plane is refused by any of them.
+    let suits = |policy: &&Policy| !matches!(admit(policy, &request, &mut Trace::begin()), Err(Denial::WrongPlane));
+    let Some(policy) = rules.by_plane.iter().find(suits).or(rules.by_plane.first()) else {
+        let problem = "No plane is marked `admin: true`, so no key can administer.";
+        return Err(ApiError::forbidden(problem).into_response());
+    };
+    match state.pipeline.decide(policy, &request).await {
+        Decision::Allow(allow) => match allow.permit().principal() {
+            Some(principal) => Ok(Actor {
+                subject: subject_of(principal.key_id.as_str()),
+                project: (!principal.reaches_every_project()).then(|| principal.project.to_string()),
+            }),
+            None => Err(ApiError::internal().into_response()),
+        },
+        Decision::Deny(deny) => {
+            let key_id = deny.metadata().find(|(name, _)| *name == "key_id").map(|(_, id)| id);
+            let (reason, method) = (deny.denial.as_str(), request.method);
+            tracing::warn!(reason, key_id, peer = peer.0, method, "admin request denied");
+            Err(refusal(&deny))
+        }
+    }
+}
+
+/// A request to the admin API, as the pipeline sees one.
+fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a> {
+    let headers = parts.headers.iter().map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });
+    Attributes {
+        method: parts.method.as_str(),
+        target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
+        host: parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        scheme: "http",
+        protocol: "HTTP/1.1",
+        headers: headers.collect(),
+        body: &[],
+        peer_address: &peer.0,
+        peer_principal: "",
+    }
+}
+
+fn refusal(deny: &Deny<'_>) -> Response {
+    let status = StatusCode::from_u16(deny.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, deny.body.clone()).into_response();
+    for (name, value) in &deny.headers {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            response.headers_mut().insert(HeaderName::from_static(name), value);
+        }
+    }
+    response
+}
+
+/// Refuses a request for another host: a name that was rebound to our address in somebody's browser, or a mistake.
+pub(super) async fn check_host(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    let mut named = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (named.next(), named.next()) else {
+        return ApiError::invalid("The request must have exactly one Host header.").into_response();
+    };
+    let allowed = &state.settings.allowed_hosts;
+    let absolute = request.uri().authority().is_none_or(|authority| is_expected(authority.as_str(), allowed));
+    if absolute && host.to_str().is_ok_and(|host| is_expected(host, allowed)) {
+        return next.run(request).await;
+    }
+    ApiError::forbidden(
+        "The admin API does not answer to this Host: use localhost, a loopback address, or one of \
+         listen.admin.allowed_hosts.",
+    )
+    .into_response()
+}
+
+/// `localhost`, a loopback address or a host that the configuration allows, on any port.
+fn is_expected(authority: &str, allowed: &[String]) -> bool {
+    if authority.contains('@') || allowed.iter().any(|host| host.eq_ignore_ascii_case(authority)) {
+        return !authority.contains('@');
+    }
+    let Ok(authority) = authority.parse::<Authority>() else { return false };
+    let host = authority.host();
+    let bare = host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host);
+    host.eq_ignore_ascii_case("localhost")
+        || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        || allowed.iter().any(|known| known.eq_ignore_ascii_case(host))
+}
+
+/// The name of one request in logs and answers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RequestId(pub(super) String);
+
+impl RequestId {
+    /// The one that came, if it is safe to repeat; else a new one.
+    pub(super) fn of(request: &Request) -> Self {
+        let sent = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
+        let safe = |id: &&str| matches!(id.len(), 1..=128) && id.bytes().all(|byte| byte.is_ascii_graphic());
+        if let Some(id) = sent.filter(safe) {
+            return Self(id.to_owned());
+        }
+        let mut bytes = [0u8; 16];
+        // Without random bytes the request is served all the same, with a name that says nothing.
+        let _ = getrandom::fill(&mut bytes);
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_that_are_ours() {
+        let allowed = ["api.example.com".to_owned(), "tollgate:9181".to_owned()];
+        for good in [
+            "localhost",
+            "LOCALHOST:9181",
+            "127.0.0.1:9181",
+            "127.8.9.1",
+            "[::1]:9181",
+            "[::1]",
+            "API.example.com",
+            "api.example.com:8443",
+            "tollgate:9181",
+        ] {
+            assert!(is_expected(good, &allowed), "{good}");
+        }
+        for bad in [
+            "",
+            "evil.example",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "evil@localhost",
+            "localhost@evil.example",
+            "10.0.0.1",
+            "0.0.0.0:9181",
+            "tollgate",
+            "xapi.example.com",
+            "localhost,evil",
+            "localhost evil",
+        ] {
+            assert!(!is_expected(bad, &allowed), "{bad}");
+        }
+    }
+}

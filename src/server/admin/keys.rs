@@ -1,0 +1,189 @@
+//! API keys over HTTP: create, list, show, revoke, rotate, bootstrap. A key's text leaves here once, when it is made.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+use serde::Deserialize;
+
+use super::guard::Caller;
+use super::reply::{self, ApiError};
+use super::wire::{BOOTSTRAP, CreateKey, KEYS, KeyBody, KeyPage, NewKeyBody, RotateKey};
+use super::{AdminState, body_of, page_size};
+use crate::domain::credential::KeyId;
+use crate::registry::{KeySpec, NewKey};
+use crate::store::KeyQuery;
+
+/// A life longer than this is meant to have no end: then the expiry is left out.
+const MAX_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+const MAX_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
+
+pub(super) fn routes() -> [(String, MethodRouter<AdminState>); 3] {
+    [
+        (KEYS.to_owned(), post(create).get(list)),
+        (format!("{KEYS}/{{id}}"), get(show).delete(revoke)),
+        (format!("{KEYS}/{{id}}/rotate"), post(rotate)),
+    ]
+}
+
+pub(super) fn operator_routes() -> [(String, MethodRouter<AdminState>); 1] {
+    [(BOOTSTRAP.to_owned(), post(bootstrap))]
+}
+
+async fn create(
+    State(state): State<AdminState>,
+    caller: Caller,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let asked: CreateKey = reply::parse(&body_of(body)?)?;
+    let spec = spec_of(&state, &caller, asked)?;
+    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec).await?;
+    caller.audit("key.create", new.record.id.as_str(), &new.record.project);
+    shown_once(&state, &new)
+}
+
+/// What is asked for, completed by the caller's own project and then by the configured defaults.
+fn spec_of(state: &AdminState, caller: &Caller, asked: CreateKey) -> Result<KeySpec, ApiError> {
+    let defaults = &state.settings.key_defaults;
+    let missing = |field| ApiError::invalid_field(field, "is missing");
+    Ok(KeySpec {
+        name: asked.name.ok_or_else(|| missing("name"))?,
+        plane: asked.plane.or_else(|| defaults.plane.clone()).ok_or_else(|| missing("plane"))?,
+        project: asked
+            .project
+            .or_else(|| caller.actor.project.clone())
+            .or_else(|| defaults.project.clone())
+            .ok_or_else(|| missing("project"))?,
+        workloads: asked.workloads.or_else(|| defaults.workloads.clone()).ok_or_else(|| missing("workloads"))?,
+        permissions: asked.permissions.ok_or_else(|| missing("permissions"))?,
+        expires_in: life_of(asked.expires_in_days, asked.expires_in_seconds)?,
+    })
+}
+
+fn life_of(days: Option<u64>, seconds: Option<u64>) -> Result<Option<Duration>, ApiError> {
+    let (field, seconds) = match (days, seconds) {
+        (None, None) => return Ok(None),
+        (Some(days), None) => ("expires_in_days", days.saturating_mul(24 * 3600)),
+        (None, Some(seconds)) => ("expires_in_seconds", seconds),
+        (Some(_), Some(_)) => {
+            return Err(ApiError::invalid_field("expires_in_days", "stands beside `expires_in_seconds`: say one"));
+        }
+    };
+    let life = Duration::from_secs(seconds);
+    if life.is_zero() || life > MAX_LIFE {
+        return Err(ApiError::invalid_field(field, "must be more than nothing and at most 100 years"));
+    }
+    Ok(Some(life))
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ListKeys {
+    project: Option<String>,
+    plane: Option<String>,
+    after: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(state): State<AdminState>,
+    caller: Caller,
+    query: Result<Query<ListKeys>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(asked) = query.map_err(|problem| ApiError::invalid(problem.body_text()))?;
+    let limit = page_size(asked.limit)?;
+    let after = match asked.after.as_deref() {
+        None => None,
+        Some(text) => {
+            Some(KeyId::parse(text).ok_or_else(|| ApiError::invalid_field("after", "must be the id of a key"))?)
+        }
+    };
+    let query = KeyQuery { project: asked.project, plane: asked.plane, after, limit: limit + 1 };
+    let mut views = state.registry.keys(&caller.actor, query).await?;
+    let more = views.len() > limit;
+    views.truncate(limit);
+    let next = views.last().filter(|_| more).map(|view| view.key.id.to_string());
+    let now = state.clock.now();
+    let keys = views.iter().map(|view| KeyBody::of(&view.key, view.last_used_at, now)).collect();
+    reply::record(StatusCode::OK, &KeyPage { keys, next })
+}
+
+async fn show(
+    State(state): State<AdminState>,
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let view = state.registry.key(&caller.actor, key_id(path)?).await?;
+    reply::record(StatusCode::OK, &KeyBody::of(&view.key, view.last_used_at, state.clock.now()))
+}
+
+async fn revoke(
+    State(state): State<AdminState>,
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, ApiError> {
+    let id = key_id(path)?;
+    let revoked = state.registry.revoke_key(&caller.actor, id).await?;
+    caller.audit("key.revoke", id.as_str(), &revoked.project);
+    // The revocation stands: an answer without the last use is better than none.
+    let last_used_at = state.registry.key(&caller.actor, id).await.ok().and_then(|view| view.last_used_at);
+    reply::record(StatusCode::OK, &KeyBody::of(&revoked, last_used_at, state.clock.now()))
+}
+
+async fn rotate(
+    State(state): State<AdminState>,
+    caller: Caller,
+    path: Result<Path<String>, PathRejection>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Response, ApiError> {
+    let id = key_id(path)?;
+    let body = body_of(body)?;
+    let asked = if body.trim_ascii().is_empty() { RotateKey::default() } else { reply::parse(&body)? };
+    let grace = Duration::from_secs(asked.grace_seconds.unwrap_or_default());
+    if grace > MAX_GRACE {
+        return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
+    }
+    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace).await?;
+    caller.audit("key.rotate", id.as_str(), &new.record.project);
+    shown_once(&state, &new)
+}
+
+async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
+    let new = state.registry.bootstrap(&state.live.load_full()).await?;
+    caller.audit("key.bootstrap", new.record.id.as_str(), &new.record.project);
+    shown_once(&state, &new)
+}
+
+fn key_id(path: Result<Path<String>, PathRejection>) -> Result<KeyId, ApiError> {
+    let Path(text) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
+    KeyId::parse(&text).ok_or_else(|| ApiError::not_found("there is no such key: an id has 12 letters and digits"))
+}
+
+fn shown_once(state: &AdminState, new: &NewKey) -> Result<Response, ApiError> {
+    let record = KeyBody::of(&new.record, None, state.clock.now());
+    let plain = serde_json::to_vec(&record).map_err(|_| ApiError::internal())?;
+    let room = plain.len() + new.secret.expose().len() + 64;
+    let location = format!("{KEYS}/{}", record.id);
+    reply::secret_record(&location, &NewKeyBody { record, key: new.secret.expose() }, room)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_is_said_once_and_has_an_end() {
+        assert_eq!(life_of(None, None).unwrap(), None);
+        assert_eq!(life_of(Some(2), None).unwrap(), Some(Duration::from_secs(172_800)));
+        assert_eq!(life_of(None, Some(5)).unwrap(), Some(Duration::from_secs(5)));
+        for (days, seconds) in
+            [(Some(1), Some(1)), (Some(0), None), (None, Some(0)), (Some(u64::MAX), None), (None, Some(u64::MAX))]
+        {
+            assert!(life_of(days, seconds).is_err(), "{days:?} {seconds:?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! How the admin API answers: JSON bodies and the one shape of its errors. Never puts a secret into an answer but the key
+//! that was just made, and never echoes a value that was sent.
+
+use axum::body::{Body, Bytes};
+use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use zeroize::Zeroizing;
+
+use crate::registry::RegistryError;
+
+/// Why a request to the admin API failed, as `{"error":{"code","message","details"}}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    details: Value,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), details: Value::Null }
+    }
+
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "VALIDATION_ERROR", message)
+    }
+
+    /// A field and what to write there.
+    pub fn invalid_field(field: &str, problem: &str) -> Self {
+        Self { details: json!({"field": field}), ..Self::invalid(format!("{field}: {problem}")) }
+    }
+
+    pub fn too_large() -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "VALIDATION_ERROR", "The body is larger than 64 KiB.")
+    }
+
+    pub fn wrong_method() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "VALIDATION_ERROR", "This path does not take this method.")
+    }
+
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message)
+    }
+
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
+    }
+
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+    }
+
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "INTERNAL_ERROR",
+            "The request could not be served: this is our fault.",
+        )
+    }
+}
+
+impl From<RegistryError> for ApiError {
+    fn from(error: RegistryError) -> Self {
+        match error {
+            RegistryError::Invalid { field, problem } => Self::invalid_field(field, &problem),
+            RegistryError::NotFound(message) => Self::not_found(message),
+            RegistryError::Conflict(message) => Self::new(StatusCode::CONFLICT, "CONFLICT", message),
+            RegistryError::Forbidden(message) => Self::forbidden(message),
+            RegistryError::Unavailable(message) => Self::unavailable(message),
+        }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { status, code, message, details } = self;
+        let body = json!({"error": {"code": code, "message": message, "details": details}}).to_string();
+        let mut response = json_response(status, body.into());
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+fn json_response(status: StatusCode, body: Body) -> Response {
+    (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
+}
+
+/// A record as the answer.
+pub fn record<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, ApiError> {
+    let body = serde_json::to_vec(value).map_err(|_| ApiError::internal())?;
+    Ok(json_response(status, body.into()))
+}
+
+/// A record with a secret in it: the buffer is wiped when it has been sent. `room` is at least the length of the answer,
+/// so that no copy is left behind by growing.
+pub fn secret_record<T: Serialize>(location: &str, value: &T, room: usize) -> Result<Response, ApiError> {
+    let mut body = Zeroizing::new(Vec::with_capacity(room));
+    serde_json::to_writer(&mut *body, value).map_err(|_| ApiError::internal())?;
+    let mut response = json_response(StatusCode::CREATED, Bytes::from_owner(body).into());
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+/// Reads a JSON body.
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| ApiError::invalid(unreadable(&error)))
+}
+
+/// What is wrong with a body. Of a value that has the wrong type only the expectation is told, not the value.
+fn unreadable(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.find(", expected ") {
+        Some(at) if text.starts_with("invalid ") => format!("The body does not fit:{}", &text[at + 1..]),
+        _ if error.is_data() => format!("The body does not fit: {text}"),
+        _ => format!("The body is not JSON: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Sample {
+        #[allow(dead_code)]
+        days: Option<u32>,
+    }
+
+    #[test]
+    fn a_wrong_value_is_not_echoed() {
+        let problem = parse::<Sample>(br#"{"days":"ik_live_secret"}"#).unwrap_err();
+        assert!(!problem.message.contains("ik_live"), "{}", problem.message);
+        assert!(problem.message.contains("expected u32"), "{}", problem.message);
+    }
+
+    #[test]
+    fn unknown_and_doubled_fields_are_refused() {
+        assert!(parse::<Sample>(br#"{"day":1}"#).unwrap_err().message.contains("unknown field `day`"));
+        assert!(parse::<Sample>(br#"{"days":1,"days":2}"#).unwrap_err().message.contains("duplicate field"));
+        assert!(parse::<Sample>(b"{").unwrap_err().message.contains("not JSON"));
+        assert!(parse::<Sample>(b"").is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! What listens: the doors through which requests come in. Never decides; every door asks the pipeline or the registry.
+
+pub mod admin;

@@ -1,0 +1,5 @@
+//! tmp
+pub mod encode;
+pub mod wire;
+#[cfg(test)]
+mod typed;

@@ -1,0 +1,437 @@
+//! The bytes of an `envoy.service.auth.v3.CheckRequest` to [`Attributes`], in one walk that borrows. Never copies a value,
+//! never guesses at a message that is cut or malformed.
+//!
+//! What is accepted and what it means is what prost and envoy-types make of it (`typed.rs` compares the two): the last
+//! of several scalars counts, messages that stand twice are merged, unknown fields are skipped. Two differences are
+//! wanted:
+//! - sub-messages without anything that is used (destination, metadata, TLS session, time, labels, context extensions)
+//!   are skipped by their length, and what is in them is not looked at;
+//! - a map entry with another wire type than a message is refused, while prost reads it.
+
+use std::collections::HashMap;
+
+use crate::domain::attributes::{Attributes, Header};
+
+/// The message is cut, or malformed where it is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
+/// Reads a check.
+///
+/// Where `headers` and `header_map` both have content, and where an entry has both `value` and `raw_value`, every one of
+/// them is a header of its own: a credential or an identity that hides in either is seen. Envoy sends one of each.
+/// `raw_body` counts before `body`. The peer is the socket address without its port, or the path of a pipe.
+///
+/// # Errors
+/// [`Unreadable`].
+pub fn read(message: &[u8]) -> Result<Attributes<'_>, Unreadable> {
+    let mut walk = Walk::default();
+    walk.check_request(Reader { rest: message, depth: RECURSION_LIMIT })?;
+    Ok(walk.finish())
+}
+
+/// How deep groups may nest, counted from the message; as in every implementation of protobuf.
+const RECURSION_LIMIT: u32 = 100;
+
+/// Room for the headers of a usual request, so that the list does not grow while it is filled.
+const USUAL_HEADERS: usize = 32;
+
+/// Beyond this many map entries, duplicates are looked for by hash.
+const FEW_ENTRIES: usize = 64;
+
+/// What has been seen of a message. Repeated sub-messages merge by writing to the same place.
+#[derive(Default)]
+struct Walk<'a> {
+    attributes: Attributes<'a>,
+    peer: PeerAddress<'a>,
+    text_body: &'a str,
+    entries: Entries<'a>,
+}
+
+/// The oneof of `envoy.config.core.v3.Address`.
+#[derive(Default)]
+enum PeerAddress<'a> {
+    #[default]
+    Unset,
+    Socket(&'a str),
+    Pipe(&'a str),
+    Internal,
+}
+
+impl<'a> Walk<'a> {
+    fn finish(self) -> Attributes<'a> {
+        let Self { mut attributes, peer, text_body, entries } = self;
+        attributes.peer_address = match peer {
+            PeerAddress::Socket(address) | PeerAddress::Pipe(address) => address,
+            PeerAddress::Unset | PeerAddress::Internal => "",
+        };
+        if attributes.body.is_empty() {
+            attributes.body = text_body.as_bytes();
+        }
+        if attributes.headers.is_empty() {
+            attributes.headers = entries.list;
+        } else {
+            attributes.headers.extend(entries.list);
+        }
+        attributes
+    }
+
+    fn check_request(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => self.attribute_context(at.message(wire)?)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn attribute_context(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => self.source(at.message(wire)?)?,
+                4 => self.request(at.message(wire)?)?,
+                // destination, context_extensions, metadata_context, tls_session, route_metadata_context
+                2 | 10..=13 => at.unread(wire)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn source(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => self.address(at.message(wire)?)?,
+                // labels
+                3 => at.unread(wire)?,
+                4 => self.attributes.peer_principal = at.text(wire)?,
+                // service, certificate
+                2 | 5 => at.text(wire).map(drop)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn address(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => {
+                    let before = if let PeerAddress::Socket(address) = self.peer { address } else { "" };
+                    self.peer = PeerAddress::Socket(socket_address(at.message(wire)?, before)?);
+                }
+                2 => {
+                    let before = if let PeerAddress::Pipe(path) = self.peer { path } else { "" };
+                    self.peer = PeerAddress::Pipe(pipe(at.message(wire)?, before)?);
+                }
+                3 => {
+                    at.unread(wire)?;
+                    self.peer = PeerAddress::Internal;
+                }
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                2 => self.http(at.message(wire)?)?,
+                // time
+                1 => at.unread(wire)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn http(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                2 => self.attributes.method = at.text(wire)?,
+                3 => self.entries.read(at.message(wire)?)?,
+                4 => self.attributes.target = at.text(wire)?,
+                5 => self.attributes.host = at.text(wire)?,
+                6 => self.attributes.scheme = at.text(wire)?,
+                10 => self.attributes.protocol = at.text(wire)?,
+                11 => self.text_body = at.text(wire)?,
+                12 => self.attributes.body = at.bytes(wire)?,
+                13 => self.header_map(at.message(wire)?)?,
+                // id, query, fragment
+                1 | 7 | 8 => at.text(wire).map(drop)?,
+                // size
+                9 => at.number(wire)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn header_map(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => self.header_value(at.message(wire)?)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn header_value(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        let (mut name, mut value, mut raw) = ("", "", &[] as &[u8]);
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => name = at.text(wire)?,
+                2 => value = at.text(wire)?,
+                3 => raw = at.bytes(wire)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        if is_pseudo(name) {
+            return Ok(());
+        }
+        let headers = &mut self.attributes.headers;
+        if headers.capacity() == 0 {
+            headers.reserve_exact(USUAL_HEADERS);
+        }
+        if !raw.is_empty() {
+            headers.push(Header { name, value: raw });
+        }
+        if raw.is_empty() || !value.is_empty() {
+            headers.push(Header { name, value: value.as_bytes() });
+        }
+        Ok(())
+    }
+}
+
+fn socket_address<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Unreadable> {
+    let mut address = before;
+    while let Some((tag, wire)) = at.key()? {
+        match tag {
+            2 => address = at.text(wire)?,
+            // resolver_name, named_port, network_namespace_filepath
+            4 | 5 | 7 => at.text(wire).map(drop)?,
+            // protocol, port_value, ipv4_compat
+            1 | 3 | 6 => at.number(wire)?,
+            _ => at.skip(tag, wire)?,
+        }
+    }
+    Ok(address)
+}
+
+fn pipe<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Unreadable> {
+    let mut path = before;
+    while let Some((tag, wire)) = at.key()? {
+        match tag {
+            1 => path = at.text(wire)?,
+            // mode
+            2 => at.number(wire)?,
+            _ => at.skip(tag, wire)?,
+        }
+    }
+    Ok(path)
+}
+
+fn is_pseudo(name: &str) -> bool {
+    name.starts_with(':')
+}
+
+/// `map<string, string> headers`: the last entry of a name counts.
+#[derive(Default)]
+struct Entries<'a> {
+    list: Vec<Header<'a>>,
+    /// One bit for each kind of name that has been seen, to tell at once that a name is new.
+    kinds: u64,
+    /// Where each name stands in the list, once there are many.
+    index: HashMap<&'a str, usize>,
+}
+
+impl<'a> Entries<'a> {
+    fn read(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+        let (mut name, mut value) = ("", "");
+        while let Some((tag, wire)) = at.key()? {
+            match tag {
+                1 => name = at.text(wire)?,
+                2 => value = at.text(wire)?,
+                _ => at.skip(tag, wire)?,
+            }
+        }
+        if !is_pseudo(name) {
+            self.put(name, value.as_bytes());
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: &'a str, value: &'a [u8]) {
+        if let Some(at) = self.find(name) {
+            self.list[at].value = value;
+            return;
+        }
+        if self.list.capacity() == 0 {
+            self.list.reserve_exact(USUAL_HEADERS);
+        }
+        self.list.push(Header { name, value });
+        match self.list.len() {
+            0..=FEW_ENTRIES => {}
+            many if self.index.is_empty() => {
+                self.index = self.list.iter().map(|header| header.name).zip(0..many).collect();
+            }
+            many => {
+                self.index.insert(name, many - 1);
+            }
+        }
+    }
+
+    fn find(&mut self, name: &str) -> Option<usize> {
+        let bytes = name.as_bytes();
+        let ends = bytes.first().copied().unwrap_or_default() ^ bytes.last().copied().unwrap_or_default();
+        let kind = 1 << ((bytes.len() ^ usize::from(ends)) % 64);
+        let is_new = self.kinds & kind == 0;
+        self.kinds |= kind;
+        if is_new {
+            None
+        } else if self.index.is_empty() {
+            self.list.iter().position(|header| header.name == name)
+        } else {
+            self.index.get(name).copied()
+        }
+    }
+}
+
+/// What follows a key; the numbers of the encoding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wire {
+    Varint,
+    Fixed64,
+    Delimited,
+    StartGroup,
+    EndGroup,
+    Fixed32,
+}
+
+/// The rest of one message.
+struct Reader<'a> {
+    rest: &'a [u8],
+    /// How many more levels may open inside.
+    depth: u32,
+}
+
+impl<'a> Reader<'a> {
+    /// The number and wire type of the next field; `None` at the end of the message.
+    #[inline]
+    fn key(&mut self) -> Result<Option<(u32, Wire)>, Unreadable> {
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        let key = u32::try_from(self.varint()?).map_err(|_| Unreadable)?;
+        let wire = match key & 7 {
+            0 => Wire::Varint,
+            1 => Wire::Fixed64,
+            2 => Wire::Delimited,
+            3 => Wire::StartGroup,
+            4 => Wire::EndGroup,
+            5 => Wire::Fixed32,
+            _ => return Err(Unreadable),
+        };
+        match key >> 3 {
+            0 => Err(Unreadable),
+            tag => Ok(Some((tag, wire))),
+        }
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Unreadable> {
+        match self.rest {
+            [byte @ ..0x80, rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(*byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Unreadable> {
+        let mut value = 0;
+        for (at, byte) in self.rest.iter().take(10).enumerate() {
+            value |= u64::from(byte & 0x7f) << (7 * at);
+            if *byte < 0x80 {
+                // The tenth byte has room for one bit.
+                if at == 9 && *byte > 1 {
+                    return Err(Unreadable);
+                }
+                self.rest = &self.rest[at + 1..];
+                return Ok(value);
+            }
+        }
+        Err(Unreadable)
+    }
+
+    #[inline]
+    fn take(&mut self, length: u64) -> Result<&'a [u8], Unreadable> {
+        let length = usize::try_from(length).map_err(|_| Unreadable)?;
+        let (taken, rest) = self.rest.split_at_checked(length).ok_or(Unreadable)?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    #[inline]
+    fn bytes(&mut self, wire: Wire) -> Result<&'a [u8], Unreadable> {
+        if wire != Wire::Delimited {
+            return Err(Unreadable);
+        }
+        let length = self.varint()?;
+        self.take(length)
+    }
+
+    #[inline]
+    fn text(&mut self, wire: Wire) -> Result<&'a str, Unreadable> {
+        std::str::from_utf8(self.bytes(wire)?).map_err(|_| Unreadable)
+    }
+
+    fn number(&mut self, wire: Wire) -> Result<(), Unreadable> {
+        if wire != Wire::Varint {
+            return Err(Unreadable);
+        }
+        self.varint().map(drop)
+    }
+
+    #[inline]
+    fn message(&mut self, wire: Wire) -> Result<Self, Unreadable> {
+        let rest = self.bytes(wire)?;
+        Ok(Self { rest, depth: self.depth.checked_sub(1).ok_or(Unreadable)? })
+    }
+
+    /// Steps over a known sub-message that nothing is read of.
+    fn unread(&mut self, wire: Wire) -> Result<(), Unreadable> {
+        self.bytes(wire).map(drop)
+    }
+
+    /// Steps over an unknown field.
+    fn skip(&mut self, tag: u32, wire: Wire) -> Result<(), Unreadable> {
+        self.skip_within(tag, wire, self.depth)
+    }
+
+    fn skip_within(&mut self, tag: u32, wire: Wire, depth: u32) -> Result<(), Unreadable> {
+        let deeper = depth.checked_sub(1).ok_or(Unreadable)?;
+        let length = match wire {
+            Wire::Varint => {
+                self.varint()?;
+                0
+            }
+            Wire::Fixed64 => 8,
+            Wire::Fixed32 => 4,
+            Wire::Delimited => self.varint()?,
+            Wire::StartGroup => loop {
+                match self.key()?.ok_or(Unreadable)? {
+                    (end, Wire::EndGroup) if end == tag => break 0,
+                    (_, Wire::EndGroup) => return Err(Unreadable),
+                    (inner, wire) => self.skip_within(inner, wire, deeper)?,
+                }
+            },
+            Wire::EndGroup => return Err(Unreadable),
+        };
+        self.take(length).map(drop)
+    }
+}

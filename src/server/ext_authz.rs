@@ -1,5 +1,158 @@
-//! tmp
+//! `envoy.service.auth.v3.Authorization/Check`: the bytes of a question to the bytes of an answer. Never answers with an
+//! allow that the pipeline did not give, whatever happens on the way: a panic is a denial of that one request.
+
 pub mod encode;
-pub mod wire;
 #[cfg(test)]
 mod typed;
+pub mod wire;
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use futures_util::FutureExt;
+
+use crate::domain::attributes::Attributes;
+use crate::domain::decision::{Denial, Trace};
+use crate::pipeline::Pipeline;
+use crate::policy::Policy;
+use crate::policy::respond;
+use crate::telemetry::Telemetry;
+use wire::Unreadable;
+
+/// The service's full name, as paths, health and reflection use it.
+pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
+/// The path of its one method.
+pub const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
+
+/// Answers checks. Cheap to clone.
+#[derive(Clone)]
+pub struct CheckService {
+    /// Replaced on reload.
+    policy: Arc<ArcSwap<Policy>>,
+    pipeline: Pipeline,
+    telemetry: Arc<Telemetry>,
+}
+
+impl fmt::Debug for CheckService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CheckService")
+    }
+}
+
+impl CheckService {
+    pub fn new(policy: Arc<ArcSwap<Policy>>, pipeline: Pipeline, telemetry: Arc<Telemetry>) -> Self {
+        Self { policy, pipeline, telemetry }
+    }
+
+    /// Answers one `CheckRequest`, and appends the `CheckResponse` to `answer`.
+    pub async fn check(&self, message: &[u8], answer: &mut Vec<u8>) {
+        let before = answer.len();
+        // Nothing that the catch leaves half done is seen again: the answer is cut back, all else is of this call.
+        if AssertUnwindSafe(self.decide(message, answer)).catch_unwind().await.is_err() {
+            tracing::error!("a check panicked and was denied");
+            answer.truncate(before);
+            if catch_unwind(AssertUnwindSafe(|| self.deny(message, answer))).is_err() {
+                answer.truncate(before);
+                answer.extend_from_slice(encode::LAST_RESORT);
+            }
+        }
+    }
+
+    async fn decide(&self, message: &[u8], answer: &mut Vec<u8>) {
+        let arrival = Instant::now();
+        let policy = self.policy.load();
+        let (request, readable) = match wire::read(message) {
+            Ok(request) => (request, true),
+            Err(Unreadable) => (Attributes::default(), false),
+        };
+        let decision = if readable {
+            self.pipeline.decide(&policy, &request).await
+        } else {
+            respond::deny(&policy, &request, Denial::CheckUnreadable, Trace::begin())
+        };
+        encode::response(&decision, answer);
+        self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
+    }
+
+    /// The answer to a check that panicked.
+    fn deny(&self, message: &[u8], answer: &mut Vec<u8>) {
+        let arrival = Instant::now();
+        let policy = self.policy.load();
+        let request = wire::read(message).unwrap_or_default();
+        let decision = respond::deny(&policy, &request, Denial::Internal, Trace::begin());
+        encode::response(&decision, answer);
+        self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+    use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse};
+    use prost::Message;
+
+    use super::*;
+    use crate::server::testing::{BROKEN_PATH, Fixture, PATH, check_of};
+
+    async fn ask(fixture: &Fixture, message: &[u8]) -> CheckResponse {
+        let mut answer = b"before".to_vec();
+        fixture.service.check(message, &mut answer).await;
+        assert!(answer.len() < 1024, "{} bytes", answer.len());
+        CheckResponse::decode(answer.strip_prefix(b"before").unwrap()).unwrap()
+    }
+
+    fn denied(response: CheckResponse) -> (i32, i32, DeniedHttpResponse) {
+        let Some(HttpResponse::DeniedResponse(refusal)) = response.http_response else { panic!("{response:?}") };
+        (refusal.status.unwrap().code, response.status.unwrap().code, refusal)
+    }
+
+    #[tokio::test]
+    async fn an_allowed_check_sets_identity_and_removes_the_credential() {
+        let fixture = Fixture::new().await;
+        let message = check_of(PATH, &fixture.key).encode_to_vec();
+        for _ in 0..2 {
+            let response = ask(&fixture, &message).await;
+            assert_eq!(response.status.unwrap().code, 0);
+            let Some(HttpResponse::OkResponse(allowed)) = response.http_response else { panic!("not allowed") };
+            let set: Vec<_> = allowed.headers.iter().filter_map(|option| option.header.as_ref()).collect();
+            assert!(set.iter().any(|header| header.key == "x-tollgate-project" && header.value == "acme"));
+            for name in ["authorization", "x-api-key", "x-tollgate-workload", "X_Tollgate_Other"] {
+                assert!(allowed.headers_to_remove.iter().any(|removed| removed == name), "{name}");
+            }
+            let both = set.iter().filter(|header| allowed.headers_to_remove.contains(&header.key));
+            assert_eq!(both.count(), 0);
+            assert!(response.dynamic_metadata.unwrap().fields.contains_key("key_id"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_unreadable_message_is_denied() {
+        let fixture = Fixture::new().await;
+        let (http, rpc, refusal) = denied(ask(&fixture, b"\x0a\xff junk").await);
+        assert_eq!((http, rpc), (400, 3));
+        assert!(refusal.body.contains("VALIDATION_ERROR"), "{}", refusal.body);
+    }
+
+    #[tokio::test]
+    async fn an_empty_message_is_denied() {
+        let fixture = Fixture::new().await;
+        assert_eq!(denied(ask(&fixture, b"").await).0, 403);
+        assert_eq!(denied(ask(&fixture, &CheckRequest::default().encode_to_vec()).await).0, 403);
+    }
+
+    #[tokio::test]
+    async fn a_panic_denies_one_request_and_no_other() {
+        let fixture = Fixture::new().await;
+        let broken = check_of(BROKEN_PATH, &fixture.key).encode_to_vec();
+        let (http, rpc, refusal) = denied(ask(&fixture, &broken).await);
+        assert_eq!((http, rpc), (500, 13));
+        assert!(refusal.body.contains("INTERNAL_ERROR"), "{}", refusal.body);
+        let response = ask(&fixture, &check_of(PATH, &fixture.key).encode_to_vec()).await;
+        assert_eq!(response.status.unwrap().code, 0);
+        let metrics = fixture.telemetry.render(&fixture.resolver).unwrap();
+        assert!(metrics.contains(r#"decision="deny",reason="internal""#), "{metrics}");
+    }
+}

@@ -2,3 +2,10 @@
 
 pub mod admin;
 pub mod ext_authz;
+mod http;
+pub mod listen;
+pub mod ops;
+pub mod socket;
+
+#[cfg(test)]
+mod testing;

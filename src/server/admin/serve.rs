@@ -6,30 +6,22 @@ use std::future::Future;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::Path;
-use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
 use axum::serve::Listener;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
 use tower::ServiceExt;
+
+use crate::server::http::{self, Limits};
 
 /// Where a request came from, for logs: an address, or the user of the process at the other end of a socket.
 #[derive(Clone, Debug, Default)]
 pub struct Peer(pub String);
 
-const MAX_CONNECTIONS: usize = 256;
-/// For the head of a request, and for a connection without one.
-const HEAD_TIME: Duration = Duration::from_secs(60);
-/// For what is under way when the listener is to stop.
-const DRAIN: Duration = Duration::from_secs(12);
+const LIMITS: Limits = Limits { connections: 256, head_time: Duration::from_secs(60), drain: Duration::from_secs(12) };
 
 /// Binds a Unix socket with exactly these permission bits.
 ///
@@ -84,42 +76,20 @@ pub async fn serve_unix(listener: UnixListener, router: Router, shutdown: impl F
 }
 
 async fn serve<L: Listener>(
-    mut listener: L,
+    listener: L,
     router: Router,
     shutdown: impl Future<Output = ()> + Send,
     peer: impl Fn(&L::Io, &L::Addr) -> String,
 ) {
-    let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIME).max_buf_size(64 * 1024);
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let open = GracefulShutdown::new();
-    let mut shutdown = pin!(shutdown);
-    loop {
-        let accepted = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let ((stream, address), place) = tokio::select! {
-            biased;
-            () = &mut shutdown => break,
-            accepted = accepted => accepted,
-        };
-        let peer = Peer(peer(&stream, &address));
-        let service = router.clone().map_request(move |mut request: Request<Incoming>| {
+    let service = |stream: &L::Io, address: &L::Addr| {
+        let peer = Peer(peer(stream, address));
+        router.clone().map_request(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             request
-        });
-        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-        let connection = open.watch(connection);
-        tokio::spawn(async move {
-            // A client that breaks off or sends no HTTP is its own affair.
-            let _ = connection.await;
-            drop(place);
-        });
-    }
-    drop(listener);
-    if tokio::time::timeout(DRAIN, open.shutdown()).await.is_err() {
-        tracing::warn!("admin connections were still open at the end");
+        })
+    };
+    if let Err(connections) = http::serve(listener, LIMITS, shutdown, service).await {
+        tracing::warn!(connections, "admin connections were still open at the end");
     }
 }
 

@@ -168,9 +168,9 @@ fn varint(mut number: u64, to: &mut Vec<u8>) {
 mod tests {
     use envoy_types::pb::envoy::config::core::v3::header_value_option::HeaderAppendAction;
     use envoy_types::pb::envoy::config::core::v3::{HeaderValue, HeaderValueOption};
-    use envoy_types::pb::envoy::r#type::v3::HttpStatus;
     use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
     use envoy_types::pb::envoy::service::auth::v3::{CheckResponse, DeniedHttpResponse, OkHttpResponse};
+    use envoy_types::pb::envoy::r#type::v3::HttpStatus;
     use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
     use envoy_types::pb::google::rpc::Status;
     use proptest::prelude::*;

@@ -383,11 +383,8 @@ fn of_http(http: HttpRequest) -> Vec<u8> {
 
 #[test]
 fn a_header_in_either_place_is_seen() {
-    let value = |value: &str, raw: &str| HeaderValue {
-        key: "x-api-key".into(),
-        value: value.into(),
-        raw_value: raw.into(),
-    };
+    let value =
+        |value: &str, raw: &str| HeaderValue { key: "x-api-key".into(), value: value.into(), raw_value: raw.into() };
     let header_map = Some(HeaderMap { headers: vec![value("one", ""), value("", "two"), value("three", "four")] });
     let headers = [("x-api-key".to_owned(), "five".to_owned())].into();
     let bytes = of_http(HttpRequest { headers, header_map, ..Default::default() });

@@ -1,0 +1,380 @@
+//! The check listener: sockets, connections and their limits, and an orderly end. Knows nothing of what a check says.
+//!
+//! One current-thread runtime a worker: a check that the cache answers never leaves the thread its bytes arrived on.
+
+mod grpc;
+mod reflection;
+mod stream;
+mod tls;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Waker};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hyper::rt::Executor;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::ext_authz::{CheckService, SERVICE};
+use super::socket::{self, SocketFile};
+use crate::config::CheckAddress;
+use grpc::Calls;
+use stream::{Greeting, Stream};
+
+const MAX_CONNECTIONS: usize = 1024;
+/// Checks under way on one connection; Envoy opens another one beyond.
+const MAX_STREAMS: u32 = 512;
+const MAX_HEADER_LIST: u32 = 16 << 10;
+/// For TLS, and again for the preface of HTTP/2.
+const GREETING_TIME: Duration = Duration::from_secs(5);
+/// An idle peer is asked this often whether it is there, and has this long to answer.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIME: Duration = Duration::from_secs(10);
+/// After the system refused to accept, as when there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How the service is served.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Threads that answer checks.
+    pub workers: usize,
+    /// How long calls in flight may take to finish once the listener is to stop.
+    pub drain: Duration,
+    /// Whether clients may ask what the service looks like.
+    pub reflection: bool,
+}
+
+/// The socket that Envoy connects to.
+pub struct CheckListener {
+    socket: Listening,
+    tls: Option<TlsAcceptor>,
+}
+
+impl std::fmt::Debug for CheckListener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CheckListener").field("socket", &self.socket).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+enum Listening {
+    /// The file is dropped first, while nobody can take its path.
+    Unix(SocketFile, UnixListener),
+    Tcp(std::net::TcpListener),
+}
+
+#[derive(Debug)]
+enum Accepted {
+    Unix(UnixStream),
+    Tcp(std::net::TcpStream),
+}
+
+impl CheckListener {
+    /// Binds the socket and reads the files of TLS. Clients may connect from now on, and wait until it is served.
+    ///
+    /// # Errors
+    /// What [`socket::bind`] or the system says; [`io::ErrorKind::InvalidInput`] with the TLS file at fault.
+    pub fn bind(address: &CheckAddress) -> io::Result<Self> {
+        match address {
+            CheckAddress::Unix(address) => {
+                let (listener, file) = socket::bind(address)?;
+                Ok(Self { socket: Listening::Unix(file, listener), tls: None })
+            }
+            CheckAddress::Tcp { address, tls } => {
+                let tls = tls.as_ref().map(tls::server_config).transpose()?;
+                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+                socket.set_reuse_address(true)?;
+                socket.bind(&(*address).into())?;
+                socket.listen(socket::BACKLOG)?;
+                socket.set_nonblocking(true)?;
+                Ok(Self {
+                    socket: Listening::Tcp(socket.into()),
+                    tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
+                })
+            }
+        }
+    }
+
+    /// The address and port in use; `None` for a Unix socket.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Listening::Unix(..) => None,
+            Listening::Tcp(listener) => listener.local_addr().ok(),
+        }
+    }
+
+    /// Serves until `shutdown`. Then health turns `NOT_SERVING`, nothing more is accepted, clients are told to go away, and
+    /// calls in flight finish, before it returns.
+    ///
+    /// # Errors
+    /// If a thread cannot be started, or ended by itself.
+    pub async fn serve(
+        self,
+        service: CheckService,
+        options: Options,
+        shutdown: impl Future<Output = ()>,
+    ) -> io::Result<()> {
+        let (health, routes) = other_services(options.reflection).await?;
+        let stop = CancellationToken::new();
+        let settings = Settings { service, routes, tls: self.tls, drain: options.drain, stop: stop.clone() };
+        let mut workers = Workers::start(options.workers.max(1), &settings)?;
+        let acceptor = Acceptor::new(self.socket)?;
+        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                accepted = acceptor.accept() => match accepted {
+                    Ok(accepted) => workers.hand_over(accepted, &room),
+                    Err(error) => {
+                        tracing::warn!(%error, "a connection was not accepted");
+                        tokio::select! {
+                            () = &mut shutdown => break,
+                            () = sleep(ACCEPT_PAUSE) => {}
+                        }
+                    }
+                },
+            }
+        }
+
+        for name in ["", SERVICE] {
+            health.set_service_status(name, ServingStatus::NotServing).await;
+        }
+        // Who has connected already is served as well.
+        let waiting = acceptor.close();
+        waiting.into_iter().for_each(|accepted| workers.hand_over(accepted, &room));
+        stop.cancel();
+        workers.join().await
+    }
+}
+
+/// Health, and reflection when it is asked for.
+async fn other_services(reflection: bool) -> io::Result<(HealthReporter, Routes)> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_service_status(SERVICE, ServingStatus::Serving).await;
+    let mut routes = Routes::new(health);
+    if reflection {
+        routes = reflection::add(routes).map_err(io::Error::other)?;
+    }
+    Ok((reporter, routes.prepare()))
+}
+
+/// The socket, in the runtime that accepts.
+enum Acceptor {
+    Unix(SocketFile, tokio::net::UnixListener),
+    Tcp(tokio::net::TcpListener),
+}
+
+impl Acceptor {
+    fn new(socket: Listening) -> io::Result<Self> {
+        match socket {
+            Listening::Unix(file, listener) => Ok(Self::Unix(file, tokio::net::UnixListener::from_std(listener)?)),
+            Listening::Tcp(listener) => Ok(Self::Tcp(tokio::net::TcpListener::from_std(listener)?)),
+        }
+    }
+
+    async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Unix(_, listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
+            Self::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0.into_std()?)),
+        }
+    }
+
+    /// Closes the socket and gives what waited to be accepted.
+    fn close(self) -> Vec<Accepted> {
+        let mut waiting = Vec::new();
+        match self {
+            Self::Unix(file, listener) => {
+                drop(file);
+                if let Ok(listener) = listener.into_std() {
+                    waiting.extend(std::iter::from_fn(|| Some(Accepted::Unix(listener.accept().ok()?.0))));
+                }
+            }
+            Self::Tcp(listener) => {
+                if let Ok(listener) = listener.into_std() {
+                    waiting.extend(std::iter::from_fn(|| Some(Accepted::Tcp(listener.accept().ok()?.0))));
+                }
+            }
+        }
+        waiting
+    }
+}
+
+/// What every worker is given.
+#[derive(Clone)]
+struct Settings {
+    service: CheckService,
+    routes: Routes,
+    tls: Option<TlsAcceptor>,
+    drain: Duration,
+    stop: CancellationToken,
+}
+
+type Handover = (Accepted, OwnedSemaphorePermit);
+
+/// The threads that answer checks, each with its own runtime.
+struct Workers {
+    threads: Vec<(mpsc::UnboundedSender<Handover>, JoinHandle<()>)>,
+    next: usize,
+}
+
+impl Workers {
+    fn start(count: usize, settings: &Settings) -> io::Result<Self> {
+        let start = |index: usize| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let settings = settings.clone();
+            let thread = std::thread::Builder::new().name(format!("check-{index}")).spawn(move || {
+                runtime.block_on(work(receiver, settings));
+                // A look-up that a broken disk holds up does not hold up the end.
+                runtime.shutdown_background();
+            })?;
+            Ok((sender, thread))
+        };
+        Ok(Self { threads: (0..count).map(start).collect::<io::Result<_>>()?, next: 0 })
+    }
+
+    /// Gives a connection to the next worker, or closes it if there are too many.
+    fn hand_over(&mut self, accepted: Accepted, room: &Arc<Semaphore>) {
+        let Ok(place) = Arc::clone(room).try_acquire_owned() else {
+            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections: one was closed");
+            return;
+        };
+        let at = self.next % self.threads.len();
+        self.next = self.next.wrapping_add(1);
+        // A worker ends only when the channel does; if it is gone nevertheless, joining it says so.
+        let _ = self.threads[at].0.send((accepted, place));
+    }
+
+    async fn join(self) -> io::Result<()> {
+        let (senders, threads): (Vec<_>, Vec<_>) = self.threads.into_iter().unzip();
+        drop(senders);
+        let joined = tokio::task::spawn_blocking(|| {
+            // Every thread is waited for, also behind one that panicked.
+            threads.into_iter().map(JoinHandle::join).fold(true, |all, joined| all & joined.is_ok())
+        });
+        match joined.await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(io::Error::other("a thread that answers checks has panicked")),
+        }
+    }
+}
+
+/// One worker: serves what it is given until there is nothing more to come and nothing left.
+async fn work(mut connections: mpsc::UnboundedReceiver<Handover>, settings: Settings) {
+    let open = TaskTracker::new();
+    while let Some((accepted, place)) = connections.recv().await {
+        let settings = settings.clone();
+        open.spawn(async move {
+            // A peer that breaks off, or speaks something else, is its own affair.
+            if let Err(error) = connect(accepted, settings).await {
+                tracing::debug!(%error, "a connection could not be set up");
+            }
+            drop(place);
+        });
+    }
+    open.close();
+    if timeout(settings.drain, open.wait()).await.is_err() {
+        tracing::warn!(connections = open.len(), "calls were still in flight at the end of the drain");
+    }
+}
+
+async fn connect(accepted: Accepted, settings: Settings) -> io::Result<()> {
+    let Settings { service, routes, tls, drain: _, stop } = settings;
+    let calls = Arc::new(Calls::new(service, routes, stop.clone()));
+    match accepted {
+        Accepted::Unix(stream) => {
+            stream.set_nonblocking(true)?;
+            serve(tokio::net::UnixStream::from_std(stream)?, calls, stop).await;
+        }
+        Accepted::Tcp(stream) => {
+            stream.set_nonblocking(true)?;
+            stream.set_nodelay(true)?;
+            let stream = tokio::net::TcpStream::from_std(stream)?;
+            match tls {
+                None => serve(stream, calls, stop).await,
+                Some(tls) => {
+                    let stream = timeout(GREETING_TIME, tls.accept(stream)).await??;
+                    serve(stream, calls, stop).await;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Serves one connection until it ends, or until `stop` and all its calls have finished.
+async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, calls: Arc<Calls>, stop: CancellationToken) {
+    let service = service_fn(|request| {
+        let calls = Arc::clone(&calls);
+        async move { Ok::<_, Infallible>(calls.answer(request).await) }
+    });
+    let greeting = Greeting::default();
+    let io = TokioIo::new(Stream::new(stream, greeting.clone()));
+    let connection = http2::Builder::new(Eager)
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIME)
+        .auto_date_header(false)
+        .serve_connection(io, service);
+    let mut connection = pin!(connection);
+    let mut too_late = pin!(sleep(GREETING_TIME));
+    let (mut greeted, mut stopping) = (false, false);
+    loop {
+        tokio::select! {
+            biased;
+            _ = connection.as_mut() => return,
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = too_late.as_mut(), if !greeted => {
+                greeted = greeting.is_complete();
+                if !greeted {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Runs a call where it stands, on the connection's own task, and gives it a task only if it has to wait: a check that the
+/// cache answers never waits.
+#[derive(Clone, Copy, Debug)]
+struct Eager;
+
+impl<F> Executor<F> for Eager
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, call: F) {
+        let mut call = Box::pin(call);
+        // The wake-up may be lost, as the new task polls again before it waits.
+        if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            tokio::spawn(call);
+        }
+    }
+}

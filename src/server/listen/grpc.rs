@@ -1,0 +1,275 @@
+//! gRPC over HTTP/2, as far as one unary method over bytes needs it; all other paths go to tonic. Never holds more of a
+//! message than has arrived, and never waits for the rest of one for ever.
+
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::FutureExt;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Code;
+use tonic::service::Routes;
+use tower_service::Service;
+
+use crate::server::ext_authz::{CHECK, CheckService, encode};
+
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const OK: HeaderValue = HeaderValue::from_static("0");
+
+/// A flag and a length of four bytes stand before each message.
+const PREFIX: usize = 5;
+/// Envoy buffers bodies up to a configured size; this is above what anybody should configure.
+pub const MESSAGE_LIMIT: usize = 16 << 20;
+/// What the unfinished messages of one connection may hold together.
+pub const CONNECTION_LIMIT: usize = 32 << 20;
+/// From a call's head to the end of its message.
+const MESSAGE_TIME: Duration = Duration::from_secs(5);
+
+/// What answers the calls of one connection.
+#[derive(Debug)]
+pub struct Calls {
+    check: CheckService,
+    others: Routes,
+    /// Ends what would stream on when the server is to stop.
+    stop: CancellationToken,
+    /// Bytes of unfinished messages.
+    held: AtomicUsize,
+}
+
+impl Calls {
+    pub fn new(check: CheckService, others: Routes, stop: CancellationToken) -> Self {
+        Self { check, others, stop, held: AtomicUsize::new(0) }
+    }
+
+    pub async fn answer<B>(&self, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        if request.uri().path() != CHECK {
+            return Box::pin(self.other(request)).await;
+        }
+        if request.method() != Method::POST {
+            return bare(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        if !is_grpc(request.headers()) {
+            return bare(StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        }
+        match self.message(request.into_body()).await {
+            Ok(message) => {
+                let mut answer = Vec::with_capacity(PREFIX + encode::USUAL_LENGTH);
+                answer.extend_from_slice(&[0; PREFIX]);
+                self.check.check(&message, &mut answer).await;
+                let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
+                answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+                reply(Reply::Message(Some(answer.into())))
+            }
+            Err(refusal) => refusal.into_response(),
+        }
+    }
+
+    async fn other<B>(&self, request: Request<B>) -> Response<Reply>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let Ok(response) = self.others.clone().call(request.map(tonic::body::Body::new)).await;
+        response.map(|body| Reply::Other(body, Box::pin(self.stop.clone().cancelled_owned())))
+    }
+
+    /// The message of a call. What has arrived already is taken without a timer.
+    async fn message<B: Body<Data = Bytes> + Unpin>(&self, body: B) -> Result<Bytes, Refusal> {
+        let mut read = pin!(self.read(body));
+        match read.as_mut().now_or_never() {
+            Some(message) => message,
+            None => tokio::time::timeout(MESSAGE_TIME, read).await.unwrap_or(Err(TOO_SLOW)),
+        }
+    }
+
+    async fn read<B: Body<Data = Bytes> + Unpin>(&self, mut body: B) -> Result<Bytes, Refusal> {
+        let first = next_data(&mut body).await?.unwrap_or_default();
+        if body.is_end_stream() {
+            return whole(first);
+        }
+        let mut message = Held { bytes: BytesMut::new(), held: &self.held };
+        message.push(&first)?;
+        drop(first);
+        while let Some(data) = next_data(&mut body).await? {
+            message.push(&data)?;
+        }
+        whole(std::mem::take(&mut message.bytes).freeze())
+    }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+    kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest, [] | [b';', ..]) || rest.starts_with(b"+proto"))
+}
+
+async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Result<Option<Bytes>, Refusal> {
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| BROKEN)?;
+        if let Ok(data) = frame.into_data()
+            && !data.is_empty()
+        {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// How long the message says it is, once its prefix is there.
+fn declared(bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    let Some((&[flag, a, b, c, d], _)) = bytes.split_first_chunk() else { return Ok(None) };
+    if flag != 0 {
+        return Err(COMPRESSED);
+    }
+    match usize::try_from(u32::from_be_bytes([a, b, c, d])) {
+        Ok(length @ ..=MESSAGE_LIMIT) => Ok(Some(length)),
+        _ => Err(TOO_LONG),
+    }
+}
+
+/// Exactly one message.
+fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
+    let length = declared(&bytes)?.ok_or(CUT)?;
+    match (bytes.len() - PREFIX).cmp(&length) {
+        std::cmp::Ordering::Less => Err(CUT),
+        std::cmp::Ordering::Greater => Err(MORE_THAN_ONE),
+        std::cmp::Ordering::Equal => Ok(bytes.split_off(PREFIX)),
+    }
+}
+
+/// A message that is arriving, counted against its connection.
+struct Held<'a> {
+    bytes: BytesMut,
+    held: &'a AtomicUsize,
+}
+
+impl Held<'_> {
+    fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
+        let before = self.held.fetch_add(data.len(), Ordering::Relaxed);
+        // Counted before it is judged, so that what is dropped is what was added.
+        self.bytes.put_slice(data);
+        if before + data.len() > CONNECTION_LIMIT {
+            return Err(TOO_MUCH);
+        }
+        match declared(&self.bytes)? {
+            Some(length) if self.bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+/// Why a call gets no answer; Envoy treats it as an error of the service, never as an allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Refusal {
+    code: Code,
+    message: &'static str,
+}
+
+const COMPRESSED: Refusal = Refusal { code: Code::Unimplemented, message: "compressed messages are not supported" };
+const TOO_LONG: Refusal = Refusal { code: Code::ResourceExhausted, message: "the message is longer than 16 MiB" };
+const TOO_MUCH: Refusal =
+    Refusal { code: Code::ResourceExhausted, message: "too many unfinished messages on one connection" };
+const TOO_SLOW: Refusal = Refusal { code: Code::DeadlineExceeded, message: "the message did not arrive in time" };
+const CUT: Refusal = Refusal { code: Code::Internal, message: "the message is cut" };
+const MORE_THAN_ONE: Refusal = Refusal { code: Code::Internal, message: "there is more than one message" };
+const BROKEN: Refusal = Refusal { code: Code::Cancelled, message: "the call was broken off" };
+
+impl Refusal {
+    /// The status in the head, and no body.
+    fn into_response(self) -> Response<Reply> {
+        let mut response = reply(Reply::Empty);
+        let headers = response.headers_mut();
+        headers.insert(GRPC_STATUS, HeaderValue::from(self.code as i32));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.message));
+        response
+    }
+}
+
+fn reply(body: Reply) -> Response<Reply> {
+    let mut response = Response::new(body);
+    response.headers_mut().insert(CONTENT_TYPE, GRPC);
+    response
+}
+
+fn bare(status: StatusCode) -> Response<Reply> {
+    let mut response = Response::new(Reply::Empty);
+    *response.status_mut() = status;
+    response
+}
+
+/// The body of a response.
+pub enum Reply {
+    Empty,
+    /// One message with its prefix, then the status 0.
+    Message(Option<Bytes>),
+    /// Tonic's; it ends early when the server is to stop.
+    Other(tonic::body::Body, Pin<Box<WaitForCancellationFutureOwned>>),
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reply")
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match &mut *self {
+            Self::Empty => Poll::Ready(None),
+            Self::Message(message) => match message.take() {
+                Some(message) => Poll::Ready(Some(Ok(Frame::data(message)))),
+                None => {
+                    *self = Self::Empty;
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers(OK)))))
+                }
+            },
+            Self::Other(body, stop) => match Pin::new(body).poll_frame(cx) {
+                Poll::Pending if stop.as_mut().poll(cx).is_ready() => {
+                    *self = Self::Empty;
+                    let status = HeaderValue::from(Code::Unavailable as i32);
+                    Poll::Ready(Some(Ok(Frame::trailers(trailers(status)))))
+                }
+                polled => polled,
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Message(_) => false,
+            Self::Other(body, _) => body.is_end_stream(),
+        }
+    }
+}
+
+fn trailers(status: HeaderValue) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, status);
+    trailers
+}

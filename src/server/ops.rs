@@ -1,0 +1,73 @@
+//! What the operator's machines ask: live, ready, metrics. Tells nothing of keys or requests, and changes nothing.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::http::{self, Limits};
+use crate::resolve::Resolver;
+use crate::store::Store;
+use crate::telemetry::Telemetry;
+
+const LIMITS: Limits = Limits { connections: 64, head_time: Duration::from_secs(10), drain: Duration::from_secs(2) };
+/// A store that takes longer is not available.
+const STORE_TIME: Duration = Duration::from_secs(1);
+
+/// What the answers are made from.
+#[derive(Clone, Debug)]
+pub struct OpsState {
+    pub telemetry: Arc<Telemetry>,
+    pub resolver: Arc<Resolver>,
+    pub store: Store,
+    /// True from the signal to stop on.
+    pub draining: watch::Receiver<bool>,
+}
+
+/// Serves `/live`, `/ready` and `/metrics` until `shutdown`.
+pub async fn serve(listener: TcpListener, state: OpsState, shutdown: impl Future<Output = ()>) {
+    let router = router(state);
+    if let Err(connections) = http::serve(listener, LIMITS, shutdown, |_, _| router.clone()).await {
+        tracing::warn!(connections, "clients of the ops listener were still connected at the end");
+    }
+}
+
+fn router(state: OpsState) -> Router {
+    Router::new()
+        .route("/live", get(async || Json(json!({"live": true}))))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics))
+        .with_state(state)
+}
+
+/// 200 if checks can be answered, else 503 and why not.
+async fn ready(State(state): State<OpsState>) -> Response {
+    let mut reasons = Vec::new();
+    if *state.draining.borrow() {
+        reasons.push("draining");
+    }
+    if !matches!(tokio::time::timeout(STORE_TIME, state.store.is_available()).await, Ok(true)) {
+        reasons.push("store_unavailable");
+    }
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()
+}
+
+async fn metrics(State(state): State<OpsState>) -> Response {
+    match state.telemetry.render(&state.resolver) {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics could not be written");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A check service over a store in memory, for the tests of this room.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
+use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use zeroize::Zeroizing;
+
+use super::ext_authz::CheckService;
+use crate::clock::Clock;
+use crate::pipeline::Pipeline;
+use crate::policy::error_body::ErrorShape;
+use crate::policy::extract::CredentialHeader;
+use crate::policy::route::{
+    Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
+};
+use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy, RevokedStatus};
+use crate::registry::{Actor, KeySpec, Registry};
+use crate::resolve::Resolver;
+use crate::resolve::api_key::{Digester, Pepper};
+use crate::resolve::cache::Sizes;
+use crate::resolve::last_used::LastUsed;
+use crate::resolve::revocation::Stamps;
+use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::telemetry::Telemetry;
+
+/// The pieces that tests look at.
+pub struct Fixture {
+    pub service: CheckService,
+    pub store: Store,
+    pub resolver: Arc<Resolver>,
+    pub telemetry: Arc<Telemetry>,
+    /// Allowed on [`PATH`].
+    pub key: String,
+}
+
+pub const PATH: &str = "/v1/chat/completions";
+/// A guarded path whose rule is broken: judging a key there panics.
+pub const BROKEN_PATH: &str = "/broken";
+
+impl Fixture {
+    pub async fn new() -> Self {
+        let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
+        let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
+        let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
+        let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
+        let resolver = Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes));
+        let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), Clock::System);
+        let registry = Registry::new(store.clone(), digester, stamps, last_used, Clock::System);
+        let telemetry = Arc::new(Telemetry::new(None).unwrap());
+        let policy = policy();
+        let spec = KeySpec {
+            name: "test".into(),
+            plane: "data".into(),
+            project: "acme".into(),
+            workloads: vec!["*".into()],
+            permissions: vec!["run_inference".into()],
+            expires_in: None,
+        };
+        let key = registry.create_key(&policy, &Actor::operator(), spec).await.unwrap();
+        let live = Arc::new(ArcSwap::from_pointee(policy));
+        telemetry.adopt(&live.load_full());
+        let service = CheckService::new(live, pipeline, Arc::clone(&telemetry));
+        Self { service, store, resolver, telemetry, key: key.secret.expose().to_owned() }
+    }
+}
+
+fn policy() -> Policy {
+    let credential =
+        |name: &str, scheme: Option<&str>| CredentialHeader { name: name.into(), scheme: scheme.map(Into::into) };
+    let name = |name: &str| Some(format!("x-tollgate-{name}").into());
+    let route = |name: &str, path: &str, plane| {
+        let requirement = Requirement {
+            plane,
+            all_of: vec!["run_inference".into()],
+            any_of: Vec::new(),
+            scope: Scope::Project { project: ProjectOf::Key, workload: WorkloadOf::Key },
+            browsers: false,
+        };
+        let route = Route {
+            name: name.into(),
+            access: Access::Guarded(requirement),
+            errors: ErrorShape::Tollgate,
+            keep_credential: false,
+        };
+        (route, vec![("POST".to_owned(), PathPattern::parse(path).unwrap())])
+    };
+    let host = HostRules {
+        patterns: vec!["api.example.com".into()],
+        routes: vec![route("chat", PATH, PlaneId(0)), route("broken", BROKEN_PATH, PlaneId(9))],
+    };
+    Policy {
+        planes: vec![Plane {
+            name: "data".into(),
+            prefix: "ik_live".into(),
+            revoked: RevokedStatus::Unauthenticated,
+            admin: false,
+        }],
+        permissions: vec!["run_inference".into()],
+        credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
+        identity: IdentityHeaders {
+            subject: name("subject"),
+            project: name("project"),
+            workload: name("workload"),
+            key_id: name("key-id"),
+            plane: name("plane"),
+            permissions: name("permissions"),
+            request_id: name("request-id"),
+            reserved_prefixes: vec!["x-tollgate-".into()],
+        },
+        client_ip: ClientIp::Peer,
+        realm: "tollgate".into(),
+        errors: ErrorShape::Tollgate,
+        routes: RouteTable::build(vec![host]).unwrap(),
+    }
+}
+
+/// The check that Envoy would send for `POST path` with this key.
+pub fn check_of(path: &str, key: &str) -> CheckRequest {
+    let headers = [
+        (":method", "POST"),
+        (":path", path),
+        (":authority", "api.example.com"),
+        ("authorization", &format!("Bearer {key}")),
+        ("x-request-id", "3f0c1d9a-6a39-4e6f-9a57-8d1f0a1b2c3d"),
+        ("x-tollgate-subject", "spoofed"),
+        ("X_Tollgate_Other", "spoofed"),
+        ("content-type", "application/json"),
+    ];
+    let headers: HashMap<_, _> = headers.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+    let http = HttpRequest {
+        method: "POST".into(),
+        path: path.into(),
+        host: "api.example.com".into(),
+        scheme: "https".into(),
+        protocol: "HTTP/2".into(),
+        headers,
+        ..Default::default()
+    };
+    let request = Some(Request { http: Some(http), time: None });
+    CheckRequest { attributes: Some(AttributeContext { request, ..Default::default() }) }
+}

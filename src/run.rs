@@ -3,14 +3,19 @@
 
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use axum::Router;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
@@ -20,8 +25,14 @@ use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::resolve::Resolver;
 use crate::resolve::api_key::Digester;
+use crate::resolve::cache::Sizes;
 use crate::resolve::last_used::LastUsed;
 use crate::resolve::revocation::Stamps;
+use crate::server::admin::{self, AdminState, Door};
+use crate::server::ext_authz::CheckService;
+use crate::server::listen::{CheckListener, Options};
+use crate::server::ops::{self, OpsState};
+use crate::server::socket::{self, SocketFile};
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Telemetry};
@@ -56,14 +67,23 @@ pub struct Core {
 
 impl Core {
     /// Opens nothing: the store is open and the peppers are read.
-    pub fn new(store: Store, digester: Digester, sizes: crate::resolve::cache::Sizes, clock: Clock) -> Self {
+    pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
         let (digester, stamps) = (Arc::new(digester), Arc::new(Stamps::default()));
         let last_used = Arc::new(LastUsed::default());
-        let resolver =
-            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes));
+        let resolver = Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
         Self { pipeline, registry, resolver, store }
+    }
+
+    /// Opens the store and reads the peppers.
+    async fn open(settings: &Settings) -> Result<Self, RunError> {
+        let path = settings.store.clone();
+        let opened = tokio::task::spawn_blocking(move || Embedded::open(&path, LOCK_WAIT)).await;
+        let embedded = opened.map_err(|error| RunError::Start(error.to_string()))??;
+        let store = Store::Embedded(Arc::new(embedded));
+        let (current, older) = pepper::load(&settings.pepper, &store).await?;
+        Ok(Self::new(store, Digester::new(&current, &older), settings.cache, Clock::System))
     }
 }
 
@@ -72,29 +92,203 @@ impl Core {
 /// # Errors
 /// [`RunError`] if something it needs cannot be had at start; nothing is served then.
 pub async fn serve(config: PathBuf) -> Result<(), RunError> {
+    let (changed, changes) = mpsc::unbounded_channel();
+    // Watched before it is read for the first time, so that no change falls in between.
+    let watch = config::reload::watch(&config, move || drop(changed.send(())));
     let Compiled { policy, settings } = config::load(&config)?;
-    let (_log_guard, log) = telemetry::init_log(&settings.log).map_err(|error| RunError::Start(error.to_string()))?;
-    let telemetry = Telemetry::new(Some(log)).map_err(|error| RunError::Start(error.to_string()))?;
-    let telemetry = Arc::new(telemetry);
+
+    let (_log_guard, log) = telemetry::init_log(&settings.log).map_err(start)?;
+    let telemetry = Arc::new(Telemetry::new(Some(log)).map_err(start)?);
     telemetry.set_log(&settings.log);
 
-    let core = open(&settings).await?;
+    let core = Core::open(&settings).await?;
     let live = Arc::new(ArcSwap::from_pointee(policy));
-    telemetry.adopt(&live.load());
+    telemetry.adopt(&live.load_full());
 
-    let stop = Stop::on_signals()?;
+    let stop = stop_signal()?;
     let doors = Doors::open(&settings, &core, &live, &telemetry).await?;
-    let reloads = tokio::spawn(follow_config(config, settings.clone(), Arc::clone(&live), Arc::clone(&telemetry)));
-    let flushes = tokio::spawn(flush_last_used(core.registry.clone()));
+    let mut background = JoinSet::new();
+    match watch {
+        Ok(watch) => {
+            let reload = Reload { path: config, settings, live, telemetry };
+            background.spawn(reload.follow(watch, changes));
+        }
+        Err(error) => tracing::warn!(%error, "changes of the configuration will not be noticed"),
+    }
+    background.spawn(flush_last_used(core.registry.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
-    doors.serve(stop).await?;
+    let served = doors.serve(stop).await;
 
-    reloads.abort();
-    flushes.abort();
+    background.shutdown().await;
     if let Err(error) = core.registry.flush_last_used().await {
         tracing::warn!(%error, "the last use of some keys was not stored");
     }
     tracing::info!("stopped");
-    Ok(())
+    served
+}
+
+fn start(error: impl std::fmt::Display) -> RunError {
+    RunError::Start(error.to_string())
+}
+
+/// Every listener, bound and not yet serving.
+struct Doors {
+    check: CheckListener,
+    service: CheckService,
+    options: Options,
+    ops: (TcpListener, OpsState),
+    draining: watch::Sender<bool>,
+    admin_socket: (UnixListener, SocketFile, Router),
+    admin_http: Vec<(TcpListener, Router)>,
+}
+
+impl Doors {
+    /// Binds them all, so that a door that cannot open keeps the others shut.
+    async fn open(
+        settings: &Settings,
+        core: &Core,
+        live: &Arc<ArcSwap<Policy>>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Result<Self, RunError> {
+        let admin = AdminState::new(
+            Arc::clone(live),
+            core.registry.clone(),
+            core.pipeline.clone(),
+            Clock::System,
+            Arc::new(settings.admin.clone()),
+        );
+        let check = CheckListener::bind(&settings.check)
+            .map_err(|error| RunError::Listen { what: "listen.check".to_owned(), error })?;
+        let (socket, file) = socket::bind(&settings.admin.unix)
+            .map_err(|error| RunError::Listen { what: "listen.admin.unix".to_owned(), error })?;
+        let socket = UnixListener::from_std(socket).map_err(start)?;
+        let mut admin_http = Vec::new();
+        let doors = [(settings.admin.http, Door::Http), (settings.admin.through_envoy, Door::ThroughEnvoy)];
+        for (address, door) in doors.into_iter().filter_map(|(address, door)| Some((address?, door))) {
+            admin_http.push((bind_tcp(address).await?, admin::router(admin.clone(), door)));
+        }
+        let (draining, is_draining) = watch::channel(false);
+        let ops = OpsState {
+            telemetry: Arc::clone(telemetry),
+            resolver: Arc::clone(&core.resolver),
+            store: core.store.clone(),
+            draining: is_draining,
+        };
+        Ok(Self {
+            check,
+            service: CheckService::new(Arc::clone(live), core.pipeline.clone(), Arc::clone(telemetry)),
+            options: Options {
+                workers: settings.workers,
+                drain: settings.drain,
+                reflection: settings.reflection,
+            },
+            ops: (bind_tcp(settings.ops).await?, ops),
+            draining,
+            admin_socket: (socket, file, admin::router(admin, Door::Socket)),
+            admin_http,
+        })
+    }
+
+    /// Serves until `stop`. Readiness goes first, then the checks drain, then the doors of the admin API close, and the
+    /// door that tells how it goes is the last.
+    async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
+        let checks_done = CancellationToken::new();
+        let all_done = CancellationToken::new();
+        let mut doors = JoinSet::new();
+
+        let (listener, ops) = self.ops;
+        let end = all_done.clone();
+        doors.spawn(async move { ops::serve(listener, ops, end.cancelled_owned()).await });
+
+        let (listener, file, router) = self.admin_socket;
+        let end = checks_done.clone();
+        doors.spawn(async move {
+            admin::serve::serve_unix(listener, router, end.cancelled_owned()).await;
+            drop(file);
+        });
+        for (listener, router) in self.admin_http {
+            let end = checks_done.clone();
+            doors.spawn(async move { admin::serve::serve_tcp(listener, router, end.cancelled_owned()).await });
+        }
+
+        let stop = async {
+            stop.await;
+            tracing::info!("draining");
+            self.draining.send_replace(true);
+        };
+        let served = self.check.serve(self.service, self.options, stop).await;
+        checks_done.cancel();
+        while doors.len() > 1 && doors.join_next().await.is_some() {}
+        all_done.cancel();
+        while doors.join_next().await.is_some() {}
+        served.map_err(start)
+    }
+}
+
+async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
+    TcpListener::bind(address).await.map_err(|error| RunError::Listen { what: address.to_string(), error })
+}
+
+/// Resolves at the first SIGTERM or SIGINT.
+fn stop_signal() -> Result<impl Future<Output = ()>, RunError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(start)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(start)?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+async fn flush_last_used(registry: Registry) {
+    let mut ticks = tokio::time::interval(FLUSH_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = registry.flush_last_used().await {
+            tracing::warn!(%error, "the last use of some keys could not be stored and is kept for the next time");
+        }
+    }
+}
+
+/// Follows the configuration file: a good one goes live at once, a bad one changes nothing and says so.
+struct Reload {
+    path: PathBuf,
+    settings: Settings,
+    live: Arc<ArcSwap<Policy>>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Reload {
+    async fn follow(self, watch: config::reload::Watch, mut changes: mpsc::UnboundedReceiver<()>) {
+        let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+        loop {
+            tokio::select! {
+                changed = changes.recv() => match changed {
+                    Some(()) => self.reload(),
+                    None => return,
+                },
+                _ = hangups.recv() => watch.trigger(),
+            }
+        }
+    }
+
+    fn reload(&self) {
+        match config::reload::reload(&self.path, &self.settings) {
+            Ok(reloaded) => {
+                let policy = Arc::new(reloaded.policy);
+                self.telemetry.adopt(&policy);
+                self.live.store(policy);
+                self.telemetry.set_log(&reloaded.log);
+                self.telemetry.set_reload(true);
+                tracing::info!(needs_restart = reloaded.needs_restart.join(", "), "configuration reloaded");
+            }
+            Err(problems) => {
+                self.telemetry.set_reload(false);
+                tracing::error!(%problems, "the changed configuration is not used: the last good one stays in force");
+            }
+        }
+    }
 }

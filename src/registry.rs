@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+
 use crate::clock::Clock;
 use crate::domain::credential::{KeyId, MintedKey, PresentedKey};
 use crate::domain::name::{LABEL_RULE, NAME_RULE, is_label, is_name};
@@ -23,6 +25,8 @@ pub struct Registry {
     stamps: Arc<Stamps>,
     last_used: Arc<LastUsed>,
     clock: Clock,
+    /// What was touched by writes that failed: whether they were done is not known.
+    unsettled: Arc<Mutex<Vec<Slots>>>,
 }
 
 /// Who makes a change, and how far their hand reaches.
@@ -119,7 +123,7 @@ impl Registry {
         last_used: Arc<LastUsed>,
         clock: Clock,
     ) -> Self {
-        Self { store, digester, stamps, last_used, clock }
+        Self { store, digester, stamps, last_used, clock, unsettled: Arc::default() }
     }
 
     /// Makes a key.
@@ -180,7 +184,7 @@ impl Registry {
             version: 1,
         })?;
         batch.push(Write::CreateKey(record.clone()));
-        self.apply(batch, &[Slots::of_key(&record.digest, &record.project)]).await?;
+        self.apply(batch, &[Slots::of_digests(&[record.digest])]).await?;
         Ok(NewKey { record, secret })
     }
 
@@ -190,6 +194,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Conflict`] if the key is revoked, expired or rotated already.
     pub async fn rotate_key(&self, policy: &Policy, actor: &Actor, id: KeyId, grace: Duration) -> Result<NewKey> {
+        self.settle().await?;
         let old = self.reachable_key(actor, id).await?;
         let now = self.clock.now();
         if old.retires_at.is_some() || old.replaced_by.is_some() {
@@ -218,7 +223,7 @@ impl Registry {
         })?;
         let retired =
             ApiKey { retires_at: Some(now.plus(grace)), replaced_by: Some(record.id), version: old.version + 1, ..old };
-        let slots = [Slots::of_key(&record.digest, &record.project), Slots::of_key(&retired.digest, &retired.project)];
+        let slots = [Slots::of_digests(&[record.digest, retired.digest])];
         self.apply(vec![Write::CreateKey(record.clone()), Write::UpdateKey(retired)], &slots).await?;
         Ok(NewKey { record, secret })
     }
@@ -231,7 +236,7 @@ impl Registry {
     pub async fn revoke_key(&self, actor: &Actor, id: KeyId) -> Result<ApiKey> {
         loop {
             let old = self.reachable_key(actor, id).await?;
-            let slots = [Slots::of_key(&old.digest, &old.project)];
+            let slots = [Slots::of_digests(&[old.digest])];
             let mut revoked = old.clone();
             revoked.revoked_at = Some(old.revoked_at.unwrap_or_else(|| self.clock.now()));
             revoked.version += 1;
@@ -264,6 +269,7 @@ impl Registry {
     /// [`RegistryError::Conflict`] if it stands elsewhere and may not be moved.
     pub async fn put_resource(&self, actor: &Actor, spec: ResourceSpec, may_move: bool) -> Result<Resource> {
         check_resource(actor, &spec)?;
+        self.settle().await?;
         let slug = spec.slug.clone().unwrap_or_else(|| spec.id.clone());
         let known = self.store.resource(spec.kind.clone(), spec.id.clone()).await?;
         let (write, resource) = match known {
@@ -315,6 +321,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`] if there is none within the actor's reach.
     pub async fn delete_resource(&self, actor: &Actor, kind: &str, id: &str) -> Result<Resource> {
+        self.settle().await?;
         let resource = self.resource(actor, kind, id).await?;
         let (kind, id) = (resource.kind.clone(), resource.id.clone());
         let write = Write::DeleteResource { kind, id, version: resource.version };
@@ -333,6 +340,7 @@ impl Registry {
     /// # Errors
     /// [`StoreError::Unavailable`]; nothing noted is lost.
     pub async fn flush_last_used(&self) -> std::result::Result<(), StoreError> {
+        self.settle().await?;
         let uses = self.last_used.take();
         if uses.is_empty() {
             return Ok(());
@@ -381,15 +389,31 @@ impl Registry {
     /// is dropped, so that no durable change stays invisible.
     async fn apply(&self, batch: Vec<Write>, slots: &[Slots]) -> Result<()> {
         let (store, stamps, slots) = (self.store.clone(), Arc::clone(&self.stamps), slots.to_vec());
+        let unsettled = Arc::clone(&self.unsettled);
         let task = tokio::spawn(async move {
-            let sequence = store.apply(batch).await?;
-            stamps.raise(sequence, &slots);
-            Ok(())
+            let result = store.apply(batch).await;
+            match &result {
+                Ok(sequence) => stamps.raise(*sequence, &slots),
+                Err(StoreError::Conflict(_)) => {}
+                Err(_) => unsettled.lock().await.extend(slots),
+            }
+            Ok(result.map(|_| ())?)
         });
         match task.await {
             Ok(result) => result,
             Err(error) => Err(RegistryError::Unavailable(format!("the write was interrupted: {error}"))),
         }
+    }
+
+    /// Makes what is cached forget what failed writes may have done all the same. An empty write takes a number behind
+    /// theirs; once it is durable, every load that begins sees what became of them.
+    async fn settle(&self) -> std::result::Result<(), StoreError> {
+        let mut unsettled = self.unsettled.lock().await;
+        if !unsettled.is_empty() {
+            self.stamps.raise(self.store.apply(Vec::new()).await?, &unsettled);
+            unsettled.clear();
+        }
+        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redb::StorageBackend;
-use tollgate::domain::credential::{MintedKey, PresentedKey};
+use tollgate::domain::credential::PresentedKey;
 use tollgate::domain::record::ApiKey;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
@@ -16,12 +16,12 @@ use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, StoreError, Write};
 use zeroize::Zeroizing;
 
-use crate::support::{every_key, id, key, lock, revoked};
+use crate::support::{every_key, id, key, lock, minted, revoked};
 
-const RECOVERY: Duration = Duration::from_secs(1);
+pub const RECOVERY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub enum Fault {
     /// ENOSPC: nothing can be written.
     Full,
     /// EIO: nothing can be read, written or synced.
@@ -51,14 +51,14 @@ struct Disk {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Faulty(Arc<Mutex<Disk>>);
+pub struct Faulty(Arc<Mutex<Disk>>);
 
 impl Faulty {
-    fn with(bytes: &[u8]) -> Self {
+    pub fn with(bytes: &[u8]) -> Self {
         Self(Arc::new(Mutex::new(Disk { bytes: bytes.to_vec(), ..Disk::default() })))
     }
 
-    fn open(&self) -> Result<Embedded, StoreError> {
+    pub fn open(&self) -> Result<Embedded, StoreError> {
         let disk = self.clone();
         Embedded::open_with(Arc::new(move || Ok(Box::new(disk.clone()) as Box<dyn StorageBackend>)))
     }
@@ -68,16 +68,21 @@ impl Faulty {
     }
 
     /// From the `after`th act from now on, `count` acts fail.
-    fn fail(&self, fault: Fault, after: u64, count: u64) {
+    pub fn fail(&self, fault: Fault, after: u64, count: u64) {
         let mut disk = lock(&self.0);
         let first = disk.acts + after;
         disk.fault = Some((fault, first, first.saturating_add(count)));
         disk.hits = 0;
     }
 
-    fn end(&self) -> Instant {
+    pub fn end(&self) -> Instant {
         lock(&self.0).fault = None;
         Instant::now()
+    }
+
+    /// Whether an act has met the fault.
+    pub fn was_hit(&self) -> bool {
+        lock(&self.0).hits > 0
     }
 
     fn act(&self, writes: bool) -> io::Result<std::sync::MutexGuard<'_, Disk>> {
@@ -124,7 +129,7 @@ impl StorageBackend for Faulty {
 }
 
 /// A disk with a store of `keys` keys, which is closed.
-fn prepared(keys: u64) -> Vec<u8> {
+pub fn prepared(keys: u64) -> Vec<u8> {
     let disk = Faulty::default();
     let store = disk.open().unwrap();
     store.apply(&(0..keys).map(|n| Write::CreateKey(key(n))).collect::<Vec<_>>()).unwrap();
@@ -218,7 +223,7 @@ fn no_fault_at_any_moment_corrupts_or_loses_anything() {
             let store = disk.open().unwrap();
             disk.fail(fault, after, count);
             let made = store.apply(&[Write::CreateKey(key(1000)), Write::UpdateKey(revoked(&key(7)))]);
-            let was_hit = lock(&disk.0).hits > 0;
+            let was_hit = disk.was_hit();
             let ended = disk.end();
             if let Err(error) = &made {
                 assert!(error.is_transient(), "{fault:?} {after}: {error}");
@@ -256,7 +261,7 @@ fn no_fault_while_it_opens_corrupts_anything() {
             let disk = Faulty::with(&bytes);
             disk.fail(fault, after, count);
             let opened = disk.open();
-            let was_hit = lock(&disk.0).hits > 0;
+            let was_hit = disk.was_hit();
             disk.end();
             if let Err(error) = &opened {
                 assert!(error.is_transient(), "{fault:?} {after}: {error}");
@@ -414,18 +419,6 @@ impl StorageBackend for Panicking {
         assert!(!*lock(&self.1), "a forced panic");
         self.0.write(offset, data)
     }
-}
-
-fn minted(seed: u8) -> MintedKey {
-    let mut next = seed;
-    MintedKey::generate("ik_live", |buffer: &mut [u8]| {
-        for byte in buffer {
-            next = next.wrapping_mul(181).wrapping_add(59);
-            *byte = next;
-        }
-        Ok::<_, std::convert::Infallible>(())
-    })
-    .unwrap()
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::needless_pass_by_value)]
 
 mod cache;
+mod changes;
 mod contract;
 mod faults;
 mod file;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tollgate::domain::credential::{Digest, KeyId};
+use tollgate::domain::credential::{Digest, KeyId, MintedKey};
 use tollgate::domain::record::{ApiKey, Resource};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
@@ -88,6 +88,19 @@ pub fn every_key(store: &Embedded) -> Vec<ApiKey> {
         assert_eq!(store.keys(&query).unwrap(), all, "every index holds the same");
     }
     all
+}
+
+/// A key as its owner has it, on the prefix `ik_live`.
+pub fn minted(seed: u8) -> MintedKey {
+    let mut next = seed;
+    MintedKey::generate("ik_live", |buffer: &mut [u8]| {
+        for byte in buffer {
+            next = next.wrapping_mul(181).wrapping_add(59);
+            *byte = next;
+        }
+        Ok::<_, std::convert::Infallible>(())
+    })
+    .unwrap()
 }
 
 /// SplitMix64.

@@ -94,7 +94,6 @@ mod tests {
     use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse};
     use prost::Message;
 
-    use super::*;
     use crate::server::testing::{BROKEN_PATH, Fixture, PATH, check_of};
 
     async fn ask(fixture: &Fixture, message: &[u8]) -> CheckResponse {

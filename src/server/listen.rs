@@ -378,3 +378,6 @@ where
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

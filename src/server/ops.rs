@@ -71,3 +71,38 @@ async fn metrics(State(state): State<OpsState>) -> Response {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::server::testing::Fixture;
+
+    #[tokio::test]
+    async fn probes_tell_a_live_process_from_a_ready_one() {
+        let fixture = Fixture::new().await;
+        let (drain, draining) = watch::channel(false);
+        let state =
+            OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let served = tokio::spawn(serve(listener, state, async { drop(stopped.await) }));
+        let get = async |path: &str| {
+            let response = reqwest::get(format!("http://{address}{path}")).await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        };
+        assert_eq!(get("/live").await.0, 200);
+        assert_eq!(get("/ready").await, (200, r#"{"ready":true,"reasons":[]}"#.to_owned()));
+        let (status, metrics) = get("/metrics").await;
+        assert_eq!(status, 200);
+        assert!(metrics.contains("tollgate_build_info"), "{metrics}");
+        assert_eq!(get("/other").await.0, 404);
+        drain.send(true).unwrap();
+        assert_eq!(get("/ready").await, (503, r#"{"ready":false,"reasons":["draining"]}"#.to_owned()));
+        assert_eq!(get("/live").await.0, 200);
+        stop.send(()).unwrap();
+        served.await.unwrap();
+    }
+}

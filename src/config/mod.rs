@@ -1,12 +1,58 @@
 //! One YAML file to a compiled policy and the settings of the process. Reports every problem at once, each with its path;
 //! never guesses what an unknown key meant.
 
+mod compile;
+mod file;
+mod problems;
+pub mod reload;
+mod shape;
+
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::policy::Policy;
 use crate::resolve::cache::Sizes;
+
+pub use problems::{Problem, Problems};
+
+/// Reads and compiles a configuration file. Opens nothing that it names.
+///
+/// # Errors
+/// Every [`Problem`] of the file, or the one that it could not be read.
+pub fn load(path: &Path) -> Result<Compiled, Problems> {
+    parse(&read(path)?)
+}
+
+/// Compiles the text of a configuration file.
+///
+/// # Errors
+/// Every [`Problem`] of the text.
+pub fn parse(text: &str) -> Result<Compiled, Problems> {
+    let shape::Shaped { file, mut findings, misread } = shape::read(text)?;
+    let mut meaning = problems::Findings::default();
+    let compiled = compile::compile(&file, &mut meaning);
+    findings.merge(meaning, &misread);
+    match compiled {
+        Some(compiled) if findings.is_empty() => Ok(compiled),
+        _ => Err(findings.into_problems()),
+    }
+}
+
+/// The JSON Schema of the configuration file.
+pub fn schema() -> serde_json::Value {
+    schemars::schema_for!(file::File).to_value()
+}
+
+fn read(path: &Path) -> Result<String, Problems> {
+    use std::io::Read;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(shape::MAX_BYTES).unwrap_or(u64::MAX).saturating_add(1);
+    std::fs::File::open(path)
+        .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+        .map_err(|error| Problems::one(format!("cannot read {}: {error}", path.display())))?;
+    String::from_utf8(bytes).map_err(|_| Problems::one(format!("{} is not UTF-8 text", path.display())))
+}
 
 /// A configuration file that holds together.
 #[derive(Debug)]

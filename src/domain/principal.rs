@@ -61,6 +61,11 @@ impl Principal {
         &*self.workloads == EVERY
     }
 
+    /// Whether the project is in scope. The name must follow [`super::name::is_name`], which excludes `*`.
+    pub fn reaches_project(&self, project: &str) -> bool {
+        self.reaches_every_project() || *self.project == *project
+    }
+
     pub fn reaches_every_project(&self) -> bool {
         &*self.project == EVERY
     }

@@ -103,7 +103,7 @@ pub fn authorize<'r>(
         return Err(Denial::WrongPlane);
     }
     if principal.reaches_every_project() && !ask.plane.admin {
-        // Such a record cannot be minted; whoever wrote it does not get to use it.
+        // Such a record cannot be minted; whoever wrote it does not get to use it. What follows relies on this.
         return Err(Denial::ProjectOutOfScope);
     }
     stands(&principal, ask.plane.revoked, now)?;
@@ -149,7 +149,7 @@ fn in_scope<'r>(
             let project = match project {
                 ProjectOf::Key => None,
                 ProjectOf::Named(source) => match ask.request.name(source) {
-                    Some(name) if *name == *principal.project => Some(name),
+                    Some(name) if principal.reaches_project(name) => Some(name),
                     _ => return Err(Denial::ProjectOutOfScope),
                 },
             };
@@ -169,7 +169,7 @@ fn in_scope<'r>(
             Some(resource)
                 if *resource.kind == **kind
                     && ask.request.name(id) == Some(&resource.id)
-                    && *resource.project == *principal.project
+                    && principal.reaches_project(&resource.project)
                     && principal.reaches_workload(&resource.slug) =>
             {
                 Ok((None, Workload::Registered(resource)))

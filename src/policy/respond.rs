@@ -28,7 +28,7 @@ impl Decision<'_> {
 }
 
 /// Headers that make some back ends see another method or path than the one that was judged.
-const OVERRIDES: [&str; 5] =
+pub const OVERRIDES: [&str; 5] =
     ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 /// A request that may pass, and what the back end is told about it.
@@ -159,7 +159,8 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
     let shape = if request.is_grpc() {
         ErrorShape::Grpc
     } else {
-        trace.route.map_or(policy.errors, |id| policy.routes.route(id).errors)
+        let host = || policy.routes.errors_of(request.host).unwrap_or(policy.errors);
+        trace.route.map_or_else(host, |id| policy.routes.route(id).errors)
     };
     let mut headers = vec![("content-type", shape.content_type().to_owned())];
     if let Some(challenge) = challenge(policy, trace.route, denial, text.status) {

@@ -13,7 +13,7 @@ use super::path::is_canonical;
 /// One row of the policy: who may send this kind of request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// For metrics, logs and people; unique in the policy.
+    /// For metrics, logs and people. A route whose patterns place its parameters differently stands here more than once.
     pub name: Box<str>,
     pub access: Access,
     pub errors: ErrorShape,
@@ -90,6 +90,8 @@ pub enum Source {
 pub struct HostRules {
     /// `api.example.com`, `*.example.com` (any depth, as Envoy's domains) or `*`.
     pub patterns: Vec<String>,
+    /// For requests to this host that match no route.
+    pub errors: ErrorShape,
     /// Each route with its patterns, method and path apart.
     pub routes: Vec<(Route, Vec<(String, PathPattern)>)>,
 }
@@ -153,6 +155,8 @@ pub struct RouteTable {
     suffixes: Vec<(Box<str>, usize)>,
     any: Option<usize>,
     hosts: Vec<PathTable>,
+    /// By host.
+    errors: Vec<ErrorShape>,
     routes: Vec<Route>,
 }
 
@@ -196,8 +200,14 @@ impl RouteTable {
     /// Each conflict between hosts or routes, as the index of the host, the name of the route if one is at fault, and
     /// a sentence.
     pub fn build(hosts: Vec<HostRules>) -> Result<Self, Vec<RouteConflict>> {
-        let mut table =
-            Self { exact: HashMap::new(), suffixes: Vec::new(), any: None, hosts: Vec::new(), routes: Vec::new() };
+        let mut table = Self {
+            exact: HashMap::new(),
+            suffixes: Vec::new(),
+            any: None,
+            hosts: Vec::new(),
+            errors: Vec::new(),
+            routes: Vec::new(),
+        };
         let mut conflicts = Vec::new();
         for (host_index, rules) in hosts.into_iter().enumerate() {
             for pattern in &rules.patterns {
@@ -217,6 +227,7 @@ impl RouteTable {
                 table.routes.push(route);
             }
             table.hosts.push(paths);
+            table.errors.push(rules.errors);
         }
         table.suffixes.sort_by_key(|(suffix, _)| std::cmp::Reverse(suffix.len()));
         if conflicts.is_empty() { Ok(table) } else { Err(conflicts) }
@@ -262,7 +273,17 @@ impl RouteTable {
         Ok(Matched { id: *id, route: self.route(*id), host, params: found.params })
     }
 
+    /// How an error reads on this host, if there is such a host.
+    pub fn errors_of(&self, authority: &str) -> Option<ErrorShape> {
+        let host = self.host_index(host_name(authority)?)?;
+        self.errors.get(host).copied()
+    }
+
     fn host(&self, host: &str) -> Option<&PathTable> {
+        self.hosts.get(self.host_index(host)?)
+    }
+
+    fn host_index(&self, host: &str) -> Option<usize> {
         let lower;
         let host = if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
             lower = host.to_ascii_lowercase();
@@ -270,12 +291,8 @@ impl RouteTable {
         } else {
             host
         };
-        let index = self
-            .exact
-            .get(host)
-            .or_else(|| self.suffixes.iter().find(|(suffix, _)| host.ends_with(&**suffix)).map(|(_, index)| index))
-            .or(self.any.as_ref())?;
-        self.hosts.get(*index)
+        let suffix = || self.suffixes.iter().find(|(suffix, _)| host.ends_with(&**suffix)).map(|(_, index)| index);
+        self.exact.get(host).or_else(suffix).or(self.any.as_ref()).copied()
     }
 
     pub fn route(&self, id: RouteId) -> &Route {
@@ -324,7 +341,7 @@ impl PathTable {
 /// The host without its port, if it is one that every reader takes for the same: labels of letters, digits and dashes,
 /// an IPv4 address, or an IPv6 address in brackets. A trailing dot, an empty label, a comma and user information are
 /// refused: Envoy keeps them and could choose another virtual host than we do.
-fn host_name(authority: &str) -> Option<&str> {
+pub fn host_name(authority: &str) -> Option<&str> {
     let (host, port) = match authority.rfind(':') {
         Some(at) if !authority.ends_with(']') => (&authority[..at], Some(&authority[at + 1..])),
         _ => (authority, None),

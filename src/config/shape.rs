@@ -1,0 +1,180 @@
+//! YAML text to a [`File`]: syntax, then every key and type against the schema at once. Judges shapes only, and bounds what
+//! a hostile file can cost.
+
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::paths::LocationSegment;
+use jsonschema::{JsonType, ValidationError};
+use serde_json::Value;
+use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
+
+use super::file::File;
+use super::problems::{Findings, Path, Problems, near_or_all};
+
+/// A configuration of thousands of routes is far below this.
+pub(super) const MAX_BYTES: usize = 4 << 20;
+/// Scalars, lists and maps, those that aliases repeat included.
+const MAX_NODES: usize = 200_000;
+
+/// A file of the right shape, but for the unknown keys that were found and left out.
+pub(super) struct Shaped {
+    pub(super) file: File,
+    pub(super) findings: Findings,
+    /// The maps in which an unknown key stood.
+    pub(super) misread: Vec<Path>,
+}
+
+/// # Errors
+/// Everything that is wrong with the shape, if the rest cannot be judged because of it.
+pub(super) fn read(text: &str) -> Result<Shaped, Problems> {
+    let mut value = parse_yaml(text)?;
+    let schema = super::schema();
+    let validator = jsonschema::draft202012::new(&schema)
+        .map_err(|error| Problems::one(format!("the schema of the configuration is wrong: {error}")))?;
+    let mut findings = Findings::default();
+    let mut unknown = Vec::new();
+    for error in validator.iter_errors(&value) {
+        describe(&error, &schema, &mut findings);
+        if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
+            unknown.push((error.instance_path().as_str().to_owned(), path_of(&error), unexpected.clone()));
+        }
+    }
+    let mut misread = Vec::new();
+    for (pointer, path, keys) in unknown {
+        if let Some(Value::Object(map)) = value.pointer_mut(&pointer) {
+            map.retain(|key, _| !keys.contains(key));
+        }
+        misread.push(path);
+    }
+    match serde_json::from_value(value) {
+        Ok(file) => Ok(Shaped { file, findings, misread }),
+        Err(error) => {
+            if findings.is_empty() {
+                findings.add(&Path::root(), error.to_string());
+            }
+            Err(findings.into_problems())
+        }
+    }
+}
+
+fn parse_yaml(text: &str) -> Result<Value, Problems> {
+    if text.len() > MAX_BYTES {
+        return Err(Problems::one(format!("the file has more than {} MiB", MAX_BYTES >> 20)));
+    }
+    let budget = serde_saphyr::budget! {
+        max_events: 2 * MAX_NODES,
+        max_nodes: MAX_NODES,
+        max_anchors: 1_000,
+        max_aliases: 10_000,
+        max_recorded_anchor_events: MAX_NODES,
+        max_documents: 1,
+    };
+    let mut options = serde_saphyr::options! {
+        budget: budget,
+        duplicate_keys: DuplicateKeyPolicy::Error,
+        strict_booleans: true,
+        legacy_octal_numbers: false,
+        non_finite_float_policy: NonFiniteFloatPolicy::Reject,
+        reject_unsupported_tags: true,
+        with_snippet: false,
+    };
+    options.alias_limits.max_total_replayed_events = MAX_NODES;
+    match serde_saphyr::from_str_with_options(text, options) {
+        Ok(Value::Null) => Err(Problems::one("the file is empty")),
+        Ok(value) => Ok(value),
+        Err(error) => {
+            let place = error.location().filter(|place| place.line() > 0);
+            let message = error.to_string();
+            Err(Problems::one(match place {
+                Some(place) if !message.contains("line ") => {
+                    format!("line {}, column {}: {message}", place.line(), place.column())
+                }
+                _ => message,
+            }))
+        }
+    }
+}
+
+fn path_of(error: &ValidationError<'_>) -> Path {
+    error.instance_path().segments().fold(Path::root(), |path, segment| match segment {
+        LocationSegment::Property(key) => path.key(&key),
+        LocationSegment::Index(at) => path.index(at),
+    })
+}
+
+/// Says in the reader's words what the schema does not allow.
+fn describe(error: &ValidationError<'_>, schema: &Value, findings: &mut Findings) {
+    let path = path_of(error);
+    let found = error.instance();
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            let known = keys_beside(error, schema);
+            for key in unexpected {
+                let suggestion = near_or_all(key, "the keys here are", &known);
+                findings.suggest(&path.key(key), "unknown key", suggestion);
+            }
+        }
+        ValidationErrorKind::Required { property } => {
+            let key = property.as_str().unwrap_or_default();
+            findings.add(&path.key(key), "is missing");
+        }
+        ValidationErrorKind::Enum { options } => {
+            let options: Vec<String> = options.as_array().into_iter().flatten().map(plain).collect();
+            let options: Vec<&str> = options.iter().map(String::as_str).collect();
+            let suggestion = near_or_all(&plain(found), "it may be", &options);
+            findings.suggest(&path, format!("`{}` is not possible here", plain(found)), suggestion);
+        }
+        ValidationErrorKind::Type { kind } => {
+            let text_wanted = matches!(kind, TypeKind::Single(JsonType::String));
+            let quotes = (text_wanted && !found.is_null() && !found.is_array() && !found.is_object())
+                .then(|| "put it in quotes".to_owned());
+            findings.suggest(&path, format!("must be {}, not {}", wanted(kind), kind_of(found)), quotes);
+        }
+        ValidationErrorKind::Minimum { limit } => findings.add(&path, format!("must be at least {limit}")),
+        ValidationErrorKind::Maximum { limit } => findings.add(&path, format!("must be at most {limit}")),
+        ValidationErrorKind::MinItems { limit } => findings.add(&path, format!("needs at least {limit} entry")),
+        _ => findings.add(&path, error.to_string()),
+    }
+}
+
+/// The keys that the schema knows where an unknown one stood.
+fn keys_beside<'s>(error: &ValidationError<'_>, schema: &'s Value) -> Vec<&'s str> {
+    let place = error.schema_path().as_str();
+    let object = place.rsplit_once('/').and_then(|(object, _)| schema.pointer(object));
+    let properties = object.and_then(|object| object.get("properties")).and_then(Value::as_object);
+    properties.into_iter().flat_map(|keys| keys.keys()).map(String::as_str).collect()
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.chars().take(64).collect(),
+        Value::Array(_) | Value::Object(_) => kind_of(value).to_owned(),
+        other => other.to_string(),
+    }
+}
+
+fn wanted(kind: &TypeKind) -> String {
+    let name = |kind: JsonType| match kind {
+        JsonType::Array => "a list",
+        JsonType::Boolean => "true or false",
+        JsonType::Integer => "a whole number",
+        JsonType::Null => "null",
+        JsonType::Number => "a number",
+        JsonType::Object => "a map",
+        JsonType::String => "text",
+    };
+    match kind {
+        TypeKind::Single(kind) => name(*kind).to_owned(),
+        TypeKind::Multiple(kinds) => kinds.iter().map(name).collect::<Vec<_>>().join(" or "),
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "empty",
+        Value::Bool(_) => "true or false",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "a map",
+    }
+}

@@ -1,0 +1,172 @@
+//! What the back end is told, and what no client can make it believe.
+
+use proptest::prelude::*;
+
+use tollgate::domain::record::ApiKey;
+
+use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, policy, resource, workloads};
+
+const IDENTITY: [&str; 7] = [
+    "x-tollgate-subject",
+    "x-tollgate-project",
+    "x-tollgate-workload",
+    "x-tollgate-key-id",
+    "x-tollgate-plane",
+    "x-tollgate-permissions",
+    "x-tollgate-request-id",
+];
+
+/// Each identity header is set or removed, never both; no value is empty; credentials and overrides go.
+fn holds_the_contract(answer: &Answer, keeps: bool) {
+    let Answer::Allow { set, remove, .. } = answer else { panic!("{answer:?}") };
+    for name in IDENTITY {
+        assert!(answer.told(name).is_some() != answer.removes(name), "{name}: {answer:?}");
+    }
+    for (name, value) in set {
+        assert!(IDENTITY.contains(&&**name) && !value.is_empty());
+        assert!(!remove.iter().any(|removed| removed.eq_ignore_ascii_case(name)), "{name} is set and removed");
+    }
+    for credential in ["authorization", "x-api-key"] {
+        assert_eq!(answer.removes(credential), !keeps, "{credential}");
+    }
+    for name in ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"] {
+        assert!(answer.removes(name), "{name}");
+    }
+}
+
+fn told(answer: &Answer) -> [Option<&str>; 7] {
+    IDENTITY.map(|name| answer.told(name))
+}
+
+#[test]
+fn what_is_told_of_whom() {
+    let (policy, data) = (policy(), holder("data", &["read", "run"]));
+    let (id, subject) = (data.id.to_string(), format!("key:{}", data.id));
+    let (id, subject) = (Some(&*id), Some(&*subject));
+    let permissions = Some("read,run");
+    let (acme, plane, request_id) = (Some("acme"), Some("data"), Some("r-1"));
+    for (target, held, project, workload) in [
+        ("/data", "*", acme, None),
+        ("/own", "*", acme, None),
+        ("/own", "chat", acme, Some("chat")),
+        ("/p/acme", "*", acme, None),
+        ("/p/acme/w/chat", "*", acme, Some("chat")),
+        ("/p/acme/w/chat", "chat", acme, Some("chat")),
+        ("/fixed", "*", acme, Some("chat")),
+    ] {
+        let request = Request::new("POST", target).bearing("ik_live").with("x-request-id", "r-1");
+        let answer = decide(policy, &request, Some(&workloads(data.clone(), &[held])), None, NOW);
+        holds_the_contract(&answer, false);
+        assert_eq!(told(&answer), [subject, project, workload, id, plane, permissions, request_id], "{target} {held}");
+    }
+    let request = Request::new("PATCH", "/r/w1").bearing("ik_sdk");
+    let found = resource("w1", "chat", "acme");
+    let answer = decide(policy, &request, Some(&holder("control", &["write"])), Some(&found), NOW);
+    assert_eq!(told(&answer), [subject, acme, Some("chat"), id, Some("control"), Some("write"), None]);
+    let answer = decide(policy, &Request::new("GET", "/open"), None, None, NOW);
+    holds_the_contract(&answer, false);
+    assert_eq!(told(&answer), [None; 7]);
+    let every = ApiKey { project: "*".to_owned(), ..holder("admin", &["manage_keys"]) };
+    let answer = decide(policy, &Request::new("POST", "/admin").bearing("ik_adm"), Some(&every), None, NOW);
+    assert_eq!(told(&answer), [subject, None, None, id, Some("admin"), Some("manage_keys"), None]);
+}
+
+#[test]
+fn the_admin_api_gets_to_see_the_credential() {
+    let request = Request::new("POST", "/admin").bearing("ik_adm");
+    let answer = decide(policy(), &request, Some(&holder("admin", &["manage_keys"])), None, NOW);
+    holds_the_contract(&answer, true);
+}
+
+#[test]
+fn a_request_id_that_is_not_safe_is_none() {
+    for id in ["", "a b", "a\r\nb", "é", &"x".repeat(129)] {
+        let request = Request::new("GET", "/open").with("x-request-id", id);
+        let answer = decide(policy(), &request, None, None, NOW);
+        assert!(answer.removes("x-tollgate-request-id"), "{id:?}");
+    }
+}
+
+#[test]
+fn metadata_has_what_was_decided_and_no_secret() {
+    let request = Request::new("POST", "/own").bearing("ik_live");
+    let bound = workloads(holder("data", &["run"]), &["chat"]);
+    let Answer::Allow { metadata, .. } = decide(policy(), &request, Some(&bound), None, NOW) else { panic!("denied") };
+    let (id, subject) = (bound.id.to_string(), format!("key:{}", bound.id));
+    let expected = [
+        ("decision", "allow"),
+        ("route", "own"),
+        ("subject", &*subject),
+        ("key_id", &*id),
+        ("plane", "data"),
+        ("project", "acme"),
+        ("workload", "chat"),
+        ("client_ip", "192.0.2.7"),
+    ];
+    assert_eq!(metadata, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+#[test]
+fn one_header_can_be_turned_off_or_renamed_and_is_still_kept_from_clients() {
+    let text = format!(
+        "{HEAD}
+identity:
+  headers: {{subject: null, project: x-org-id}}
+  reserved_prefixes: [x-tollgate-, x-org-]
+hosts: [{{match: ['*'], routes: [{{name: open, match: [GET /], public: true}},
+  {{name: data, match: [POST /], plane: data, all_of: [run], in: {{project: key}}}}]}}]
+"
+    );
+    let policy = compiled(&text);
+    let request = Request::new("POST", "/").bearing("ik_live").with("X-Tollgate-Subject", "root").with("x_org_id", "b");
+    let answer = decide(&policy, &request, Some(&holder("data", &["run"])), None, NOW);
+    assert_eq!((answer.told("x-tollgate-subject"), answer.told("x-org-id")), (None, Some("acme")));
+    assert!(answer.removes("X-Tollgate-Subject") && answer.removes("x_org_id"));
+}
+
+/// What a back end that folds case and underscores takes the name for.
+fn folded(name: &str) -> String {
+    name.to_ascii_lowercase().replace('_', "-")
+}
+
+fn spoofed_name() -> impl Strategy<Value = String> {
+    let known = prop::sample::select(IDENTITY.to_vec()).prop_map(str::to_owned);
+    let free = "[xX][-_][tT][oO]ll[gG]ate[-_][a-zA-Z_-]{0,10}";
+    let twisted = (known, any::<u64>()).prop_map(|(name, bits)| {
+        let twist = |(at, c): (usize, char)| match (bits >> (at % 64) & 1, c) {
+            (1, '-') => '_',
+            (1, c) => c.to_ascii_uppercase(),
+            (_, c) => c,
+        };
+        name.chars().enumerate().map(twist).collect()
+    });
+    prop_oneof![twisted, free]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+    #[test]
+    fn nothing_that_a_client_sends_passes_for_identity(
+        names in prop::collection::vec(spoofed_name(), 1..6),
+        route in prop::sample::select(vec!["/open", "/data", "/own", "/admin"]),
+    ) {
+        let (method, plane, prefix) = match route {
+            "/open" => ("GET", "data", "ik_live"),
+            "/admin" => ("POST", "admin", "ik_adm"),
+            _ => ("POST", "data", "ik_live"),
+        };
+        let request = names.iter().fold(Request::new(method, route), |request, name| request.with(name, "root"));
+        let request = request.bearing(prefix);
+        let answer = decide(policy(), &request, Some(&holder(plane, &["manage_keys", "run"])), None, NOW);
+        holds_the_contract(&answer, route == "/admin");
+        let Answer::Allow { set, remove, .. } = &answer else { panic!("{answer:?}") };
+        for name in &names {
+            prop_assert!(folded(name).starts_with("x-tollgate-"));
+            // Envoy's names are in lower case and compare without regard to case.
+            let overwritten = set.iter().any(|(own, _)| own.eq_ignore_ascii_case(name));
+            let removed = remove.iter().any(|removed| removed.eq_ignore_ascii_case(name));
+            prop_assert!(overwritten != removed, "{} survives or is lost: {:?}", name, answer);
+        }
+    }
+}

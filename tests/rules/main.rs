@@ -1,0 +1,10 @@
+//! The rules, over policies compiled from configuration text: what a file must fulfil, who may have what, and how each
+//! answer reads, byte by byte.
+
+mod answers;
+mod compiled;
+mod credentials;
+mod files;
+mod identity;
+mod scopes;
+mod world;

@@ -2,6 +2,9 @@
 //!
 //! The map, floor by floor; imports go down only (`tests/house.rs` watches over that).
 
+// 5: arguments in, an exit code out
+pub mod cli;
+
 // 4: the doors and what is seen from outside
 pub mod server;
 pub mod telemetry;

@@ -73,7 +73,7 @@ const PAGE: usize = 100;
 const MAX_PAGE: usize = 1000;
 
 /// The API as one door shows it.
-pub fn router(state: AdminState, door: Door) -> Router {
+pub fn router(state: &AdminState, door: Door) -> Router {
     let guarded = |methods: MethodRouter<AdminState>| match door {
         Door::Socket => methods.route_layer(from_fn(guard::operator)),
         Door::Http | Door::ThroughEnvoy => methods.route_layer(from_fn_with_state(state.clone(), guard::authenticate)),
@@ -140,3 +140,6 @@ fn page_size(asked: Option<usize>) -> Result<usize, ApiError> {
         _ => Err(ApiError::invalid_field("limit", "must be 1 to 1000")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,366 @@
+//! A decision's trace for a person or a program: each step with what it found. Shows names, ids and rules, never the value
+//! of a header that was sent.
+
+use serde_json::{Map, Value, json};
+
+use super::store_failed;
+use crate::cli::Failure;
+use crate::cli::output::{Colour, painted, printable};
+use crate::domain::attributes::Attributes;
+use crate::domain::decision::{Denial, Trace};
+use crate::domain::record::{ApiKey, Resource};
+use crate::domain::time::Timestamp;
+use crate::policy::respond::Decision;
+use crate::policy::route::{Access, ProjectOf, Requirement, Scope, Source, WorkloadOf};
+use crate::policy::{Admission, Policy, admit};
+use crate::server::admin::wire::KeyBody;
+use crate::store::Store;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Route,
+    Extract,
+    Resolve,
+    Authorize,
+    Respond,
+}
+
+const STAGES: [Stage; 5] = [Stage::Route, Stage::Extract, Stage::Resolve, Stage::Authorize, Stage::Respond];
+
+impl Stage {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Extract => "extract",
+            Self::Resolve => "resolve",
+            Self::Authorize => "authorize",
+            Self::Respond => "respond",
+        }
+    }
+
+    /// Where a denial came from.
+    fn of(denial: Denial, trace: &Trace) -> Self {
+        match denial {
+            Denial::CheckUnreadable | Denial::HostUnknown | Denial::PathNotCanonical | Denial::RouteUnknown => {
+                Self::Route
+            }
+            Denial::CredentialMissing
+            | Denial::CredentialAmbiguous
+            | Denial::CredentialUnreadable
+            | Denial::CredentialMalformed
+            | Denial::BrowserOrigin => Self::Extract,
+            // By its prefix, or by its record.
+            Denial::WrongPlane if trace.principal.is_none() => Self::Extract,
+            Denial::CredentialUnknown | Denial::Unavailable | Denial::Internal => Self::Resolve,
+            Denial::WrongPlane
+            | Denial::RevokedUnauthenticated
+            | Denial::RevokedForbidden
+            | Denial::RetiredUnauthenticated
+            | Denial::RetiredForbidden
+            | Denial::Expired
+            | Denial::PermissionMissing
+            | Denial::ProjectOutOfScope
+            | Denial::WorkloadOutOfScope
+            | Denial::ResourceOutOfScope => Self::Authorize,
+        }
+    }
+}
+
+/// What a person needs to know beside the word for a denial.
+fn why(denial: Denial) -> &'static str {
+    match denial {
+        Denial::CheckUnreadable => "the check could not be read",
+        Denial::HostUnknown => "no host of the configuration matches",
+        Denial::PathNotCanonical => "the path has more than one reading",
+        Denial::RouteUnknown => "no route of this host has this method and path",
+        Denial::CredentialMissing => "no credential in any configured header",
+        Denial::CredentialAmbiguous => "more than one credential",
+        Denial::CredentialUnreadable => "the credential is not plain text",
+        Denial::CredentialMalformed => "the credential follows no configured prefix, or its checksum is wrong",
+        Denial::CredentialUnknown => "no record has this secret",
+        Denial::WrongPlane => "the key is of another plane than the route",
+        Denial::BrowserOrigin => "the request has an Origin header, and the route has no `origin: allow`",
+        Denial::RevokedUnauthenticated | Denial::RevokedForbidden => "the key is revoked",
+        Denial::RetiredUnauthenticated | Denial::RetiredForbidden => "the key was rotated and its grace is over",
+        Denial::Expired => "the key is expired",
+        Denial::PermissionMissing => "the key lacks a permission that the route requires",
+        Denial::ProjectOutOfScope => "the request is for another project than the key's",
+        Denial::WorkloadOutOfScope => "the request is for a workload that the key does not reach",
+        Denial::ResourceOutOfScope => "the resource is not registered, or not where the key reaches",
+        Denial::Unavailable => "the store gave no answer",
+        Denial::Internal => "the record is damaged",
+    }
+}
+
+struct Step {
+    stage: Stage,
+    /// `ok`, `refused`, `skipped` or `not reached`.
+    result: &'static str,
+    facts: Map<String, Value>,
+}
+
+/// Everything that `explain` says.
+pub struct Report {
+    request: Map<String, Value>,
+    denied: Option<Denial>,
+    status: Option<u16>,
+    steps: Vec<Step>,
+}
+
+impl Report {
+    pub async fn of(
+        policy: &Policy,
+        request: &Attributes<'_>,
+        decision: &Decision<'_>,
+        store: &Store,
+        now: Timestamp,
+    ) -> Result<Self, Failure> {
+        let trace = *decision.trace();
+        let denied = match decision {
+            Decision::Allow(_) => None,
+            Decision::Deny(deny) => Some(deny.denial),
+        };
+        let failed = denied.map(|denial| Stage::of(denial, &trace));
+        let public = trace.route.is_some_and(|id| policy.routes.route(id).access == Access::Public);
+        let found = Found::look_up(policy, request, &trace, store).await?;
+        let step = |stage| {
+            let result = match failed {
+                Some(at) if at == stage => "refused",
+                Some(at) if at < stage && stage != Stage::Respond => "not reached",
+                _ if public && matches!(stage, Stage::Extract | Stage::Resolve | Stage::Authorize) => "skipped",
+                _ => "ok",
+            };
+            let mut facts = match (stage, result) {
+                (_, "not reached" | "skipped") => Map::new(),
+                (Stage::Route, _) => route_facts(policy, &trace),
+                (Stage::Extract, _) => extract_facts(policy, request, &trace),
+                (Stage::Resolve, _) => found.facts(&trace, now),
+                (Stage::Authorize, _) => authorize_facts(decision),
+                (Stage::Respond, _) => respond_facts(decision),
+            };
+            if let (Some(denial), "refused") = (denied, result) {
+                facts.insert("reason".to_owned(), json!(denial.as_str()));
+                facts.insert("why".to_owned(), json!(why(denial)));
+            }
+            Step { stage, result, facts }
+        };
+        let status = match decision {
+            Decision::Allow(_) => None,
+            Decision::Deny(deny) => Some(deny.status),
+        };
+        let said = object([
+            ("method", json!(request.method)),
+            ("host", json!(request.host)),
+            ("path", json!(request.path())),
+            ("client_ip", json!(policy.client_ip.of(request))),
+        ]);
+        Ok(Self { request: said, denied, status, steps: STAGES.into_iter().map(step).collect() })
+    }
+
+    pub fn as_json(&self) -> Value {
+        let steps: Vec<Value> = self
+            .steps
+            .iter()
+            .map(|step| {
+                let mut map = object([("step", json!(step.stage.as_str())), ("result", json!(step.result))]);
+                map.extend(step.facts.clone());
+                Value::Object(map)
+            })
+            .collect();
+        json!({
+            "decision": if self.denied.is_none() { "allow" } else { "deny" },
+            "reason": self.denied.map(Denial::as_str),
+            "status": self.status,
+            "request": self.request,
+            "steps": steps,
+        })
+    }
+
+    pub fn as_text(&self, colourful: bool) -> String {
+        let of = |name: &str| printable(self.request.get(name).and_then(Value::as_str).unwrap_or_default());
+        let answer = match (self.denied, self.status) {
+            (Some(denial), Some(status)) => {
+                painted(&format!("DENIED {status} {}", denial.as_str()), Colour::Red, colourful)
+            }
+            _ => painted("ALLOWED", Colour::Green, colourful),
+        };
+        let mut text = format!("{} {}{}\n{answer}\n\n", of("method"), of("host"), of("path"));
+        for step in &self.steps {
+            text.push_str(&format!("{:<11}{}\n", step.stage.as_str(), step.result));
+            for (name, value) in &step.facts {
+                for line in lines_of(value) {
+                    text.push_str(&format!("           {name}: {}\n", printable(&line)));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn lines_of(value: &Value) -> Vec<String> {
+    match value {
+        Value::Null => vec!["-".to_owned()],
+        Value::String(text) => vec![text.clone()],
+        Value::Array(list) => {
+            vec![list.iter().flat_map(lines_of).collect::<Vec<_>>().join(", ")]
+        }
+        Value::Object(map) => map.iter().map(|(name, value)| format!("{name}: {}", lines_of(value).join(", "))).collect(),
+        other => vec![other.to_string()],
+    }
+}
+
+fn object<const N: usize>(pairs: [(&str, Value); N]) -> Map<String, Value> {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn route_facts(policy: &Policy, trace: &Trace) -> Map<String, Value> {
+    let Some(id) = trace.route else { return Map::new() };
+    let route = policy.routes.route(id);
+    let mut facts = object([("route", json!(route.name))]);
+    match &route.access {
+        Access::Public => {
+            facts.insert("public".to_owned(), json!(true));
+        }
+        Access::Guarded(requirement) => {
+            facts.insert("plane".to_owned(), json!(policy.plane(requirement.plane).name));
+            for (name, list) in [("all_of", &requirement.all_of), ("any_of", &requirement.any_of)] {
+                if !list.is_empty() {
+                    facts.insert(name.to_owned(), json!(list));
+                }
+            }
+            facts.insert("in".to_owned(), json!(scope(requirement)));
+        }
+    }
+    facts
+}
+
+fn scope(requirement: &Requirement) -> String {
+    let named = |source: &Source| match source {
+        Source::Literal(text) => format!("`{text}`"),
+        Source::Param(at) => format!("that parameter {} of the path names", at + 1),
+        Source::HostLabel(at) => format!("that label {} of the host names", at + 1),
+    };
+    match &requirement.scope {
+        Scope::Resource { kind, id } => format!("the {kind} {}", named(id)),
+        Scope::Project { project, workload } => {
+            let project = match project {
+                ProjectOf::Key => "the key's own project".to_owned(),
+                ProjectOf::Named(source) => format!("the project {}", named(source)),
+            };
+            match workload {
+                WorkloadOf::Whole => format!("{project} as a whole"),
+                WorkloadOf::Key => format!("{project}, the key's own workload"),
+                WorkloadOf::Named(source) => format!("{project}, the workload {}", named(source)),
+            }
+        }
+    }
+}
+
+fn extract_facts(policy: &Policy, request: &Attributes<'_>, trace: &Trace) -> Map<String, Value> {
+    let said = |name: &str| request.values(name).any(|value| !value.trim_ascii().is_empty());
+    let headers: Vec<&str> = policy.credentials.iter().map(|source| &*source.name).filter(|name| said(name)).collect();
+    let mut facts = object([("credential_headers", json!(headers))]);
+    if let Some(id) = &trace.key_id {
+        facts.insert("key_id".to_owned(), json!(id.as_str()));
+    }
+    facts
+}
+
+/// What the store knows of the key and the resource of a request.
+struct Found {
+    key: Option<ApiKey>,
+    resource: Option<(String, Option<Resource>)>,
+}
+
+impl Found {
+    async fn look_up(
+        policy: &Policy,
+        request: &Attributes<'_>,
+        trace: &Trace,
+        store: &Store,
+    ) -> Result<Self, Failure> {
+        let mut found = Self { key: None, resource: None };
+        let (Some(id), Ok(Admission::Guarded(ask))) = (trace.key_id, admit(policy, request, &mut Trace::begin())) else {
+            return Ok(found);
+        };
+        found.key = store.key(id).await.map_err(store_failed)?;
+        if let Some(reference) = ask.resource() {
+            let resource = store.resource(reference.kind.to_owned(), reference.id.to_owned()).await;
+            found.resource = Some((reference.to_string(), resource.map_err(store_failed)?));
+        }
+        Ok(found)
+    }
+
+    fn facts(&self, trace: &Trace, now: Timestamp) -> Map<String, Value> {
+        let mut facts = Map::new();
+        if let Some(tier) = trace.principal {
+            facts.insert("from".to_owned(), json!(tier.as_str()));
+        }
+        if let Some(key) = &self.key {
+            let body = KeyBody::of(key, None, now);
+            let record = object([
+                ("id", json!(body.id)),
+                ("name", json!(body.name)),
+                ("state", json!(body.state)),
+                ("plane", json!(body.plane)),
+                ("project", json!(body.project)),
+                ("workloads", json!(body.workloads)),
+                ("permissions", json!(body.permissions)),
+                ("expires_at", json!(body.expires_at)),
+                ("retires_at", json!(body.retires_at)),
+            ]);
+            facts.insert("key".to_owned(), Value::Object(record));
+        }
+        if let Some((reference, resource)) = &self.resource {
+            let place = match resource {
+                Some(resource) => format!("{reference} is {}/{}", resource.project, resource.slug),
+                None => format!("{reference} is not registered"),
+            };
+            facts.insert("resource".to_owned(), json!(place));
+        }
+        facts
+    }
+}
+
+fn authorize_facts(decision: &Decision<'_>) -> Map<String, Value> {
+    match decision {
+        Decision::Allow(allow) => {
+            let permit = allow.permit();
+            object([("project", json!(permit.project())), ("workload", json!(permit.workload()))])
+        }
+        Decision::Deny(_) => Map::new(),
+    }
+}
+
+fn respond_facts(decision: &Decision<'_>) -> Map<String, Value> {
+    match decision {
+        Decision::Allow(allow) => {
+            let set = allow.headers_to_set().map(|(name, value)| (name.to_owned(), json!(value)));
+            let mut removed: Vec<&str> = allow.headers_to_remove().collect();
+            removed.sort_unstable();
+            removed.dedup();
+            object([("set", Value::Object(set.collect())), ("remove", json!(removed))])
+        }
+        Decision::Deny(deny) => {
+            let headers = deny.headers.iter().map(|(name, value)| ((*name).to_owned(), json!(value)));
+            object([
+                ("status", json!(deny.status)),
+                ("header", Value::Object(headers.collect())),
+                ("body", json!(deny.body)),
+            ])
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_denial_belongs_to_a_step_before_the_answer() {
+        for denial in Denial::ALL {
+            assert!(Stage::of(denial, &Trace::begin()) < Stage::Respond, "{denial:?}");
+            assert!(!why(denial).is_empty());
+        }
+    }
+}

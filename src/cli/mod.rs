@@ -1,0 +1,229 @@
+//! The command line: arguments in, an exit code out. A noun, then a verb. Never prints a secret but a key that was just
+//! made, and never ends the process from within.
+
+mod client;
+mod connect;
+mod duration;
+mod explain;
+mod keys;
+mod output;
+mod resources;
+
+use std::fmt;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use serde_json::json;
+
+use crate::config;
+use output::Format;
+
+const EXIT_CODES: &str = "Exit codes:
+  0   done; `explain`: allowed
+  1   failed
+  2   wrong usage
+  3   the configuration is not valid
+  4   the server is not reachable, or not able to answer now
+  5   the server refused: invalid, forbidden, not found or in conflict
+  10  `explain`: denied
+
+An explicit flag wins over an environment variable, and that over the configuration file.";
+
+/// Envoy external authorization for inference servers.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate", version, propagate_version = true, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check a configuration file, or print the schema of one
+    #[command(after_help = "Examples:
+  tollgate check-config --config tollgate.yaml
+  tollgate check-config --schema > config.schema.json")]
+    CheckConfig(CheckConfigArgs),
+    /// Make, list, show, rotate and revoke API keys
+    Keys(keys::KeysArgs),
+    /// Say which project a workload or another resource belongs to
+    Resources(resources::ResourcesArgs),
+    /// Show, step by step, why a request is allowed or denied; needs no server
+    #[command(after_help = explain::EXAMPLES)]
+    Explain(explain::ExplainArgs),
+    /// Print the completion script of a shell
+    #[command(after_help = "Example:
+  tollgate completion bash > /etc/bash_completion.d/tollgate")]
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct CheckConfigArgs {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Print the JSON Schema of the configuration file instead
+    #[arg(long)]
+    schema: bool,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+/// What the process ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Done = 0,
+    Failed = 1,
+    Usage = 2,
+    Configuration = 3,
+    Unreachable = 4,
+    Refused = 5,
+    Denied = 10,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked, for a person and for the exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub exit: Exit,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(problem) => {
+            // Help that nobody reads to its end is no failure.
+            let _ = problem.print();
+            return if problem.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
+        }
+    };
+    match run(cli.command) {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            output::note(&format!("tollgate: {failure}"));
+            failure.exit.into()
+        }
+    }
+}
+
+fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::CheckConfig(args) => check_config(&args),
+        Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
+        Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
+        Command::Explain(args) => block_on(explain::run(args)),
+        Command::Completion { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);
+            output::print(&String::from_utf8_lossy(&script)).map(|()| Exit::Done)
+        }
+    }
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?.block_on(work)
+}
+
+fn check_config(args: &CheckConfigArgs) -> Result<Exit, Failure> {
+    if args.schema {
+        return output::print(&output::json(&config::schema())?).map(|()| Exit::Done);
+    }
+    let file = args.config.display();
+    match (config::load(&args.config), args.output) {
+        (Ok(compiled), Format::Table) => {
+            let (planes, routes) = (compiled.policy.planes.len(), compiled.policy.routes.routes().len());
+            output::print(&format!("{file} is valid: {planes} planes, {routes} routes\n")).map(|()| Exit::Done)
+        }
+        (Ok(_), Format::Json) => {
+            output::print(&output::json(&json!({"valid": true, "problems": []}))?).map(|()| Exit::Done)
+        }
+        (Err(problems), Format::Table) => Err(invalid(&args.config, &problems)),
+        (Err(problems), Format::Json) => {
+            let report = json!({"valid": false, "problems": problems.problems()});
+            output::print(&output::json(&report)?).map(|()| Exit::Configuration)
+        }
+    }
+}
+
+fn invalid(file: &Path, problems: &config::Problems) -> Failure {
+    Failure::new(Exit::Configuration, format!("{} is not valid\n{problems}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_arguments_hold_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_says_what_it_does_and_gives_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            assert!(command.get_about().is_some(), "{path} has no description");
+            for argument in command.get_arguments() {
+                let named = argument.get_help().is_some() || argument.get_id() == "shell";
+                assert!(named, "{path} --{} has no description", argument.get_id());
+            }
+            if command.has_subcommands() {
+                command.get_subcommands().filter(|sub| sub.get_name() != "help").for_each(|sub| walk(sub, &path));
+            } else {
+                let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(example.contains("Example"), "{path} has no example");
+            }
+        }
+        walk(&Cli::command(), "");
+    }
+
+    #[test]
+    fn a_key_is_asked_for_with_lists_and_durations() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        let create = "tollgate keys create --name n --permissions a,b --workloads * --expires-in 30d";
+        assert!(parse(create).is_ok());
+        assert!(parse(&format!("{create} --socket /s -o json")).is_ok());
+        assert!(parse("tollgate keys --socket /s create --name n --permissions a").is_ok());
+        for bad in [
+            "tollgate keys create --name n",
+            "tollgate keys create --name n --permissions a --expires-in soon",
+            "tollgate keys create --name n --permissions a -q -o json",
+            "tollgate keys list --socket /s --url http://localhost",
+            "tollgate resources put w-42",
+            "tollgate keys",
+            "tollgate",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

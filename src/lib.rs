@@ -4,6 +4,7 @@
 
 // 5: arguments in, an exit code out
 pub mod cli;
+pub mod run;
 
 // 4: the doors and what is seen from outside
 pub mod server;

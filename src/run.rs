@@ -94,7 +94,10 @@ impl Core {
 pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let (changed, changes) = mpsc::unbounded_channel();
     // Watched before it is read for the first time, so that no change falls in between.
-    let watch = config::reload::watch(&config, move || drop(changed.send(())));
+    let watch = config::reload::watch(&config, move || {
+        // Nobody listens any more once the process ends.
+        let _ = changed.send(());
+    });
     let Compiled { policy, settings } = config::load(&config)?;
 
     let (_log_guard, log) = telemetry::init_log(&settings.log).map_err(start)?;
@@ -166,7 +169,7 @@ impl Doors {
         let mut admin_http = Vec::new();
         let doors = [(settings.admin.http, Door::Http), (settings.admin.through_envoy, Door::ThroughEnvoy)];
         for (address, door) in doors.into_iter().filter_map(|(address, door)| Some((address?, door))) {
-            admin_http.push((bind_tcp(address).await?, admin::router(admin.clone(), door)));
+            admin_http.push((bind_tcp(address).await?, admin::router(&admin, door)));
         }
         let (draining, is_draining) = watch::channel(false);
         let ops = OpsState {
@@ -185,7 +188,7 @@ impl Doors {
             },
             ops: (bind_tcp(settings.ops).await?, ops),
             draining,
-            admin_socket: (socket, file, admin::router(admin, Door::Socket)),
+            admin_socket: (socket, file, admin::router(&admin, Door::Socket)),
             admin_http,
         })
     }

@@ -88,7 +88,7 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
         let pattern = PathPattern::parse(&path)?;
         routes.push((route, methods.iter().map(|&method| (method.to_owned(), pattern.clone())).collect()));
     }
-    let host = HostRules { patterns: vec!["*".to_owned()], routes };
+    let host = HostRules { patterns: vec!["*".to_owned()], errors: ErrorShape::Tollgate, routes };
     Ok(Policy {
         planes: live.planes.clone(),
         permissions: live.permissions.clone(),

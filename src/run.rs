@@ -181,11 +181,7 @@ impl Doors {
         Ok(Self {
             check,
             service: CheckService::new(Arc::clone(live), core.pipeline.clone(), Arc::clone(telemetry)),
-            options: Options {
-                workers: settings.workers,
-                drain: settings.drain,
-                reflection: settings.reflection,
-            },
+            options: Options { workers: settings.workers, drain: settings.drain, reflection: settings.reflection },
             ops: (bind_tcp(settings.ops).await?, ops),
             draining,
             admin_socket: (socket, file, admin::router(&admin, Door::Socket)),

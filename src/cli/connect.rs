@@ -39,7 +39,11 @@ pub struct ConnectArgs {
 pub enum Target {
     /// Whoever may open it is the operator.
     Socket(PathBuf),
-    Http { base: Base, key: Zeroizing<String>, ca: Option<PathBuf> },
+    Http {
+        base: Base,
+        key: Zeroizing<String>,
+        ca: Option<PathBuf>,
+    },
 }
 
 /// The root of an admin API.

@@ -223,7 +223,9 @@ fn end_of(key: &KeyBody) -> Option<&str> {
 fn shortened(list: &[String]) -> String {
     let text = list.join(",");
     match list {
-        [first, rest @ ..] if text.chars().count() > 40 && !rest.is_empty() => format!("{first} and {} more", rest.len()),
+        [first, rest @ ..] if text.chars().count() > 40 && !rest.is_empty() => {
+            format!("{first} and {} more", rest.len())
+        }
         _ => text,
     }
 }
@@ -267,7 +269,10 @@ fn record(key: &KeyBody) -> String {
 /// Prints a key that was just made. If nobody could read it, it must not pass for a success.
 fn show_once(answer: &Value, shown: &ShownArgs) -> Result<(), Failure> {
     let (Some(key), Some(id)) = (answer["key"].as_str(), answer["id"].as_str()) else {
-        return Err(Failure::new(Exit::Failed, "the server made a key and did not show it: revoke it and make another"));
+        return Err(Failure::new(
+            Exit::Failed,
+            "the server made a key and did not show it: revoke it and make another",
+        ));
     };
     let text = match (shown.quiet, shown.output) {
         (true, _) => format!("{key}\n"),

@@ -18,6 +18,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use crate::config;
+use crate::run::{self, RunError};
 use output::Format;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -41,6 +42,17 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Answer Envoy's checks, until SIGTERM
+    #[command(after_help = "Example:
+  tollgate serve --config /etc/tollgate/tollgate.yaml
+
+SIGHUP, or a change of the file, reloads the configuration. SIGTERM drains: health turns NOT_SERVING, calls in flight
+finish, then the process ends.")]
+    Serve {
+        /// The configuration file
+        #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
+        config: PathBuf,
+    },
     /// Check a configuration file, or print the schema of one
     #[command(after_help = "Examples:
   tollgate check-config --config tollgate.yaml
@@ -126,7 +138,7 @@ pub fn main() -> ExitCode {
             return if problem.use_stderr() { Exit::Usage.into() } else { Exit::Done.into() };
         }
     };
-    match run(cli.command) {
+    match dispatch(cli.command) {
         Ok(exit) => exit.into(),
         Err(failure) => {
             output::note(&format!("tollgate: {failure}"));
@@ -135,8 +147,22 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<Exit, Failure> {
+/// The threads of the admin API and of everything but checks, which have threads of their own.
+const SIDE_THREADS: usize = 2;
+
+fn serve(config: PathBuf) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(SIDE_THREADS).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start threads: {error}")))?;
+    match runtime.block_on(run::serve(config)) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error @ RunError::Config(_)) => Err(Failure::new(Exit::Configuration, error.to_string())),
+        Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),
+    }
+}
+
+fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
+        Command::Serve { config } => serve(config),
         Command::CheckConfig(args) => check_config(&args),
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),

@@ -168,7 +168,10 @@ mod tests {
 
     #[test]
     fn fields_are_aligned() {
-        assert_eq!(fields(&[("Id", "x".to_owned()), ("Project", "a\nb".to_owned())]), "Id       x\nProject  a\u{fffd}b\n");
+        assert_eq!(
+            fields(&[("Id", "x".to_owned()), ("Project", "a\nb".to_owned())]),
+            "Id       x\nProject  a\u{fffd}b\n"
+        );
     }
 
     #[test]

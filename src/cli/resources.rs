@@ -112,9 +112,7 @@ pub async fn run(args: ResourcesArgs) -> Result<(), Failure> {
             let body = serde_json::to_value(PutResource { project, slug, owner, may_move }).unwrap_or_default();
             show(target.call(Method::PUT, &path(&args.resource), Some(&body)).await?, args.output)
         }
-        ResourcesCommand::Show(args) => {
-            show(target.call(Method::GET, &path(&args.resource), None).await?, args.output)
-        }
+        ResourcesCommand::Show(args) => show(target.call(Method::GET, &path(&args.resource), None).await?, args.output),
         ResourcesCommand::Delete(args) => {
             show(target.call(Method::DELETE, &path(&args.resource), None).await?, args.output)
         }

@@ -90,6 +90,7 @@ fn policy() -> Policy {
     };
     let host = HostRules {
         patterns: vec!["api.example.com".into()],
+        errors: ErrorShape::Tollgate,
         routes: vec![route("chat", PATH, PlaneId(0)), route("broken", BROKEN_PATH, PlaneId(9))],
     };
     Policy {

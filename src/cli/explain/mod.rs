@@ -67,7 +67,8 @@ pub struct ExplainArgs {
 pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
     let clock = clock(args.at.as_deref())?;
     let described = request::described(&args.request)?;
-    let Compiled { policy, settings } = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?;
+    let Compiled { policy, settings } =
+        config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?;
     let mut keys = Vec::new();
     for path in &args.key {
         keys.push(GivenKey::read(path, &policy)?);

@@ -204,7 +204,9 @@ fn lines_of(value: &Value) -> Vec<String> {
         Value::Array(list) => {
             vec![list.iter().flat_map(lines_of).collect::<Vec<_>>().join(", ")]
         }
-        Value::Object(map) => map.iter().map(|(name, value)| format!("{name}: {}", lines_of(value).join(", "))).collect(),
+        Value::Object(map) => {
+            map.iter().map(|(name, value)| format!("{name}: {}", lines_of(value).join(", "))).collect()
+        }
         other => vec![other.to_string()],
     }
 }
@@ -273,14 +275,10 @@ struct Found {
 }
 
 impl Found {
-    async fn look_up(
-        policy: &Policy,
-        request: &Attributes<'_>,
-        trace: &Trace,
-        store: &Store,
-    ) -> Result<Self, Failure> {
+    async fn look_up(policy: &Policy, request: &Attributes<'_>, trace: &Trace, store: &Store) -> Result<Self, Failure> {
         let mut found = Self { key: None, resource: None };
-        let (Some(id), Ok(Admission::Guarded(ask))) = (trace.key_id, admit(policy, request, &mut Trace::begin())) else {
+        let (Some(id), Ok(Admission::Guarded(ask))) = (trace.key_id, admit(policy, request, &mut Trace::begin()))
+        else {
             return Ok(found);
         };
         found.key = store.key(id).await.map_err(store_failed)?;

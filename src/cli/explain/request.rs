@@ -85,9 +85,7 @@ pub fn described(args: &RequestArgs) -> Result<Described, Failure> {
         Headers::Map(map) => {
             let all = |(name, values): (String, OneOrMore)| match values {
                 OneOrMore::One(value) => vec![(name.to_ascii_lowercase(), value)],
-                OneOrMore::More(values) => {
-                    values.into_iter().map(|value| (name.to_ascii_lowercase(), value)).collect()
-                }
+                OneOrMore::More(values) => values.into_iter().map(|value| (name.to_ascii_lowercase(), value)).collect(),
             };
             map.into_iter().flat_map(all).collect()
         }
@@ -96,7 +94,8 @@ pub fn described(args: &RequestArgs) -> Result<Described, Failure> {
     headers.retain(|(name, _)| said.iter().all(|(other, _)| other != name));
     headers.extend(said);
 
-    let url = args.url.clone().or(file.url).ok_or_else(|| Failure::usage("what request? say --url, or --request FILE"))?;
+    let url =
+        args.url.clone().or(file.url).ok_or_else(|| Failure::usage("what request? say --url, or --request FILE"))?;
     let (scheme, authority, target) = split_url(&url)?;
     let named = headers.iter().find(|(name, _)| name == "host").map(|(_, value)| value.clone());
     let host = authority

@@ -20,7 +20,6 @@ use crate::domain::attributes::Attributes;
 use crate::domain::decision::Trace;
 use crate::pepper;
 use crate::pipeline::Pipeline;
-use crate::policy::respond::Decision;
 use crate::policy::{Admission, Policy, admit};
 use crate::resolve::Resolver;
 use crate::resolve::api_key::{Digester, Pepper};
@@ -65,6 +64,15 @@ pub struct ExplainArgs {
 }
 
 pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
+    let report = explain(&args).await?;
+    match args.output {
+        Format::Json => output::print(&json(&report.as_json())?)?,
+        Format::Table => output::print(&report.as_text(output::is_colourful()))?,
+    }
+    Ok(if report.is_allowed() { Exit::Done } else { Exit::Denied })
+}
+
+async fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
     let clock = clock(args.at.as_deref())?;
     let described = request::described(&args.request)?;
     let Compiled { policy, settings } =
@@ -97,15 +105,7 @@ pub async fn run(args: ExplainArgs) -> Result<Exit, Failure> {
         note("The request has no credential: the first --key is taken as presented.");
     }
     let decision = world.pipeline(clock.clone()).decide(&policy, &attributes).await;
-    let report = Report::of(&policy, &attributes, &decision, &world.store, clock.now()).await?;
-    match args.output {
-        Format::Json => output::print(&json(&report.as_json())?)?,
-        Format::Table => output::print(&report.as_text(output::is_colourful()))?,
-    }
-    Ok(match decision {
-        Decision::Allow(_) => Exit::Done,
-        Decision::Deny(_) => Exit::Denied,
-    })
+    Report::of(&policy, &attributes, &decision, &world.store, clock.now()).await
 }
 
 fn clock(at: Option<&str>) -> Result<Clock, Failure> {
@@ -130,7 +130,7 @@ impl World {
     fn in_memory() -> Result<Self, Failure> {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut()).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        let store = Store::Embedded(Arc::new(Embedded::in_memory().map_err(store_failed)?));
+        let store = Store::Embedded(Arc::new(Embedded::in_memory().map_err(|error| store_failed(&error))?));
         Ok(Self { store, digester: Arc::new(Digester::new(&Pepper::new(1, secret), &[])) })
     }
 
@@ -201,7 +201,7 @@ fn is_there(path: &Path) -> Result<bool, Failure> {
     path.try_exists().map_err(|error| Failure::new(Exit::Failed, format!("{}: {error}", path.display())))
 }
 
-fn store_failed(error: StoreError) -> Failure {
+fn store_failed(error: &StoreError) -> Failure {
     Failure::new(Exit::Failed, error.to_string())
 }
 

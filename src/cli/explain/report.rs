@@ -157,6 +157,10 @@ impl Report {
         Ok(Self { request: said, denied, status, steps: STAGES.into_iter().map(step).collect() })
     }
 
+    pub fn is_allowed(&self) -> bool {
+        self.denied.is_none()
+    }
+
     pub fn as_json(&self) -> Value {
         let steps: Vec<Value> = self
             .steps
@@ -281,10 +285,10 @@ impl Found {
         else {
             return Ok(found);
         };
-        found.key = store.key(id).await.map_err(store_failed)?;
+        found.key = store.key(id).await.map_err(|error| store_failed(&error))?;
         if let Some(reference) = ask.resource() {
             let resource = store.resource(reference.kind.to_owned(), reference.id.to_owned()).await;
-            found.resource = Some((reference.to_string(), resource.map_err(store_failed)?));
+            found.resource = Some((reference.to_string(), resource.map_err(|error| store_failed(&error))?));
         }
         Ok(found)
     }

@@ -32,7 +32,7 @@ pub fn parse(text: &str) -> Result<Compiled, Problems> {
     let shape::Shaped { file, mut findings, misread } = shape::read(text)?;
     let mut meaning = problems::Findings::default();
     let compiled = compile::compile(&file, &mut meaning);
-    findings.merge(meaning, &misread);
+    findings.merge(meaning, misread);
     match compiled {
         Some(compiled) if findings.is_empty() => Ok(compiled),
         _ => Err(findings.into_problems()),
@@ -41,7 +41,30 @@ pub fn parse(text: &str) -> Result<Compiled, Problems> {
 
 /// The JSON Schema of the configuration file.
 pub fn schema() -> serde_json::Value {
-    schemars::schema_for!(file::File).to_value()
+    let mut schema = schemars::schema_for!(file::File).to_value();
+    unwrap_lines(&mut schema);
+    if let serde_json::Value::Object(map) = &mut schema {
+        for key in ["description", "title", "$schema"] {
+            if let Some(value) = map.shift_remove(key) {
+                map.shift_insert(0, key.to_owned(), value);
+            }
+        }
+    }
+    schema
+}
+
+/// Descriptions come with the line breaks of our source.
+fn unwrap_lines(schema: &mut serde_json::Value) {
+    match schema {
+        serde_json::Value::Object(map) => {
+            if let Some(serde_json::Value::String(text)) = map.get_mut("description") {
+                *text = text.replace('\n', " ");
+            }
+            map.values_mut().for_each(unwrap_lines);
+        }
+        serde_json::Value::Array(list) => list.iter_mut().for_each(unwrap_lines),
+        _ => {}
+    }
 }
 
 fn read(path: &Path) -> Result<String, Problems> {

@@ -67,10 +67,12 @@ impl Findings {
         self.0.push(Problem { path: path.0.clone(), message: message.into(), suggestion });
     }
 
-    /// Adds what another round found, unless it is about something below one of the paths, where it would only be a
-    /// consequence.
-    pub(super) fn merge(&mut self, other: Self, except_below: &[Path]) {
-        let consequence = |problem: &Problem| except_below.iter().any(|path| path.contains(&problem.path));
+    /// Adds what another round found, unless it is about a place that has a problem already or is below one of `misread`,
+    /// where it would only be a consequence.
+    pub(super) fn merge(&mut self, other: Self, mut misread: Vec<Path>) {
+        misread
+            .extend(self.0.iter().filter(|problem| !problem.path.is_empty()).map(|problem| Path(problem.path.clone())));
+        let consequence = |problem: &Problem| misread.iter().any(|path| path.contains(&problem.path));
         self.0.extend(other.0.into_iter().filter(|problem| !consequence(problem)));
     }
 
@@ -132,7 +134,7 @@ pub(super) fn did_you_mean<'a>(said: &str, candidates: impl IntoIterator<Item = 
 }
 
 /// The nearest candidate, or else all of them.
-pub(super) fn near_or_all<'a>(said: &str, what: &str, candidates: &[&'a str]) -> Option<String> {
+pub(super) fn near_or_all(said: &str, what: &str, candidates: &[&str]) -> Option<String> {
     did_you_mean(said, candidates.iter().copied())
         .or_else(|| (!candidates.is_empty()).then(|| format!("{what}: {}", candidates.join(", "))))
 }

@@ -1,19 +1,30 @@
 //! YAML text to a [`File`]: syntax, then every key and type against the schema at once. Judges shapes only, and bounds what
 //! a hostile file can cost.
 
+use std::sync::LazyLock;
+
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::LocationSegment;
-use jsonschema::{JsonType, ValidationError};
+use jsonschema::{JsonType, ValidationError, Validator};
 use serde_json::Value;
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
 use super::file::File;
-use super::problems::{Findings, Path, Problems, near_or_all};
+use super::problems::{Findings, Path, Problems, did_you_mean, near_or_all};
 
 /// A configuration of thousands of routes is far below this.
 pub(super) const MAX_BYTES: usize = 4 << 20;
 /// Scalars, lists and maps, those that aliases repeat included.
 const MAX_NODES: usize = 200_000;
+
+/// The schema, and what checks against it.
+static CHECKER: LazyLock<Result<(Value, Validator), String>> = LazyLock::new(|| {
+    let schema = super::schema();
+    match jsonschema::draft202012::new(&schema) {
+        Ok(validator) => Ok((schema, validator)),
+        Err(error) => Err(error.to_string()),
+    }
+});
 
 /// A file of the right shape, but for the unknown keys that were found and left out.
 pub(super) struct Shaped {
@@ -27,13 +38,14 @@ pub(super) struct Shaped {
 /// Everything that is wrong with the shape, if the rest cannot be judged because of it.
 pub(super) fn read(text: &str) -> Result<Shaped, Problems> {
     let mut value = parse_yaml(text)?;
-    let schema = super::schema();
-    let validator = jsonschema::draft202012::new(&schema)
-        .map_err(|error| Problems::one(format!("the schema of the configuration is wrong: {error}")))?;
+    let (schema, validator) = match &*CHECKER {
+        Ok((schema, validator)) => (schema, validator),
+        Err(error) => return Err(Problems::one(format!("the schema of the configuration is wrong: {error}"))),
+    };
     let mut findings = Findings::default();
     let mut unknown = Vec::new();
     for error in validator.iter_errors(&value) {
-        describe(&error, &schema, &mut findings);
+        describe(&error, schema, &mut findings);
         if let ValidationErrorKind::AdditionalProperties { unexpected } = error.kind() {
             unknown.push((error.instance_path().as_str().to_owned(), path_of(&error), unexpected.clone()));
         }
@@ -117,11 +129,15 @@ fn describe(error: &ValidationError<'_>, schema: &Value, findings: &mut Findings
             let key = property.as_str().unwrap_or_default();
             findings.add(&path.key(key), "is missing");
         }
+        // What is of another kind altogether is reported as such.
+        ValidationErrorKind::Enum { options } if options[0].is_string() != found.is_string() => {}
         ValidationErrorKind::Enum { options } => {
-            let options: Vec<String> = options.as_array().into_iter().flatten().map(plain).collect();
-            let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            let suggestion = near_or_all(&plain(found), "it may be", &options);
-            findings.suggest(&path, format!("`{}` is not possible here", plain(found)), suggestion);
+            let words: Vec<String> = options.as_array().into_iter().flatten().map(plain).collect();
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            // A number is not misspelt.
+            let near = found.as_str().and_then(|said| did_you_mean(said, words.iter().copied()));
+            let suggestion = near.unwrap_or_else(|| format!("it may be: {}", words.join(", ")));
+            findings.suggest(&path, format!("`{}` is not possible here", plain(found)), Some(suggestion));
         }
         ValidationErrorKind::Type { kind } => {
             let text_wanted = matches!(kind, TypeKind::Single(JsonType::String));

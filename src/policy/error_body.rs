@@ -54,9 +54,17 @@ impl ErrorShape {
 
 /// Shapes without a place for details carry them in the sentence.
 fn sentence(message: &str, details: &Value) -> String {
-    match details {
-        Value::Null => message.to_owned(),
-        details => format!("{message} {details}"),
+    let Value::Object(details) = details else { return message.to_owned() };
+    let parts: Vec<String> =
+        details.iter().map(|(name, value)| format!("{}: {}", name.replace('_', " "), words(value))).collect();
+    format!("{} ({}).", message.trim_end_matches('.'), parts.join("; "))
+}
+
+fn words(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => list.iter().map(words).collect::<Vec<_>>().join(", "),
+        other => other.to_string(),
     }
 }
 

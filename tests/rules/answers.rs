@@ -182,7 +182,11 @@ fn grpc_clients_get_a_bare_sentence_everywhere() {
         let request = Request::new("POST", "/openai").with("content-type", kind);
         let answer = decide(policy(), &request, None, None, NOW);
         assert_eq!(answer.header("content-type"), Some("text/plain"));
-        assert!(answer.body().starts_with("No API key was presented."), "{}", answer.body());
+        assert!(
+            answer.body().starts_with("No API key was presented (accepted: authorization: Bearer KEY, "),
+            "{}",
+            answer.body()
+        );
     }
     for kind in ["application/json", "application/grpcx", "text/application/grpc"] {
         let request = Request::new("POST", "/openai").with("content-type", kind);

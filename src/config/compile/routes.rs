@@ -289,9 +289,10 @@ impl RouteCompiler<'_> {
         let mut good = true;
         for pattern in &self.patterns {
             if !pattern.path.params.iter().any(|param| param == inner) {
-                let known: Vec<&str> = pattern.path.params.iter().map(String::as_str).collect();
+                let known: Vec<String> = pattern.path.params.iter().map(|param| format!("{{{param}}}")).collect();
+                let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 let problem = format!("`{{{inner}}}` is no parameter of `{}`", pattern.text);
-                findings.suggest(path, problem, near_or_all(inner, "its parameters are", &known));
+                findings.suggest(path, problem, near_or_all(text, "its parameters are", &known));
                 good = false;
             } else if pattern.text.ends_with(&format!("{{{inner}*}}")) {
                 findings.add(path, format!("`{{{inner}*}}` takes several segments and is no name"));

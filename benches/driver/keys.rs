@@ -1,0 +1,116 @@
+//! The store that Tollgate is measured with: a fresh one with a million keys, and their text in a file for the load. The
+//! keys are worthless elsewhere: the pepper and the keys come from a fixed seed.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use tollgate::domain::credential::{MintedKey, PresentedKey};
+use tollgate::domain::record::ApiKey;
+use tollgate::domain::time::Timestamp;
+use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::store::embedded::Embedded;
+use tollgate::store::{Store, Write};
+use zeroize::Zeroizing;
+
+use crate::Outcome;
+
+pub const PREFIX: &str = "ik_live";
+pub const PROJECT: &str = "acme";
+/// Of every key: prefix, `_`, id, `_`, secret, checksum.
+pub const KEY_LENGTH: usize = 70;
+const BATCH: usize = 50_000;
+const PEPPER: [u8; 32] = [0x5a; 32];
+
+/// A store and its keys, in files.
+pub struct Keys {
+    pub store: PathBuf,
+    pub pepper: PathBuf,
+    /// The text of all keys, one after the other.
+    pub file: PathBuf,
+    pub count: usize,
+    /// The first of them.
+    pub hot: String,
+}
+
+impl Keys {
+    /// Makes them anew in `folder`.
+    pub fn make(folder: &Path, count: usize) -> Outcome<Self> {
+        let (store, pepper) = (folder.join("store.redb"), folder.join("pepper"));
+        let file = folder.join("keys");
+        if store.exists() {
+            fs::remove_file(&store)?;
+        }
+        let digits: String = PEPPER.iter().map(|byte| format!("{byte:02x}")).collect();
+        fs::write(&pepper, digits)?;
+        fs::set_permissions(&pepper, fs::Permissions::from_mode(0o600))?;
+
+        let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+        let embedded = Store::Embedded(Arc::new(Embedded::open(&store, Duration::from_secs(1))?));
+        let secret = Pepper::new(1, Zeroizing::new(PEPPER));
+        runtime.block_on(embedded.put_pepper_check(secret.check()))?;
+        let digester = Digester::new(&secret, &[]);
+        let mut random = Random::new();
+        let mut text = io::BufWriter::new(fs::File::create(&file)?);
+        let (mut hot, mut made) = (String::new(), 0);
+        while made < count {
+            let size = BATCH.min(count - made);
+            let mut batch = Vec::with_capacity(size);
+            for _ in 0..size {
+                let Ok(key) = MintedKey::generate(PREFIX, |buffer: &mut [u8]| random.fill(buffer));
+                let presented = PresentedKey::parse(key.expose(), PREFIX).map_err(|_| "a minted key does not parse")?;
+                text.write_all(presented.expose())?;
+                if hot.is_empty() {
+                    hot = key.expose().to_owned();
+                }
+                batch.push(Write::CreateKey(record(&digester, &presented)));
+            }
+            runtime.block_on(embedded.apply(batch))?;
+            made += size;
+        }
+        text.flush()?;
+        Ok(Self { store, pepper, file, count, hot })
+    }
+}
+
+fn record(digester: &Digester, key: &PresentedKey<'_>) -> ApiKey {
+    ApiKey {
+        id: key.id(),
+        digest: digester.current(key),
+        pepper_version: digester.current_version(),
+        name: format!("service {}", key.id()),
+        plane: "data".to_owned(),
+        project: PROJECT.to_owned(),
+        workloads: vec!["*".to_owned()],
+        permissions: vec!["run_inference".to_owned()],
+        created_at: Timestamp::from_secs(1_760_000_000),
+        created_by: "operator".to_owned(),
+        expires_at: None,
+        retires_at: None,
+        revoked_at: None,
+        replaces: None,
+        replaced_by: None,
+        version: 1,
+    }
+}
+
+/// SHA-256 of a counter.
+struct Random(u64);
+
+impl Random {
+    fn new() -> Self {
+        Self(0)
+    }
+
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<(), std::convert::Infallible> {
+        for chunk in buffer.chunks_mut(32) {
+            self.0 += 1;
+            chunk.copy_from_slice(&Sha256::digest(self.0.to_be_bytes())[..chunk.len()]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! Tollgate as an operator runs it: the release binary, a configuration file, metrics and logs on, one worker.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::Outcome;
+use crate::keys::{Keys, PREFIX};
+use crate::payload::{HOST, PATH};
+use crate::process::{self, Server, free_address, get};
+
+/// A running Tollgate.
+pub struct Tollgate {
+    pub server: Server,
+    /// `ADDRESS:PORT` or `unix:PATH`.
+    pub check: String,
+    /// From exec to ready.
+    pub started_in: Duration,
+    ops: SocketAddr,
+}
+
+/// What was counted in its metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Counted {
+    pub allowed: f64,
+    pub denied: f64,
+}
+
+impl Tollgate {
+    /// Starts `binary` on a core, with its check listener on a Unix socket in `folder` or on loopback.
+    pub fn start(binary: &Path, folder: &Path, keys: &Keys, core: usize, unix: bool) -> Outcome<Self> {
+        let ops = free_address()?;
+        let (check, listen) = if unix {
+            let socket = folder.join("check.sock");
+            (format!("unix:{}", socket.display()), format!("unix: {{path: {}, mode: \"0600\"}}", socket.display()))
+        } else {
+            let address = free_address()?;
+            (address.to_string(), format!("tcp: {{address: {address}}}"))
+        };
+        let file = configuration(folder, keys, &listen, ops)?;
+        let mut command = process::pinned(core, binary);
+        command.arg("serve").arg("--config").arg(file);
+        let mut server = Server::start("tollgate", command, &folder.join("tollgate.log"))?;
+        let started_in = server
+            .wait_for(Duration::from_secs(60), || get(ops, "/ready").is_ok())
+            .map_err(|error| format!("{error}; see {}", folder.join("tollgate.log").display()))?;
+        Ok(Self { server, check, started_in, ops })
+    }
+
+    /// The decisions that its metrics count.
+    pub fn counted(&self) -> Outcome<Counted> {
+        let mut counted = Counted::default();
+        for line in get(self.ops, "/metrics")?.lines().filter(|line| line.starts_with("tollgate_checks_total{")) {
+            let (labels, value) = line.rsplit_once(' ').ok_or("an odd metric")?;
+            let sum = if labels.contains(r#"decision="allow""#) { &mut counted.allowed } else { &mut counted.denied };
+            *sum += value.parse::<f64>()?;
+        }
+        Ok(counted)
+    }
+
+    pub fn stop(self) -> Outcome<()> {
+        self.server.stop(Signal::TERM)
+    }
+}
+
+fn configuration(folder: &Path, keys: &Keys, check: &str, ops: SocketAddr) -> Outcome<PathBuf> {
+    let text = format!(
+        "version: 1
+store: {{embedded: {{path: {store}}}}}
+pepper: {{current: 1, keys: {{1: {{file: {pepper}}}}}}}
+listen:
+  check: {{{check}}}
+  admin: {{unix: {{path: {admin}, mode: \"0600\"}}}}
+  ops: {{http: {ops}}}
+planes:
+  data: {{prefix: {PREFIX}, revoked: 401}}
+permissions: [run_inference]
+credentials:
+  - {{header: authorization, scheme: Bearer}}
+  - {{header: x-api-key}}
+hosts:
+  - match: [{HOST}]
+    routes:
+      - {{name: health, match: [GET /healthz], public: true}}
+      - {{name: chat, match: [\"POST {PATH}\", \"GET {PATH}\"], plane: data, all_of: [run_inference],
+         in: {{project: key, workload: key}}}}
+cache: {{known: 1000000, unknown: 20000, loads: 256}}
+log: {{level: info, decisions: denied}}
+workers: 1
+",
+        store = keys.store.display(),
+        pepper = keys.pepper.display(),
+        admin = folder.join("admin.sock").display(),
+    );
+    let file = folder.join("tollgate.yaml");
+    std::fs::write(&file, text)?;
+    Ok(file)
+}

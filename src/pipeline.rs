@@ -8,7 +8,7 @@ use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Trace};
 use crate::domain::principal::Principal;
 use crate::domain::record::Resource;
-use crate::policy::authorize::{Permit, authorize};
+use crate::policy::authorize::{Permit, authorize, qualify};
 use crate::policy::respond::{self, Decision};
 use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::cache::Resolved;
@@ -53,17 +53,16 @@ impl Pipeline {
         };
         for _ in 0..ATTEMPTS {
             // Resolve: who holds the credential, and to whom the thing asked for belongs.
-            let principal = self.resolver.principal(&ask.key).await?;
-            trace.principal = Some(principal.tier());
+            let found = self.resolver.principal(&ask.key).await?;
+            trace.principal = Some(found.tier());
+            let principal = found.value.clone().ok_or(Denial::CredentialUnknown)?;
             let resource = self.resource(&ask, &principal, trace).await?;
-            // Authorize, on a clock read after the look-up.
-            let now = self.clock.now();
-            let holder = principal.value.clone().ok_or(Denial::CredentialUnknown)?;
             let thing = resource.as_ref().and_then(|found| found.value.clone());
-            let permit = authorize(&ask, holder, thing, now)?;
+            // Authorize, on a clock read after the look-ups.
+            let now = self.clock.now();
+            let permit = authorize(&ask, principal, thing, now)?;
             // What was looked up must still be true now that it has been judged.
-            if self.resolver.is_current(&principal)
-                && resource.as_ref().is_none_or(|found| self.resolver.is_current(found))
+            if self.resolver.is_current(&found) && resource.as_ref().is_none_or(|found| self.resolver.is_current(found))
             {
                 self.last_used.note(ask.key.id(), now);
                 return Ok(permit);
@@ -72,17 +71,16 @@ impl Pipeline {
         Err(Denial::Unavailable)
     }
 
-    /// The registered resource of the request, if its route names one. An unknown caller learns nothing of it.
+    /// The registered resource of the request, if its route names one. Nothing is looked up for a caller who could not have
+    /// it anyway.
     async fn resource(
         &self,
         ask: &Ask<'_>,
-        principal: &Resolved<Principal>,
+        principal: &Principal,
         trace: &mut Trace,
     ) -> Result<Option<Resolved<Resource>>, Denial> {
-        if principal.value.is_none() {
-            return Ok(None);
-        }
         let Some(reference) = ask.resource() else { return Ok(None) };
+        qualify(ask, principal, self.clock.now())?;
         let found = self.resolver.resource(reference).await?;
         trace.resource = Some(found.tier());
         Ok(Some(found))

@@ -113,6 +113,11 @@ impl From<StoreError> for RegistryError {
     }
 }
 
+/// How often a revocation follows a record that others keep writing.
+const REVOKE_ATTEMPTS: usize = 16;
+/// The most workloads, or permissions, of one key.
+const MAX_SCOPES: usize = 256;
+
 type Result<T> = std::result::Result<T, RegistryError>;
 
 impl Registry {
@@ -130,7 +135,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Invalid`] for a field that does not fit the policy, [`RegistryError::Forbidden`] beyond the
-    /// actor's reach, [`RegistryError::Unavailable`] if it could not be stored; then there is no such key.
+    /// actor's reach, [`RegistryError::Unavailable`] if it could not be stored; then nobody holds its secret.
     pub async fn create_key(&self, policy: &Policy, actor: &Actor, spec: KeySpec) -> Result<NewKey> {
         self.store_new_key(policy, actor, spec, Vec::new()).await
     }
@@ -209,6 +214,9 @@ impl Registry {
                 field: "plane",
                 problem: format!("the plane `{}` of this key is no longer configured", old.plane),
             })?;
+        if plane.admin {
+            unbound(actor, "makes administrative keys, also by rotation")?;
+        }
         let life = old.expires_at.map(|end| end.as_millis().saturating_sub(old.created_at.as_millis()));
         let (secret, record) = self.mint(plane, |new_id, digest| ApiKey {
             id: new_id,
@@ -221,8 +229,13 @@ impl Registry {
             version: 1,
             ..old.clone()
         })?;
-        let retired =
-            ApiKey { retires_at: Some(now.plus(grace)), replaced_by: Some(record.id), version: old.version + 1, ..old };
+        let mut retired = ApiKey { replaced_by: Some(record.id), version: old.version + 1, ..old };
+        if grace.is_zero() {
+            // A tombstone and not an end in time, so that no clock can bring the key back.
+            retired.revoked_at = Some(now);
+        } else {
+            retired.retires_at = Some(now.plus(grace));
+        }
         let slots = [Slots::of_digests(&[record.digest, retired.digest])];
         self.apply(vec![Write::CreateKey(record.clone()), Write::UpdateKey(retired)], &slots).await?;
         Ok(NewKey { record, secret })
@@ -234,7 +247,9 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`], or [`RegistryError::Unavailable`] if it could not be stored.
     pub async fn revoke_key(&self, actor: &Actor, id: KeyId) -> Result<ApiKey> {
+        let mut attempts = 0;
         loop {
+            attempts += 1;
             let old = self.reachable_key(actor, id).await?;
             let slots = [Slots::of_digests(&[old.digest])];
             let mut revoked = old.clone();
@@ -242,7 +257,7 @@ impl Registry {
             revoked.version += 1;
             match self.apply(vec![Write::UpdateKey(revoked.clone())], &slots).await {
                 // Somebody else wrote the record in between: revoke what it is now.
-                Err(RegistryError::Conflict(_)) => {}
+                Err(RegistryError::Conflict(_)) if attempts < REVOKE_ATTEMPTS => {}
                 result => return result.map(|()| revoked),
             }
         }
@@ -268,7 +283,8 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Conflict`] if it stands elsewhere and may not be moved.
     pub async fn put_resource(&self, actor: &Actor, spec: ResourceSpec, may_move: bool) -> Result<Resource> {
-        check_resource(actor, &spec)?;
+        check_resource(&spec)?;
+        unbound(actor, "registers resources")?;
         self.settle().await?;
         let slug = spec.slug.clone().unwrap_or_else(|| spec.id.clone());
         let known = self.store.resource(spec.kind.clone(), spec.id.clone()).await?;
@@ -287,9 +303,6 @@ impl Registry {
             }
             Some(known) if known.project == spec.project && known.slug == slug && known.owner == spec.owner => {
                 return Ok(known);
-            }
-            Some(known) if !actor.reaches(&known.project) => {
-                return Err(RegistryError::Conflict(format!("{} is registered elsewhere", known.reference())));
             }
             Some(known) if !may_move => {
                 return Err(RegistryError::Conflict(format!(
@@ -321,6 +334,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`] if there is none within the actor's reach.
     pub async fn delete_resource(&self, actor: &Actor, kind: &str, id: &str) -> Result<Resource> {
+        unbound(actor, "removes resources")?;
         self.settle().await?;
         let resource = self.resource(actor, kind, id).await?;
         let (kind, id) = (resource.kind.clone(), resource.id.clone());
@@ -430,6 +444,14 @@ fn narrowed(actor: &Actor, asked: Option<String>) -> Result<Option<String>> {
     }
 }
 
+/// Whether the actor reaches every project; a project's administrator could otherwise take what is not its own.
+fn unbound(actor: &Actor, act: &str) -> Result<()> {
+    match actor.project {
+        None => Ok(()),
+        Some(_) => Err(RegistryError::Forbidden(format!("only an administrator of every project {act}"))),
+    }
+}
+
 fn beyond_reach(project: &str) -> RegistryError {
     RegistryError::Forbidden(format!("your key does not reach project {project}"))
 }
@@ -460,10 +482,13 @@ fn check_spec<'p>(policy: &'p Policy, actor: &Actor, spec: &KeySpec) -> Result<&
     if !actor.reaches(&spec.project) {
         return Err(beyond_reach(&spec.project));
     }
-    if plane.admin && actor.project.is_some() {
-        return Err(RegistryError::Forbidden(
-            "only an administrator of every project makes administrative keys".to_owned(),
-        ));
+    if plane.admin {
+        unbound(actor, "makes administrative keys")?;
+    }
+    for (field, list) in [("workloads", &spec.workloads), ("permissions", &spec.permissions)] {
+        if list.len() > MAX_SCOPES {
+            return invalid(field, format!("at most {MAX_SCOPES} can be named"));
+        }
     }
     let every_workload = matches!(&*spec.workloads, [one] if one == EVERY);
     if spec.workloads.is_empty() {
@@ -493,7 +518,7 @@ fn check_spec<'p>(policy: &'p Policy, actor: &Actor, spec: &KeySpec) -> Result<&
     Ok(plane)
 }
 
-fn check_resource(actor: &Actor, spec: &ResourceSpec) -> Result<()> {
+fn check_resource(spec: &ResourceSpec) -> Result<()> {
     let slug = spec.slug.as_deref().unwrap_or(&spec.id);
     for (field, text) in [("kind", &*spec.kind), ("id", &spec.id), ("project", &spec.project), ("slug", slug)] {
         if !is_name(text) {
@@ -505,7 +530,7 @@ fn check_resource(actor: &Actor, spec: &ResourceSpec) -> Result<()> {
     {
         return Err(RegistryError::Invalid { field: "owner", problem: format!("must be {LABEL_RULE}") });
     }
-    if actor.reaches(&spec.project) { Ok(()) } else { Err(beyond_reach(&spec.project)) }
+    Ok(())
 }
 
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {

@@ -1,7 +1,6 @@
 //! Every metric name and every log line of a decision. Never a secret, a key id or a path in a label; never blocks a
 //! check on a log that nobody reads.
 
-use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
@@ -11,10 +10,11 @@ use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, WorkerGuard};
-use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
+use tracing_subscriber::{fmt, reload};
 
 use crate::config::{Log, LogLevel, LoggedDecisions};
 use crate::domain::attributes::Attributes;
@@ -55,36 +55,49 @@ struct LogControl {
     dropped: ErrorCounter,
 }
 
-impl fmt::Debug for Telemetry {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Telemetry")
     }
 }
 
-/// Writes JSON log lines to standard output from a thread of its own, until the guard is dropped.
+/// The target of log lines about changes that were made: none of them is ever dropped.
+pub const AUDIT: &str = "tollgate::audit";
+
+/// Lines that wait for a reader who is slower than the log. More are dropped and counted, so that memory has a bound.
+const WAITING_LINES: usize = 8192;
+/// What a client chose is cut to so many bytes in a log line.
+const MAX_LOGGED: usize = 256;
+
+/// Writes JSON log lines to standard output from threads of its own, until the guard is dropped.
 ///
 /// # Errors
 /// If a subscriber was installed before.
 pub fn init_log(log: &Log) -> Result<(LogGuard, LogHandle), tracing::subscriber::SetGlobalDefaultError> {
-    let (writer, guard): (NonBlocking, WorkerGuard) = tracing_appender::non_blocking(std::io::stdout());
+    let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(WAITING_LINES).finish(std::io::stdout());
+    let (audit_writer, audit_guard) = NonBlockingBuilder::default().lossy(false).finish(std::io::stdout());
     let dropped = writer.error_counter();
     let (filter, handle) = reload::Layer::new(targets(log.level));
-    let lines = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(writer);
-    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines))?;
-    Ok((LogGuard { _guard: guard }, LogHandle(LogControl { filter: handle, dropped })))
+    let is_audit = |metadata: &tracing::Metadata<'_>| metadata.target() == AUDIT;
+    let lines = fmt::layer().json().flatten_event(true).with_writer(writer);
+    let audit = fmt::layer().json().flatten_event(true).with_writer(audit_writer);
+    let lines = lines.with_filter(filter_fn(move |metadata| !is_audit(metadata)));
+    let audit = audit.with_filter(filter_fn(is_audit));
+    tracing::subscriber::set_global_default(tracing_subscriber::registry().with(filter).with(lines).with(audit))?;
+    Ok((LogGuard { _guards: [guard, audit_guard] }, LogHandle(LogControl { filter: handle, dropped })))
 }
 
 /// Flushes the log when dropped.
 #[derive(Debug)]
 pub struct LogGuard {
-    _guard: WorkerGuard,
+    _guards: [WorkerGuard; 2],
 }
 
 /// Changes the level of the log.
 pub struct LogHandle(LogControl);
 
-impl fmt::Debug for LogHandle {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl std::fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("LogHandle")
     }
 }
@@ -96,7 +109,10 @@ fn targets(level: LogLevel) -> Targets {
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
     };
-    Targets::new().with_default(LevelFilter::WARN.min(level)).with_target("tollgate", level)
+    Targets::new()
+        .with_default(LevelFilter::WARN.min(level))
+        .with_target("tollgate", level)
+        .with_target(AUDIT, LevelFilter::INFO)
 }
 
 impl Telemetry {
@@ -262,9 +278,9 @@ fn log_allowed(policy: &Policy, allow: &Allow<'_>, request: &Attributes<'_>, ela
         key_id = permit.principal().map(|principal| principal.key_id.as_str()),
         project = permit.project(),
         workload = permit.workload(),
-        client_ip = policy.client_ip.of(request),
-        method = request.method,
-        endpoint = request.path(),
+        client_ip = cut(policy.client_ip.of(request)),
+        method = cut(request.method),
+        endpoint = endpoint(policy, request.path()),
         cache_tier = allow.trace().principal.map(Tier::as_str),
         request_id = request.request_id(),
         duration_ms = millis(elapsed),
@@ -279,13 +295,32 @@ fn log_denied(policy: &Policy, deny: &Deny<'_>, route: &str, request: &Attribute
         reason = deny.denial.as_str(),
         status = deny.status,
         route,
-        key_id = trace.key_id.as_ref().map(|id| id.as_str()),
-        client_ip = policy.client_ip.of(request),
-        method = request.method,
-        endpoint = request.path(),
+        key_id = deny.known_key_id(),
+        presented_key_id = deny.presented_key_id(),
+        client_ip = cut(policy.client_ip.of(request)),
+        method = cut(request.method),
+        endpoint = endpoint(policy, request.path()),
         cache_tier = trace.principal.map(Tier::as_str),
         request_id = request.request_id(),
         duration_ms = millis(elapsed),
         "check"
     );
+}
+
+fn cut(text: &str) -> &str {
+    match text.char_indices().find(|(at, char)| at + char.len_utf8() > MAX_LOGGED) {
+        Some((end, _)) => &text[..end],
+        None => text,
+    }
+}
+
+/// The path for a log line: without segments that could be an address or a key.
+fn endpoint(policy: &Policy, path: &str) -> String {
+    let is_secret = |segment: &str| {
+        segment.contains('@')
+            || segment.contains("%40")
+            || policy.planes.iter().any(|plane| segment.starts_with(&*plane.prefix))
+    };
+    let segments = cut(path).split('/').map(|segment| if is_secret(segment) { "…" } else { segment });
+    segments.collect::<Vec<_>>().join("/")
 }

@@ -113,6 +113,22 @@ pub fn authorize<'r>(
     Ok(Permit { route_id: ask.request.id, route: ask.request.route, caller })
 }
 
+/// The part of [`authorize`] that needs no resource, so that nothing is looked up for whoever it refuses.
+///
+/// # Errors
+/// The first rule that refuses.
+pub fn qualify(ask: &Ask<'_>, principal: &Principal, now: Timestamp) -> Result<(), Denial> {
+    if principal.plane != ask.plane.name {
+        return Err(Denial::WrongPlane);
+    }
+    if principal.reaches_every_project() && !ask.plane.admin {
+        // Such a record cannot be minted; whoever wrote it does not get to use it.
+        return Err(Denial::ProjectOutOfScope);
+    }
+    stands(principal, ask.plane.revoked, now)?;
+    permitted(principal, ask.requirement)
+}
+
 fn stands(principal: &Principal, revoked: RevokedStatus, now: Timestamp) -> Result<(), Denial> {
     let over = |end: Option<Timestamp>| end.is_some_and(|end| end <= now);
     if principal.revoked {

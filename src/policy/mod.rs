@@ -5,6 +5,7 @@ pub mod authorize;
 pub mod error_body;
 pub mod extract;
 pub mod path;
+mod path_table;
 pub mod respond;
 pub mod route;
 

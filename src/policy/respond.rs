@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, RouteId, Trace};
 
-use super::Policy;
 use super::authorize::Permit;
 use super::error_body::{ErrorShape, ErrorText};
 use super::route::Access;
+use super::{Policy, same_header};
 
 /// The answer to one request.
 #[derive(Debug)]
@@ -91,14 +91,19 @@ impl<'r> Allow<'r> {
 
     /// Headers to remove from the request. None of them is also set, since Envoy lets a removal win.
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &str> {
-        let credentials = self.policy.credentials.iter().map(|source| &*source.name);
         let kept = self.permit.route().keep_credential;
+        let credentials = move || self.policy.credentials.iter().map(|source| &*source.name).filter(move |_| !kept);
         let unset = self.identity().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
-        let spoofed = self.request.headers.iter().map(|header| header.name).filter(|name| {
-            self.policy.identity.reserves(name)
-                && !self.policy.identity.names().any(|own| own.eq_ignore_ascii_case(name))
-        });
-        credentials.filter(move |_| !kept).chain(unset).chain(OVERRIDES).chain(spoofed)
+        // What a back end that folds case, or `_` into `-`, would take for one of these.
+        let lookalike = move |name: &&str| {
+            let mut removed = credentials().chain(OVERRIDES);
+            let identity = &self.policy.identity;
+            let is_set = || identity.names().any(|own| own.eq_ignore_ascii_case(name));
+            (identity.reserves(name) && !is_set())
+                || removed.any(|own| !own.eq_ignore_ascii_case(name) && same_header(own.as_bytes(), name.as_bytes()))
+        };
+        let lookalikes = self.request.headers.iter().map(|header| header.name).filter(lookalike);
+        credentials().chain(unset).chain(OVERRIDES).chain(lookalikes)
     }
 
     /// For access logs and later filters: what was decided, without anything secret.
@@ -137,6 +142,18 @@ impl Deny<'_> {
         &self.trace
     }
 
+    /// The id of the key, once a look-up has found the key itself.
+    pub fn known_key_id(&self) -> Option<&str> {
+        let found = self.trace.principal.is_some() && self.denial != Denial::CredentialUnknown;
+        self.trace.key_id.as_ref().filter(|_| found).map(|id| id.as_str())
+    }
+
+    /// The id in a key that nobody has looked up, or that nobody has: anybody can have made it up.
+    pub fn presented_key_id(&self) -> Option<&str> {
+        let known = self.known_key_id().is_some();
+        self.trace.key_id.as_ref().filter(|_| !known).map(|id| id.as_str())
+    }
+
     /// For access logs: what was decided and why, without anything secret.
     pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let route = self.trace.route.map(|id| &*self.policy.routes.route(id).name);
@@ -144,7 +161,8 @@ impl Deny<'_> {
             ("decision", Some("deny")),
             ("reason", Some(self.denial.as_str())),
             ("route", route),
-            ("key_id", self.trace.key_id.as_ref().map(|id| id.as_str())),
+            ("key_id", self.known_key_id()),
+            ("presented_key_id", self.presented_key_id()),
             ("client_ip", Some(self.policy.client_ip.of(self.request))),
         ]
         .into_iter()
@@ -265,19 +283,21 @@ fn challenge(policy: &Policy, route: Option<RouteId>, denial: Denial, status: u1
         (401, Denial::CredentialMissing) => Some(format!("Bearer realm=\"{realm}\"")),
         (401, _) => Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
         (403, Denial::HostUnknown | Denial::RouteUnknown) => None,
-        (403, Denial::PermissionMissing) => {
+        (
+            403,
+            Denial::PermissionMissing
+            | Denial::ProjectOutOfScope
+            | Denial::WorkloadOutOfScope
+            | Denial::ResourceOutOfScope,
+        ) => {
             let scope = match route.map(|id| &policy.routes.route(id).access) {
                 Some(Access::Guarded(requirement)) => {
-                    let names: Vec<&str> =
-                        requirement.all_of.iter().chain(&requirement.any_of).map(|name| &**name).collect();
-                    names.join(" ")
+                    let names = requirement.all_of.iter().chain(&requirement.any_of);
+                    names.map(|name| &**name).collect::<Vec<_>>().join(" ")
                 }
                 Some(Access::Public) | None => String::new(),
             };
             Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scope}\""))
-        }
-        (403, Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope) => {
-            Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\""))
         }
         _ => None,
     }

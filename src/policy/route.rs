@@ -9,6 +9,7 @@ use crate::domain::name::is_name;
 use super::PlaneId;
 use super::error_body::ErrorShape;
 use super::path::is_canonical;
+use super::path_table::{PathTable, Taken};
 
 /// One row of the policy: who may send this kind of request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +101,7 @@ pub struct HostRules {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathPattern {
     /// The same for two patterns that match the same paths, whatever their parameters are called.
-    router_form: String,
+    pub(super) router_form: String,
     pub params: Vec<String>,
 }
 
@@ -136,6 +137,9 @@ impl PathPattern {
             router_form.push_str(&format!("{{{star}p{}}}", params.len()));
             params.push(name.to_owned());
         }
+        if text.contains('%') {
+            return Err(format!("the path `{text}` is percent-encoded: a pattern is written plain"));
+        }
         let sample = router_form.replace(['{', '}', '*'], "");
         if !is_canonical(&sample) {
             return Err(format!(
@@ -160,20 +164,6 @@ pub struct RouteTable {
     routes: Vec<Route>,
 }
 
-#[derive(Default)]
-struct PathTable {
-    paths: matchit::Router<usize>,
-    /// By the values of `paths`: the methods of one path.
-    methods: Vec<Vec<(Box<str>, RouteId)>>,
-    by_form: HashMap<String, usize>,
-}
-
-impl std::fmt::Debug for PathTable {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_map().entries(&self.by_form).finish()
-    }
-}
-
 /// A request with its route.
 #[derive(Clone, Debug)]
 pub struct Matched<'r> {
@@ -189,7 +179,10 @@ impl<'r> Matched<'r> {
         let text = match source {
             Source::Literal(text) => text,
             Source::Param(at) => self.params.iter().nth(*at)?.1,
-            Source::HostLabel(at) => self.host.split('.').nth(*at)?,
+            // Names tell case apart and hosts do not: a label in another case is no name.
+            Source::HostLabel(at) => {
+                self.host.split('.').nth(*at).filter(|label| !label.contains(|c: char| c.is_ascii_uppercase()))?
+            }
         };
         is_name(text).then_some(text)
     }
@@ -219,7 +212,15 @@ impl RouteTable {
             for (route, patterns) in rules.routes {
                 let id = RouteId(u32::try_from(table.routes.len()).unwrap_or(u32::MAX));
                 for (method, path) in patterns {
-                    if let Err(problem) = paths.add(&method, &path, id, &table.routes) {
+                    if let Err(problem) = paths.add(&method, &path, id) {
+                        let problem = match problem {
+                            Taken::By(other) if other == id => format!("`{method}` stands twice on this path"),
+                            Taken::By(other) => {
+                                let other = &table.route(other).name;
+                                format!("`{method}` on the same path is matched by `{other}` already")
+                            }
+                            Taken::Conflict(problem) => format!("cannot stand beside another route: {problem}"),
+                        };
                         let route = Some(route.name.to_string());
                         conflicts.push(RouteConflict { host: host_index, route, problem });
                     }
@@ -264,13 +265,9 @@ impl RouteTable {
         if !is_canonical(path) || request.target.contains('#') {
             return Err(Denial::PathNotCanonical);
         }
-        let found = table.paths.at(path).map_err(|_| Denial::RouteUnknown)?;
-        let (_, id) = table.methods[*found.value]
-            .iter()
-            .find(|(method, _)| **method == *request.method)
-            .ok_or(Denial::RouteUnknown)?;
-        trace.route = Some(*id);
-        Ok(Matched { id: *id, route: self.route(*id), host, params: found.params })
+        let (id, params) = table.find(path, request.method).ok_or(Denial::RouteUnknown)?;
+        trace.route = Some(id);
+        Ok(Matched { id, route: self.route(id), host, params })
     }
 
     /// How an error reads on this host, if there is such a host.
@@ -312,30 +309,6 @@ pub struct RouteConflict {
     /// The route at fault; `None`: the host itself.
     pub route: Option<String>,
     pub problem: String,
-}
-
-impl PathTable {
-    fn add(&mut self, method: &str, path: &PathPattern, id: RouteId, routes: &[Route]) -> Result<(), String> {
-        let at = match self.by_form.get(&path.router_form) {
-            Some(at) => *at,
-            None => {
-                let at = self.methods.len();
-                self.paths
-                    .insert(path.router_form.clone(), at)
-                    .map_err(|error| format!("cannot stand beside another route: {error}"))?;
-                self.methods.push(Vec::new());
-                self.by_form.insert(path.router_form.clone(), at);
-                at
-            }
-        };
-        let methods = &mut self.methods[at];
-        if let Some((_, other)) = methods.iter().find(|(known, _)| **known == *method) {
-            let other = routes.get(other.0 as usize).map_or("this route itself", |route| &*route.name);
-            return Err(format!("`{method}` on the same path is matched by `{other}` already"));
-        }
-        methods.push((method.into(), id));
-        Ok(())
-    }
 }
 
 /// The host without its port, if it is one that every reader takes for the same: labels of letters, digits and dashes,

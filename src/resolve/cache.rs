@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
+use tokio::time::timeout;
 
 use super::ResolveError;
 use super::revocation::{Slots, Stamp, Stamps};
@@ -28,6 +29,9 @@ pub struct Sizes {
 
 /// A thing that does not exist is forgotten after this time, so that a flood leaves nothing behind.
 const UNKNOWN_LIFE: Duration = Duration::from_secs(30);
+
+/// A disk that hangs holds its loads, but nobody who waits for them.
+const LOAD_TIME: Duration = Duration::from_secs(2);
 
 /// What was found, and when it stops being true.
 #[derive(Debug)]
@@ -194,11 +198,11 @@ impl<T: Send + Sync + 'static> Cache<T> {
     }
 }
 
-/// Waits for a flight; one that ended without an outcome (a panic) says nothing.
+/// Waits for a flight; one that ended without an outcome (a panic), or does not end, says nothing.
 async fn wait<T>(mut flight: watch::Receiver<Option<Outcome<T>>>) -> Outcome<T> {
-    match flight.wait_for(Option::is_some).await {
-        Ok(outcome) => outcome.clone().unwrap_or(Err(ResolveError::Unavailable)),
-        Err(_) => Err(ResolveError::Unavailable),
+    match timeout(LOAD_TIME, flight.wait_for(Option::is_some)).await {
+        Ok(Ok(outcome)) => outcome.clone().unwrap_or(Err(ResolveError::Unavailable)),
+        Ok(Err(_)) | Err(_) => Err(ResolveError::Unavailable),
     }
 }
 

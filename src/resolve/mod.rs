@@ -55,12 +55,9 @@ impl Resolver {
             let (store, digests) = (self.store.clone(), digests.clone());
             async move {
                 let slots = Slots::of_digests(&digests);
-                let Some(record) = store.key_by_digest(digests.clone()).await? else {
+                let Some(record) = store.key_by_digest(digests).await? else {
                     return Ok(Loaded { value: None, slots });
                 };
-                if !digests.iter().any(|digest| digest.matches(&record.digest)) {
-                    return Ok(Loaded { value: None, slots });
-                }
                 let principal = Principal::of(&record).map_err(|_| ResolveError::Damaged)?;
                 let slots = Slots::of_key(&record.digest, &record.project);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })

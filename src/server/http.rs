@@ -27,6 +27,8 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// A place is not held for longer, whatever the client does or leaves undone.
+const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of a head, and of what is read ahead of a body.
 const BUFFER: usize = 64 << 10;
 
@@ -63,8 +65,8 @@ where
         let service = TowerToHyperService::new(service(&stream, &address));
         let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // A client that breaks off or sends no HTTP is its own affair.
-            let _ = connection.await;
+            // A client that breaks off or sends no HTTP is its own affair, and one that stays gives its place back.
+            let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
             drop(place);
         });
     }

@@ -26,6 +26,7 @@ use crate::policy::route::{
 };
 use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
 use crate::registry::Actor;
+use crate::telemetry::AUDIT;
 
 /// Every authenticated route: methods, path, permission.
 fn table() -> [(&'static [&'static str], String, &'static str); 5] {
@@ -122,6 +123,7 @@ impl Caller {
     /// A log line of a change that was made.
     pub fn audit(&self, act: &'static str, target_id: &str, project: &str) {
         tracing::info!(
+            target: AUDIT,
             act,
             target_id,
             project,

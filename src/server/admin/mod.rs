@@ -8,7 +8,6 @@ mod resources;
 pub mod serve;
 pub mod wire;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +21,6 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
-use futures_util::FutureExt;
 
 use crate::clock::Clock;
 use crate::config;
@@ -106,8 +104,8 @@ fn finished(routes: impl Iterator<Item = (String, MethodRouter<AdminState>)>, st
 async fn finish(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
-    let served = tokio::time::timeout(MAX_TIME, AssertUnwindSafe(next.run(request)).catch_unwind());
-    let mut response = match served.await {
+    // A task of its own: a client that hangs up does not keep a change from being made and written down.
+    let mut response = match tokio::time::timeout(MAX_TIME, tokio::spawn(next.run(request))).await {
         Ok(Ok(response)) => response,
         Ok(Err(_)) => {
             tracing::error!(request_id = id.0, "an admin request panicked");

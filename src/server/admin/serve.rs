@@ -16,7 +16,7 @@ use crate::server::http::{self, Limits};
 #[derive(Clone, Debug, Default)]
 pub struct Peer(pub String);
 
-const LIMITS: Limits = Limits { connections: 256, head_time: Duration::from_secs(60), drain: Duration::from_secs(12) };
+const LIMITS: Limits = Limits { connections: 256, head_time: Duration::from_secs(10), drain: Duration::from_secs(12) };
 
 /// Serves a door over TCP until `shutdown`, then finishes what is under way.
 pub async fn serve_tcp(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send) {

@@ -1,0 +1,157 @@
+//! The paths of one host to routes: the most specific pattern decides, and then its methods. Never lets another spelling of
+//! a path slip past the pattern that guards it.
+//!
+//! Back ends differ in what they take for the same path: many ignore a trailing slash, some ignore case, most decode. So a
+//! path is also looked up folded, and where that leads to another pattern the path is nobody's: `/v1/Admin/` is not served by
+//! a route over `/v1/{rest*}` if there is a stricter one for `/v1/admin`.
+
+use std::collections::HashMap;
+
+use crate::domain::decision::RouteId;
+
+use super::path::decoded;
+use super::route::PathPattern;
+
+/// Patterns, their methods, and what the patterns fold to.
+#[derive(Default)]
+pub(super) struct PathTable {
+    paths: matchit::Router<usize>,
+    /// By the values of `paths`: the methods of one pattern.
+    methods: Vec<Vec<(Box<str>, RouteId)>>,
+    by_form: HashMap<String, usize>,
+    folded: matchit::Router<usize>,
+    /// By the values of `folded`: the patterns that fold to the same.
+    twins: Vec<Vec<usize>>,
+    by_folded_form: HashMap<String, usize>,
+}
+
+impl std::fmt::Debug for PathTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(&self.by_form).finish()
+    }
+}
+
+/// Why a pattern cannot be added.
+pub(super) enum Taken {
+    /// The method on this path leads to another route already.
+    By(RouteId),
+    Conflict(matchit::InsertError),
+}
+
+impl PathTable {
+    pub(super) fn add(&mut self, method: &str, path: &PathPattern, id: RouteId) -> Result<(), Taken> {
+        let at = match self.by_form.get(&path.router_form) {
+            Some(at) => *at,
+            None => self.add_pattern(&path.router_form).map_err(Taken::Conflict)?,
+        };
+        let methods = &mut self.methods[at];
+        match methods.iter().find(|(known, _)| **known == *method) {
+            Some((_, other)) => Err(Taken::By(*other)),
+            None => {
+                methods.push((method.into(), id));
+                Ok(())
+            }
+        }
+    }
+
+    fn add_pattern(&mut self, form: &str) -> Result<usize, matchit::InsertError> {
+        let at = self.methods.len();
+        let folded_form = without_slash(form).to_ascii_lowercase();
+        let group = match self.by_folded_form.get(&folded_form) {
+            Some(group) => *group,
+            None => {
+                let group = self.twins.len();
+                self.folded.insert(&*folded_form, group)?;
+                self.twins.push(Vec::new());
+                self.by_folded_form.insert(folded_form, group);
+                group
+            }
+        };
+        self.paths.insert(form, at)?;
+        self.twins[group].push(at);
+        self.methods.push(Vec::new());
+        self.by_form.insert(form.to_owned(), at);
+        Ok(at)
+    }
+
+    /// The route of a canonical path and a method, with the path's parameters in order.
+    pub(super) fn find<'t, 'p>(&'t self, path: &'p str, method: &str) -> Option<(RouteId, matchit::Params<'t, 'p>)> {
+        let found = self.paths.at(path).ok()?;
+        if let Some(folded) = folded(path) {
+            let twins = &self.twins[*self.folded.at(&folded).ok()?.value];
+            if !twins.contains(found.value) {
+                return None;
+            }
+        }
+        let (_, id) = self.methods[*found.value].iter().find(|(known, _)| **known == *method)?;
+        Some((*id, found.params))
+    }
+}
+
+/// What the most lenient back end would read: decoded, in lower case, without a trailing slash. `None`: the path is that
+/// already.
+fn folded(path: &str) -> Option<String> {
+    let lenient = path.bytes().any(|byte| byte == b'%' || byte.is_ascii_uppercase());
+    if !lenient && without_slash(path) == path {
+        return None;
+    }
+    Some(without_slash(&decoded(path)).to_ascii_lowercase())
+}
+
+fn without_slash(path: &str) -> &str {
+    match path.strip_suffix('/') {
+        None | Some("") => path,
+        Some(shorter) => shorter,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(patterns: &[&str]) -> PathTable {
+        let mut table = PathTable::default();
+        for (pattern, id) in patterns.iter().zip(0..) {
+            let pattern = PathPattern::parse(pattern).unwrap();
+            assert!(table.add("GET", &pattern, RouteId(id)).is_ok());
+        }
+        table
+    }
+
+    fn found(table: &PathTable, path: &str) -> Option<u32> {
+        table.find(path, "GET").map(|(id, _)| id.0)
+    }
+
+    #[test]
+    fn the_most_specific_pattern_decides() {
+        let table = table(&["/v1/{name}", "/v1/admin", "/v1/{rest*}", "/"]);
+        for (path, route) in
+            [("/v1/admin", Some(1)), ("/v1/other", Some(0)), ("/v1/a/b", Some(2)), ("/", Some(3)), ("/v2", None)]
+        {
+            assert_eq!(found(&table, path), route, "{path}");
+        }
+        assert!(table.find("/v1/admin", "HEAD").is_none());
+    }
+
+    #[test]
+    fn another_spelling_of_a_guarded_path_is_nobodys() {
+        let table = table(&["/v1/admin", "/v1/models/x:predict", "/{rest*}"]);
+        for path in
+            ["/v1/admin/", "/V1/admin", "/v1/Admin", "/v1/ADMIN/", "/v1/models/x%3Apredict", "/v1/models/x%3apredict/"]
+        {
+            assert_eq!(found(&table, path), None, "{path}");
+        }
+        for path in ["/v1/admins", "/V1/other/", "/v1/models/x%20y", "/v1/admin/deeper"] {
+            assert_eq!(found(&table, path), Some(2), "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_declared_in_several_spellings_is_served_in_each() {
+        let table = table(&["/a", "/a/", "/Models/{id}", "/models/{id}"]);
+        for (path, route) in [("/a", 0), ("/a/", 1), ("/Models/Llama", 2), ("/models/Llama", 3), ("/models/a%20b", 3)] {
+            assert_eq!(found(&table, path), Some(route), "{path}");
+        }
+        assert_eq!(found(&table, "/A"), None);
+    }
+}

@@ -11,6 +11,7 @@ use crate::domain::credential::{KeyId, MintedKey, PresentedKey};
 use crate::domain::name::{LABEL_RULE, NAME_RULE, is_label, is_name};
 use crate::domain::record::{ApiKey, EVERY, Resource};
 use crate::domain::time::Timestamp;
+use crate::policy::respond::subject_of;
 use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
 use crate::resolve::api_key::Digester;
 use crate::resolve::last_used::LastUsed;
@@ -214,8 +215,11 @@ impl Registry {
                 field: "plane",
                 problem: format!("the plane `{}` of this key is no longer configured", old.plane),
             })?;
-        if plane.admin {
-            unbound(actor, "makes administrative keys, also by rotation")?;
+        if plane.admin && actor.project.is_some() && actor.subject != subject_of(id.as_str()) {
+            // Whoever rotates a key holds it afterwards, and this one may hold more than the actor does.
+            return Err(RegistryError::Forbidden(
+                "only an administrator of every project rotates another administrative key".to_owned(),
+            ));
         }
         let life = old.expires_at.map(|end| end.as_millis().saturating_sub(old.created_at.as_millis()));
         let (secret, record) = self.mint(plane, |new_id, digest| ApiKey {

@@ -21,11 +21,9 @@ use crate::domain::decision::Trace;
 use crate::pepper;
 use crate::pipeline::Pipeline;
 use crate::policy::{Admission, Policy, admit};
-use crate::resolve::Resolver;
 use crate::resolve::api_key::{Digester, Pepper};
 use crate::resolve::cache::Sizes;
-use crate::resolve::last_used::LastUsed;
-use crate::resolve::revocation::Stamps;
+use crate::run::Core;
 use crate::server::admin::wire::timestamp;
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
@@ -104,8 +102,9 @@ async fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
     if stand_in.is_some() {
         note("The request has no credential: the first --key is taken as presented.");
     }
+    let store = world.store.clone();
     let decision = world.pipeline(clock.clone()).decide(&policy, &attributes).await;
-    Report::of(&policy, &attributes, &decision, &world.store, clock.now()).await
+    Report::of(&policy, &attributes, &decision, &store, clock.now()).await
 }
 
 fn clock(at: Option<&str>) -> Result<Clock, Failure> {
@@ -120,10 +119,13 @@ fn presents_something(policy: &Policy, request: &Attributes<'_>) -> bool {
     policy.credentials.iter().any(|source| said(&source.name))
 }
 
+/// For one decision.
+const SIZES: Sizes = Sizes { known: 16, unknown: 16, loads: 4 };
+
 /// What the pipeline looks things up in.
 struct World {
     store: Store,
-    digester: Arc<Digester>,
+    digester: Digester,
 }
 
 impl World {
@@ -131,7 +133,7 @@ impl World {
         let mut secret = Zeroizing::new([0; 32]);
         getrandom::fill(secret.as_mut()).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let store = Store::Embedded(Arc::new(Embedded::in_memory().map_err(|error| store_failed(&error))?));
-        Ok(Self { store, digester: Arc::new(Digester::new(&Pepper::new(1, secret), &[])) })
+        Ok(Self { store, digester: Digester::new(&Pepper::new(1, secret), &[]) })
     }
 
     /// Of the records that were given.
@@ -186,14 +188,11 @@ impl World {
         let store = Store::Embedded(Arc::new(store));
         let peppers = pepper::load(&settings.pepper, &store).await;
         let (current, older) = peppers.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-        Ok(Self { store, digester: Arc::new(Digester::new(&current, &older)) })
+        Ok(Self { store, digester: Digester::new(&current, &older) })
     }
 
-    fn pipeline(&self, clock: Clock) -> Pipeline {
-        let sizes = Sizes { known: 16, unknown: 16, loads: 4 };
-        let stamps = Arc::new(Stamps::default());
-        let resolver = Resolver::new(self.store.clone(), Arc::clone(&self.digester), stamps, sizes);
-        Pipeline::new(Arc::new(resolver), Arc::new(LastUsed::default()), clock)
+    fn pipeline(self, clock: Clock) -> Pipeline {
+        Core::new(self.store, self.digester, SIZES, clock).pipeline
     }
 }
 

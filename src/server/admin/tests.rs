@@ -443,6 +443,9 @@ async fn an_administrator_of_one_project_stays_in_it() {
     http.call("DELETE", at, &acme, Value::Null).await.is(404, "NOT_FOUND");
     http.call("PUT", at, &acme, json!({"project": "acme", "move": true})).await.is(409, "CONFLICT");
     http.call("PUT", at, &acme, json!({"project": "beta"})).await.is(403, "PERMISSION_DENIED");
+    // Another administrative key of the project may hold more than this one: it cannot be taken over by rotating it.
+    let (_, other_id) = api.mint("admin", "acme", &["manage_keys", "manage_resources"]).await;
+    http.call("POST", &format!("{KEYS}/{other_id}/rotate"), &acme, Value::Null).await.is(403, "PERMISSION_DENIED");
     // Its own key is within its reach.
     http.call("POST", &format!("{KEYS}/{acme_id}/rotate"), &acme, Value::Null).await.key_and_id();
 }

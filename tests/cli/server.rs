@@ -1,0 +1,130 @@
+//! A server in a folder of its own. Ends with the test, by its id.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread::{JoinHandle, sleep};
+use std::time::{Duration, Instant};
+
+use super::tollgate;
+
+const CONFIG: &str = r#"
+version: 1
+store: {embedded: {path: FOLDER/store.redb}}
+pepper: {current: 1, keys: {1: {file: FOLDER/pepper.1}}}
+listen:
+  check: {unix: {path: FOLDER/check.sock, mode: "0600"}}
+  admin: {unix: {path: FOLDER/admin.sock, mode: "0600"}, http: "127.0.0.1:ADMIN"}
+  ops: {http: "127.0.0.1:OPS"}
+planes:
+  data: {prefix: ik_live, revoked: 401}
+  control: {prefix: ik_sdk, revoked: 403}
+  admin: {prefix: ik_adm, revoked: 401, admin: true}
+permissions: [run_inference, update_workloads]
+credentials:
+  - {header: authorization, scheme: Bearer}
+  - {header: x-api-key}
+hosts:
+  - match: [api.example.com]
+    routes:
+      - {name: infer, match: ["POST /endpoint/{project}/{workload}/{rest*}"], plane: data,
+         all_of: [run_inference], in: {project: "{project}", workload: "{workload}"}}
+log: {level: info, decisions: all}
+workers: 1
+"#;
+
+pub struct Server {
+    folder: tempfile::TempDir,
+    child: Child,
+    admin_port: u16,
+    log: Option<JoinHandle<String>>,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    /// Starts one and waits until it answers.
+    pub fn start() -> Self {
+        // A port that was free may be taken when the server wants it.
+        (0..5).find_map(|_| Self::try_start()).expect("the server starts")
+    }
+
+    fn try_start() -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let admin_port = free_port();
+        let config = CONFIG
+            .replace("FOLDER", folder.path().to_str().unwrap())
+            .replace("ADMIN", &admin_port.to_string())
+            .replace("OPS", &free_port().to_string());
+        let file = folder.path().join("tollgate.yaml");
+        std::fs::write(&file, config).unwrap();
+        let mut child = tollgate()
+            .args(["serve", "--config", file.to_str().unwrap()])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            out.read_to_string(&mut text).unwrap();
+            err.read_to_string(&mut text).unwrap();
+            text
+        });
+        let mut server = Self { folder, child, admin_port, log: Some(log) };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let socket = server.socket();
+        while Instant::now() < deadline {
+            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+                return Some(server);
+            }
+            if server.child.try_wait().unwrap().is_some() {
+                eprintln!("{}", server.log.take().unwrap().join().unwrap());
+                return None;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn socket(&self) -> String {
+        self.path("admin.sock").to_str().unwrap().to_owned()
+    }
+
+    pub fn config(&self) -> String {
+        self.path("tollgate.yaml").to_str().unwrap().to_owned()
+    }
+
+    pub fn admin_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    /// Writes a file beside the others and gives its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        std::fs::write(self.path(name), text).unwrap();
+        self.path(name).to_str().unwrap().to_owned()
+    }
+
+    /// Ends it in order; everything that it logged. Its folder stays until the test ends.
+    pub fn stop(&mut self) -> String {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().unwrap().success());
+        self.log.take().unwrap().join().unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -53,12 +53,13 @@ pub fn schema() -> serde_json::Value {
     schema
 }
 
-/// Descriptions come with the line breaks of our source.
+/// Descriptions come with the line breaks of our source; those between paragraphs stay.
 fn unwrap_lines(schema: &mut serde_json::Value) {
     match schema {
         serde_json::Value::Object(map) => {
             if let Some(serde_json::Value::String(text)) = map.get_mut("description") {
-                *text = text.replace('\n', " ");
+                let paragraphs: Vec<String> = text.split("\n\n").map(|lines| lines.replace('\n', " ")).collect();
+                *text = paragraphs.join("\n\n");
             }
             map.values_mut().for_each(unwrap_lines);
         }

@@ -192,7 +192,7 @@ mod tests {
                 proptest::prop_assert_eq!(&decoded(&once), &once, "decodes twice: {}", path);
                 let segments = path[1..].split('/').map(|segment| decoded(segment).into_bytes());
                 let whole = segments.filter(|segment| !segment.is_empty()).collect::<Vec<_>>();
-                proptest::prop_assert_eq!(cleaned(once.as_bytes()), whole.clone(), "cleans differently: {}", path);
+                proptest::prop_assert_eq!(&cleaned(once.as_bytes()), &whole, "cleans differently: {}", path);
                 proptest::prop_assert_eq!(cleaned(path.as_bytes()).len(), whole.len());
             }
         }

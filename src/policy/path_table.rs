@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn the_most_specific_pattern_decides() {
-        let table = table(&["/v1/{name}", "/v1/admin", "/v1/{rest*}", "/"]);
+        let table = table(&["/v1/{name}", "/v1/admin", "/v1/{name}/{rest*}", "/"]);
         for (path, route) in
             [("/v1/admin", Some(1)), ("/v1/other", Some(0)), ("/v1/a/b", Some(2)), ("/", Some(3)), ("/v2", None)]
         {

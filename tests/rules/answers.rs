@@ -152,12 +152,13 @@ fn challenges_of_rfc_6750() {
         let expected = match (answer.status(), denial) {
             (401, Denial::CredentialMissing) => Some(realm.to_owned()),
             (401, _) => Some(format!("{realm}, error=\"invalid_token\"")),
-            (403, Denial::PermissionMissing) => {
-                Some(format!("{realm}, error=\"insufficient_scope\", scope=\"run read write tune\""))
-            }
-            (403, Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope) => {
-                Some(format!("{realm}, error=\"insufficient_scope\""))
-            }
+            (
+                403,
+                Denial::PermissionMissing
+                | Denial::ProjectOutOfScope
+                | Denial::WorkloadOutOfScope
+                | Denial::ResourceOutOfScope,
+            ) => Some(format!("{realm}, error=\"insufficient_scope\", scope=\"run read write tune\"")),
             _ => None,
         };
         assert_eq!(answer.header("www-authenticate"), expected.as_deref(), "{denial:?}");

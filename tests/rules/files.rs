@@ -298,7 +298,7 @@ fn hosts_and_routes() {
         ("[GET /healthz]", "[GET /a//b]", "hosts[0].routes[0].match[0]", "not canonical"),
         ("[GET /healthz]", "[\"GET /{a*}/b\"]", "hosts[0].routes[0].match[0]", "at the end"),
         ("[GET /healthz]", "[\"GET /{host.1}\"]", "hosts[0].routes[0].match[0]", "a label of the host"),
-        ("[GET /healthz]", "[GET /a, GET /a]", "hosts[0].routes[0].match", "matched by `this route itself` already"),
+        ("[GET /healthz]", "[GET /a, GET /a]", "hosts[0].routes[0].match", "`GET` stands twice on this path"),
         ("[GET /healthz]", "[POST /v1/chat/completions]", "hosts[0].routes[2].match", "matched by `health` already"),
         ("[GET /healthz]", "[\"PATCH /api/workloads/{x}\"]", "hosts[0].routes[4].match", "matched by `health` already"),
         (

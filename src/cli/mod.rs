@@ -34,7 +34,7 @@ An explicit flag wins over an environment variable, and that over the configurat
 
 /// Envoy external authorization for inference servers.
 #[derive(Debug, Parser)]
-#[command(name = "tollgate", version, propagate_version = true, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "tollgate", version, after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -192,8 +192,8 @@ impl Report {
         for step in &self.steps {
             text.push_str(&format!("{:<11}{}\n", step.stage.as_str(), step.result));
             for (name, value) in &step.facts {
-                for line in lines_of(value) {
-                    text.push_str(&format!("           {name}: {}\n", printable(&line)));
+                for line in lines_of(name, value) {
+                    text.push_str(&format!("           {}\n", printable(&line)));
                 }
             }
         }
@@ -201,17 +201,14 @@ impl Report {
     }
 }
 
-fn lines_of(value: &Value) -> Vec<String> {
+/// A fact in lines; what is unknown takes none.
+fn lines_of(name: &str, value: &Value) -> Vec<String> {
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     match value {
-        Value::Null => vec!["-".to_owned()],
-        Value::String(text) => vec![text.clone()],
-        Value::Array(list) => {
-            vec![list.iter().flat_map(lines_of).collect::<Vec<_>>().join(", ")]
-        }
-        Value::Object(map) => {
-            map.iter().map(|(name, value)| format!("{name}: {}", lines_of(value).join(", "))).collect()
-        }
-        other => vec![other.to_string()],
+        Value::Null => Vec::new(),
+        Value::Array(list) => vec![format!("{name}: {}", list.iter().map(plain).collect::<Vec<_>>().join(", "))],
+        Value::Object(map) => map.iter().flat_map(|(part, value)| lines_of(&format!("{name} {part}"), value)).collect(),
+        other => vec![format!("{name}: {}", plain(other))],
     }
 }
 
@@ -243,8 +240,8 @@ fn route_facts(policy: &Policy, trace: &Trace) -> Map<String, Value> {
 fn scope(requirement: &Requirement) -> String {
     let named = |source: &Source| match source {
         Source::Literal(text) => format!("`{text}`"),
-        Source::Param(at) => format!("that parameter {} of the path names", at + 1),
-        Source::HostLabel(at) => format!("that label {} of the host names", at + 1),
+        Source::Param(at) => format!("named by parameter {} of the path", at + 1),
+        Source::HostLabel(at) => format!("named by label {} of the host", at + 1),
     };
     match &requirement.scope {
         Scope::Resource { kind, id } => format!("the {kind} {}", named(id)),

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     /// Writes a key's record and gives the path of its file.
-    fn key(&self, plane: &str, change: Value) -> String {
+    fn key(&self, plane: &str, change: &Value) -> String {
         let permission = if plane == "data" { "run_inference" } else { "update_workloads" };
         let mut record = json!({"id": "Ab3dEf6hIj9l", "name": "n", "state": "active", "plane": plane,
             "project": "acme", "workloads": ["*"], "permissions": [permission],
@@ -87,7 +87,7 @@ fn results(report: &Value) -> Vec<&str> {
 #[tokio::test]
 async fn an_allowed_request_shows_what_the_back_end_gets() {
     let bench = Bench::new();
-    let key = bench.key("data", json!({}));
+    let key = bench.key("data", &json!({}));
     let spoof = ["-H", "X-Tollgate-Project: beta", "--key", &key];
     let report = bench.explain(&[&INFER[..], &spoof].concat()).await.unwrap();
     assert_eq!(report["decision"], "allow", "{report:#}");
@@ -120,7 +120,7 @@ async fn each_refusal_names_its_step_and_its_reason() {
         (json!({"workloads": ["w2"]}), INFER[3], 3, "workload_out_of_scope", 403),
         (json!({"plane": "control"}), INFER[3], 1, "wrong_plane", 403),
     ] {
-        let key = bench.key("data", change);
+        let key = bench.key("data", &change);
         let line = ["--method", "POST", "--url", url, "--key", &key, "--at", "2026-12-01T00:00:00Z"];
         let report = bench.explain(&line).await.unwrap();
         assert_eq!((&report["reason"], &report["status"]), (&json!(reason), &json!(status)), "{report:#}");
@@ -137,7 +137,7 @@ async fn each_refusal_names_its_step_and_its_reason() {
 #[tokio::test]
 async fn the_clock_can_be_set() {
     let bench = Bench::new();
-    let key = bench.key("data", json!({"expires_at": "2026-11-19T00:00:00Z"}));
+    let key = bench.key("data", &json!({"expires_at": "2026-11-19T00:00:00Z"}));
     for (time, decision) in [("2026-11-18T23:59:59.999Z", "allow"), ("2026-11-19T00:00:00Z", "deny")] {
         let report = bench.explain(&[&INFER[..], &["--key", &key, "--at", time]].concat()).await.unwrap();
         assert_eq!(report["decision"], decision);
@@ -149,7 +149,7 @@ async fn the_clock_can_be_set() {
 #[tokio::test]
 async fn resources_are_looked_up_among_those_given() {
     let bench = Bench::new();
-    let key = bench.key("control", json!({}));
+    let key = bench.key("control", &json!({}));
     let line = ["--method", "PATCH", "--url", "https://api.example.com/api/workloads/w-42", "--key", &key];
     for (resource, decision) in
         [("workload:w-42=acme/chat", "allow"), ("workload:w-42=beta", "deny"), ("run:w-42=acme", "deny")]
@@ -183,9 +183,9 @@ async fn a_presented_credential_is_taken_for_its_record_and_never_printed() {
     let line = [&INFER[..], &["-H", &header]].concat();
     // No store: no key is known.
     assert_eq!(bench.explain(&line).await.unwrap()["reason"], "credential_unknown");
-    let key = bench.key("data", json!({"id": minted.id().as_str()}));
+    let key = bench.key("data", &json!({"id": minted.id().as_str()}));
     assert_eq!(bench.explain(&[&line[..], &["--key", &key]].concat()).await.unwrap()["decision"], "allow");
-    let key = bench.key("data", json!({}));
+    let key = bench.key("data", &json!({}));
     assert_eq!(bench.explain(&[&line[..], &["--key", &key]].concat()).await.unwrap()["reason"], "credential_unknown");
     let second = [&line[..], &["-H", "X-Api-Key: x", "--key", &key]].concat();
     assert_eq!(bench.explain(&second).await.unwrap()["reason"], "credential_ambiguous");
@@ -227,9 +227,9 @@ async fn the_configured_store_is_read_if_it_is_free() {
 #[tokio::test]
 async fn what_cannot_be_read_is_told() {
     let bench = Bench::new();
-    let key = bench.key("lunar", json!({}));
+    let key = bench.key("lunar", &json!({}));
     assert_eq!(bench.explain(&[&INFER[..], &["--key", &key]].concat()).await, Err(Exit::Usage));
-    let key = bench.key("data", json!({"id": "short"}));
+    let key = bench.key("data", &json!({"id": "short"}));
     assert_eq!(bench.explain(&[&INFER[..], &["--key", &key]].concat()).await, Err(Exit::Usage));
     assert_eq!(bench.explain(&[&INFER[..], &["--key", "/none"]].concat()).await, Err(Exit::Usage));
     assert_eq!(bench.explain(&[]).await, Err(Exit::Usage));

@@ -66,10 +66,7 @@ async fn put(
 ) -> Result<Response, ApiError> {
     let Path((kind, id)) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
     let asked: PutResource = reply::parse(&body_of(body)?)?;
-    let project = asked
-        .project
-        .or_else(|| caller.actor.project.clone())
-        .ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
+    let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
     let spec = ResourceSpec { kind, id, project, slug: asked.slug, owner: asked.owner };
     let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move).await?;
     caller.audit("resource.put", &resource.reference().to_string(), &resource.project);

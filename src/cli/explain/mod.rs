@@ -186,6 +186,13 @@ impl World {
         let store = Embedded::open(&settings.store, Duration::ZERO)
             .map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?;
         let store = Store::Embedded(Arc::new(store));
+        // Loading a pepper that the store has not seen would write to it.
+        let known = store.pepper_checks().await.map_err(|error| store_failed(&error))?;
+        let unseen = |(version, _): &&(u32, PathBuf)| known.iter().all(|check| check.version != *version);
+        if let Some((version, _)) = settings.pepper.files.iter().find(unseen) {
+            let problem = format!("the store at {place} has not seen pepper version {version}: start the server first");
+            return Err(Failure::new(Exit::Failed, format!("{problem}, or {hint}")));
+        }
         let peppers = pepper::load(&settings.pepper, &store).await;
         let (current, older) = peppers.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         Ok(Self { store, digester: Digester::new(&current, &older) })

@@ -1,5 +1,7 @@
 //! The shape of the house: imports go down only, the pure rooms stay pure, and every file says what it does.
 
+#![cfg(test)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

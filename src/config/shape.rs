@@ -6,7 +6,9 @@ use std::sync::LazyLock;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::LocationSegment;
 use jsonschema::{JsonType, ValidationError, Validator};
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+use serde_saphyr::UserMessageFormatter;
 use serde_saphyr::options::{DuplicateKeyPolicy, NonFiniteFloatPolicy};
 
 use super::file::File;
@@ -91,11 +93,11 @@ fn parse_yaml(text: &str) -> Result<Value, Problems> {
     };
     options.alias_limits.max_total_replayed_events = MAX_NODES;
     match serde_saphyr::from_str_with_options(text, options) {
-        Ok(Value::Null) => Err(Problems::one("the file is empty")),
-        Ok(value) => Ok(value),
+        Ok(Node(Value::Null)) => Err(Problems::one("the file is empty")),
+        Ok(Node(value)) => Ok(value),
         Err(error) => {
             let place = error.location().filter(|place| place.line() > 0);
-            let message = error.to_string();
+            let message = error.render_with_formatter(&UserMessageFormatter);
             Err(Problems::one(match place {
                 Some(place) if !message.contains("line ") => {
                     format!("line {}, column {}: {message}", place.line(), place.column())
@@ -103,6 +105,77 @@ fn parse_yaml(text: &str) -> Result<Value, Problems> {
                 _ => message,
             }))
         }
+    }
+}
+
+/// A value in which no key stands twice, also where YAML takes `1` and `"1"` for two keys.
+struct Node(Value);
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(NodeVisitor).map(Self)
+    }
+}
+
+struct NodeVisitor;
+
+impl<'de> Visitor<'de> for NodeVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a map, a list or a plain value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut list = Vec::new();
+        while let Some(Node(value)) = access.next_element()? {
+            list.push(value);
+        }
+        Ok(list.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut map = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let Node(value) = access.next_value()?;
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format!("the key `{key}` stands twice")));
+            }
+            map.insert(key, value);
+        }
+        Ok(map.into())
     }
 }
 

@@ -99,15 +99,7 @@ pub fn authorize<'r>(
     resource: Option<Arc<Resource>>,
     now: Timestamp,
 ) -> Result<Permit<'r>, Denial> {
-    if principal.plane != ask.plane.name {
-        return Err(Denial::WrongPlane);
-    }
-    if principal.reaches_every_project() && !ask.plane.admin {
-        // Such a record cannot be minted; whoever wrote it does not get to use it. What follows relies on this.
-        return Err(Denial::ProjectOutOfScope);
-    }
-    stands(&principal, ask.plane.revoked, now)?;
-    permitted(&principal, ask.requirement)?;
+    qualify(ask, &principal, now)?;
     let (project, workload) = in_scope(ask, &principal, resource)?;
     let caller = Some(Caller { principal, project, workload });
     Ok(Permit { route_id: ask.request.id, route: ask.request.route, caller })
@@ -122,7 +114,7 @@ pub fn qualify(ask: &Ask<'_>, principal: &Principal, now: Timestamp) -> Result<(
         return Err(Denial::WrongPlane);
     }
     if principal.reaches_every_project() && !ask.plane.admin {
-        // Such a record cannot be minted; whoever wrote it does not get to use it.
+        // Such a record cannot be minted; whoever wrote it does not get to use it. What follows relies on this.
         return Err(Denial::ProjectOutOfScope);
     }
     stands(principal, ask.plane.revoked, now)?;

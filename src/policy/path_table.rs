@@ -23,6 +23,8 @@ pub(super) struct PathTable {
     /// By the values of `folded`: the patterns that fold to the same.
     twins: Vec<Vec<usize>>,
     by_folded_form: HashMap<String, usize>,
+    /// Whether some pattern is not the one it folds to, so that a folded path may be another spelling of it.
+    mixed: bool,
 }
 
 impl std::fmt::Debug for PathTable {
@@ -35,14 +37,15 @@ impl std::fmt::Debug for PathTable {
 pub(super) enum Taken {
     /// The method on this path leads to another route already.
     By(RouteId),
-    Conflict(matchit::InsertError),
+    /// The path of this route is as specific, and it cannot be said which of them decides.
+    Conflict(Option<RouteId>),
 }
 
 impl PathTable {
     pub(super) fn add(&mut self, method: &str, path: &PathPattern, id: RouteId) -> Result<(), Taken> {
         let at = match self.by_form.get(&path.router_form) {
             Some(at) => *at,
-            None => self.add_pattern(&path.router_form).map_err(Taken::Conflict)?,
+            None => self.add_pattern(&path.router_form).map_err(|error| Taken::Conflict(self.beside(&error)))?,
         };
         let methods = &mut self.methods[at];
         match methods.iter().find(|(known, _)| **known == *method) {
@@ -52,6 +55,14 @@ impl PathTable {
                 Ok(())
             }
         }
+    }
+
+    /// The route whose path the router took instead.
+    fn beside(&self, error: &matchit::InsertError) -> Option<RouteId> {
+        let matchit::InsertError::Conflict { with } = error else { return None };
+        let folded = || self.twins[*self.by_folded_form.get(with)?].first();
+        let at = self.by_form.get(with).or_else(folded)?;
+        self.methods[*at].first().map(|(_, id)| *id)
     }
 
     fn add_pattern(&mut self, form: &str) -> Result<usize, matchit::InsertError> {
@@ -68,6 +79,7 @@ impl PathTable {
             }
         };
         self.paths.insert(form, at)?;
+        self.mixed |= self.by_folded_form.get(form) != Some(&group);
         self.twins[group].push(at);
         self.methods.push(Vec::new());
         self.by_form.insert(form.to_owned(), at);
@@ -77,7 +89,8 @@ impl PathTable {
     /// The route of a canonical path and a method, with the path's parameters in order.
     pub(super) fn find<'t, 'p>(&'t self, path: &'p str, method: &str) -> Option<(RouteId, matchit::Params<'t, 'p>)> {
         let found = self.paths.at(path).ok()?;
-        if let Some(folded) = folded(path) {
+        let folded = folded(path).or_else(|| self.mixed.then(|| path.to_owned()));
+        if let Some(folded) = folded {
             let twins = &self.twins[*self.folded.at(&folded).ok()?.value];
             if !twins.contains(found.value) {
                 return None;
@@ -143,6 +156,15 @@ mod tests {
         }
         for path in ["/v1/admins", "/V1/other/", "/v1/models/x%20y", "/v1/admin/deeper"] {
             assert_eq!(found(&table, path), Some(2), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_may_be_the_odd_spelling() {
+        for (guarded, other) in [("/Admin", "/admin"), ("/admin/", "/admin"), ("/Admin/{id}/", "/admin/x")] {
+            let table = table(&[guarded, "/{rest*}"]);
+            assert_eq!(found(&table, other), None, "{guarded}");
+            assert_eq!(found(&table, "/other"), Some(1));
         }
     }
 

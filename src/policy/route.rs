@@ -219,7 +219,10 @@ impl RouteTable {
                                 let other = &table.route(other).name;
                                 format!("`{method}` on the same path is matched by `{other}` already")
                             }
-                            Taken::Conflict(problem) => format!("cannot stand beside another route: {problem}"),
+                            Taken::Conflict(other) => {
+                                let other = other.map_or("another route", |other| &*table.route(other).name);
+                                format!("cannot stand beside the path of `{other}`, which is as specific")
+                            }
                         };
                         let route = Some(route.name.to_string());
                         conflicts.push(RouteConflict { host: host_index, route, problem });

@@ -170,3 +170,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn look_alikes_of_credentials_and_overrides_go_too() {
+    let names = ["X_Api_Key", "x_http_method_override", "X-Original_URL", "Authorization"];
+    let request = names.iter().fold(Request::new("GET", "/open"), |request, name| request.with(name, "x"));
+    let answer = decide(policy(), &request, None, None, NOW);
+    let Answer::Allow { remove, .. } = &answer else { panic!("{answer:?}") };
+    for name in names {
+        assert!(remove.iter().any(|removed| removed.eq_ignore_ascii_case(name)), "{name} passes: {remove:?}");
+    }
+}

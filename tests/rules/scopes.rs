@@ -185,9 +185,9 @@ fn the_last_moment_of_a_key() {
     let at = |end: Timestamp, now: Timestamp, retires: bool| {
         let mut key = holder("data", &["run"]);
         if retires {
-            key.retires_at = Some(end)
+            key.retires_at = Some(end);
         } else {
-            key.expires_at = Some(end)
+            key.expires_at = Some(end);
         }
         decide(policy(), &Request::new("POST", "/data").bearing("ik_live"), Some(&key), None, now).denial()
     };

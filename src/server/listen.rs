@@ -8,13 +8,13 @@ mod stream;
 mod tls;
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::pin::pin;
-use std::sync::Arc;
-use std::task::{Context, Waker};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -331,7 +331,8 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, calls: Arc<Ca
     });
     let greeting = Greeting::default();
     let io = TokioIo::new(Stream::new(stream, greeting.clone()));
-    let connection = http2::Builder::new(Eager)
+    let arrived = Arrived::default();
+    let connection = http2::Builder::new(arrived.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
@@ -343,9 +344,17 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, calls: Arc<Ca
     let mut too_late = pin!(sleep(GREETING_TIME));
     let (mut greeted, mut stopping) = (false, false);
     loop {
+        let served = poll_fn(|cx| {
+            while connection.as_mut().poll(cx).is_pending() {
+                if !arrived.answer(cx) {
+                    return Poll::Pending;
+                }
+            }
+            Poll::Ready(())
+        });
         tokio::select! {
             biased;
-            _ = connection.as_mut() => return,
+            () = served => return,
             () = stop.cancelled(), if !stopping => {
                 stopping = true;
                 connection.as_mut().graceful_shutdown();
@@ -360,22 +369,35 @@ async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, calls: Arc<Ca
     }
 }
 
-/// Runs a call where it stands, on the connection's own task, and gives it a task only if it has to wait: a check that the
-/// cache answers never waits.
-#[derive(Clone, Copy, Debug)]
-struct Eager;
+type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-impl<F> Executor<F> for Eager
-where
-    F: Future + Send + 'static,
-    F::Output: Send,
-{
+/// The calls that came with one read. They run where they stand, on the connection's own task, and leave in one write; only
+/// a call that has to wait gets a task of its own. A check that the cache answers never waits.
+#[derive(Clone, Default)]
+struct Arrived(Arc<Mutex<Vec<Call>>>);
+
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Arrived {
     fn execute(&self, call: F) {
-        let mut call = Box::pin(call);
-        // The wake-up may be lost, as the new task polls again before it waits.
-        if call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            tokio::spawn(call);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
+    }
+}
+
+impl Arrived {
+    /// Runs what has arrived; `false` if nothing has.
+    fn answer(&self, cx: &mut Context<'_>) -> bool {
+        let mut calls = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let any = !calls.is_empty();
+        for mut call in calls.drain(..) {
+            if call.as_mut().poll(cx).is_pending() {
+                tokio::spawn(call);
+            }
         }
+        let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if arrived.is_empty() {
+            // Nothing arrives meanwhile: its room is used again.
+            *arrived = calls;
+        }
+        any
     }
 }
 

@@ -77,103 +77,110 @@ impl<'a> Walk<'a> {
     }
 
     fn check_request(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                1 => self.attribute_context(at.message(wire)?)?,
-                _ => at.skip(tag, wire)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                1 => self.attribute_context(at.message(key)?)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
     }
 
     fn attribute_context(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                1 => self.source(at.message(wire)?)?,
-                4 => self.request(at.message(wire)?)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                1 => self.source(at.message(key)?)?,
+                4 => self.request(at.message(key)?)?,
                 // destination, context_extensions, metadata_context, tls_session, route_metadata_context
-                2 | 10..=13 => at.unread(wire)?,
-                _ => at.skip(tag, wire)?,
+                2 | 10..=13 => at.unread(key)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
     }
 
     fn source(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                1 => self.address(at.message(wire)?)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                1 => self.address(at.message(key)?)?,
                 // labels
-                3 => at.unread(wire)?,
-                4 => self.attributes.peer_principal = at.text(wire)?,
+                3 => at.unread(key)?,
+                4 => self.attributes.peer_principal = at.text(key)?,
                 // service, certificate
-                2 | 5 => at.text(wire).map(drop)?,
-                _ => at.skip(tag, wire)?,
+                2 | 5 => at.text(key).map(drop)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
     }
 
     fn address(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
                 1 => {
                     let before = if let PeerAddress::Socket(address) = self.peer { address } else { "" };
-                    self.peer = PeerAddress::Socket(socket_address(at.message(wire)?, before)?);
+                    self.peer = PeerAddress::Socket(socket_address(at.message(key)?, before)?);
                 }
                 2 => {
                     let before = if let PeerAddress::Pipe(path) = self.peer { path } else { "" };
-                    self.peer = PeerAddress::Pipe(pipe(at.message(wire)?, before)?);
+                    self.peer = PeerAddress::Pipe(pipe(at.message(key)?, before)?);
                 }
                 3 => {
-                    at.unread(wire)?;
+                    at.unread(key)?;
                     self.peer = PeerAddress::Internal;
                 }
-                _ => at.skip(tag, wire)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
     }
 
     fn request(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                2 => self.http(at.message(wire)?)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                2 => self.http(at.message(key)?)?,
                 // time
-                1 => at.unread(wire)?,
-                _ => at.skip(tag, wire)?,
+                1 => at.unread(key)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
     }
 
     fn http(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                2 => self.attributes.method = at.text(wire)?,
-                3 => self.entries.read(at.message(wire)?)?,
-                4 => self.attributes.target = at.text(wire)?,
-                5 => self.attributes.host = at.text(wire)?,
-                6 => self.attributes.scheme = at.text(wire)?,
-                10 => self.attributes.protocol = at.text(wire)?,
-                11 => self.text_body = at.text(wire)?,
-                12 => self.attributes.body = at.bytes(wire)?,
-                13 => self.header_map(at.message(wire)?)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                2 => self.attributes.method = at.text(key)?,
+                3 => self.entries.read(at.message(key)?)?,
+                4 => self.attributes.target = at.text(key)?,
+                5 => self.attributes.host = at.text(key)?,
+                6 => self.attributes.scheme = at.text(key)?,
+                10 => self.attributes.protocol = at.text(key)?,
+                11 => self.text_body = at.text(key)?,
+                12 => self.attributes.body = at.bytes(key)?,
+                13 => self.header_map(at.message(key)?)?,
                 // id, query, fragment
-                1 | 7 | 8 => at.text(wire).map(drop)?,
+                1 | 7 | 8 => at.text(key).map(drop)?,
                 // size
-                9 => at.number(wire)?,
-                _ => at.skip(tag, wire)?,
+                9 => at.number(key)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
     }
 
     fn header_map(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                1 => self.header_value(at.message(wire)?)?,
-                _ => at.skip(tag, wire)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                1 => self.header_value(at.message(key)?)?,
+                _ => at.skip(key)?,
             }
         }
         Ok(())
@@ -181,12 +188,13 @@ impl<'a> Walk<'a> {
 
     fn header_value(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
         let (mut name, mut value, mut raw) = ("", "", &[] as &[u8]);
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                1 => name = at.text(wire)?,
-                2 => value = at.text(wire)?,
-                3 => raw = at.bytes(wire)?,
-                _ => at.skip(tag, wire)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                1 => name = at.text(key)?,
+                2 => value = at.text(key)?,
+                3 => raw = at.bytes(key)?,
+                _ => at.skip(key)?,
             }
         }
         if is_pseudo(name) {
@@ -208,14 +216,15 @@ impl<'a> Walk<'a> {
 
 fn socket_address<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Unreadable> {
     let mut address = before;
-    while let Some((tag, wire)) = at.key()? {
-        match tag {
-            2 => address = at.text(wire)?,
+    while !at.is_empty() {
+        let key = at.key()?;
+        match key.tag() {
+            2 => address = at.text(key)?,
             // resolver_name, named_port, network_namespace_filepath
-            4 | 5 | 7 => at.text(wire).map(drop)?,
+            4 | 5 | 7 => at.text(key).map(drop)?,
             // protocol, port_value, ipv4_compat
-            1 | 3 | 6 => at.number(wire)?,
-            _ => at.skip(tag, wire)?,
+            1 | 3 | 6 => at.number(key)?,
+            _ => at.skip(key)?,
         }
     }
     Ok(address)
@@ -223,12 +232,13 @@ fn socket_address<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Un
 
 fn pipe<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Unreadable> {
     let mut path = before;
-    while let Some((tag, wire)) = at.key()? {
-        match tag {
-            1 => path = at.text(wire)?,
+    while !at.is_empty() {
+        let key = at.key()?;
+        match key.tag() {
+            1 => path = at.text(key)?,
             // mode
-            2 => at.number(wire)?,
-            _ => at.skip(tag, wire)?,
+            2 => at.number(key)?,
+            _ => at.skip(key)?,
         }
     }
     Ok(path)
@@ -251,11 +261,12 @@ struct Entries<'a> {
 impl<'a> Entries<'a> {
     fn read(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
         let (mut name, mut value) = ("", "");
-        while let Some((tag, wire)) = at.key()? {
-            match tag {
-                1 => name = at.text(wire)?,
-                2 => value = at.text(wire)?,
-                _ => at.skip(tag, wire)?,
+        while !at.is_empty() {
+            let key = at.key()?;
+            match key.tag() {
+                1 => name = at.text(key)?,
+                2 => value = at.text(key)?,
+                _ => at.skip(key)?,
             }
         }
         if !is_pseudo(name) {
@@ -300,16 +311,29 @@ impl<'a> Entries<'a> {
     }
 }
 
-/// What follows a key; the numbers of the encoding.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wire {
-    Varint,
-    Fixed64,
-    Delimited,
-    StartGroup,
-    EndGroup,
-    Fixed32,
+/// What stands before a field: its number and its wire type.
+#[derive(Clone, Copy)]
+struct Key(u32);
+
+impl Key {
+    #[inline]
+    fn tag(self) -> u32 {
+        self.0 >> 3
+    }
+
+    #[inline]
+    fn wire(self) -> u32 {
+        self.0 & 7
+    }
 }
+
+/// The wire types.
+const VARINT: u32 = 0;
+const FIXED64: u32 = 1;
+const DELIMITED: u32 = 2;
+const START_GROUP: u32 = 3;
+const END_GROUP: u32 = 4;
+const FIXED32: u32 = 5;
 
 /// The rest of one message.
 struct Reader<'a> {
@@ -319,25 +343,17 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The number and wire type of the next field; `None` at the end of the message.
     #[inline]
-    fn key(&mut self) -> Result<Option<(u32, Wire)>, Unreadable> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let key = u32::try_from(self.varint()?).map_err(|_| Unreadable)?;
-        let wire = match key & 7 {
-            0 => Wire::Varint,
-            1 => Wire::Fixed64,
-            2 => Wire::Delimited,
-            3 => Wire::StartGroup,
-            4 => Wire::EndGroup,
-            5 => Wire::Fixed32,
-            _ => return Err(Unreadable),
-        };
-        match key >> 3 {
-            0 => Err(Unreadable),
-            tag => Ok(Some((tag, wire))),
+    fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    #[inline]
+    fn key(&mut self) -> Result<Key, Unreadable> {
+        match u32::try_from(self.varint()?) {
+            Ok(key @ 8..) => Ok(Key(key)),
+            // Number 0, or one that is too large.
+            _ => Err(Unreadable),
         }
     }
 
@@ -377,8 +393,8 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn bytes(&mut self, wire: Wire) -> Result<&'a [u8], Unreadable> {
-        if wire != Wire::Delimited {
+    fn bytes(&mut self, key: Key) -> Result<&'a [u8], Unreadable> {
+        if key.wire() != DELIMITED {
             return Err(Unreadable);
         }
         let length = self.varint()?;
@@ -386,51 +402,52 @@ impl<'a> Reader<'a> {
     }
 
     #[inline]
-    fn text(&mut self, wire: Wire) -> Result<&'a str, Unreadable> {
-        std::str::from_utf8(self.bytes(wire)?).map_err(|_| Unreadable)
+    fn text(&mut self, key: Key) -> Result<&'a str, Unreadable> {
+        std::str::from_utf8(self.bytes(key)?).map_err(|_| Unreadable)
     }
 
-    fn number(&mut self, wire: Wire) -> Result<(), Unreadable> {
-        if wire != Wire::Varint {
+    fn number(&mut self, key: Key) -> Result<(), Unreadable> {
+        if key.wire() != VARINT {
             return Err(Unreadable);
         }
         self.varint().map(drop)
     }
 
     #[inline]
-    fn message(&mut self, wire: Wire) -> Result<Self, Unreadable> {
-        let rest = self.bytes(wire)?;
+    fn message(&mut self, key: Key) -> Result<Self, Unreadable> {
+        let rest = self.bytes(key)?;
         Ok(Self { rest, depth: self.depth.checked_sub(1).ok_or(Unreadable)? })
     }
 
     /// Steps over a known sub-message that nothing is read of.
-    fn unread(&mut self, wire: Wire) -> Result<(), Unreadable> {
-        self.bytes(wire).map(drop)
+    fn unread(&mut self, key: Key) -> Result<(), Unreadable> {
+        self.bytes(key).map(drop)
     }
 
     /// Steps over an unknown field.
-    fn skip(&mut self, tag: u32, wire: Wire) -> Result<(), Unreadable> {
-        self.skip_within(tag, wire, self.depth)
+    fn skip(&mut self, key: Key) -> Result<(), Unreadable> {
+        self.skip_within(key, self.depth)
     }
 
-    fn skip_within(&mut self, tag: u32, wire: Wire, depth: u32) -> Result<(), Unreadable> {
+    fn skip_within(&mut self, key: Key, depth: u32) -> Result<(), Unreadable> {
         let deeper = depth.checked_sub(1).ok_or(Unreadable)?;
-        let length = match wire {
-            Wire::Varint => {
+        let length = match key.wire() {
+            VARINT => {
                 self.varint()?;
                 0
             }
-            Wire::Fixed64 => 8,
-            Wire::Fixed32 => 4,
-            Wire::Delimited => self.varint()?,
-            Wire::StartGroup => loop {
-                match self.key()?.ok_or(Unreadable)? {
-                    (end, Wire::EndGroup) if end == tag => break 0,
-                    (_, Wire::EndGroup) => return Err(Unreadable),
-                    (inner, wire) => self.skip_within(inner, wire, deeper)?,
+            FIXED64 => 8,
+            FIXED32 => 4,
+            DELIMITED => self.varint()?,
+            START_GROUP => loop {
+                let inner = self.key()?;
+                match inner.wire() {
+                    END_GROUP if inner.tag() == key.tag() => break 0,
+                    END_GROUP => return Err(Unreadable),
+                    _ => self.skip_within(inner, deeper)?,
                 }
             },
-            Wire::EndGroup => return Err(Unreadable),
+            _ => return Err(Unreadable),
         };
         self.take(length).map(drop)
     }

@@ -1,5 +1,6 @@
 # `make bench` builds Tollgate and its references in the same profile, measures them side by side, prints one table and
-# writes target/bench.json. BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, ENVOY=/path/to/envoy.
+# writes target/bench.json. BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, BENCH_TABLES="direct envoy
+# memory" for some of the tables, ENVOY=/path/to/envoy.
 # Stands on its own too: make -f benches/bench.mk bench
 
 BENCH_TARGET := $(or $(CARGO_TARGET_DIR),target)

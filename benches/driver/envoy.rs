@@ -99,7 +99,7 @@ pub fn measure(bench: &Bench, binary: &Path, keys: &Keys, samples: &mut Samples)
                 headers: &HEADERS
                     .into_iter()
                     .filter(|(name, _)| !name.starts_with("content-") && *name != "x-request-id")
-                    .chain([("host", HOST), credential])
+                    .chain([(":authority", HOST), credential])
                     .collect::<Vec<_>>(),
                 body: None,
                 http1: true,
@@ -109,7 +109,7 @@ pub fn measure(bench: &Bench, binary: &Path, keys: &Keys, samples: &mut Samples)
                 log: None,
             };
             let (before, ours) = (envoy.cpu()?, tollgate.server.cpu()?);
-            let figures = run.go()?;
+            let figures = run.go().map_err(|error| format!("{name}: {error}"))?;
             // The first round only warms up.
             if round == 0 {
                 continue;

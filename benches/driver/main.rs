@@ -74,6 +74,14 @@ fn is_set(name: &str) -> bool {
     std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0")
 }
 
+/// Whether a table is among those named in `BENCH_TABLES`, by default all.
+fn is_wanted(table: &str) -> bool {
+    match std::env::var("BENCH_TABLES") {
+        Ok(names) if !names.trim().is_empty() => names.split_whitespace().any(|name| name == table),
+        _ => true,
+    }
+}
+
 fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
@@ -93,9 +101,15 @@ fn measure() -> Outcome<()> {
     bench.say(&format!("a store with {count} keys"));
     let keys = Keys::make(&bench.folder, count)?;
     let mut samples = Samples::default();
-    memory::measure(&bench, &keys, &mut samples)?;
-    direct::measure(&bench, &keys, &mut samples)?;
-    match std::env::var_os("ENVOY").map(PathBuf::from).or_else(|| h2load::find("envoy")) {
+    if is_wanted("memory") {
+        memory::measure(&bench, &keys, &mut samples)?;
+    }
+    if is_wanted("direct") {
+        direct::measure(&bench, &keys, &mut samples)?;
+    }
+    match std::env::var_os("ENVOY").filter(|path| !path.is_empty()).map(PathBuf::from).or_else(|| h2load::find("envoy"))
+    {
+        _ if !is_wanted("envoy") => {}
         Some(binary) => envoy::measure(&bench, &binary, &keys, &mut samples)?,
         None => bench.say("no Envoy: set ENVOY or put one on PATH for the table `envoy`"),
     }

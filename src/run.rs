@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -92,6 +92,8 @@ impl Core {
 /// # Errors
 /// [`RunError`] if something it needs cannot be had at start; nothing is served then.
 pub async fn serve(config: PathBuf) -> Result<(), RunError> {
+    // From the first moment on, or it would end the process.
+    let hangups = signal(SignalKind::hangup()).map_err(start)?;
     let (changed, changes) = mpsc::unbounded_channel();
     // Watched before it is read for the first time, so that no change falls in between.
     let watch = config::reload::watch(&config, move || {
@@ -111,13 +113,11 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let stop = stop_signal()?;
     let doors = Doors::open(&settings, &core, &live, &telemetry).await?;
     let mut background = JoinSet::new();
-    match watch {
-        Ok(watch) => {
-            let reload = Reload { path: config, settings, live, telemetry };
-            background.spawn(reload.follow(watch, changes));
-        }
-        Err(error) => tracing::warn!(%error, "changes of the configuration will not be noticed"),
+    if let Err(error) = &watch {
+        tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
     }
+    let reload = Reload { path: config, settings, live, telemetry };
+    background.spawn(async move { reload.follow(changes, hangups).await });
     background.spawn(flush_last_used(core.registry.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
@@ -261,16 +261,13 @@ struct Reload {
 }
 
 impl Reload {
-    async fn follow(self, watch: config::reload::Watch, mut changes: mpsc::UnboundedReceiver<()>) {
-        let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
+    async fn follow(self, mut changes: mpsc::UnboundedReceiver<()>, mut hangups: Signal) {
         loop {
             tokio::select! {
-                changed = changes.recv() => match changed {
-                    Some(()) => self.reload(),
-                    None => return,
-                },
-                _ = hangups.recv() => watch.trigger(),
+                Some(()) = changes.recv() => {}
+                _ = hangups.recv() => {}
             }
+            self.reload();
         }
     }
 

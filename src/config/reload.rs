@@ -66,16 +66,7 @@ pub struct Watch {
 
 enum Signal {
     Event,
-    Asked,
     Ended,
-}
-
-impl Watch {
-    /// Calls back as if the file had changed, as after SIGHUP.
-    pub fn trigger(&self) {
-        // The other end lives as long as this one.
-        let _ = self.signals.send(Signal::Asked);
-    }
 }
 
 impl Drop for Watch {
@@ -120,20 +111,15 @@ struct Follower {
 
 impl Follower {
     fn run(mut self, inbox: &Receiver<Signal>, mut on_change: impl FnMut()) {
-        while let Ok(signal) = inbox.recv() {
-            let asked = match signal {
-                Signal::Asked => true,
-                Signal::Event => match settle(inbox) {
-                    Some(asked) => asked,
-                    None => return,
-                },
-                Signal::Ended => return,
-            };
+        while let Ok(Signal::Event) = inbox.recv() {
+            if !settle(inbox) {
+                return;
+            }
             // A link may lead to another folder now. That it cannot be watched is no reason not to read the file.
             let _ = self.watch_folders();
             let now = fingerprint(&self.path);
             // A file that is gone is one on its way: what replaces it is another event.
-            if asked || (now.is_some() && now != self.seen) {
+            if now.is_some() && now != self.seen {
                 on_change();
             }
             self.seen = now.or(self.seen);
@@ -159,19 +145,17 @@ impl Follower {
     }
 }
 
-/// Waits until the folder is quiet; whether a reload was asked for meanwhile. `None`: the watch has ended.
-fn settle(inbox: &Receiver<Signal>) -> Option<bool> {
+/// Waits until the folder is quiet; false: the watch has ended.
+fn settle(inbox: &Receiver<Signal>) -> bool {
     let latest = Instant::now() + PATIENCE;
-    let mut asked = false;
     while Instant::now() < latest {
         match inbox.recv_timeout(QUIET) {
             Ok(Signal::Event) => {}
-            Ok(Signal::Asked) => asked = true,
-            Ok(Signal::Ended) | Err(RecvTimeoutError::Disconnected) => return None,
+            Ok(Signal::Ended) | Err(RecvTimeoutError::Disconnected) => return false,
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
-    Some(asked)
+    true
 }
 
 fn folder_of(path: &Path) -> PathBuf {
@@ -226,7 +210,7 @@ mod tests {
     struct Follow {
         realm: Arc<std::sync::Mutex<String>>,
         reads: Arc<AtomicUsize>,
-        watch: Watch,
+        _watch: Watch,
     }
 
     fn follow(path: &Path) -> Follow {
@@ -321,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_the_file_is_not_read_and_what_is_asked_for_is() {
+    fn what_is_not_the_file_or_not_another_file_is_not_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tollgate.yaml");
         fs::write(&path, text("first", 1)).unwrap();
@@ -332,12 +316,10 @@ mod tests {
         };
         let follow = follow(&path);
         replace("first");
-        follow.watch.trigger();
-        follow.until_realm("first");
         fs::write(folder.path().join("beside"), "x").unwrap();
         replace("second");
         follow.until_realm("second");
-        assert_eq!(follow.reads(), 2);
+        assert_eq!(follow.reads(), 1);
     }
 
     #[test]

@@ -1,0 +1,35 @@
+//! End to end: real requests through a real Envoy with the shipped files, the real Tollgate binary, and an inference server
+//! that says what it saw. `make test` gets Envoy; `TOLLGATE_ENVOY` names another one.
+
+#[cfg(test)]
+mod aigne_hub;
+#[cfg(test)]
+#[path = "../support/backend.rs"]
+mod backend;
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod client;
+#[cfg(test)]
+mod drain;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod inferable;
+#[cfg(test)]
+mod inferencekey;
+#[cfg(test)]
+mod inferno;
+#[cfg(test)]
+mod mutants;
+#[cfg(test)]
+mod paths;
+#[cfg(test)]
+mod restart;
+#[cfg(test)]
+#[path = "../support/router.rs"]
+mod router;
+#[cfg(test)]
+mod spoofing;

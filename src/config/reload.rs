@@ -223,7 +223,7 @@ mod tests {
             }
             counted.fetch_add(1, Ordering::SeqCst);
         });
-        Follow { realm, reads, watch: watch.unwrap() }
+        Follow { realm, reads, _watch: watch.unwrap() }
     }
 
     impl Follow {

@@ -1,9 +1,10 @@
 //! The paths of one host to routes: the most specific pattern decides, and then its methods. Never lets another spelling of
 //! a path slip past the pattern that guards it.
 //!
-//! Back ends differ in what they take for the same path: many ignore a trailing slash, some ignore case, most decode. So a
-//! path is also looked up folded, and where that leads to another pattern the path is nobody's: `/v1/Admin/` is not served by
-//! a route over `/v1/{rest*}` if there is a stricter one for `/v1/admin`.
+//! Back ends differ in what they take for the same path: many ignore a trailing slash, some ignore case, or dots and spaces at
+//! the end of a segment, most decode. So a path is also looked up folded, and where that leads to another pattern the path is
+//! nobody's: `/v1/Admin/` and `/v1/admin.` are not served by a route over `/v1/{rest*}` if there is a stricter one for
+//! `/v1/admin`.
 
 use std::collections::HashMap;
 
@@ -67,7 +68,7 @@ impl PathTable {
 
     fn add_pattern(&mut self, form: &str) -> Result<usize, matchit::InsertError> {
         let at = self.methods.len();
-        let folded_form = without_slash(form).to_ascii_lowercase();
+        let folded_form = fold(form);
         let group = match self.by_folded_form.get(&folded_form) {
             Some(group) => *group,
             None => {
@@ -101,20 +102,34 @@ impl PathTable {
     }
 }
 
-/// What the most lenient back end would read: decoded, in lower case, without a trailing slash. `None`: the path is that
-/// already.
+/// What the most lenient back end would read. `None`: the path is that already.
 fn folded(path: &str) -> Option<String> {
-    let lenient = path.bytes().any(|byte| byte == b'%' || byte.is_ascii_uppercase());
-    if !lenient && without_slash(path) == path {
-        return None;
-    }
-    Some(without_slash(&decoded(path)).to_ascii_lowercase())
+    let mut last = b' ';
+    let plain = path.bytes().all(|byte| {
+        let dot_at_end = byte == b'/' && last == b'.';
+        last = byte;
+        !dot_at_end && byte != b'%' && !byte.is_ascii_uppercase()
+    });
+    let ends_plain = path == "/" || !path.ends_with(['/', '.']);
+    (!plain || !ends_plain).then(|| fold(&decoded(path)))
 }
 
-fn without_slash(path: &str) -> &str {
-    match path.strip_suffix('/') {
-        None | Some("") => path,
-        Some(shorter) => shorter,
+/// Without case, and segments without the space around them and the dots after them; nothing is left of empty ones.
+///
+/// Case is that of Unicode: `K`, the Kelvin sign, in lower case is the letter `k`, and `ſ` in upper case is `S`.
+fn fold(path: &str) -> String {
+    let mut folded = String::with_capacity(path.len());
+    for segment in path.split('/') {
+        let segment = segment.trim_start().trim_end_matches(|c: char| c == '.' || c.is_whitespace());
+        if !segment.is_empty() {
+            folded.push('/');
+            folded.push_str(segment);
+        }
+    }
+    match folded.is_empty() {
+        true => "/".to_owned(),
+        false if folded.is_ascii() => folded.to_ascii_lowercase(),
+        false => folded.to_uppercase().to_lowercase(),
     }
 }
 
@@ -160,8 +175,47 @@ mod tests {
     }
 
     #[test]
+    fn dots_and_spaces_at_the_edge_of_a_segment_make_no_other_path() {
+        let table = table(&["/v1/admin", "/api/{kind}/{id}", "/", "/{rest*}"]);
+        for path in [
+            "/v1/admin.",
+            "/v1/admin..",
+            "/v1/admin%20",
+            "/v1/admin.%20.",
+            "/v1/%20admin",
+            "/v1%20/admin",
+            "/v1./admin",
+            "/v1./ADMIN/",
+            "/v1/%20/admin",
+            "/v1/admin/%20",
+            "/v1/admin%C2%A0",
+            "/api./a/b",
+            "/api/a/b/%20",
+            "/%20",
+        ] {
+            assert_eq!(found(&table, path), None, "{path}");
+        }
+        for path in ["/v1/.admin", "/v1/a.dmin", "/v2/admin.", "/files./a%20b%20", "/v1/admin.json"] {
+            assert_eq!(found(&table, path), Some(3), "{path}");
+        }
+        assert_eq!(found(&table, "/api/a./b."), Some(1));
+        assert_eq!(found(&table, "/"), Some(2));
+    }
+
+    #[test]
+    fn letters_that_fold_into_ascii_make_no_other_path() {
+        let table = table(&["/v1/tokens", "/{rest*}"]);
+        for path in ["/v1/to%E2%84%AAens", "/v1/to%e2%84%aaENS", "/v1/token%C5%BF", "/v1/TO%E2%84%AAEN%C5%BF./"] {
+            assert_eq!(found(&table, path), None, "{path}");
+        }
+        assert_eq!(found(&table, "/v1/t%C3%B6kens"), Some(1));
+    }
+
+    #[test]
     fn a_pattern_may_be_the_odd_spelling() {
-        for (guarded, other) in [("/Admin", "/admin"), ("/admin/", "/admin"), ("/Admin/{id}/", "/admin/x")] {
+        for (guarded, other) in
+            [("/Admin", "/admin"), ("/admin/", "/admin"), ("/Admin/{id}/", "/admin/x"), ("/admin.", "/admin")]
+        {
             let table = table(&[guarded, "/{rest*}"]);
             assert_eq!(found(&table, other), None, "{guarded}");
             assert_eq!(found(&table, "/other"), Some(1));

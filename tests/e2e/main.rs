@@ -15,6 +15,8 @@ mod drain;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod inferable;
@@ -24,6 +26,8 @@ mod inferencekey;
 mod inferno;
 #[cfg(test)]
 mod mutants;
+#[cfg(test)]
+mod operate;
 #[cfg(test)]
 mod paths;
 #[cfg(test)]

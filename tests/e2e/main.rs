@@ -7,6 +7,8 @@ mod aigne_hub;
 #[path = "../support/backend.rs"]
 mod backend;
 #[cfg(test)]
+mod broad_routes;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod client;

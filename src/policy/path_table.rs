@@ -6,6 +6,7 @@
 //! nobody's: `/v1/Admin/` and `/v1/admin.` are not served by a route over `/v1/{rest*}` if there is a stricter one for
 //! `/v1/admin`.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use crate::domain::decision::RouteId;
@@ -90,7 +91,7 @@ impl PathTable {
     /// The route of a canonical path and a method, with the path's parameters in order.
     pub(super) fn find<'t, 'p>(&'t self, path: &'p str, method: &str) -> Option<(RouteId, matchit::Params<'t, 'p>)> {
         let found = self.paths.at(path).ok()?;
-        let folded = folded(path).or_else(|| self.mixed.then(|| path.to_owned()));
+        let folded = folded(path).map(Cow::Owned).or_else(|| self.mixed.then_some(Cow::Borrowed(path)));
         if let Some(folded) = folded {
             let twins = &self.twins[*self.folded.at(&folded).ok()?.value];
             if !twins.contains(found.value) {

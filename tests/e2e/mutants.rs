@@ -212,7 +212,8 @@ pub fn legal(dice: &mut Dice) -> String {
     };
     let mut path = format!("/endpoint/acme/{}", name(dice));
     for _ in 0..1 + dice.below(4) {
-        path.push('/');
+        // A segment of spaces alone would be refused: some back ends take it for none.
+        path.push_str("/s");
         for _ in 0..1 + dice.below(5) {
             path.push_str(dice.word(&PIECES));
         }

@@ -2,28 +2,23 @@
 //!
 //! One current-thread runtime a worker: a check that the cache answers never leaves the thread its bytes arrived on.
 
+mod connection;
 mod grpc;
+mod others;
 mod reflection;
 mod stream;
 mod tls;
 
-use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::pin::pin;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper::rt::Executor;
-use hyper::server::conn::http2;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -37,17 +32,8 @@ use super::ext_authz::{CheckService, SERVICE};
 use super::socket::{self, SocketFile};
 use crate::config::CheckAddress;
 use grpc::Calls;
-use stream::{Greeting, Stream};
 
 const MAX_CONNECTIONS: usize = 1024;
-/// Checks under way on one connection; Envoy opens another one beyond.
-const MAX_STREAMS: u32 = 512;
-const MAX_HEADER_LIST: u32 = 16 << 10;
-/// For TLS, and again for the preface of HTTP/2.
-const GREETING_TIME: Duration = Duration::from_secs(5);
-/// An idle peer is asked this often whether it is there, and has this long to answer.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIME: Duration = Duration::from_secs(10);
 /// After the system refused to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -305,100 +291,22 @@ async fn connect(accepted: Accepted, settings: Settings) -> io::Result<()> {
     match accepted {
         Accepted::Unix(stream) => {
             stream.set_nonblocking(true)?;
-            serve(tokio::net::UnixStream::from_std(stream)?, calls, stop).await;
+            connection::serve(tokio::net::UnixStream::from_std(stream)?, calls, stop).await;
         }
         Accepted::Tcp(stream) => {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
             match tls {
-                None => serve(stream, calls, stop).await,
+                None => connection::serve(stream, calls, stop).await,
                 Some(tls) => {
-                    let stream = timeout(GREETING_TIME, tls.accept(stream)).await??;
-                    serve(stream, calls, stop).await;
+                    let stream = timeout(connection::GREETING_TIME, tls.accept(stream)).await??;
+                    connection::serve(stream, calls, stop).await;
                 }
             }
         }
     }
     Ok(())
-}
-
-/// Serves one connection until it ends, or until `stop` and all its calls have finished.
-async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin + Send, calls: Arc<Calls>, stop: CancellationToken) {
-    let service = service_fn(|request| {
-        let calls = Arc::clone(&calls);
-        async move { Ok::<_, Infallible>(calls.answer(request).await) }
-    });
-    let greeting = Greeting::default();
-    let io = TokioIo::new(Stream::new(stream, greeting.clone()));
-    let arrived = Arrived::default();
-    let connection = http2::Builder::new(arrived.clone())
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(MAX_STREAMS)
-        .max_header_list_size(MAX_HEADER_LIST)
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_TIME)
-        .auto_date_header(false)
-        .serve_connection(io, service);
-    let mut connection = pin!(connection);
-    let mut too_late = pin!(sleep(GREETING_TIME));
-    let (mut greeted, mut stopping) = (false, false);
-    loop {
-        let served = poll_fn(|cx| {
-            while connection.as_mut().poll(cx).is_pending() {
-                if !arrived.answer(cx) {
-                    return Poll::Pending;
-                }
-            }
-            Poll::Ready(())
-        });
-        tokio::select! {
-            biased;
-            () = served => return,
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-            () = too_late.as_mut(), if !greeted => {
-                greeted = greeting.is_complete();
-                if !greeted {
-                    return;
-                }
-            }
-        }
-    }
-}
-
-type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
-
-/// The calls that came with one read. They run where they stand, on the connection's own task, and leave in one write; only
-/// a call that has to wait gets a task of its own. A check that the cache answers never waits.
-#[derive(Clone, Default)]
-struct Arrived(Arc<Mutex<Vec<Call>>>);
-
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Arrived {
-    fn execute(&self, call: F) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(call));
-    }
-}
-
-impl Arrived {
-    /// Runs what has arrived; `false` if nothing has.
-    fn answer(&self, cx: &mut Context<'_>) -> bool {
-        let mut calls = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        let any = !calls.is_empty();
-        for mut call in calls.drain(..) {
-            if call.as_mut().poll(cx).is_pending() {
-                tokio::spawn(call);
-            }
-        }
-        let mut arrived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if arrived.is_empty() {
-            // Nothing arrives meanwhile: its room is used again.
-            *arrived = calls;
-        }
-        any
-    }
 }
 
 #[cfg(test)]

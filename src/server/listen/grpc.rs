@@ -1,23 +1,22 @@
 //! gRPC over HTTP/2, as far as one unary method over bytes needs it; all other paths go to tonic. Never holds more of a
 //! message than has arrived, and never waits for the rest of one for ever.
 
-use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::FutureExt;
+use h2::RecvStream;
+use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::{Body, Frame};
-use http_body_util::BodyExt;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
-use tower_service::Service;
 
+use super::others;
 use crate::server::ext_authz::{CHECK, CheckService, encode};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -50,44 +49,35 @@ impl Calls {
         Self { check, others, stop, held: AtomicUsize::new(0) }
     }
 
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Reply>
-    where
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    {
+    /// Answers one call. A peer that has gone meanwhile gets nothing.
+    pub async fn answer(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         if request.uri().path() != CHECK {
-            return Box::pin(self.other(request)).await;
+            Box::pin(others::answer(self.others.clone(), request, respond, self.stop.clone())).await;
+            return;
         }
-        if request.method() != Method::POST {
-            return bare(StatusCode::METHOD_NOT_ALLOWED);
-        }
-        if !is_grpc(request.headers()) {
-            return bare(StatusCode::UNSUPPORTED_MEDIA_TYPE);
-        }
-        match self.message(request.into_body()).await {
-            Ok(message) => {
-                let mut answer = Vec::with_capacity(PREFIX + encode::USUAL_LENGTH);
-                answer.extend_from_slice(&[0; PREFIX]);
-                self.check.check(&message, &mut answer).await;
-                let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
-                answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-                reply(Reply::Message(Some(answer.into())))
+        let refusal = if request.method() != Method::POST {
+            bare(StatusCode::METHOD_NOT_ALLOWED)
+        } else if !is_grpc(request.headers()) {
+            bare(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        } else {
+            match self.message(request.into_body()).await {
+                Ok(message) => {
+                    let mut answer = Vec::with_capacity(PREFIX + encode::USUAL_LENGTH);
+                    answer.extend_from_slice(&[0; PREFIX]);
+                    self.check.check(&message, &mut answer).await;
+                    let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
+                    answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+                    let _ = send(respond, answer.into());
+                    return;
+                }
+                Err(refusal) => refusal.into_response(),
             }
-            Err(refusal) => refusal.into_response(),
-        }
-    }
-
-    async fn other<B>(&self, request: Request<B>) -> Response<Reply>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
-    {
-        let Ok(response) = self.others.clone().call(request.map(tonic::body::Body::new)).await;
-        response.map(|body| Reply::Other(body, Box::pin(self.stop.clone().cancelled_owned())))
+        };
+        let _ = respond.send_response(refusal, true);
     }
 
     /// The message of a call. What has arrived already is taken without a timer.
-    async fn message<B: Body<Data = Bytes> + Unpin>(&self, body: B) -> Result<Bytes, Refusal> {
+    async fn message(&self, body: RecvStream) -> Result<Bytes, Refusal> {
         let mut read = pin!(self.read(body));
         match read.as_mut().now_or_never() {
             Some(message) => message,
@@ -95,12 +85,12 @@ impl Calls {
         }
     }
 
-    async fn read<B: Body<Data = Bytes> + Unpin>(&self, mut body: B) -> Result<Bytes, Refusal> {
+    async fn read(&self, mut body: RecvStream) -> Result<Bytes, Refusal> {
         let first = next_data(&mut body).await?.unwrap_or_default();
         if body.is_end_stream() {
             return whole(first);
         }
-        let mut message = Held { bytes: BytesMut::new(), held: &self.held };
+        let mut message = Held { bytes: BytesMut::new(), counted: 0, held: &self.held };
         message.push(&first)?;
         drop(first);
         while let Some(data) = next_data(&mut body).await? {
@@ -110,18 +100,33 @@ impl Calls {
     }
 }
 
+/// The head, one message with its prefix, and the status 0.
+fn send(mut respond: SendResponse<Bytes>, message: Bytes) -> Result<(), h2::Error> {
+    let mut head = Response::new(());
+    head.headers_mut().insert(CONTENT_TYPE, GRPC);
+    let mut stream = respond.send_response(head, false)?;
+    stream.send_data(message, false)?;
+    stream.send_trailers(status(OK))
+}
+
+/// Trailers.
+pub fn status(status: HeaderValue) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(1);
+    trailers.insert(GRPC_STATUS, status);
+    trailers
+}
+
 fn is_grpc(headers: &HeaderMap) -> bool {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes);
     kind.and_then(|kind| kind.strip_prefix(b"application/grpc"))
         .is_some_and(|rest| matches!(rest, [] | [b';', ..]) || rest.starts_with(b"+proto"))
 }
 
-async fn next_data<B: Body<Data = Bytes> + Unpin>(body: &mut B) -> Result<Option<Bytes>, Refusal> {
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| BROKEN)?;
-        if let Ok(data) = frame.into_data()
-            && !data.is_empty()
-        {
+async fn next_data(body: &mut RecvStream) -> Result<Option<Bytes>, Refusal> {
+    while let Some(data) = body.data().await {
+        let data = data.map_err(|_| BROKEN)?;
+        body.flow_control().release_capacity(data.len()).map_err(|_| BROKEN)?;
+        if !data.is_empty() {
             return Ok(Some(data));
         }
     }
@@ -150,20 +155,21 @@ fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
     }
 }
 
-/// A message that is arriving, counted against its connection.
+/// A message that is arriving, counted against its connection until it is complete or given up.
 struct Held<'a> {
     bytes: BytesMut,
+    counted: usize,
     held: &'a AtomicUsize,
 }
 
 impl Held<'_> {
     fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
         let before = self.held.fetch_add(data.len(), Ordering::Relaxed);
-        // Counted before it is judged, so that what is dropped is what was added.
-        self.bytes.put_slice(data);
+        self.counted += data.len();
         if before + data.len() > CONNECTION_LIMIT {
             return Err(TOO_MUCH);
         }
+        self.bytes.put_slice(data);
         match declared(&self.bytes)? {
             Some(length) if self.bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
             _ => Ok(()),
@@ -173,7 +179,7 @@ impl Held<'_> {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.held.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -195,81 +201,18 @@ const BROKEN: Refusal = Refusal { code: Code::Cancelled, message: "the call was 
 
 impl Refusal {
     /// The status in the head, and no body.
-    fn into_response(self) -> Response<Reply> {
-        let mut response = reply(Reply::Empty);
+    fn into_response(self) -> Response<()> {
+        let mut response = Response::new(());
         let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, GRPC);
         headers.insert(GRPC_STATUS, HeaderValue::from(self.code as i32));
         headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.message));
         response
     }
 }
 
-fn reply(body: Reply) -> Response<Reply> {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, GRPC);
-    response
-}
-
-fn bare(status: StatusCode) -> Response<Reply> {
-    let mut response = Response::new(Reply::Empty);
+fn bare(status: StatusCode) -> Response<()> {
+    let mut response = Response::new(());
     *response.status_mut() = status;
     response
-}
-
-/// The body of a response.
-pub enum Reply {
-    Empty,
-    /// One message with its prefix, then the status 0.
-    Message(Option<Bytes>),
-    /// Tonic's; it ends early when the server is to stop.
-    Other(tonic::body::Body, Pin<Box<WaitForCancellationFutureOwned>>),
-}
-
-impl std::fmt::Debug for Reply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Reply")
-    }
-}
-
-impl Body for Reply {
-    type Data = Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match &mut *self {
-            Self::Empty => Poll::Ready(None),
-            Self::Message(message) => match message.take() {
-                Some(message) => Poll::Ready(Some(Ok(Frame::data(message)))),
-                None => {
-                    *self = Self::Empty;
-                    Poll::Ready(Some(Ok(Frame::trailers(trailers(OK)))))
-                }
-            },
-            Self::Other(body, stop) => match Pin::new(body).poll_frame(cx) {
-                Poll::Pending if stop.as_mut().poll(cx).is_ready() => {
-                    *self = Self::Empty;
-                    let status = HeaderValue::from(Code::Unavailable as i32);
-                    Poll::Ready(Some(Ok(Frame::trailers(trailers(status)))))
-                }
-                polled => polled,
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Message(_) => false,
-            Self::Other(body, _) => body.is_end_stream(),
-        }
-    }
-}
-
-fn trailers(status: HeaderValue) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(GRPC_STATUS, status);
-    trailers
 }

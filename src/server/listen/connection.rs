@@ -1,0 +1,114 @@
+//! One HTTP/2 connection: greeting, calls, pings, and its end. Knows nothing of gRPC.
+//!
+//! Calls that came with one read run on the connection's own task, and their answers leave in one write; only a call that
+//! has to wait gets a task of its own. A check that the cache answers never waits.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::server::{Builder, SendResponse};
+use h2::{Ping, PingPong, RecvStream};
+use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::grpc::Calls;
+use super::stream::Unvectored;
+
+/// Calls under way on one connection; Envoy opens another connection beyond.
+const MAX_STREAMS: u32 = 512;
+const MAX_HEADER_LIST: u32 = 16 << 10;
+/// What a peer may send ahead of what is read of it, for one call and for all of them.
+const WINDOW: u32 = 1 << 20;
+/// From connecting to the preface of HTTP/2.
+pub const GREETING_TIME: Duration = Duration::from_secs(5);
+/// A peer is asked this often whether it is there, and has this long to answer.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIME: Duration = Duration::from_secs(10);
+
+/// Calls that are answered before more is read, so that one connection leaves time for the others.
+const TOGETHER: usize = 128;
+
+/// Serves one connection until it ends, or until `stop` and all its calls have finished.
+pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls>, stop: CancellationToken) {
+    let handshake = Builder::new()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_LIST)
+        .initial_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .handshake(Unvectored(stream));
+    // A peer that says nothing, or speaks something else, is its own affair.
+    let Ok(Ok(mut connection)) = timeout(GREETING_TIME, handshake).await else { return };
+    let mut pings = connection.ping_pong().map(Pings::new);
+    let mut stopped = pin!(stop.cancelled());
+    let mut stopping = false;
+    let mut arrived = Vec::new();
+    poll_fn(|cx| {
+        loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok(call))) => {
+                    arrived.push(call);
+                    if arrived.len() < TOGETHER {
+                        continue;
+                    }
+                }
+                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            if !arrived.is_empty() {
+                arrived.drain(..).for_each(|call| start(call, &calls, cx));
+            } else if pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
+                return Poll::Ready(());
+            } else if !stopping && stopped.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                connection.graceful_shutdown();
+            } else {
+                return Poll::Pending;
+            }
+        }
+    })
+    .await;
+}
+
+/// Runs a call until it is answered or has to wait.
+fn start((request, respond): (Request<RecvStream>, SendResponse<Bytes>), calls: &Arc<Calls>, cx: &mut Context<'_>) {
+    let mut call = Box::pin(Arc::clone(calls).answer(request, respond));
+    if call.as_mut().poll(cx).is_pending() {
+        tokio::spawn(call);
+    }
+}
+
+/// Finds out whether the peer is still there.
+struct Pings {
+    channel: PingPong,
+    /// Until the next ping, or until the answer to the last one is too late.
+    timer: Pin<Box<Sleep>>,
+    asked: bool,
+}
+
+impl Pings {
+    fn new(channel: PingPong) -> Self {
+        Self { channel, timer: Box::pin(sleep(PING_EVERY)), asked: false }
+    }
+
+    /// Ready once a ping was not answered in time.
+    fn poll_lost(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.asked && self.channel.poll_pong(cx).is_ready() {
+                self.asked = false;
+                self.timer.as_mut().reset(Instant::now() + PING_EVERY);
+            }
+            ready!(self.timer.as_mut().poll(cx));
+            if self.asked || self.channel.send_ping(Ping::opaque()).is_err() {
+                return Poll::Ready(());
+            }
+            self.asked = true;
+            self.timer.as_mut().reset(Instant::now() + PING_TIME);
+        }
+    }
+}

@@ -44,7 +44,7 @@ const FEW_ENTRIES: usize = 64;
 struct Walk<'a> {
     attributes: Attributes<'a>,
     peer: PeerAddress<'a>,
-    text_body: &'a str,
+    text_body: &'a [u8],
     entries: Entries<'a>,
 }
 
@@ -66,7 +66,7 @@ impl<'a> Walk<'a> {
             PeerAddress::Unset | PeerAddress::Internal => "",
         };
         if attributes.body.is_empty() {
-            attributes.body = text_body.as_bytes();
+            attributes.body = text_body;
         }
         if attributes.headers.is_empty() {
             attributes.headers = entries.list;
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
                 3 => at.unread(key)?,
                 4 => self.attributes.peer_principal = at.text(key)?,
                 // service, certificate
-                2 | 5 => at.text(key).map(drop)?,
+                2 | 5 => at.utf8(key).map(drop)?,
                 _ => at.skip(key)?,
             }
         }
@@ -162,11 +162,11 @@ impl<'a> Walk<'a> {
                 5 => self.attributes.host = at.text(key)?,
                 6 => self.attributes.scheme = at.text(key)?,
                 10 => self.attributes.protocol = at.text(key)?,
-                11 => self.text_body = at.text(key)?,
+                11 => self.text_body = at.utf8(key)?,
                 12 => self.attributes.body = at.bytes(key)?,
                 13 => self.header_map(at.message(key)?)?,
                 // id, query, fragment
-                1 | 7 | 8 => at.text(key).map(drop)?,
+                1 | 7 | 8 => at.utf8(key).map(drop)?,
                 // size
                 9 => at.number(key)?,
                 _ => at.skip(key)?,
@@ -187,12 +187,12 @@ impl<'a> Walk<'a> {
     }
 
     fn header_value(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        let (mut name, mut value, mut raw) = ("", "", &[] as &[u8]);
+        let (mut name, mut value, mut raw) = ("", &[] as &[u8], &[] as &[u8]);
         while !at.is_empty() {
             let key = at.key()?;
             match key.tag() {
                 1 => name = at.text(key)?,
-                2 => value = at.text(key)?,
+                2 => value = at.utf8(key)?,
                 3 => raw = at.bytes(key)?,
                 _ => at.skip(key)?,
             }
@@ -208,7 +208,7 @@ impl<'a> Walk<'a> {
             headers.push(Header { name, value: raw });
         }
         if raw.is_empty() || !value.is_empty() {
-            headers.push(Header { name, value: value.as_bytes() });
+            headers.push(Header { name, value });
         }
         Ok(())
     }
@@ -221,7 +221,7 @@ fn socket_address<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Un
         match key.tag() {
             2 => address = at.text(key)?,
             // resolver_name, named_port, network_namespace_filepath
-            4 | 5 | 7 => at.text(key).map(drop)?,
+            4 | 5 | 7 => at.utf8(key).map(drop)?,
             // protocol, port_value, ipv4_compat
             1 | 3 | 6 => at.number(key)?,
             _ => at.skip(key)?,
@@ -260,17 +260,17 @@ struct Entries<'a> {
 
 impl<'a> Entries<'a> {
     fn read(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        let (mut name, mut value) = ("", "");
+        let (mut name, mut value) = ("", &[] as &[u8]);
         while !at.is_empty() {
             let key = at.key()?;
             match key.tag() {
                 1 => name = at.text(key)?,
-                2 => value = at.text(key)?,
+                2 => value = at.utf8(key)?,
                 _ => at.skip(key)?,
             }
         }
         if !is_pseudo(name) {
-            self.put(name, value.as_bytes());
+            self.put(name, value);
         }
         Ok(())
     }
@@ -404,6 +404,13 @@ impl<'a> Reader<'a> {
     #[inline]
     fn text(&mut self, key: Key) -> Result<&'a str, Unreadable> {
         std::str::from_utf8(self.bytes(key)?).map_err(|_| Unreadable)
+    }
+
+    /// Text that is used as bytes, if at all.
+    #[inline]
+    fn utf8(&mut self, key: Key) -> Result<&'a [u8], Unreadable> {
+        let bytes = self.bytes(key)?;
+        if bytes.is_ascii() || std::str::from_utf8(bytes).is_ok() { Ok(bytes) } else { Err(Unreadable) }
     }
 
     fn number(&mut self, key: Key) -> Result<(), Unreadable> {

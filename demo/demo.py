@@ -275,8 +275,8 @@ class Demo:
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()
-        remove(self.summary) if self.lock is not None and self.dir else None
-        if self.dir:
+        if self.lock is not None and self.dir:
+            remove(self.summary)
             shutil.rmtree(self.dir, ignore_errors=True)
 
 
@@ -325,7 +325,7 @@ def what_was_seen(seen):
     if not seen:
         return dim("nothing")
     headers = seen.get("headers", {})
-    names = ("subject", "plane", "project", "workload")
+    names = ("subject", "project", "workload")
     identity = [f"{name}={headers['x-tollgate-' + name]}" for name in names if "x-tollgate-" + name in headers]
     leaked = [name for name in ("authorization", "x-api-key", *OVERRIDES) if name in headers]
     text = " ".join(identity) or "nobody's identity"
@@ -334,7 +334,7 @@ def what_was_seen(seen):
 
 def table(rows):
     width = [max(len(row[column]) for row in rows) for column in (0, 1)]
-    reasons = [cut(row[3], 58) for row in rows]
+    reasons = [cut(row[3], 48) for row in rows]
     reason_width = max(map(len, reasons))
     head = f"  {'':{width[0]}}  {'request':{width[1]}}  stat  {'why':{reason_width}}  what the back end saw"
     say(bold(head))
@@ -344,7 +344,8 @@ def table(rows):
 
 
 def cut(text, width):
-    text = text.split(":")[0].rstrip(".") if len(text) > width else text.rstrip(".")
+    """The first sentence, without what it says in brackets."""
+    text = text.split(" (")[0].split(": ")[0].rstrip(".")
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

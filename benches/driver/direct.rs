@@ -71,9 +71,9 @@ struct Target<'a> {
 pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
     let shapes = [
         Shape::new(bench, keys, "direct", Form::Map, BODY, 1)?,
-        Shape::new(bench, keys, "direct-no-body", Form::Map, 0, 1)?,
-        Shape::new(bench, keys, "direct-32k", Form::Map, LARGE_BODY, 6)?,
-        Shape::new(bench, keys, "direct-raw", Form::List, BODY, 1)?,
+        Shape::new(bench, keys, "direct-no-body", Form::Map, 0, 2)?,
+        Shape::new(bench, keys, "direct-32k", Form::Map, LARGE_BODY, 12)?,
+        Shape::new(bench, keys, "direct-raw", Form::List, BODY, 2)?,
     ];
     let null = null(&bench.null, &free_address()?.to_string(), None, SERVER_CORE, &bench.folder)?;
     let tollgate = Tollgate::start(&bench.tollgate, &bench.folder, keys, SERVER_CORE, false)?;
@@ -168,7 +168,7 @@ impl Target<'_> {
 
     /// Processor time and rate with one key and `-c 8 -m 64`.
     fn capacity(&self, bench: &Bench, shape: &Shape, samples: &mut Samples) -> Outcome<()> {
-        let requests = bench.scaled(120_000 / shape.weight);
+        let requests = bench.scaled(60_000 / shape.weight);
         let run = self.h2load(shape, (8, 64, requests), None);
         let before = self.server.cpu()?;
         let figures = run.go()?;
@@ -181,7 +181,7 @@ impl Target<'_> {
 
     /// The time of each request with `-c 1 -m 1`: with one key, and with another key each time.
     fn latency(&self, bench: &Bench, shape: &Shape, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
-        let requests = bench.scaled(10_000);
+        let requests = bench.scaled(5_000);
         let log = bench.folder.join("h2load.log");
         let figures = self.h2load(shape, (1, 1, requests), Some(&log)).go()?;
         samples.add("direct-p50", self.row, figures.percentile(50));
@@ -194,7 +194,7 @@ impl Target<'_> {
 
     /// Processor time and rate with a uniform choice among all keys, by our own load.
     fn million(&self, bench: &Bench, shape: &Shape, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
-        let requests = bench.scaled(120_000);
+        let requests = bench.scaled(60_000);
         let before = self.server.cpu()?;
         let report = self.load(bench, shape, keys, Order::Uniform, (8, 64, requests))?;
         samples.add(shape.table, self.row_1m, self.server.cpu()?.since(&before) / requests as f64);

@@ -89,7 +89,7 @@ pub fn measure(bench: &Bench, binary: &Path, keys: &Keys, samples: &mut Samples)
     for round in 0..=rounds {
         bench.say(&format!("envoy: round {round} of {rounds}"));
         for (name, address) in NAMES.into_iter().zip(&ports) {
-            let requests = bench.scaled(if name.starts_with("to") { 8_000 } else { 24_000 });
+            let requests = bench.scaled(if name.starts_with("to") { 4_000 } else { 12_000 });
             let bearer = format!("Bearer {}", if name == "jwt_authn" { jwt()? } else { keys.hot.clone() });
             let credential =
                 if name == "api_key_auth" { ("x-api-key", &*keys.hot) } else { ("authorization", &*bearer) };
@@ -128,7 +128,7 @@ pub fn measure(bench: &Bench, binary: &Path, keys: &Keys, samples: &mut Samples)
         }
     }
     let counted = tollgate.counted()?;
-    let asked = (bench.scaled(8_000) * (rounds + 1)) as f64;
+    let asked = (bench.scaled(4_000) * (rounds + 1)) as f64;
     if counted.denied > 0.0 || counted.allowed < asked {
         return Err(format!("tollgate counts other decisions than were asked for: {counted:?}").into());
     }

@@ -72,7 +72,8 @@ impl Keys {
             runtime.block_on(embedded.apply(batch))?;
             made += size;
         }
-        text.flush()?;
+        // What is still on its way to the disk would be waited for by whoever syncs next: the start that is measured.
+        text.into_inner()?.sync_all()?;
         Ok(Self { store, pepper, file, count, hot })
     }
 }

@@ -24,8 +24,8 @@ pub struct ConnectArgs {
     /// The admin API over HTTP instead, with the key in TOLLGATE_ADMIN_KEY [env: TOLLGATE_ADMIN_URL]
     #[arg(long, value_name = "URL", global = true, help_heading = "Connection")]
     url: Option<String>,
-    /// The configuration file that names the socket
-    #[arg(long, value_name = "FILE", global = true, env = "TOLLGATE_CONFIG", help_heading = "Connection")]
+    /// The configuration file that names the socket [env: TOLLGATE_CONFIG]
+    #[arg(long, value_name = "FILE", global = true, help_heading = "Connection")]
     config: Option<PathBuf>,
     /// Certificates (PEM) that an https URL is checked against, instead of the system's
     #[arg(long, value_name = "FILE", global = true, help_heading = "Connection")]
@@ -67,6 +67,9 @@ pub fn locate(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Resul
     if let Some(path) = &args.socket {
         return Ok(Target::Socket(path.clone()));
     }
+    if let Some(file) = &args.config {
+        return socket_of_file(Some(file)).map(Target::Socket);
+    }
     let url = match (&args.url, env("TOLLGATE_SOCKET"), env("TOLLGATE_ADMIN_URL")) {
         (Some(url), _, _) => Some(url.clone()),
         (None, Some(_), Some(_)) => {
@@ -75,7 +78,9 @@ pub fn locate(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Resul
         (None, Some(path), None) => return Ok(Target::Socket(path.into())),
         (None, None, url) => url,
     };
-    let Some(url) = url else { return socket_of_file(args.config.as_deref()).map(Target::Socket) };
+    let Some(url) = url else {
+        return socket_of_file(env("TOLLGATE_CONFIG").as_deref().map(Path::new)).map(Target::Socket);
+    };
     let base = parse_url(&url)?;
     let is_local = base.host == "localhost" || base.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
     if !base.tls && !is_local && !args.plaintext {
@@ -163,23 +168,24 @@ mod tests {
         let file = folder.path().join("tollgate.yaml");
         std::fs::write(&file, "version: 1\nwrong: [\"but\", no, matter]\nlisten: {admin: {unix: {path: /f.sock}}}\n")
             .unwrap();
-        let mut args = ConnectArgs { config: Some(file.clone()), ..ConnectArgs::default() };
-        assert_eq!(located(&args, &[]), Ok("/f.sock".to_owned()));
-        assert_eq!(located(&args, &[("TOLLGATE_SOCKET", "")]), Ok("/f.sock".to_owned()));
-        let env = [("TOLLGATE_SOCKET", "/e.sock"), ("TOLLGATE_ADMIN_KEY", "k")];
-        assert_eq!(located(&args, &env), Ok("/e.sock".to_owned()));
-        args.url = Some("https://api.example.com/tollgate/".to_owned());
-        assert_eq!(located(&args, &env), Ok("api.example.com:443/tollgate".to_owned()));
-        args.url = None;
-        args.socket = Some("/flag.sock".into());
-        assert_eq!(located(&args, &env), Ok("/flag.sock".to_owned()));
+        let config = ("TOLLGATE_CONFIG", file.to_str().unwrap());
+        let env = [("TOLLGATE_SOCKET", "/e.sock"), ("TOLLGATE_ADMIN_KEY", "k"), config];
+        let none = ConnectArgs::default();
+        assert_eq!(located(&none, &[config]), Ok("/f.sock".to_owned()));
+        assert_eq!(located(&none, &[("TOLLGATE_SOCKET", ""), config]), Ok("/f.sock".to_owned()));
+        assert_eq!(located(&none, &env), Ok("/e.sock".to_owned()));
+        let by_url = ConnectArgs { url: Some("https://api.example.com/tollgate/".to_owned()), ..none.clone() };
+        assert_eq!(located(&by_url, &env), Ok("api.example.com:443/tollgate".to_owned()));
+        let by_socket = ConnectArgs { socket: Some("/flag.sock".into()), ..none.clone() };
+        assert_eq!(located(&by_socket, &env), Ok("/flag.sock".to_owned()));
+        let mut by_file = ConnectArgs { config: Some(file.clone()), ..none };
+        assert_eq!(located(&by_file, &env), Ok("/f.sock".to_owned()), "a file that was named is a flag too");
         std::fs::write(&file, "listen: {}").unwrap();
-        args.socket = None;
-        assert_eq!(located(&args, &[]), Ok(DEFAULT_SOCKET.to_owned()));
+        assert_eq!(located(&by_file, &[]), Ok(DEFAULT_SOCKET.to_owned()));
         std::fs::write(&file, "a: [").unwrap();
-        assert_eq!(located(&args, &[]), Err(Exit::Configuration));
-        args.config = Some(folder.path().join("none"));
-        assert_eq!(located(&args, &[]), Err(Exit::Configuration));
+        assert_eq!(located(&by_file, &[]), Err(Exit::Configuration));
+        by_file.config = Some(folder.path().join("none"));
+        assert_eq!(located(&by_file, &[]), Err(Exit::Configuration));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The binary from outside: a server, the commands that reach it, their exit codes and what they print. Every server is
 //! ended by its id.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+#![cfg(test)]
 
 mod help;
 mod server;

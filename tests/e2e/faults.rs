@@ -5,8 +5,11 @@ use rustix::process::Signal;
 
 use super::client::Sent;
 use super::harness::{Key, Setup, Stack, get, wait_for};
-use super::operate::{metric, signal_tollgate};
+use super::operate::metric;
 
+/// Checks that panicked; what their route would have been is not known.
+#[cfg(feature = "test-panic")]
+const PANICS: &str = r#"tollgate_checks_total{decision="deny",reason="internal",route=""}"#;
 const RUN: &str = "/endpoint/acme/chat/run";
 
 #[cfg(feature = "test-panic")]
@@ -15,6 +18,7 @@ async fn a_panic_in_a_rule_is_a_500_to_that_request_alone() {
     let stack = Stack::start().await;
     let key = stack.data_key();
     let good = Sent::new("POST", RUN).bearer(&key.text);
+    let panics = metric(&stack, PANICS).await;
     for round in 0..20 {
         // With a key that is allowed everywhere, and with none: neither may pass.
         for request in [good.clone(), Sent::new("POST", RUN)] {
@@ -41,6 +45,7 @@ async fn a_panic_in_a_rule_is_a_500_to_that_request_alone() {
         assert_eq!(answer.await.unwrap().status().as_u16(), status);
     }
     assert_eq!(stack.take_seen().len(), 30);
+    assert_eq!(metric(&stack, PANICS).await, panics + 20 * 2 + 10);
 }
 
 #[tokio::test]
@@ -52,7 +57,7 @@ async fn without_tollgate_every_request_is_a_503() {
     assert_eq!(stack.send(&good).await.status, 200);
     stack.take_seen();
 
-    signal_tollgate(&stack, Signal::KILL);
+    stack.signal_tollgate(Signal::KILL);
     assert_ne!(stack.tollgate_ended().await, Some(0));
     let stacked = &stack;
     let answers = futures_util::future::join_all(requests.iter().map(|request| stacked.send(request))).await;

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use super::backend::{Backend, Recorder, Seen};
@@ -51,13 +52,14 @@ pub const H2_BACKEND: Edit =
 
 /// Everything that runs for one test.
 pub struct Stack {
-    pub dir: tempfile::TempDir,
     pub envoy: SocketAddr,
     pub ops: SocketAddr,
     recorder: Recorder,
     tollgate: Option<Process>,
     _envoy: Process,
     _backend: tokio::task::JoinHandle<()>,
+    /// Dropped last: a process that ends shows its log, which is in there.
+    pub dir: tempfile::TempDir,
 }
 
 /// A key that was minted for a test.
@@ -114,7 +116,7 @@ impl Stack {
             ]),
         );
         let mut stack =
-            Self { dir, envoy, ops, recorder, tollgate: Some(tollgate), _envoy: envoy_process, _backend: served };
+            Self { envoy, ops, recorder, tollgate: Some(tollgate), _envoy: envoy_process, _backend: served, dir };
         stack.ready().await;
         wait_for("Envoy", async || get(envoy_admin, "/ready").await.is_some_and(|reply| reply.status == 200)).await;
         stack
@@ -134,7 +136,11 @@ impl Stack {
 
     /// Sends SIGTERM to Tollgate; it goes on running until it has drained.
     pub fn terminate_tollgate(&self) {
-        self.tollgate.as_ref().unwrap().terminate();
+        self.signal_tollgate(Signal::TERM);
+    }
+
+    pub fn signal_tollgate(&self, signal: Signal) {
+        self.tollgate.as_ref().unwrap().signal(signal);
     }
 
     /// Waits for the end of a Tollgate that was told to stop.
@@ -261,10 +267,9 @@ impl Process {
         self.child.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
     }
 
-    pub fn terminate(&self) {
-        let id = rustix::process::Pid::from_child(&self.child);
+    pub fn signal(&self, signal: Signal) {
         // It may have ended already.
-        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        let _ = kill_process(Pid::from_child(&self.child), signal);
     }
 }
 

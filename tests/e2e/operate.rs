@@ -1,31 +1,12 @@
 //! What operators do to a running Tollgate: change its file, send it a signal, read its metrics.
 
-use std::path::Path;
-
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 use super::client::Sent;
 use super::harness::{Stack, get, wait_for};
 
 const LAST_RELOAD: &str = "tollgate_config_last_reload_successful";
 const RELOADED: &str = "tollgate_config_reloads_total{result=\"ok\"}";
-
-/// Sends a signal to the Tollgate of a stack: the one process that was started with its configuration file.
-pub fn signal_tollgate(stack: &Stack, signal: Signal) {
-    let file = stack.config().into_os_string().into_encoded_bytes();
-    let runs = |process: &Path| {
-        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
-        let arguments: Vec<&[u8]> = line.split(|byte| *byte == 0).collect();
-        arguments.contains(&&b"serve"[..]) && arguments.contains(&&*file)
-    };
-    let entries = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
-    let found: Vec<i32> = entries
-        .filter(|entry| runs(&entry.path()))
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    let [id] = found[..] else { panic!("{} processes serve this configuration", found.len()) };
-    kill_process(Pid::from_raw(id).unwrap(), signal).unwrap();
-}
 
 /// The value of a metric, by its name with its labels; absent metrics are 0.
 pub async fn metric(stack: &Stack, series: &str) -> u64 {
@@ -77,7 +58,7 @@ async fn a_changed_file_takes_effect_and_a_bad_one_changes_nothing() {
 
     // The file is the same, so nothing but the signal can make it be read again.
     let before = metric(&stack, RELOADED).await;
-    signal_tollgate(&stack, Signal::HUP);
+    stack.signal_tollgate(Signal::HUP);
     wait_for("a reload by SIGHUP", async || metric(&stack, RELOADED).await == before + 1).await;
     assert_eq!(status().await, 200);
 }

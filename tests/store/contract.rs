@@ -15,7 +15,7 @@ fn names(resources: &[Resource]) -> Vec<String> {
 }
 
 #[track_caller]
-fn assert_conflict<T: std::fmt::Debug>(result: Result<T, StoreError>) {
+fn assert_conflict<T: std::fmt::Debug>(result: &Result<T, StoreError>) {
     assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
 }
 
@@ -59,9 +59,9 @@ async fn the_first_known_digest_counts(store: Store) {
 
 async fn ids_and_digests_are_taken_once(store: Store) {
     create(&store, [key(1)]).await;
-    assert_conflict(store.apply(vec![Write::CreateKey(ApiKey { id: id(1), ..key(2) })]).await);
-    assert_conflict(store.apply(vec![Write::CreateKey(ApiKey { digest: key(1).digest, ..key(2) })]).await);
-    assert_conflict(store.apply(vec![Write::CreateKey(key(3)), Write::CreateKey(key(3))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateKey(ApiKey { id: id(1), ..key(2) })]).await);
+    assert_conflict(&store.apply(vec![Write::CreateKey(ApiKey { digest: key(1).digest, ..key(2) })]).await);
+    assert_conflict(&store.apply(vec![Write::CreateKey(key(3)), Write::CreateKey(key(3))]).await);
     assert_eq!(store.key(id(1)).await.unwrap(), Some(key(1)));
     assert_eq!(store.key_by_digest(vec![key(1).digest]).await.unwrap(), Some(key(1)));
     assert_eq!(store.key(id(2)).await.unwrap(), None);
@@ -122,11 +122,11 @@ async fn an_update_needs_the_version_it_saw(store: Store) {
     create(&store, [key(1)]).await;
     let named = |version| ApiKey { name: format!("version {version}"), version, ..key(1) };
     for version in [0, 1, 3] {
-        assert_conflict(store.apply(vec![Write::UpdateKey(named(version))]).await);
+        assert_conflict(&store.apply(vec![Write::UpdateKey(named(version))]).await);
     }
-    assert_conflict(store.apply(vec![Write::UpdateKey(ApiKey { version: 2, ..key(2) })]).await);
+    assert_conflict(&store.apply(vec![Write::UpdateKey(ApiKey { version: 2, ..key(2) })]).await);
     store.apply(vec![Write::UpdateKey(named(2))]).await.unwrap();
-    assert_conflict(store.apply(vec![Write::UpdateKey(named(2))]).await);
+    assert_conflict(&store.apply(vec![Write::UpdateKey(named(2))]).await);
     store.apply(vec![Write::UpdateKey(named(3)), Write::UpdateKey(named(4))]).await.unwrap();
     assert_eq!(store.key(id(1)).await.unwrap(), Some(named(4)));
     assert_eq!(store.key_by_digest(vec![key(1).digest]).await.unwrap(), Some(named(4)));
@@ -140,7 +140,7 @@ async fn a_digest_can_change(store: Store) {
     assert_eq!(store.key_by_digest(vec![key(7).digest]).await.unwrap().as_ref(), Some(&again));
     assert_eq!(store.key(id(1)).await.unwrap(), Some(again));
     let taken = ApiKey { digest: key(7).digest, version: 2, ..key(2) };
-    assert_conflict(store.apply(vec![Write::UpdateKey(taken)]).await);
+    assert_conflict(&store.apply(vec![Write::UpdateKey(taken)]).await);
     assert_eq!(store.key(id(2)).await.unwrap(), Some(key(2)));
 }
 
@@ -149,8 +149,8 @@ async fn revoked_is_for_good(store: Store) {
     let tombstone = revoked(&key(1));
     store.apply(vec![Write::UpdateKey(tombstone.clone())]).await.unwrap();
     let revived = ApiKey { revoked_at: None, version: 3, ..tombstone.clone() };
-    assert_conflict(store.apply(vec![Write::UpdateKey(revived)]).await);
-    assert_conflict(store.apply(vec![Write::CreateKey(key(1))]).await);
+    assert_conflict(&store.apply(vec![Write::UpdateKey(revived)]).await);
+    assert_conflict(&store.apply(vec![Write::CreateKey(key(1))]).await);
     assert_eq!(store.key_by_digest(vec![key(1).digest]).await.unwrap().as_ref(), Some(&tombstone));
     let again = ApiKey { version: 3, ..tombstone };
     store.apply(vec![Write::UpdateKey(again)]).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_batch_is_all_or_nothing(store: Store) {
         Write::CreateResource(resource("workload", "w", "acme")),
         Write::DeleteResource { kind: "workload".to_owned(), id: "other".to_owned(), version: 1 },
     ];
-    assert_conflict(store.apply(batch).await);
+    assert_conflict(&store.apply(batch).await);
     assert_eq!(store.key(id(1)).await.unwrap(), Some(key(1)));
     assert_eq!(store.key(id(2)).await.unwrap(), None);
     assert_eq!(store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await.unwrap().len(), 1);
@@ -179,7 +179,7 @@ async fn the_sequence_grows(store: Store) {
         let sequence = create(&store, [key(n)]).await;
         assert!(sequence > last);
         last = sequence;
-        assert_conflict(store.apply(vec![Write::CreateKey(key(n))]).await);
+        assert_conflict(&store.apply(vec![Write::CreateKey(key(n))]).await);
         store.note_use(vec![(id(n), at(1))]).await.unwrap();
     }
     let tasks: Vec<_> = (10..30)
@@ -211,12 +211,12 @@ async fn no_active_key_means_none_that_works(store: Store) {
     create(&store, states).await;
     store.apply(none("admin", 100)).await.unwrap();
     // Before its end each of the two still works.
-    assert_conflict(store.apply(none("admin", 99)).await);
+    assert_conflict(&store.apply(none("admin", 99)).await);
 
     let mut bootstrap = none("admin", 100);
     bootstrap.push(Write::CreateKey(key_of(6, "admin", "*")));
     store.apply(bootstrap.clone()).await.unwrap();
-    assert_conflict(store.apply(bootstrap).await);
+    assert_conflict(&store.apply(bootstrap).await);
 }
 
 async fn only_one_bootstrap_wins(store: Store) {
@@ -231,7 +231,7 @@ async fn only_one_bootstrap_wins(store: Store) {
     for task in tasks {
         match task.await.unwrap() {
             Ok(_) => won += 1,
-            error => assert_conflict(error),
+            error => assert_conflict(&error),
         }
     }
     assert_eq!(won, 1);
@@ -244,20 +244,22 @@ async fn resources_come_and_go(store: Store) {
     assert_eq!(find().await, None);
     store.apply(vec![Write::CreateResource(one.clone())]).await.unwrap();
     assert_eq!(find().await.as_ref(), Some(&one));
-    assert_conflict(store.apply(vec![Write::CreateResource(resource("workload", "w-1", "beta"))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateResource(resource("workload", "w-1", "beta"))]).await);
     store.apply(vec![Write::CreateResource(resource("run", "w-1", "beta"))]).await.unwrap();
 
     let moved = Resource { project: "beta".to_owned(), owner: None, version: 2, ..one };
-    assert_conflict(store.apply(vec![Write::UpdateResource(Resource { version: 3, ..moved.clone() })]).await);
-    assert_conflict(store.apply(vec![Write::UpdateResource(Resource { id: "w-2".to_owned(), ..moved.clone() })]).await);
+    assert_conflict(&store.apply(vec![Write::UpdateResource(Resource { version: 3, ..moved.clone() })]).await);
+    assert_conflict(
+        &store.apply(vec![Write::UpdateResource(Resource { id: "w-2".to_owned(), ..moved.clone() })]).await,
+    );
     store.apply(vec![Write::UpdateResource(moved.clone())]).await.unwrap();
     assert_eq!(find().await, Some(moved));
 
     let delete = |version| vec![Write::DeleteResource { kind: "workload".to_owned(), id: "w-1".to_owned(), version }];
-    assert_conflict(store.apply(delete(1)).await);
+    assert_conflict(&store.apply(delete(1)).await);
     store.apply(delete(2)).await.unwrap();
     assert_eq!(find().await, None);
-    assert_conflict(store.apply(delete(2)).await);
+    assert_conflict(&store.apply(delete(2)).await);
     store.apply(vec![Write::CreateResource(resource("workload", "w-1", "gamma"))]).await.unwrap();
 }
 
@@ -302,10 +304,10 @@ async fn resources_are_listed_by_kind_and_project(store: Store) {
 async fn names_cannot_pass_for_others(store: Store) {
     store.apply(vec![Write::CreateResource(resource("a", "b", "acme"))]).await.unwrap();
     assert_eq!(store.resource("a\0b".to_owned(), String::new()).await.unwrap(), None);
-    assert_conflict(store.apply(vec![Write::CreateResource(resource("a\0", "b", "acme"))]).await);
-    assert_conflict(store.apply(vec![Write::CreateResource(resource("a", "c", "acme\0"))]).await);
-    assert_conflict(store.apply(vec![Write::CreateKey(key_of(1, "data\0", "acme"))]).await);
-    assert_conflict(store.apply(vec![Write::CreateKey(key_of(1, "data", "ac\0me"))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateResource(resource("a\0", "b", "acme"))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateResource(resource("a", "c", "acme\0"))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateKey(key_of(1, "data\0", "acme"))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateKey(key_of(1, "data", "ac\0me"))]).await);
 }
 
 async fn the_latest_use_counts(store: Store) {
@@ -327,7 +329,7 @@ async fn a_pepper_check_never_changes(store: Store) {
     store.put_pepper_check(check(2, 2)).await.unwrap();
     store.put_pepper_check(check(1, 1)).await.unwrap();
     store.put_pepper_check(check(1, 1)).await.unwrap();
-    assert_conflict(store.put_pepper_check(check(1, 3)).await);
+    assert_conflict(&store.put_pepper_check(check(1, 3)).await);
     assert_eq!(store.pepper_checks().await.unwrap(), [check(1, 1), check(2, 2)]);
 }
 

@@ -132,7 +132,6 @@ mod tests {
     #[derive(Debug, serde::Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Sample {
-        #[allow(dead_code)]
         days: Option<u32>,
     }
 
@@ -145,6 +144,7 @@ mod tests {
 
     #[test]
     fn unknown_and_doubled_fields_are_refused() {
+        assert_eq!(parse::<Sample>(br#"{"days":1}"#).unwrap().days, Some(1));
         assert!(parse::<Sample>(br#"{"day":1}"#).unwrap_err().message.contains("unknown field `day`"));
         assert!(parse::<Sample>(br#"{"days":1,"days":2}"#).unwrap_err().message.contains("duplicate field"));
         assert!(parse::<Sample>(b"{").unwrap_err().message.contains("not JSON"));

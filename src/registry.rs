@@ -11,7 +11,6 @@ use crate::domain::credential::{KeyId, MintedKey, PresentedKey};
 use crate::domain::name::{LABEL_RULE, NAME_RULE, is_label, is_name};
 use crate::domain::record::{ApiKey, EVERY, Resource};
 use crate::domain::time::Timestamp;
-use crate::policy::respond::subject_of;
 use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
 use crate::resolve::api_key::Digester;
 use crate::resolve::last_used::LastUsed;
@@ -215,7 +214,7 @@ impl Registry {
                 field: "plane",
                 problem: format!("the plane `{}` of this key is no longer configured", old.plane),
             })?;
-        if plane.admin && actor.project.is_some() && actor.subject != subject_of(id.as_str()) {
+        if plane.admin && actor.project.is_some() && actor.subject != format!("key:{id}") {
             // Whoever rotates a key holds it afterwards, and this one may hold more than the actor does.
             return Err(RegistryError::Forbidden(
                 "only an administrator of every project rotates another administrative key".to_owned(),

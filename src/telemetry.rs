@@ -19,6 +19,7 @@ use tracing_subscriber::{fmt, reload};
 use crate::config::{Log, LogLevel, LoggedDecisions};
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::Tier;
+use crate::domain::principal::Principal;
 use crate::policy::Policy;
 use crate::policy::respond::{Allow, Decision, Deny};
 use crate::resolve::Resolver;
@@ -275,7 +276,7 @@ fn log_allowed(policy: &Policy, allow: &Allow<'_>, request: &Attributes<'_>, ela
     tracing::info!(
         decision = "allow",
         route = &*permit.route().name,
-        key_id = permit.principal().map(|principal| principal.key_id.as_str()),
+        key_id = permit.principal().and_then(Principal::key_id),
         project = permit.project(),
         workload = permit.workload(),
         client_ip = cut(policy.client_ip.of(request)),

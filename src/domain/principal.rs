@@ -1,83 +1,162 @@
 //! Who asks and what they may do: the compact form that the cache holds. Never holds a secret or a verdict.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::credential::KeyId;
 use super::name::is_name;
 use super::record::{ApiKey, EVERY};
 use super::time::Timestamp;
 
-/// An authenticated caller. The lists are kept joined by commas, sorted: compact at a million entries, and already the
-/// value of the identity header.
+/// An authenticated caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Principal {
-    pub key_id: KeyId,
-    pub plane: Box<str>,
-    pub project: Box<str>,
-    workloads: Box<str>,
-    permissions: Box<str>,
+    pub identity: Identity,
+    /// Shared by all who have the same one: few of a million keys differ in it.
+    grant: Arc<Grant>,
     pub expires_at: Option<Timestamp>,
     pub retires_at: Option<Timestamp>,
     pub revoked: bool,
 }
 
-/// A stored key has a value that no rule would have let in, so nothing can be concluded from it.
+/// The name of a caller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// An API key, by its public id.
+    Key(KeyId),
+    /// Whoever a token was issued to, as `<name of the issuer>:<subject>`.
+    Subject(Box<str>),
+}
+
+/// What a caller may do, and where. The lists are kept joined by commas, sorted: compact, and already the value of the
+/// identity header.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Grant {
+    plane: Box<str>,
+    project: Box<str>,
+    workloads: Box<str>,
+    permissions: Box<str>,
+}
+
+/// A grant would have a value that no rule lets in, so nothing can be concluded from what it came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidRecord;
 
-impl Principal {
+impl Grant {
+    /// `project` is a name or [`EVERY`]; `workloads` are names or [`EVERY`] alone; an empty list means none. The lists are
+    /// kept in the order that they have.
+    ///
     /// # Errors
-    /// [`InvalidRecord`] if a name in the record could not be a header value or would read as another list.
-    pub fn of(key: &ApiKey) -> Result<Self, InvalidRecord> {
+    /// [`InvalidRecord`] if a name could not be a header value or would read as another list.
+    pub fn new(
+        plane: &str,
+        project: &str,
+        workloads: &[String],
+        permissions: &[String],
+    ) -> Result<Self, InvalidRecord> {
         let names = |list: &[String]| list.iter().all(|name| is_name(name));
         let every = |list: &[String]| matches!(list, [one] if one == EVERY);
-        let sound = is_name(&key.plane)
-            && (is_name(&key.project) || key.project == EVERY)
-            && (names(&key.workloads) || every(&key.workloads))
-            && names(&key.permissions);
+        let sound = is_name(plane)
+            && (is_name(project) || project == EVERY)
+            && (names(workloads) || every(workloads))
+            && names(permissions);
         if !sound {
             return Err(InvalidRecord);
         }
         Ok(Self {
-            key_id: key.id,
-            plane: key.plane.as_str().into(),
-            project: key.project.as_str().into(),
-            workloads: key.workloads.join(",").into(),
-            permissions: key.permissions.join(",").into(),
-            expires_at: key.expires_at,
-            retires_at: key.retires_at,
-            revoked: key.revoked_at.is_some(),
+            plane: plane.into(),
+            project: project.into(),
+            workloads: workloads.join(",").into(),
+            permissions: permissions.join(",").into(),
         })
     }
 
+    /// # Errors
+    /// As [`Grant::new`].
+    pub fn of_key(key: &ApiKey) -> Result<Self, InvalidRecord> {
+        Self::new(&key.plane, &key.project, &key.workloads, &key.permissions)
+    }
+}
+
+impl Principal {
+    /// The holder of a key, with the [`Grant::of_key`].
+    pub fn of_key(key: &ApiKey, grant: Arc<Grant>) -> Self {
+        Self {
+            identity: Identity::Key(key.id),
+            grant,
+            expires_at: key.expires_at,
+            retires_at: key.retires_at,
+            revoked: key.revoked_at.is_some(),
+        }
+    }
+
+    /// Whoever a token was issued to, until it expires.
+    pub fn of_subject(subject: &str, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
+        Self {
+            identity: Identity::Subject(subject.into()),
+            grant,
+            expires_at: Some(expires_at),
+            retires_at: None,
+            revoked: false,
+        }
+    }
+
+    /// `key:<id>`, or `<name of the issuer>:<subject>`.
+    pub fn subject(&self) -> Cow<'_, str> {
+        match &self.identity {
+            Identity::Key(id) => Cow::Owned(format!("key:{id}")),
+            Identity::Subject(subject) => Cow::Borrowed(subject),
+        }
+    }
+
+    /// The public id, if the caller is an API key.
+    pub fn key_id(&self) -> Option<&str> {
+        match &self.identity {
+            Identity::Key(id) => Some(id.as_str()),
+            Identity::Subject(_) => None,
+        }
+    }
+
+    pub fn plane(&self) -> &str {
+        &self.grant.plane
+    }
+
+    /// One project, or [`EVERY`].
+    pub fn project(&self) -> &str {
+        &self.grant.project
+    }
+
     pub fn holds(&self, permission: &str) -> bool {
-        self.permissions.split(',').any(|held| held == permission)
+        self.permissions().split(',').any(|held| held == permission)
     }
 
     /// Whether the workload is in scope. The name must follow [`super::name::is_name`], which excludes `*`.
     pub fn reaches_workload(&self, workload: &str) -> bool {
-        self.reaches_every_workload() || self.workloads.split(',').any(|held| held == workload)
+        self.reaches_every_workload() || self.grant.workloads.split(',').any(|held| held == workload)
     }
 
     pub fn reaches_every_workload(&self) -> bool {
-        &*self.workloads == EVERY
+        &*self.grant.workloads == EVERY
     }
 
     /// Whether the project is in scope. The name must follow [`super::name::is_name`], which excludes `*`.
     pub fn reaches_project(&self, project: &str) -> bool {
-        self.reaches_every_project() || *self.project == *project
+        self.reaches_every_project() || *self.grant.project == *project
     }
 
     pub fn reaches_every_project(&self) -> bool {
-        &*self.project == EVERY
+        &*self.grant.project == EVERY
     }
 
     /// Sorted and joined by commas; empty if there are none.
     pub fn permissions(&self) -> &str {
-        &self.permissions
+        &self.grant.permissions
     }
 
-    /// The one workload the key is bound to, if it is bound to exactly one.
+    /// The one workload the caller is bound to, if it is bound to exactly one.
     pub fn only_workload(&self) -> Option<&str> {
-        let one = !self.workloads.is_empty() && !self.reaches_every_workload() && !self.workloads.contains(',');
-        one.then_some(&*self.workloads)
+        let workloads = &*self.grant.workloads;
+        let one = !workloads.is_empty() && !self.reaches_every_workload() && !workloads.contains(',');
+        one.then_some(workloads)
     }
 }

@@ -60,7 +60,7 @@ impl<'r> Permit<'r> {
         match (&caller.workload, caller.project) {
             (Workload::Registered(resource), _) => Some(&resource.project),
             (_, Some(project)) => Some(project),
-            _ => Some(&*caller.principal.project).filter(|_| !caller.principal.reaches_every_project()),
+            _ => Some(caller.principal.project()).filter(|_| !caller.principal.reaches_every_project()),
         }
     }
 
@@ -110,7 +110,7 @@ pub fn authorize<'r>(
 /// # Errors
 /// The first rule that refuses.
 pub fn qualify(ask: &Ask<'_>, principal: &Principal, now: Timestamp) -> Result<(), Denial> {
-    if principal.plane != ask.plane.name {
+    if *principal.plane() != *ask.plane.name {
         return Err(Denial::WrongPlane);
     }
     if principal.reaches_every_project() && !ask.plane.admin {

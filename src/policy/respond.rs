@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, RouteId, Trace};
+use crate::domain::principal::Principal;
 
 use super::authorize::Permit;
 use super::error_body::{ErrorShape, ErrorText};
@@ -49,13 +50,8 @@ pub fn allow<'r>(
     mut trace: Trace,
 ) -> Decision<'r> {
     trace.denied = None;
-    let subject = permit.principal().map(|principal| subject_of(principal.key_id.as_str()));
+    let subject = permit.principal().map(|principal| principal.subject().into_owned());
     Decision::Allow(Allow { policy, request, permit, subject, trace })
-}
-
-/// The subject of an API key: `key:<id>`.
-pub fn subject_of(key_id: &str) -> String {
-    format!("key:{key_id}")
 }
 
 impl<'r> Allow<'r> {
@@ -75,9 +71,9 @@ impl<'r> Allow<'r> {
             (&names.subject, self.subject.as_deref()),
             (&names.project, self.permit.project()),
             (&names.workload, self.permit.workload()),
-            (&names.key_id, principal.map(|principal| principal.key_id.as_str())),
-            (&names.plane, principal.map(|principal| &*principal.plane)),
-            (&names.permissions, principal.map(|principal| principal.permissions())),
+            (&names.key_id, principal.and_then(Principal::key_id)),
+            (&names.plane, principal.map(Principal::plane)),
+            (&names.permissions, principal.map(Principal::permissions)),
             (&names.request_id, self.request.request_id()),
         ]
         .into_iter()
@@ -113,8 +109,8 @@ impl<'r> Allow<'r> {
             ("decision", Some("allow")),
             ("route", Some(&*self.permit.route().name)),
             ("subject", self.subject.as_deref()),
-            ("key_id", principal.map(|principal| principal.key_id.as_str())),
-            ("plane", principal.map(|principal| &*principal.plane)),
+            ("key_id", principal.and_then(Principal::key_id)),
+            ("plane", principal.map(Principal::plane)),
             ("project", self.permit.project()),
             ("workload", self.permit.workload()),
             ("client_ip", Some(self.policy.client_ip.of(self.request))),

@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod cache;
+mod grants;
 pub mod last_used;
 pub mod revocation;
 
@@ -10,11 +11,12 @@ use std::sync::Arc;
 use crate::domain::credential::PresentedKey;
 use crate::domain::decision::Tier;
 use crate::domain::name::is_name;
-use crate::domain::principal::Principal;
+use crate::domain::principal::{Grant, Principal};
 use crate::domain::record::{Resource, ResourceRef};
 use crate::store::Store;
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
+use grants::Grants;
 use revocation::{Slots, Stamps};
 
 /// Finds principals and resources.
@@ -25,6 +27,7 @@ pub struct Resolver {
     stamps: Arc<Stamps>,
     keys: Cache<Principal>,
     resources: Cache<Resource>,
+    grants: Arc<Grants>,
 }
 
 /// Nothing can be said about who asks: the store failed, a record is damaged, or too many look-ups are under way.
@@ -38,7 +41,7 @@ impl Resolver {
     pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>, sizes: Sizes) -> Self {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
-        Self { store, digester, stamps, keys, resources }
+        Self { store, digester, stamps, keys, resources, grants: Arc::default() }
     }
 
     /// Who holds this key; `None` if nobody does.
@@ -52,13 +55,14 @@ impl Resolver {
         }
         let digests = self.digester.all(key);
         let load = || {
-            let (store, digests) = (self.store.clone(), digests.clone());
+            let (store, digests, grants) = (self.store.clone(), digests.clone(), Arc::clone(&self.grants));
             async move {
                 let slots = Slots::of_digests(&digests);
                 let Some(record) = store.key_by_digest(digests).await? else {
                     return Ok(Loaded { value: None, slots });
                 };
-                let principal = Principal::of(&record).map_err(|_| ResolveError::Damaged)?;
+                let grant = Grant::of_key(&record).map_err(|_| ResolveError::Damaged)?;
+                let principal = Principal::of_key(&record, grants.share(&grant));
                 let slots = Slots::of_key(&record.digest, &record.project);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }

@@ -34,6 +34,8 @@ use crate::config::CheckAddress;
 use grpc::Calls;
 
 const MAX_CONNECTIONS: usize = 1024;
+/// Look-ups in the store that a worker has under way at a time. Each thread keeps memory of its own; more wait their turn.
+const BLOCKING_THREADS: usize = 8;
 /// After the system refused to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -227,7 +229,10 @@ struct Workers {
 impl Workers {
     fn start(count: usize, settings: &Settings) -> io::Result<Self> {
         let start = |index: usize| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .max_blocking_threads(BLOCKING_THREADS)
+                .enable_all()
+                .build()?;
             let (sender, receiver) = mpsc::unbounded_channel();
             let settings = settings.clone();
             let thread = std::thread::Builder::new().name(format!("check-{index}")).spawn(move || {

@@ -134,14 +134,17 @@ fn registered_resources() {
 fn the_wrong_resource_is_no_proof() {
     use std::sync::Arc;
     use tollgate::domain::decision::Trace;
-    use tollgate::domain::principal::Principal;
+    use tollgate::domain::principal::{Grant, Principal};
     use tollgate::policy::authorize::authorize;
     use tollgate::policy::{Admission, admit};
 
     let (policy, request) = (policy(), Request::new("PATCH", "/r/w1").bearing("ik_sdk"));
     let attributes = request.attributes();
     let Ok(Admission::Guarded(ask)) = admit(policy, &attributes, &mut Trace::begin()) else { panic!("not admitted") };
-    let principal = Arc::new(Principal::of(&holder("control", &["write"])).unwrap());
+    let principal = {
+        let holder = holder("control", &["write"]);
+        Arc::new(Principal::of_key(&holder, Arc::new(Grant::of_key(&holder).unwrap())))
+    };
     let mut other_kind = resource("w1", "chat", "acme");
     other_kind.kind = "run".to_owned();
     for wrong in [resource("w2", "chat", "acme"), other_kind] {

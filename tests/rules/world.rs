@@ -6,7 +6,7 @@ use tollgate::config;
 use tollgate::domain::attributes::{Attributes, Header};
 use tollgate::domain::credential::{Digest, MintedKey};
 use tollgate::domain::decision::{Denial, Trace};
-use tollgate::domain::principal::Principal;
+use tollgate::domain::principal::{Grant, Principal};
 use tollgate::domain::record::{ApiKey, Resource};
 use tollgate::domain::time::Timestamp;
 use tollgate::policy::authorize::authorize;
@@ -236,7 +236,9 @@ pub fn decide(
     let permit = admit(policy, &attributes, &mut trace).and_then(|admission| match admission {
         Admission::Public(permit) => Ok(permit),
         Admission::Guarded(ask) => {
-            let principal = Principal::of(holder.ok_or(Denial::CredentialUnknown)?).map_err(|_| Denial::Internal)?;
+            let holder = holder.ok_or(Denial::CredentialUnknown)?;
+            let grant = Grant::of_key(holder).map_err(|_| Denial::Internal)?;
+            let principal = Principal::of_key(holder, Arc::new(grant));
             let found = resource.filter(|resource| ask.resource() == Some(resource.reference()));
             authorize(&ask, Arc::new(principal), found.cloned().map(Arc::new), now)
         }

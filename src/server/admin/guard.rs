@@ -20,7 +20,7 @@ use super::wire::{KEYS, RESOURCES};
 use crate::domain::attributes::{Attributes, Header};
 use crate::domain::decision::{Denial, Trace};
 use crate::policy::error_body::ErrorShape;
-use crate::policy::respond::{Decision, Deny, subject_of};
+use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
     Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
@@ -186,8 +186,8 @@ async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
     match state.pipeline.decide(policy, &request).await {
         Decision::Allow(allow) => match allow.permit().principal() {
             Some(principal) => Ok(Actor {
-                subject: subject_of(principal.key_id.as_str()),
-                project: (!principal.reaches_every_project()).then(|| principal.project.to_string()),
+                subject: principal.subject().into_owned(),
+                project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
             }),
             None => Err(ApiError::internal().into_response()),
         },

@@ -20,7 +20,7 @@ use super::source::{Boxed, Source};
 /// How often a broken database is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 /// What redb may keep of the file in memory.
-const CACHE_BYTES: usize = 64 << 20;
+const CACHE_BYTES: usize = 16 << 20;
 
 /// Why an act was not done.
 pub(super) enum Failure {

@@ -20,6 +20,7 @@ use super::wire::{KEYS, RESOURCES};
 use crate::domain::attributes::{Attributes, Header};
 use crate::domain::decision::{Denial, Trace};
 use crate::policy::error_body::ErrorShape;
+use crate::policy::extract::Kinds;
 use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
     Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
@@ -82,6 +83,7 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
                 any_of: Vec::new(),
                 scope: Scope::Project { project: ProjectOf::Key, workload: WorkloadOf::Whole },
                 browsers: false,
+                kinds: Kinds::ALL,
             }),
             errors: ErrorShape::Tollgate,
             keep_credential: true,
@@ -94,6 +96,8 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
         planes: live.planes.clone(),
         permissions: live.permissions.clone(),
         credentials: live.credentials.clone(),
+        issuers: Vec::new(),
+        login: None,
         identity: IdentityHeaders {
             subject: None,
             project: None,

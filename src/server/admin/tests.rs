@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Admin, KeyDefaults, UnixAddress};
 use crate::pipeline::Pipeline;
 use crate::policy::error_body::ErrorShape;
-use crate::policy::extract::CredentialHeader;
+use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::route::RouteTable;
 use crate::policy::{ClientIp, IdentityHeaders, Plane, Policy, RevokedStatus};
 use crate::registry::Registry;
@@ -73,8 +73,11 @@ fn policy() -> Policy {
         revoked: RevokedStatus::Unauthenticated,
         admin,
     };
-    let credential =
-        |name: &str, scheme: Option<&str>| CredentialHeader { name: name.into(), scheme: scheme.map(Into::into) };
+    let credential = |name: &str, scheme: Option<&str>| CredentialHeader {
+        name: name.into(),
+        scheme: scheme.map(Into::into),
+        kinds: Kinds::ALL,
+    };
     Policy {
         planes: vec![
             plane("data", "ik_live", false),
@@ -84,6 +87,8 @@ fn policy() -> Policy {
         ],
         permissions: vec!["run_inference".into(), "read_workloads".into()],
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
+        issuers: Vec::new(),
+        login: None,
         identity: IdentityHeaders {
             subject: Some("x-tollgate-subject".into()),
             project: None,

@@ -83,6 +83,7 @@ fn policy() -> Policy {
             plane("support", "ik_sup", true),
         ],
         permissions: vec!["run_inference".into(), "read_workloads".into()],
+        login_plane: None,
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
         identity: IdentityHeaders {
             subject: Some("x-tollgate-subject".into()),

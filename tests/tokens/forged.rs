@@ -247,7 +247,7 @@ fn payloads(keys: &[SigningKey], forgeries: &mut Vec<Forgery>) {
             format!("{good}{good}"),
             format!("{good}\0"),
             format!("[{good}]"),
-            format!("\"{}\"", nested),
+            format!("\"{nested}\""),
             nested.clone(),
             String::from("{}"),
             String::from("null"),

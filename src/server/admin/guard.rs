@@ -27,6 +27,7 @@ use crate::policy::route::{
 };
 use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
 use crate::registry::Actor;
+use crate::registry::Held;
 use crate::telemetry::AUDIT;
 
 /// Every authenticated route: methods, path, permission.
@@ -169,11 +170,10 @@ pub(super) async fn authenticate(State(state): State<AdminState>, request: Reque
 }
 
 fn caller(extensions: &Extensions, actor: Actor) -> Caller {
-    Caller {
-        actor,
-        request_id: extensions.get().cloned().unwrap_or_default(),
-        peer: extensions.get().cloned().unwrap_or_default(),
-    }
+    let request_id: RequestId = extensions.get().cloned().unwrap_or_default();
+    let peer: Peer = extensions.get().cloned().unwrap_or_default();
+    let actor = Actor { peer: peer.0.clone(), request_id: request_id.0.clone(), ..actor };
+    Caller { actor, request_id, peer }
 }
 
 async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
@@ -192,6 +192,9 @@ async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
             Some(principal) => Ok(Actor {
                 subject: principal.subject().into_owned(),
                 project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
+                held: Held::Only(principal.permissions().split(',').map(str::to_owned).collect()),
+                peer: String::new(),
+                request_id: String::new(),
             }),
             None => Err(ApiError::internal().into_response()),
         },

@@ -15,7 +15,7 @@ use super::reply::{self, ApiError};
 use super::wire::{BOOTSTRAP, CreateKey, KEYS, KeyBody, KeyPage, NewKeyBody, RotateKey};
 use super::{AdminState, body_of, page_size};
 use crate::domain::credential::KeyId;
-use crate::registry::{KeySpec, NewKey};
+use crate::registry::{Expected, KeySpec, NewKey};
 use crate::store::KeyQuery;
 
 /// A life longer than this is meant to have no end: then the expiry is left out.
@@ -41,7 +41,7 @@ async fn create(
 ) -> Result<Response, ApiError> {
     let asked: CreateKey = reply::parse(&body_of(body)?)?;
     let spec = spec_of(&state, &caller, asked)?;
-    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec).await?;
+    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec, None).await?;
     caller.audit("key.create", new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
@@ -127,7 +127,7 @@ async fn revoke(
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let id = key_id(path)?;
-    let revoked = state.registry.revoke_key(&caller.actor, id).await?;
+    let revoked = state.registry.revoke_key(&caller.actor, id, Expected::Any).await?;
     caller.audit("key.revoke", id.as_str(), &revoked.project);
     // The revocation stands: an answer without the last use is better than none.
     let last_used_at = state.registry.key(&caller.actor, id).await.ok().and_then(|view| view.last_used_at);
@@ -147,13 +147,13 @@ async fn rotate(
     if grace > MAX_GRACE {
         return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
     }
-    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace).await?;
+    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace, Expected::Any).await?;
     caller.audit("key.rotate", id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
 async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
-    let new = state.registry.bootstrap(&state.live.load_full()).await?;
+    let new = state.registry.bootstrap(&state.live.load_full(), &caller.actor).await?;
     caller.audit("key.bootstrap", new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }

@@ -13,7 +13,7 @@ use super::reply::{self, ApiError};
 use super::wire::{PutResource, RESOURCES, ResourceBody, ResourcePage};
 use super::{AdminState, body_of, page_size};
 use crate::domain::name::is_name;
-use crate::registry::ResourceSpec;
+use crate::registry::{Expected, ResourceSpec};
 use crate::store::ResourceQuery;
 
 pub(super) fn routes() -> [(String, MethodRouter<AdminState>); 2] {
@@ -68,14 +68,14 @@ async fn put(
     let asked: PutResource = reply::parse(&body_of(body)?)?;
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
     let spec = ResourceSpec { kind, id, project, slug: asked.slug, owner: asked.owner };
-    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move).await?;
+    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, Expected::Any).await?;
     caller.audit("resource.put", &resource.reference().to_string(), &resource.project);
     reply::record(StatusCode::OK, &ResourceBody::from(&resource))
 }
 
 async fn delete(State(state): State<AdminState>, caller: Caller, path: Reference) -> Result<Response, ApiError> {
     let (kind, id) = reference(path)?;
-    let resource = state.registry.delete_resource(&caller.actor, &kind, &id).await?;
+    let resource = state.registry.delete_resource(&caller.actor, &kind, &id, Expected::Any).await?;
     caller.audit("resource.delete", &resource.reference().to_string(), &resource.project);
     reply::record(StatusCode::OK, &ResourceBody::from(&resource))
 }

@@ -14,31 +14,19 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::AdminState;
+use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
-use super::wire::{KEYS, RESOURCES};
 use crate::domain::attributes::{Attributes, Header};
 use crate::domain::decision::{Denial, Trace};
 use crate::policy::error_body::ErrorShape;
 use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
-    Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
+    self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
 use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
 use crate::registry::Actor;
 use crate::telemetry::AUDIT;
-
-/// Every authenticated route: methods, path, permission.
-fn table() -> [(&'static [&'static str], String, &'static str); 5] {
-    let one_key = format!("{KEYS}/{{id}}");
-    [
-        (&["GET", "HEAD", "POST"], KEYS.to_owned(), "manage_keys"),
-        (&["GET", "HEAD", "DELETE"], one_key.clone(), "manage_keys"),
-        (&["POST"], format!("{one_key}/rotate"), "manage_keys"),
-        (&["GET", "HEAD"], RESOURCES.to_owned(), "manage_resources"),
-        (&["GET", "HEAD", "PUT", "DELETE"], format!("{RESOURCES}/{{kind}}/{{id}}"), "manage_resources"),
-    ]
-}
 
 /// The rules of the admin API, made from the planes and credentials of the live policy; made anew when that changes.
 #[derive(Debug, Default)]
@@ -73,10 +61,11 @@ impl Rules {
 
 fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
     let mut routes = Vec::new();
-    for (methods, path, permission) in table() {
+    for operation in &OPERATIONS {
+        let Access::Permission(permission) = operation.access else { continue };
         let route = Route {
-            name: path.as_str().into(),
-            access: Access::Guarded(Requirement {
+            name: operation.name.into(),
+            access: route::Access::Guarded(Requirement {
                 plane,
                 all_of: vec![permission.into()],
                 any_of: Vec::new(),
@@ -86,8 +75,9 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
             errors: ErrorShape::Tollgate,
             keep_credential: true,
         };
-        let pattern = PathPattern::parse(&path)?;
-        routes.push((route, methods.iter().map(|&method| (method.to_owned(), pattern.clone())).collect()));
+        let pattern = PathPattern::parse(operation.path)?;
+        let methods = operation.methods().iter();
+        routes.push((route, methods.map(|&method| (method.to_owned(), pattern.clone())).collect()));
     }
     let host = HostRules { patterns: vec!["*".to_owned()], errors: ErrorShape::Tollgate, routes };
     Ok(Policy {
@@ -115,16 +105,17 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub actor: Actor,
+    operation: &'static Operation,
     request_id: RequestId,
     peer: Peer,
 }
 
 impl Caller {
     /// A log line of a change that was made.
-    pub fn audit(&self, act: &'static str, target_id: &str, project: &str) {
+    pub fn changed(&self, target_id: &str, project: &str) {
         tracing::info!(
             target: AUDIT,
-            act,
+            act = self.operation.name,
             target_id,
             project,
             subject = self.actor.subject,
@@ -145,18 +136,26 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 /// Whoever may open the admin socket is the operator.
-pub(super) async fn operator(mut request: Request, next: Next) -> Response {
-    let caller = caller(request.extensions(), Actor::operator());
+pub(super) async fn operator(
+    State(operation): State<&'static Operation>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = caller(request.extensions(), operation, Actor::operator());
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
 /// Whoever the pipeline allows.
-pub(super) async fn authenticate(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+pub(super) async fn authenticate(
+    State((state, operation)): State<(AdminState, &'static Operation)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (mut parts, body) = request.into_parts();
     match judge(&state, &parts).await {
         Ok(actor) => {
-            let caller = caller(&parts.extensions, actor);
+            let caller = caller(&parts.extensions, operation, actor);
             parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await
         }
@@ -164,9 +163,10 @@ pub(super) async fn authenticate(State(state): State<AdminState>, request: Reque
     }
 }
 
-fn caller(extensions: &Extensions, actor: Actor) -> Caller {
+fn caller(extensions: &Extensions, operation: &'static Operation, actor: Actor) -> Caller {
     Caller {
         actor,
+        operation,
         request_id: extensions.get().cloned().unwrap_or_default(),
         peer: extensions.get().cloned().unwrap_or_default(),
     }

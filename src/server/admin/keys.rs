@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
-use serde::Deserialize;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::wire::{BOOTSTRAP, CreateKey, KEYS, KeyBody, KeyPage, NewKeyBody, RotateKey};
-use super::{AdminState, body_of, page_size};
+use super::request::{JsonBody, OptionalBody, PathOf, QueryOf};
+use super::wire::KEYS;
+use super::wire::keys::{CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey};
+use super::{AdminState, page_size};
 use crate::domain::credential::KeyId;
 use crate::registry::{KeySpec, NewKey};
 use crate::store::KeyQuery;
@@ -22,27 +20,14 @@ use crate::store::KeyQuery;
 const MAX_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const MAX_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
 
-pub(super) fn routes() -> [(String, MethodRouter<AdminState>); 3] {
-    [
-        (KEYS.to_owned(), post(create).get(list)),
-        (format!("{KEYS}/{{id}}"), get(show).delete(revoke)),
-        (format!("{KEYS}/{{id}}/rotate"), post(rotate)),
-    ]
-}
-
-pub(super) fn operator_routes() -> [(String, MethodRouter<AdminState>); 1] {
-    [(BOOTSTRAP.to_owned(), post(bootstrap))]
-}
-
-async fn create(
+pub async fn create(
     State(state): State<AdminState>,
     caller: Caller,
-    body: Result<Bytes, BytesRejection>,
+    JsonBody(asked): JsonBody<CreateKey>,
 ) -> Result<Response, ApiError> {
-    let asked: CreateKey = reply::parse(&body_of(body)?)?;
     let spec = spec_of(&state, &caller, asked)?;
     let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec).await?;
-    caller.audit("key.create", new.record.id.as_str(), &new.record.project);
+    caller.changed(new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
@@ -80,21 +65,11 @@ fn life_of(days: Option<u64>, seconds: Option<u64>) -> Result<Option<Duration>, 
     Ok(Some(life))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ListKeys {
-    project: Option<String>,
-    plane: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn list(
+pub async fn list(
     State(state): State<AdminState>,
     caller: Caller,
-    query: Result<Query<ListKeys>, QueryRejection>,
+    QueryOf(asked): QueryOf<ListKeys>,
 ) -> Result<Response, ApiError> {
-    let Query(asked) = query.map_err(|problem| ApiError::invalid(problem.body_text()))?;
     let limit = page_size(asked.limit)?;
     let after = match asked.after.as_deref() {
         None => None,
@@ -112,55 +87,52 @@ async fn list(
     reply::record(StatusCode::OK, &KeyPage { keys, next })
 }
 
-async fn show(
+pub async fn show(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Result<Path<String>, PathRejection>,
+    PathOf(path): PathOf<KeyPath>,
 ) -> Result<Response, ApiError> {
-    let view = state.registry.key(&caller.actor, key_id(path)?).await?;
+    let view = state.registry.key(&caller.actor, key_id(&path)?).await?;
     reply::record(StatusCode::OK, &KeyBody::of(&view.key, view.last_used_at, state.clock.now()))
 }
 
-async fn revoke(
+pub async fn revoke(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Result<Path<String>, PathRejection>,
+    PathOf(path): PathOf<KeyPath>,
 ) -> Result<Response, ApiError> {
-    let id = key_id(path)?;
+    let id = key_id(&path)?;
     let revoked = state.registry.revoke_key(&caller.actor, id).await?;
-    caller.audit("key.revoke", id.as_str(), &revoked.project);
+    caller.changed(id.as_str(), &revoked.project);
     // The revocation stands: an answer without the last use is better than none.
     let last_used_at = state.registry.key(&caller.actor, id).await.ok().and_then(|view| view.last_used_at);
     reply::record(StatusCode::OK, &KeyBody::of(&revoked, last_used_at, state.clock.now()))
 }
 
-async fn rotate(
+pub async fn rotate(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    PathOf(path): PathOf<KeyPath>,
+    OptionalBody(asked): OptionalBody<RotateKey>,
 ) -> Result<Response, ApiError> {
-    let id = key_id(path)?;
-    let body = body_of(body)?;
-    let asked = if body.trim_ascii().is_empty() { RotateKey::default() } else { reply::parse(&body)? };
+    let id = key_id(&path)?;
     let grace = Duration::from_secs(asked.grace_seconds.unwrap_or_default());
     if grace > MAX_GRACE {
         return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
     }
     let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace).await?;
-    caller.audit("key.rotate", id.as_str(), &new.record.project);
+    caller.changed(id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
-async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
+pub async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     let new = state.registry.bootstrap(&state.live.load_full()).await?;
-    caller.audit("key.bootstrap", new.record.id.as_str(), &new.record.project);
+    caller.changed(new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
-fn key_id(path: Result<Path<String>, PathRejection>) -> Result<KeyId, ApiError> {
-    let Path(text) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
-    KeyId::parse(&text).ok_or_else(|| ApiError::not_found("there is no such key: an id has 12 letters and digits"))
+fn key_id(path: &KeyPath) -> Result<KeyId, ApiError> {
+    KeyId::parse(&path.id).ok_or_else(|| ApiError::not_found("there is no such key: an id has 12 letters and digits"))
 }
 
 fn shown_once(state: &AdminState, new: &NewKey) -> Result<Response, ApiError> {

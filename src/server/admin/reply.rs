@@ -5,25 +5,46 @@ use axum::body::{Body, Bytes};
 use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
 use crate::registry::RegistryError;
 
-/// Why a request to the admin API failed, as `{"error":{"code","message","details"}}`.
+/// Why a request to the admin API failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
+    error: ErrorDetail,
+}
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[schemars(rename = "Error")]
+pub struct ErrorBody {
+    error: ErrorDetail,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+struct ErrorDetail {
+    /// For programs.
     code: &'static str,
+    /// For people: what is wrong and what to do.
     message: String,
-    details: Value,
+    /// What would help, such as the field at fault or the permission that is missing; null if there is nothing to add.
+    details: Option<Map<String, Value>>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), details: Value::Null }
+        Self { status, error: ErrorDetail { code, message: message.into(), details: None } }
+    }
+
+    fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.error.details.get_or_insert_default().insert(name.to_owned(), value.into());
+        self
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -32,11 +53,16 @@ impl ApiError {
 
     /// A field and what to write there.
     pub fn invalid_field(field: &str, problem: &str) -> Self {
-        Self { details: json!({"field": field}), ..Self::invalid(format!("{field}: {problem}")) }
+        Self::invalid(format!("{field}: {problem}")).with_detail("field", field)
     }
 
     pub fn too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "VALIDATION_ERROR", "The body is larger than 64 KiB.")
+    }
+
+    pub fn unsupported_media_type() -> Self {
+        let message = "Send the body as JSON, with `content-type: application/json`.";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UNSUPPORTED_MEDIA_TYPE", message)
     }
 
     pub fn wrong_method() -> Self {
@@ -78,8 +104,8 @@ impl From<RegistryError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { status, code, message, details } = self;
-        let body = json!({"error": {"code": code, "message": message, "details": details}}).to_string();
+        let Self { status, error } = self;
+        let body = json!(ErrorBody { error }).to_string();
         let mut response = json_response(status, body.into());
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
@@ -88,7 +114,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn json_response(status: StatusCode, body: Body) -> Response {
+/// JSON as it is.
+pub fn json_response(status: StatusCode, body: Body) -> Response {
     (status, [(CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response()
 }
 
@@ -110,8 +137,11 @@ pub fn secret_record<T: Serialize>(location: &str, value: &T, room: usize) -> Re
     Ok(response)
 }
 
-/// Reads a JSON body.
+/// Reads a JSON object; an array of its values in their order is none.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(ApiError::invalid("The body does not fit: it must be a JSON object."));
+    }
     serde_json::from_slice(body).map_err(|error| ApiError::invalid(unreadable(&error)))
 }
 
@@ -138,16 +168,16 @@ mod tests {
     #[test]
     fn a_wrong_value_is_not_echoed() {
         let problem = parse::<Sample>(br#"{"days":"ik_live_secret"}"#).unwrap_err();
-        assert!(!problem.message.contains("ik_live"), "{}", problem.message);
-        assert!(problem.message.contains("expected u32"), "{}", problem.message);
+        assert!(!problem.error.message.contains("ik_live"), "{}", problem.error.message);
+        assert!(problem.error.message.contains("expected u32"), "{}", problem.error.message);
     }
 
     #[test]
     fn unknown_and_doubled_fields_are_refused() {
         assert_eq!(parse::<Sample>(br#"{"days":1}"#).unwrap().days, Some(1));
-        assert!(parse::<Sample>(br#"{"day":1}"#).unwrap_err().message.contains("unknown field `day`"));
-        assert!(parse::<Sample>(br#"{"days":1,"days":2}"#).unwrap_err().message.contains("duplicate field"));
-        assert!(parse::<Sample>(b"{").unwrap_err().message.contains("not JSON"));
+        assert!(parse::<Sample>(br#"{"day":1}"#).unwrap_err().error.message.contains("unknown field `day`"));
+        assert!(parse::<Sample>(br#"{"days":1,"days":2}"#).unwrap_err().error.message.contains("duplicate field"));
+        assert!(parse::<Sample>(b"{").unwrap_err().error.message.contains("not JSON"));
         assert!(parse::<Sample>(b"").is_err());
     }
 }

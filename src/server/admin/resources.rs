@@ -1,40 +1,23 @@
 //! Registered resources over HTTP: which project an id belongs to. Never moves one unless that was said.
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get};
-use serde::Deserialize;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::wire::{PutResource, RESOURCES, ResourceBody, ResourcePage};
-use super::{AdminState, body_of, page_size};
+use super::request::{JsonBody, PathOf, QueryOf};
+use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
+use super::{AdminState, page_size};
 use crate::domain::name::is_name;
 use crate::registry::ResourceSpec;
 use crate::store::ResourceQuery;
 
-pub(super) fn routes() -> [(String, MethodRouter<AdminState>); 2] {
-    [(RESOURCES.to_owned(), get(list)), (format!("{RESOURCES}/{{kind}}/{{id}}"), get(show).put(put).delete(delete))]
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ListResources {
-    kind: Option<String>,
-    project: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn list(
+pub async fn list(
     State(state): State<AdminState>,
     caller: Caller,
-    query: Result<Query<ListResources>, QueryRejection>,
+    QueryOf(asked): QueryOf<ListResources>,
 ) -> Result<Response, ApiError> {
-    let Query(asked) = query.map_err(|problem| ApiError::invalid(problem.body_text()))?;
     let limit = page_size(asked.limit)?;
     let after = match asked.after.as_deref().map(|text| text.split_once(':')) {
         None => None,
@@ -50,38 +33,42 @@ async fn list(
     reply::record(StatusCode::OK, &ResourcePage { resources, next })
 }
 
-type Reference = Result<Path<(String, String)>, PathRejection>;
-
-async fn show(State(state): State<AdminState>, caller: Caller, path: Reference) -> Result<Response, ApiError> {
-    let (kind, id) = reference(path)?;
-    let resource = state.registry.resource(&caller.actor, &kind, &id).await?;
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
-}
-
-async fn put(
+pub async fn show(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Reference,
-    body: Result<Bytes, BytesRejection>,
+    PathOf(path): PathOf<ResourcePath>,
 ) -> Result<Response, ApiError> {
-    let Path((kind, id)) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
-    let asked: PutResource = reply::parse(&body_of(body)?)?;
+    registrable(&path)?;
+    let resource = state.registry.resource(&caller.actor, &path.kind, &path.id).await?;
+    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
+}
+
+pub async fn put(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<ResourcePath>,
+    JsonBody(asked): JsonBody<PutResource>,
+) -> Result<Response, ApiError> {
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
-    let spec = ResourceSpec { kind, id, project, slug: asked.slug, owner: asked.owner };
+    let spec = ResourceSpec { kind: path.kind, id: path.id, project, slug: asked.slug, owner: asked.owner };
     let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move).await?;
-    caller.audit("resource.put", &resource.reference().to_string(), &resource.project);
+    caller.changed(&resource.reference().to_string(), &resource.project);
     reply::record(StatusCode::OK, &ResourceBody::from(&resource))
 }
 
-async fn delete(State(state): State<AdminState>, caller: Caller, path: Reference) -> Result<Response, ApiError> {
-    let (kind, id) = reference(path)?;
-    let resource = state.registry.delete_resource(&caller.actor, &kind, &id).await?;
-    caller.audit("resource.delete", &resource.reference().to_string(), &resource.project);
+pub async fn delete(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<ResourcePath>,
+) -> Result<Response, ApiError> {
+    registrable(&path)?;
+    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id).await?;
+    caller.changed(&resource.reference().to_string(), &resource.project);
     reply::record(StatusCode::OK, &ResourceBody::from(&resource))
 }
 
-/// The kind and id of a path; whatever cannot be registered is not there.
-fn reference(path: Reference) -> Result<(String, String), ApiError> {
-    let Path((kind, id)) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
-    if is_name(&kind) && is_name(&id) { Ok((kind, id)) } else { Err(ApiError::not_found("there is no such resource")) }
+/// Whatever cannot be registered is not there.
+fn registrable(path: &ResourcePath) -> Result<(), ApiError> {
+    let can_be = is_name(&path.kind) && is_name(&path.id);
+    if can_be { Ok(()) } else { Err(ApiError::not_found("there is no such resource")) }
 }

@@ -143,8 +143,11 @@ impl Api {
         if !key.is_empty() {
             request = request.header("authorization", format!("Bearer {key}"));
         }
-        let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
-        self.send(request.body(body).unwrap()).await
+        if body.is_null() {
+            return self.send(request.body(Body::empty()).unwrap()).await;
+        }
+        let request = request.header("content-type", "application/json").body(Body::from(body.to_string()));
+        self.send(request.unwrap()).await
     }
 
     /// As the operator, without a key.
@@ -518,15 +521,33 @@ async fn every_failure_has_the_one_shape() {
         api.call("GET", "/nowhere", "", Value::Null).await.is(404, "NOT_FOUND");
         let wrong = api.call("PATCH", KEYS, "", Value::Null).await;
         wrong.is(405, "VALIDATION_ERROR");
-        assert_eq!(wrong.headers["allow"], "POST,GET,HEAD");
+        assert_eq!(wrong.headers["allow"], "GET,HEAD,POST");
     }
-    let big = Request::post(KEYS).body(Body::from(vec![b' '; 64 * 1024 + 1])).unwrap();
+    let json = || Request::post(KEYS).header("content-type", "application/json; charset=utf-8");
+    let big = json().body(Body::from(vec![b' '; 64 * 1024 + 1])).unwrap();
     api.send(big).await.is(413, "VALIDATION_ERROR");
-    api.send(Request::post(KEYS).body(Body::from("{")).unwrap()).await.is(400, "VALIDATION_ERROR");
+    for text in ["{", "[]", "\"a\"", ""] {
+        api.send(json().body(Body::from(text)).unwrap()).await.is(400, "VALIDATION_ERROR");
+    }
+    for kind in ["text/plain", "application/x-www-form-urlencoded", "application/jsonp", ""] {
+        let other = Request::post(KEYS).header("content-type", kind).body(Body::from("{}")).unwrap();
+        api.send(other).await.is(415, "UNSUPPORTED_MEDIA_TYPE");
+    }
     let named = Request::get("/nowhere").header("x-request-id", "req-7").body(Body::empty()).unwrap();
     assert_eq!(api.send(named).await.headers["x-request-id"], "req-7");
     let unsafe_id = Request::get("/nowhere").header("x-request-id", "a b").body(Body::empty()).unwrap();
     assert_ne!(api.send(unsafe_id).await.headers["x-request-id"], "a b");
+}
+
+#[tokio::test]
+async fn the_description_is_public_and_not_for_everybody() {
+    let api = Api::new();
+    for door in [Door::Socket, Door::Http] {
+        let described = api.at(door).call("GET", "/openapi.json", "", Value::Null).await;
+        assert_eq!(described.status, StatusCode::OK);
+        assert_eq!(described.text("openapi"), "3.1.0");
+    }
+    api.at(Door::ThroughEnvoy).call("GET", "/openapi.json", "", Value::Null).await.is(404, "NOT_FOUND");
 }
 
 #[tokio::test]
@@ -536,7 +557,7 @@ async fn a_panic_and_a_missing_guard_are_our_fault() {
     }
     async fn unguarded(_: Caller) {}
     let api = Api::new();
-    let routes = [("/panics".to_owned(), get(panics)), ("/unguarded".to_owned(), get(unguarded))];
+    let routes = [("/panics", get(panics)), ("/unguarded", get(unguarded))];
     let router = finished(routes.into_iter(), api.state.clone(), Door::Socket);
     for path in ["/panics", "/unguarded"] {
         let request = Request::get(path).body(Body::empty()).unwrap();

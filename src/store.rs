@@ -5,9 +5,10 @@ pub mod keyspace;
 mod records;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::domain::credential::{Digest, KeyId};
-use crate::domain::record::{ApiKey, Resource};
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 use embedded::Embedded;
 
@@ -48,6 +49,43 @@ pub enum Write {
     UpdateResource(Resource),
     /// Conflict unless it is there with this version.
     DeleteResource { kind: String, id: String, version: u64 },
+    /// Conflict if the name is taken, be it by a tombstone.
+    CreateUser(User),
+    /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, or if the stored user is
+    /// deleted and the new one neither is nor has more `sessions`.
+    UpdateUser(User),
+    /// Remembers the first end of a session. Forgets a few whose token expired more than a day before.
+    EndSession(EndedSession),
+    /// Conflict if the id is taken.
+    CreateSigningKey(SigningKey),
+    /// Conflict if it is not there.
+    DeleteSigningKey { id: String },
+    /// Appends a row; its `sequence` is given by the store.
+    Audit(AuditEntry),
+    /// Conflict if the digest was used less than [`ONCE_KEPT`] ago. Forgets a few that are older.
+    Once(OnceRecord),
+}
+
+/// How long an idempotency key is remembered.
+pub const ONCE_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// That something was made under an idempotency key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OnceRecord {
+    /// Of the key, its actor and the act.
+    pub digest: [u8; 32],
+    /// Of what was asked for.
+    pub fingerprint: [u8; 32],
+    /// What was made, such as `key:<id>`.
+    pub target: String,
+    pub at: Timestamp,
+}
+
+impl OnceRecord {
+    /// Whether it still counts.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        now < self.at.plus(ONCE_KEPT)
+    }
 }
 
 /// A page of keys, by id.
@@ -68,6 +106,33 @@ pub struct ResourceQuery {
     pub project: Option<String>,
     /// Resources behind this kind and id.
     pub after: Option<(String, String)>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// A page of users, by name, without deleted ones.
+#[derive(Clone, Debug, Default)]
+pub struct UserQuery {
+    pub project: Option<String>,
+    /// Users behind this name.
+    pub after: Option<String>,
+    /// At most this many.
+    pub limit: usize,
+}
+
+/// A page of the audit log, the newest row first.
+#[derive(Clone, Debug, Default)]
+pub struct AuditQuery {
+    pub project: Option<String>,
+    pub actor: Option<String>,
+    pub act: Option<String>,
+    pub target: Option<String>,
+    /// Rows of this time or later.
+    pub since: Option<Timestamp>,
+    /// Rows before this time.
+    pub until: Option<Timestamp>,
+    /// Rows before the one with this sequence.
+    pub before: Option<u64>,
     /// At most this many.
     pub limit: usize,
 }
@@ -108,6 +173,34 @@ impl Store {
 
     pub async fn resources(&self, query: ResourceQuery) -> Result<Vec<Resource>, StoreError> {
         self.embedded(move |store| store.resources(&query)).await
+    }
+
+    /// The user of this name, also a deleted one.
+    pub async fn user(&self, name: String) -> Result<Option<User>, StoreError> {
+        self.embedded(move |store| store.user(&name)).await
+    }
+
+    pub async fn users(&self, query: UserQuery) -> Result<Vec<User>, StoreError> {
+        self.embedded(move |store| store.users(&query)).await
+    }
+
+    /// Whether the session with this id was ended.
+    pub async fn ended_session(&self, id: String) -> Result<bool, StoreError> {
+        self.embedded(move |store| store.ended_session(&id)).await
+    }
+
+    /// The oldest first.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
+        self.embedded(|store| store.signing_keys()).await
+    }
+
+    pub async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        self.embedded(move |store| store.audit(&query)).await
+    }
+
+    /// What was made under the idempotency key with this digest, if it is still remembered.
+    pub async fn once(&self, digest: [u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
+        self.embedded(move |store| store.once(&digest)).await
     }
 
     /// Applies a batch, durably, and gives its sequence number: greater than that of every earlier batch.

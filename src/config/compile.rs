@@ -38,6 +38,7 @@ pub(super) fn compile(file: &File, findings: &mut Findings) -> Option<Compiled> 
     let policy = Policy {
         planes: names.planes,
         permissions: names.permissions,
+        login_plane: None,
         credentials,
         identity,
         client_ip,

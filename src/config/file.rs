@@ -38,8 +38,8 @@ pub struct File {
     /// (`ik_adm`). A stored key whose plane is gone reaches no route. Takes effect on reload.
     #[serde(default = "default_planes")]
     pub planes: IndexMap<String, Plane>,
-    /// Every permission that routes ask for and keys can be given, declared once. `manage_keys` and `manage_resources` are
-    /// built in. Takes effect on reload.
+    /// Every permission that routes ask for and keys can be given, declared once. `manage_keys`, `manage_resources`,
+    /// `manage_users` and `view_audit_logs` are built in. Takes effect on reload.
     #[serde(default)]
     pub permissions: Vec<String>,
     /// The request headers that may carry an API key. A request with more than one credential is refused, and the back end
@@ -269,7 +269,8 @@ pub struct Plane {
     /// What a revoked key is answered with: 401, as if it were unknown, or 403.
     #[serde(default)]
     pub revoked: Revoked,
-    /// Whether its keys may be given power over Tollgate itself: `manage_keys` and `manage_resources`.
+    /// Whether its keys may be given power over Tollgate itself: `manage_keys`, `manage_resources`, `manage_users` and
+    /// `view_audit_logs`.
     #[serde(default)]
     pub admin: bool,
 }

@@ -17,6 +17,18 @@ pub fn is_name(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
+/// The name that a user logs in with: `[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}`, so that an e-mail address fits. Names are compared
+/// byte by byte.
+pub fn is_user_name(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() <= MAX_NAME
+        && bytes.first().is_some_and(u8::is_ascii_alphanumeric)
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-'))
+}
+
+/// What a person is told when the name of a user does not fit.
+pub const USER_NAME_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ @ + - and must begin with a letter or a digit";
+
 /// A label for people (the name of a key): 1 to 128 characters without control characters.
 pub fn is_label(text: &str) -> bool {
     !text.trim().is_empty() && text.chars().count() <= 128 && !text.chars().any(char::is_control)
@@ -36,6 +48,16 @@ mod tests {
         }
         for bad in ["", "*", "-a", ".a", "a/b", "a%2f", "a b", "a,b", "ä", "a\n", &"x".repeat(65)] {
             assert!(!is_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_user_may_be_named_by_an_address() {
+        for good in ["alice", "a", "alice@example.com", "bob+ops@example.com", "0", &"x".repeat(64)] {
+            assert!(is_user_name(good), "{good}");
+        }
+        for bad in ["", "@alice", "+a", "*", "a b", "a/b", "a:b", "a%40b", "a,b", "ä", "a\n", &"x".repeat(65)] {
+            assert!(!is_user_name(bad), "{bad}");
         }
     }
 

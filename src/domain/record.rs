@@ -1,4 +1,7 @@
-//! What the store keeps: keys and resources. Never holds a secret; an absent scope list means nothing, not everything.
+//! What the store keeps: keys, users, sessions, resources and the audit log. Never holds a secret that can be used as it
+//! stands; an absent scope list means nothing, not everything.
+
+use std::fmt;
 
 use super::credential::{Digest, KeyId};
 use super::time::Timestamp;
@@ -100,8 +103,8 @@ pub struct ResourceRef<'a> {
     pub id: &'a str,
 }
 
-impl std::fmt::Display for ResourceRef<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for ResourceRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.kind, self.id)
     }
 }
@@ -109,5 +112,138 @@ impl std::fmt::Display for ResourceRef<'_> {
 impl Resource {
     pub fn reference(&self) -> ResourceRef<'_> {
         ResourceRef { kind: &self.kind, id: &self.id }
+    }
+}
+
+/// Somebody who logs in with a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct User {
+    /// By [`super::name::is_user_name`].
+    pub name: String,
+    /// Argon2id, as a PHC string. Empty once the user is deleted.
+    pub password_hash: String,
+    /// One project, or [`EVERY`].
+    pub project: String,
+    /// Sorted, without duplicates.
+    pub permissions: Vec<String>,
+    pub disabled: bool,
+    /// A tombstone: the name is free for another user.
+    pub deleted: bool,
+    /// The generation of the user's sessions: tokens of another one are refused. It rises when the user is disabled,
+    /// deleted or made again and when the password changes, and never falls.
+    pub sessions: u64,
+    pub created_at: Timestamp,
+    /// As [`AuditEntry::actor`].
+    pub created_by: String,
+    pub changed_at: Timestamp,
+    /// Counts the writes of this record, from 1.
+    pub version: u64,
+}
+
+impl fmt::Debug for User {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("User")
+            .field("name", &self.name)
+            .field("project", &self.project)
+            .field("permissions", &self.permissions)
+            .field("disabled", &self.disabled)
+            .field("deleted", &self.deleted)
+            .field("sessions", &self.sessions)
+            .field("version", &self.version)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A session that was ended before its time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndedSession {
+    /// The `jti` of its token; a name.
+    pub id: String,
+    /// The name of the user whose session it was.
+    pub user: String,
+    pub ended_at: Timestamp,
+    /// When its token expires: until then it must be remembered.
+    pub expires_at: Timestamp,
+}
+
+/// A private key that session tokens are signed with, sealed by a key that is not in the store.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SigningKey {
+    /// The `kid` of its tokens; a name.
+    pub id: String,
+    pub sealed: Vec<u8>,
+    pub created_at: Timestamp,
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SigningKey({}, …)", self.id)
+    }
+}
+
+/// How an administrative act ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    /// The actor did not have the right to it; nothing was changed.
+    Refused,
+}
+
+impl Outcome {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// One row of the audit log: an administrative act, or the attempt of one. Never changed and never removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuditEntry {
+    /// Counts the rows, from 1; the store gives it.
+    pub sequence: u64,
+    pub at: Timestamp,
+    /// `key:<id>`, `user:<name>`, `<issuer>:<subject>`, or `operator` for whoever holds the admin socket.
+    pub actor: String,
+    /// Such as `key.create`.
+    pub act: String,
+    /// Such as `key:<id>`, `user:<name>` or `<kind>:<id>` of a resource.
+    pub target: String,
+    /// The project of the target, if it has one: who is bound to a project sees its rows alone.
+    pub project: Option<String>,
+    pub outcome: Outcome,
+    /// Why it was refused.
+    pub reason: Option<String>,
+    /// Where the request came from.
+    pub peer: String,
+    pub request_id: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_neither_hash_nor_sealed_key() {
+        let at = Timestamp::from_millis(1);
+        let user = User {
+            name: "alice".to_owned(),
+            password_hash: "$argon2id$hash".to_owned(),
+            project: "acme".to_owned(),
+            permissions: vec![],
+            disabled: false,
+            deleted: false,
+            sessions: 1,
+            created_at: at,
+            created_by: "operator".to_owned(),
+            changed_at: at,
+            version: 1,
+        };
+        let text = format!("{user:?}");
+        assert!(text.contains("alice") && !text.contains("argon2id"), "{text}");
+        let key = SigningKey { id: "k-1".to_owned(), sealed: vec![77; 4], created_at: at };
+        let text = format!("{key:?}");
+        assert!(text.contains("k-1") && !text.contains("77"), "{text}");
     }
 }

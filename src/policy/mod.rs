@@ -24,6 +24,8 @@ pub struct Policy {
     pub planes: Vec<Plane>,
     /// Every permission that a key can be given, administrative ones apart.
     pub permissions: Vec<Box<str>>,
+    /// The plane that users stand on who log in; `None`: nobody can.
+    pub login_plane: Option<PlaneId>,
     /// Where credentials are looked for. All of these headers are kept from the back end.
     pub credentials: Vec<CredentialHeader>,
     pub identity: IdentityHeaders,
@@ -60,7 +62,7 @@ pub enum RevokedStatus {
 }
 
 /// Permissions over Tollgate itself. They exist only on planes marked `admin`.
-pub const ADMIN_PERMISSIONS: [&str; 2] = ["manage_keys", "manage_resources"];
+pub const ADMIN_PERMISSIONS: [&str; 4] = ["manage_keys", "manage_resources", "manage_users", "view_audit_logs"];
 
 /// The names of the headers that tell the back end who asks; `None`: this one is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -64,12 +64,20 @@ impl Digester {
         std::iter::once(&self.current).chain(&self.older).map(|mac| digest(mac, key.expose())).collect()
     }
 
-    /// The cache's name for a resource. Keyed, so that a client cannot choose ids that collide; the tag keeps it apart
-    /// from keys.
+    /// The cache's name for a resource.
     pub fn of_resource(&self, reference: ResourceRef<'_>) -> Digest {
-        let mac = self.current.clone();
-        let mac = mac.chain_update(b"resource ").chain_update(reference.kind).chain_update(b":");
-        Digest(mac.chain_update(reference.id).finalize().into_bytes().into())
+        self.named(&["resource ", reference.kind, ":", reference.id])
+    }
+
+    /// The name of something that is not a key, such as a user or a session. `kind` is one word of ours.
+    pub fn of_name(&self, kind: &str, name: &str) -> Digest {
+        self.named(&[kind, " ", name])
+    }
+
+    /// Keyed, so that a client cannot choose names that collide; the kind before the blank keeps it apart from keys.
+    fn named(&self, parts: &[&str]) -> Digest {
+        let mac = parts.iter().fold(self.current.clone(), |mac, part| mac.chain_update(part));
+        Digest(mac.finalize().into_bytes().into())
     }
 }
 

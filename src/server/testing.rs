@@ -60,7 +60,7 @@ impl Fixture {
             permissions: vec!["run_inference".into()],
             expires_in: None,
         };
-        let key = registry.create_key(&policy, &Actor::operator(), spec).await.unwrap();
+        let key = registry.create_key(&policy, &Actor::operator(), spec, None).await.unwrap();
         let live = Arc::new(ArcSwap::from_pointee(policy));
         telemetry.adopt(&live.load_full());
         let service = CheckService::new(live, pipeline, Arc::clone(&telemetry));
@@ -101,6 +101,7 @@ fn policy() -> Policy {
             admin: false,
         }],
         permissions: vec!["run_inference".into()],
+        login_plane: None,
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
         identity: IdentityHeaders {
             subject: name("subject"),

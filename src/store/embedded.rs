@@ -3,7 +3,10 @@
 
 mod batch;
 mod engine;
+mod journal;
+mod sessions;
 mod source;
+mod users;
 
 use std::io;
 use std::ops::Bound;

@@ -3,6 +3,7 @@
 use redb::TableDefinition;
 
 use crate::domain::credential::KeyId;
+use crate::domain::time::Timestamp;
 
 /// The layout of the store. It rises with a change that an older Tollgate would misread; see `records.proto`.
 pub const FORMAT: u64 = 1;
@@ -27,6 +28,24 @@ pub const RESOURCES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("r
 pub const RESOURCES_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("resources_by_project");
 /// Version of a pepper to its check value.
 pub const PEPPERS: TableDefinition<'_, u32, DigestKey> = TableDefinition::new("peppers");
+/// Name of a user to `tollgate.v1.User`, also of deleted ones.
+pub const USERS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("users");
+/// [`scoped`] project and name of a user that is not deleted.
+pub const USERS_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("users_by_project");
+/// Id of a session to `tollgate.v1.EndedSession`.
+pub const ENDED_SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("ended_sessions");
+/// [`timed`] expiry and id of an ended session.
+pub const ENDED_SESSIONS_BY_EXPIRY: TableDefinition<'_, Bytes, ()> = TableDefinition::new("ended_sessions_by_expiry");
+/// Id to `tollgate.v1.SigningKey`.
+pub const SIGNING_KEYS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("signing_keys");
+/// Sequence of a row to `tollgate.v1.AuditEntry`. Rows are added behind the last one, and nothing else is ever done here.
+pub const AUDIT: TableDefinition<'_, u64, Bytes> = TableDefinition::new("audit");
+/// [`scoped`] project and sequence (big endian) of a row.
+pub const AUDIT_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("audit_by_project");
+/// Digest of an idempotency key to `tollgate.v1.Once`.
+pub const ONCE: TableDefinition<'_, DigestKey, Bytes> = TableDefinition::new("once");
+/// [`timed`] use and digest of an idempotency key.
+pub const ONCE_BY_TIME: TableDefinition<'_, Bytes, ()> = TableDefinition::new("once_by_time");
 /// [`META_FORMAT`] and [`META_SEQUENCE`].
 pub const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");
 
@@ -50,6 +69,16 @@ pub fn scoped(scope: &str, rest: &[u8]) -> Vec<u8> {
     key.push(SEPARATOR);
     key.extend_from_slice(rest);
     key
+}
+
+/// A time and what happened at it in one key, ordered by the time.
+pub fn timed(at: Timestamp, rest: &[u8]) -> Vec<u8> {
+    [&at.as_millis().to_be_bytes(), rest].concat()
+}
+
+/// The second part of a [`timed`] key.
+pub fn rest_of_timed(key: &[u8]) -> Option<&[u8]> {
+    key.get(size_of::<u64>()..)
 }
 
 /// The first key behind all those of a scope.
@@ -95,6 +124,15 @@ mod tests {
             assert!(pairs.iter().all(|other| other.0 <= scope || scope_end(scope) <= scoped(other.0, b"")));
         }
         assert!(!is_part("a\0b"));
+    }
+
+    #[test]
+    fn timed_keys_are_in_the_order_of_time() {
+        let times = [0, 1, 255, 256, u64::MAX];
+        let keys: Vec<_> = times.map(|at| timed(Timestamp::from_millis(at), b"z")).to_vec();
+        assert!(keys.is_sorted());
+        assert!(keys.iter().all(|key| rest_of_timed(key) == Some(b"z")));
+        assert_eq!(rest_of_timed(b"short"), None);
     }
 
     #[test]

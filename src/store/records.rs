@@ -3,9 +3,9 @@
 
 use prost::Message;
 
-use super::StoreError;
+use super::{OnceRecord, StoreError};
 use crate::domain::credential::{Digest, KeyId};
-use crate::domain::record::{ApiKey, Resource};
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Outcome, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 
 #[allow(missing_debug_implementations)]
@@ -93,105 +93,141 @@ pub(super) fn decode_resource(bytes: &[u8]) -> Result<Resource, StoreError> {
     })
 }
 
+pub(super) fn encode_user(user: &User) -> Vec<u8> {
+    let wire = wire::User {
+        name: user.name.clone(),
+        password_hash: user.password_hash.clone(),
+        project: user.project.clone(),
+        permissions: user.permissions.clone(),
+        disabled: user.disabled,
+        deleted: user.deleted,
+        sessions: user.sessions,
+        created_at_ms: user.created_at.as_millis(),
+        created_by: user.created_by.clone(),
+        changed_at_ms: user.changed_at.as_millis(),
+        version: user.version,
+    };
+    wire.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no user.
+pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
+    let wire = wire::User::decode(bytes).map_err(|_| damaged("a user"))?;
+    Ok(User {
+        name: wire.name,
+        password_hash: wire.password_hash,
+        project: wire.project,
+        permissions: wire.permissions,
+        disabled: wire.disabled,
+        deleted: wire.deleted,
+        sessions: wire.sessions,
+        created_at: Timestamp::from_millis(wire.created_at_ms),
+        created_by: wire.created_by,
+        changed_at: Timestamp::from_millis(wire.changed_at_ms),
+        version: wire.version,
+    })
+}
+
+pub(super) fn encode_ended_session(session: &EndedSession) -> Vec<u8> {
+    let wire = wire::EndedSession {
+        id: session.id.clone(),
+        user: session.user.clone(),
+        ended_at_ms: session.ended_at.as_millis(),
+        expires_at_ms: session.expires_at.as_millis(),
+    };
+    wire.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no ended session.
+pub(super) fn decode_ended_session(bytes: &[u8]) -> Result<EndedSession, StoreError> {
+    let wire = wire::EndedSession::decode(bytes).map_err(|_| damaged("an ended session"))?;
+    Ok(EndedSession {
+        id: wire.id,
+        user: wire.user,
+        ended_at: Timestamp::from_millis(wire.ended_at_ms),
+        expires_at: Timestamp::from_millis(wire.expires_at_ms),
+    })
+}
+
+pub(super) fn encode_signing_key(key: &SigningKey) -> Vec<u8> {
+    let wire =
+        wire::SigningKey { id: key.id.clone(), sealed: key.sealed.clone(), created_at_ms: key.created_at.as_millis() };
+    wire.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no signing key.
+pub(super) fn decode_signing_key(bytes: &[u8]) -> Result<SigningKey, StoreError> {
+    let wire = wire::SigningKey::decode(bytes).map_err(|_| damaged("a signing key"))?;
+    let created_at = Timestamp::from_millis(wire.created_at_ms);
+    Ok(SigningKey { id: wire.id, sealed: wire.sealed, created_at })
+}
+
+pub(super) fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
+    let outcome = match entry.outcome {
+        Outcome::Done => wire::audit_entry::Outcome::Done,
+        Outcome::Refused => wire::audit_entry::Outcome::Refused,
+    };
+    let wire = wire::AuditEntry {
+        sequence: entry.sequence,
+        at_ms: entry.at.as_millis(),
+        actor: entry.actor.clone(),
+        act: entry.act.clone(),
+        target: entry.target.clone(),
+        project: entry.project.clone(),
+        outcome: outcome.into(),
+        reason: entry.reason.clone(),
+        peer: entry.peer.clone(),
+        request_id: entry.request_id.clone(),
+    };
+    wire.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no row of the audit log.
+pub(super) fn decode_audit(bytes: &[u8]) -> Result<AuditEntry, StoreError> {
+    let wire = wire::AuditEntry::decode(bytes).map_err(|_| damaged("an audit entry"))?;
+    let outcome = match wire.outcome() {
+        wire::audit_entry::Outcome::Done => Outcome::Done,
+        wire::audit_entry::Outcome::Refused => Outcome::Refused,
+        wire::audit_entry::Outcome::Unspecified => {
+            return Err(damaged(&format!("audit entry {}", wire.sequence)));
+        }
+    };
+    Ok(AuditEntry {
+        sequence: wire.sequence,
+        at: Timestamp::from_millis(wire.at_ms),
+        actor: wire.actor,
+        act: wire.act,
+        target: wire.target,
+        project: wire.project,
+        outcome,
+        reason: wire.reason,
+        peer: wire.peer,
+        request_id: wire.request_id,
+    })
+}
+
+/// All but the digest, which is the key it is stored under.
+pub(super) fn encode_once(once: &OnceRecord) -> Vec<u8> {
+    let wire =
+        wire::Once { fingerprint: once.fingerprint.to_vec(), target: once.target.clone(), at_ms: once.at.as_millis() };
+    wire.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no idempotency record.
+pub(super) fn decode_once(digest: [u8; 32], bytes: &[u8]) -> Result<OnceRecord, StoreError> {
+    let wire = wire::Once::decode(bytes).map_err(|_| damaged("an idempotency key"))?;
+    let fingerprint = wire.fingerprint.try_into().map_err(|_| damaged("an idempotency key"))?;
+    Ok(OnceRecord { digest, fingerprint, target: wire.target, at: Timestamp::from_millis(wire.at_ms) })
+}
+
 fn damaged(what: &str) -> StoreError {
     StoreError::Damaged(format!("the record of {what} cannot be read"))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn full_key() -> ApiKey {
-        ApiKey {
-            id: KeyId::parse("abcdefABCDEF").unwrap(),
-            digest: Digest([7; 32]),
-            pepper_version: 3,
-            name: "Chat front end".to_owned(),
-            plane: "data".to_owned(),
-            project: "acme".to_owned(),
-            workloads: vec!["chat".to_owned(), "embed".to_owned()],
-            permissions: vec!["run_inference".to_owned()],
-            created_at: Timestamp::from_millis(1),
-            created_by: "operator".to_owned(),
-            expires_at: Some(Timestamp::from_millis(0)),
-            retires_at: Some(Timestamp::from_millis(u64::MAX)),
-            revoked_at: Some(Timestamp::from_millis(4)),
-            replaces: KeyId::parse("000000000000"),
-            replaced_by: KeyId::parse("zzzzzzzzzzzz"),
-            version: 9,
-        }
-    }
-
-    fn resource() -> Resource {
-        Resource {
-            kind: "workload".to_owned(),
-            id: "w-1".to_owned(),
-            slug: "chat".to_owned(),
-            project: "acme".to_owned(),
-            owner: Some("key:abcdefABCDEF".to_owned()),
-            created_at: Timestamp::from_millis(5),
-            version: 2,
-        }
-    }
-
-    #[test]
-    fn records_come_back_as_they_were() {
-        let full = full_key();
-        assert_eq!(decode_key(&encode_key(&full)).unwrap(), full);
-        let bare = ApiKey {
-            workloads: vec![],
-            permissions: vec![],
-            expires_at: None,
-            retires_at: None,
-            revoked_at: None,
-            replaces: None,
-            replaced_by: None,
-            ..full
-        };
-        assert_eq!(decode_key(&encode_key(&bare)).unwrap(), bare);
-        assert_eq!(decode_resource(&encode_resource(&resource())).unwrap(), resource());
-        let unowned = Resource { owner: None, ..resource() };
-        assert_eq!(decode_resource(&encode_resource(&unowned)).unwrap(), unowned);
-    }
-
-    #[test]
-    fn fields_of_a_later_version_are_passed_over() {
-        // Field 200, length-delimited, "new"; then field 201, varint 1.
-        let later = [0xc2, 0x0c, 3, b'n', b'e', b'w', 0xc8, 0x0c, 1];
-        let key = [encode_key(&full_key()), later.to_vec()].concat();
-        assert_eq!(decode_key(&key).unwrap(), full_key());
-        let thing = [encode_resource(&resource()), later.to_vec()].concat();
-        assert_eq!(decode_resource(&thing).unwrap(), resource());
-    }
-
-    #[test]
-    fn what_is_no_record_is_damage() {
-        let good = encode_key(&full_key());
-        let short_digest = wire::ApiKey { digest: vec![7; 31], ..wire::ApiKey::decode(&*good).unwrap() };
-        let bad_id = wire::ApiKey { id: "too-short".to_owned(), ..wire::ApiKey::decode(&*good).unwrap() };
-        let bad_link = wire::ApiKey { replaces: Some(String::new()), ..wire::ApiKey::decode(&*good).unwrap() };
-        for bytes in [short_digest.encode_to_vec(), bad_id.encode_to_vec(), bad_link.encode_to_vec(), vec![], vec![255]]
-        {
-            assert!(matches!(decode_key(&bytes), Err(StoreError::Damaged(_))));
-        }
-        assert!(matches!(decode_resource(&[8]), Err(StoreError::Damaged(_))));
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode_key(&bytes);
-            let _ = decode_resource(&bytes);
-        }
-
-        #[test]
-        fn no_damage_makes_it_panic(at in 0usize..120, byte: u8, cut in 0usize..200) {
-            let mut bytes = encode_key(&full_key());
-            let len = bytes.len();
-            bytes[at % len] = byte;
-            bytes.truncate(cut);
-            let _ = decode_key(&bytes);
-        }
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use tollgate::clock::Clock;
 use tollgate::domain::credential::{MintedKey, PresentedKey};
 use tollgate::domain::decision::Tier;
 use tollgate::domain::record::{ApiKey, ResourceRef};
-use tollgate::registry::{Actor, Registry, RegistryError, ResourceSpec};
+use tollgate::registry::{Actor, Expected, Registry, RegistryError, ResourceSpec};
 use tollgate::resolve::Resolver;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
@@ -65,7 +65,7 @@ async fn a_revocation_is_seen_at_once_and_leaves_other_keys_cached() {
         assert_eq!(house.tier(secret).await, Tier::Store);
         assert_eq!(house.tier(secret).await, Tier::Cache);
     }
-    house.registry.revoke_key(&Actor::operator(), revoked.id()).await.unwrap();
+    house.registry.revoke_key(&Actor::operator(), revoked.id(), Expected::Any).await.unwrap();
     let found = house.resolver.principal(&presented(&revoked)).await.unwrap();
     assert!(found.value.as_ref().unwrap().revoked);
     assert_eq!(house.tier(&other).await, Tier::Cache, "a change of one key costs the others of its project nothing");
@@ -87,17 +87,17 @@ async fn a_write_that_failed_and_was_done_leaves_nothing_old_in_the_cache() {
     for after in 0.. {
         let disk = Faulty::with(&bytes);
         let house = House::on(disk.open().unwrap());
-        house.registry.put_resource(&operator, moved_to("acme"), false).await.unwrap();
+        house.registry.put_resource(&operator, moved_to("acme"), false, Expected::Any).await.unwrap();
         let cached = house.resolver.resource(workload).await.unwrap();
         assert_eq!(cached.value.as_ref().unwrap().project, "acme");
 
         disk.fail(Fault::Unwritable, after, 1);
-        let first = house.registry.put_resource(&operator, moved_to("beta"), true).await;
+        let first = house.registry.put_resource(&operator, moved_to("beta"), true, Expected::Any).await;
         let was_hit = disk.was_hit();
         let ended = disk.end();
         if let Err(error) = first {
             assert!(matches!(error, RegistryError::Unavailable(_)), "{error}");
-            while let Err(error) = house.registry.put_resource(&operator, moved_to("beta"), true).await {
+            while let Err(error) = house.registry.put_resource(&operator, moved_to("beta"), true, Expected::Any).await {
                 assert!(ended.elapsed() < RECOVERY, "{error}");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

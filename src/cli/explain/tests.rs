@@ -215,7 +215,7 @@ async fn the_configured_store_is_read_if_it_is_free() {
         permissions: vec!["run_inference".to_owned()],
         expires_in: None,
     };
-    let new = registry.create_key(&compiled.policy, &Actor::operator(), spec).await.unwrap();
+    let new = registry.create_key(&compiled.policy, &Actor::operator(), spec, None).await.unwrap();
     let header = format!("x-api-key: {}", new.secret.expose());
     let line = [&INFER[..], &["-H", &header]].concat();
     assert_eq!(bench.explain(&line).await, Err(Exit::Unreachable), "the store is in use");

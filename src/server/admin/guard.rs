@@ -26,6 +26,7 @@ use crate::policy::route::{
 };
 use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
 use crate::registry::Actor;
+use crate::registry::Held;
 use crate::telemetry::AUDIT;
 
 /// The rules of the admin API, made from the planes and credentials of the live policy; made anew when that changes.
@@ -83,6 +84,7 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
     Ok(Policy {
         planes: live.planes.clone(),
         permissions: live.permissions.clone(),
+        login_plane: live.login_plane,
         credentials: live.credentials.clone(),
         identity: IdentityHeaders {
             subject: None,
@@ -164,12 +166,10 @@ pub(super) async fn authenticate(
 }
 
 fn caller(extensions: &Extensions, operation: &'static Operation, actor: Actor) -> Caller {
-    Caller {
-        actor,
-        operation,
-        request_id: extensions.get().cloned().unwrap_or_default(),
-        peer: extensions.get().cloned().unwrap_or_default(),
-    }
+    let request_id: RequestId = extensions.get().cloned().unwrap_or_default();
+    let peer: Peer = extensions.get().cloned().unwrap_or_default();
+    let actor = Actor { peer: peer.0.clone(), request_id: request_id.0.clone(), ..actor };
+    Caller { actor, operation, request_id, peer }
 }
 
 async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
@@ -188,6 +188,9 @@ async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
             Some(principal) => Ok(Actor {
                 subject: principal.subject().into_owned(),
                 project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
+                held: Held::Only(principal.permissions().split(',').map(str::to_owned).collect()),
+                peer: String::new(),
+                request_id: String::new(),
             }),
             None => Err(ApiError::internal().into_response()),
         },

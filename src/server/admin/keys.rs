@@ -13,7 +13,7 @@ use super::wire::KEYS;
 use super::wire::keys::{CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey};
 use super::{AdminState, page_size};
 use crate::domain::credential::KeyId;
-use crate::registry::{KeySpec, NewKey};
+use crate::registry::{Expected, KeySpec, NewKey};
 use crate::store::KeyQuery;
 
 /// A life longer than this is meant to have no end: then the expiry is left out.
@@ -26,7 +26,7 @@ pub async fn create(
     JsonBody(asked): JsonBody<CreateKey>,
 ) -> Result<Response, ApiError> {
     let spec = spec_of(&state, &caller, asked)?;
-    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec).await?;
+    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec, None).await?;
     caller.changed(new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
@@ -102,7 +102,7 @@ pub async fn revoke(
     PathOf(path): PathOf<KeyPath>,
 ) -> Result<Response, ApiError> {
     let id = key_id(&path)?;
-    let revoked = state.registry.revoke_key(&caller.actor, id).await?;
+    let revoked = state.registry.revoke_key(&caller.actor, id, Expected::Any).await?;
     caller.changed(id.as_str(), &revoked.project);
     // The revocation stands: an answer without the last use is better than none.
     let last_used_at = state.registry.key(&caller.actor, id).await.ok().and_then(|view| view.last_used_at);
@@ -120,13 +120,13 @@ pub async fn rotate(
     if grace > MAX_GRACE {
         return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
     }
-    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace).await?;
+    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace, Expected::Any).await?;
     caller.changed(id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
 pub async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
-    let new = state.registry.bootstrap(&state.live.load_full()).await?;
+    let new = state.registry.bootstrap(&state.live.load_full(), &caller.actor).await?;
     caller.changed(new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }

@@ -96,6 +96,11 @@ impl From<RegistryError> for ApiError {
             RegistryError::Invalid { field, problem } => Self::invalid_field(field, &problem),
             RegistryError::NotFound(message) => Self::not_found(message),
             RegistryError::Conflict(message) => Self::new(StatusCode::CONFLICT, "CONFLICT", message),
+            RegistryError::Repeated { .. } => Self::new(StatusCode::CONFLICT, "CONFLICT", error.to_string()),
+            RegistryError::Stale(message) => Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message),
+            RegistryError::Mismatch(message) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR", message)
+            }
             RegistryError::Forbidden(message) => Self::forbidden(message),
             RegistryError::Unavailable(message) => Self::unavailable(message),
         }

@@ -10,7 +10,7 @@ use super::request::{JsonBody, PathOf, QueryOf};
 use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use super::{AdminState, page_size};
 use crate::domain::name::is_name;
-use crate::registry::ResourceSpec;
+use crate::registry::{Expected, ResourceSpec};
 use crate::store::ResourceQuery;
 
 pub async fn list(
@@ -51,7 +51,7 @@ pub async fn put(
 ) -> Result<Response, ApiError> {
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
     let spec = ResourceSpec { kind: path.kind, id: path.id, project, slug: asked.slug, owner: asked.owner };
-    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move).await?;
+    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, Expected::Any).await?;
     caller.changed(&resource.reference().to_string(), &resource.project);
     reply::record(StatusCode::OK, &ResourceBody::from(&resource))
 }
@@ -62,7 +62,7 @@ pub async fn delete(
     PathOf(path): PathOf<ResourcePath>,
 ) -> Result<Response, ApiError> {
     registrable(&path)?;
-    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id).await?;
+    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, Expected::Any).await?;
     caller.changed(&resource.reference().to_string(), &resource.project);
     reply::record(StatusCode::OK, &ResourceBody::from(&resource))
 }

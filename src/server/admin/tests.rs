@@ -83,6 +83,7 @@ fn policy() -> Policy {
             plane("support", "ik_sup", true),
         ],
         permissions: vec!["run_inference".into(), "read_workloads".into()],
+        login_plane: None,
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
         identity: IdentityHeaders {
             subject: Some("x-tollgate-subject".into()),
@@ -241,7 +242,7 @@ async fn what_a_request_leaves_out_comes_from_the_defaults_or_is_named() {
     let made = api.operate("POST", KEYS, asked.clone()).await;
     assert_eq!((made.text("plane"), made.text("project")), ("data".to_owned(), "acme".to_owned()));
     // Whoever is bound to a project means that one.
-    let (beta, _) = api.mint("admin", "beta", &["manage_keys"]).await;
+    let (beta, _) = api.mint("admin", "beta", &["manage_keys", "run_inference"]).await;
     let made = api.at(Door::Http).call("POST", KEYS, &beta, asked).await;
     assert_eq!((made.text("project"), made.text("created_by")), ("beta".to_owned(), format!("key:{}", &beta[7..19])));
 }
@@ -401,7 +402,7 @@ async fn http_takes_an_admin_key_with_the_permission_and_nothing_else() {
 #[tokio::test]
 async fn every_authenticated_route_is_reached_over_http() {
     let api = Api::new();
-    let (admin, _) = api.mint("admin", "*", &["manage_keys", "manage_resources"]).await;
+    let (admin, _) = api.mint("admin", "*", &["manage_keys", "manage_resources", "run_inference"]).await;
     let (_, id) = api.mint("data", "acme", &["run_inference"]).await;
     let http = api.at(Door::Http);
     let key = json!({"name": "n", "permissions": ["run_inference"], "plane": "data", "project": "acme",
@@ -426,14 +427,16 @@ async fn every_authenticated_route_is_reached_over_http() {
 #[tokio::test]
 async fn an_administrator_of_one_project_stays_in_it() {
     let api = Api::new();
-    let (acme, acme_id) = api.mint("admin", "acme", &["manage_keys", "manage_resources"]).await;
+    let (acme, acme_id) = api.mint("admin", "acme", &["manage_keys", "manage_resources", "run_inference"]).await;
     let (_, beta_id) = api.mint("data", "beta", &["run_inference"]).await;
     api.operate("PUT", "/api/v1/resources/workload/b", json!({"project": "beta"})).await;
     let http = api.at(Door::Http);
     let key = |plane: &str, project: &str, permission: &str| json!({"name": "n", "permissions": [permission], "plane": plane, "project": project, "workloads": ["*"]});
     http.call("POST", KEYS, &acme, key("data", "acme", "run_inference")).await.key_and_id();
     http.call("POST", KEYS, &acme, key("data", "beta", "run_inference")).await.is(403, "PERMISSION_DENIED");
-    http.call("POST", KEYS, &acme, key("admin", "acme", "manage_keys")).await.is(403, "PERMISSION_DENIED");
+    http.call("POST", KEYS, &acme, key("admin", "acme", "manage_keys")).await.key_and_id();
+    http.call("POST", KEYS, &acme, key("admin", "acme", "manage_users")).await.is(403, "PERMISSION_DENIED");
+    http.call("POST", KEYS, &acme, key("data", "acme", "read_workloads")).await.is(403, "PERMISSION_DENIED");
     http.call("POST", KEYS, &acme, key("admin", "*", "manage_keys")).await.is(403, "PERMISSION_DENIED");
     for (method, path) in [("GET", ""), ("DELETE", ""), ("POST", "/rotate")] {
         http.call(method, &format!("{KEYS}/{beta_id}{path}"), &acme, Value::Null).await.is(404, "NOT_FOUND");
@@ -448,8 +451,8 @@ async fn an_administrator_of_one_project_stays_in_it() {
     for project in ["acme", "beta"] {
         http.call("PUT", at, &acme, json!({"project": project, "move": true})).await.is(403, "PERMISSION_DENIED");
     }
-    // Another administrative key of the project may hold more than this one: it cannot be taken over by rotating it.
-    let (_, other_id) = api.mint("admin", "acme", &["manage_keys", "manage_resources"]).await;
+    // Another administrative key of the project holds more than this one: it cannot be taken over by rotating it.
+    let (_, other_id) = api.mint("admin", "acme", &["manage_keys", "manage_users"]).await;
     http.call("POST", &format!("{KEYS}/{other_id}/rotate"), &acme, Value::Null).await.is(403, "PERMISSION_DENIED");
     // Its own key is within its reach.
     http.call("POST", &format!("{KEYS}/{acme_id}/rotate"), &acme, Value::Null).await.key_and_id();

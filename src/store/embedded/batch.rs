@@ -7,13 +7,14 @@ use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_ke
 use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::{StoreError, Write};
 use super::engine::{Act, Failure};
-use super::{indexed_key, key_ids_in};
+use super::{indexed_key, journal, key_ids_in, sessions, users};
 use crate::domain::credential::KeyId;
 use crate::domain::record::{ApiKey, KeyState, Resource};
 use crate::domain::time::Timestamp;
 
-/// The tables that a batch writes to.
+/// A batch under way, with the tables of keys and resources, which many steps of one batch may write to.
 pub(super) struct Batch<'t> {
+    transaction: &'t WriteTransaction,
     keys: Table<'t, DigestKey, Bytes>,
     key_ids: Table<'t, IdKey, DigestKey>,
     keys_by_project: Table<'t, Bytes, Bytes>,
@@ -26,6 +27,7 @@ pub(super) struct Batch<'t> {
 impl<'t> Batch<'t> {
     pub(super) fn begin(transaction: &'t WriteTransaction) -> Act<Self> {
         Ok(Self {
+            transaction,
             keys: transaction.open_table(keyspace::KEYS)?,
             key_ids: transaction.open_table(keyspace::KEY_IDS)?,
             keys_by_project: transaction.open_table(keyspace::KEYS_BY_PROJECT)?,
@@ -44,6 +46,13 @@ impl<'t> Batch<'t> {
             Write::CreateResource(resource) => self.create_resource(resource),
             Write::UpdateResource(resource) => self.update_resource(resource),
             Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version),
+            Write::CreateUser(user) => users::create(self.transaction, user),
+            Write::UpdateUser(user) => users::update(self.transaction, user),
+            Write::EndSession(session) => sessions::end(self.transaction, session),
+            Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
+            Write::DeleteSigningKey { id } => sessions::delete_signing_key(self.transaction, id),
+            Write::Audit(entry) => journal::append(self.transaction, entry),
+            Write::Once(once) => journal::once(self.transaction, once),
         }
     }
 
@@ -160,20 +169,20 @@ impl<'t> Batch<'t> {
     }
 }
 
-fn check_version(what: &str, stored: u64, new: u64) -> Act<()> {
+pub(super) fn check_version(what: &str, stored: u64, new: u64) -> Act<()> {
     if stored.checked_add(1) == Some(new) {
         return Ok(());
     }
     conflict(format!("{what} has been changed meanwhile (it has version {stored})"))
 }
 
-fn check_parts<const N: usize>(parts: [&str; N]) -> Act<()> {
+pub(super) fn check_parts<const N: usize>(parts: [&str; N]) -> Act<()> {
     if parts.into_iter().all(is_part) {
         return Ok(());
     }
     conflict("a name holds a NUL character".to_owned())
 }
 
-fn conflict<T>(reason: String) -> Act<T> {
+pub(super) fn conflict<T>(reason: String) -> Act<T> {
     Err(Failure::Refused(StoreError::Conflict(reason)))
 }

@@ -234,18 +234,19 @@ pub(super) fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String>
     }
 }
 
-/// Makes the tables of a new store and gives its sequence number; refuses one that this Tollgate cannot read, or that
+/// Makes the tables that are not there and gives the sequence number; refuses a store that this Tollgate cannot read, or that
 /// lost what was acknowledged.
 fn check(database: &Database, newest: Option<u64>) -> Act<u64> {
     let damaged = |reason: String| Err::<u64, _>(Failure::Refused(StoreError::Damaged(reason)));
-    let (format, sequence) = {
+    let (format, sequence, complete) = {
         let read = database.begin_read()?;
         match read.open_table(META) {
             Ok(meta) => (
                 meta.get(META_FORMAT)?.map_or(0, |value| value.value()),
                 meta.get(META_SEQUENCE)?.map_or(0, |value| value.value()),
+                has_every_table(&read)?,
             ),
-            Err(redb::TableError::TableDoesNotExist(_)) => (0, 0),
+            Err(redb::TableError::TableDoesNotExist(_)) => (0, 0, false),
             Err(error) => return Err(error.into()),
         }
     };
@@ -260,21 +261,45 @@ fn check(database: &Database, newest: Option<u64>) -> Act<u64> {
              restore a backup, or restart to go on without them"
         ));
     }
-    if format == FORMAT {
+    if format == FORMAT && complete {
         return Ok(sequence);
     }
     write(database, |transaction| {
-        transaction.open_table(keyspace::KEYS)?;
-        transaction.open_table(keyspace::KEY_IDS)?;
-        transaction.open_table(keyspace::KEYS_BY_PROJECT)?;
-        transaction.open_table(keyspace::KEYS_BY_PLANE)?;
-        transaction.open_table(keyspace::LAST_USED)?;
-        transaction.open_table(keyspace::RESOURCES)?;
-        transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?;
-        transaction.open_table(keyspace::PEPPERS)?;
+        make_tables(transaction)?;
         transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
         Ok(sequence)
     })
+}
+
+/// Whether the last table that was ever added is there; tables are made all at once.
+fn has_every_table(read: &ReadTransaction) -> Act<bool> {
+    match read.open_table(keyspace::ONCE_BY_TIME) {
+        Ok(_) => Ok(true),
+        Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the tables that are not there, also in a store that an older Tollgate made.
+fn make_tables(transaction: &WriteTransaction) -> Act<()> {
+    transaction.open_table(keyspace::KEYS)?;
+    transaction.open_table(keyspace::KEY_IDS)?;
+    transaction.open_table(keyspace::KEYS_BY_PROJECT)?;
+    transaction.open_table(keyspace::KEYS_BY_PLANE)?;
+    transaction.open_table(keyspace::LAST_USED)?;
+    transaction.open_table(keyspace::RESOURCES)?;
+    transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?;
+    transaction.open_table(keyspace::PEPPERS)?;
+    transaction.open_table(keyspace::USERS)?;
+    transaction.open_table(keyspace::USERS_BY_PROJECT)?;
+    transaction.open_table(keyspace::ENDED_SESSIONS)?;
+    transaction.open_table(keyspace::ENDED_SESSIONS_BY_EXPIRY)?;
+    transaction.open_table(keyspace::SIGNING_KEYS)?;
+    transaction.open_table(keyspace::AUDIT)?;
+    transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
+    transaction.open_table(keyspace::ONCE)?;
+    transaction.open_table(keyspace::ONCE_BY_TIME)?;
+    Ok(())
 }
 
 fn write<T>(database: &Database, act: impl FnOnce(&WriteTransaction) -> Act<T>) -> Act<T> {

@@ -1,0 +1,49 @@
+//! Who makes a change, and what they may pass on. Never takes a right that is not named for one that is held.
+
+/// Who makes a change, how far their hand reaches and what they hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Actor {
+    /// `key:<id>`, `user:<name>`, `<issuer>:<subject>`, or `operator` for whoever holds the admin socket.
+    pub subject: String,
+    /// The only project the actor may touch; `None`: every one.
+    pub project: Option<String>,
+    pub held: Held,
+    /// Where the request came from, for the audit log.
+    pub peer: String,
+    /// For the audit log.
+    pub request_id: String,
+}
+
+/// The permissions that an actor holds: only these may be given to a key or a user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// The operator's.
+    Everything,
+    Only(Vec<String>),
+}
+
+impl Actor {
+    /// Whoever may open the admin socket.
+    pub fn operator() -> Self {
+        Self {
+            subject: "operator".to_owned(),
+            project: None,
+            held: Held::Everything,
+            peer: String::new(),
+            request_id: String::new(),
+        }
+    }
+
+    /// `project` is a name or [`crate::domain::record::EVERY`], which only those reach who are bound to no project.
+    pub(super) fn reaches(&self, project: &str) -> bool {
+        self.project.as_deref().is_none_or(|own| own == project)
+    }
+
+    /// The first of the permissions that the actor does not hold.
+    pub(super) fn lacks<'p>(&self, permissions: &'p [String]) -> Option<&'p str> {
+        match &self.held {
+            Held::Everything => None,
+            Held::Only(held) => permissions.iter().find(|permission| !held.contains(permission)).map(String::as_str),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The audit log: a row for every change that was made, and for every one that somebody had no right to. Never holds a
+//! secret, never changes a row.
+
+use super::actor::Actor;
+use super::{Registry, RegistryError, Result};
+use crate::domain::credential::KeyId;
+use crate::domain::name::is_name;
+use crate::domain::record::{AuditEntry, EVERY, Outcome, ResourceRef};
+use crate::store::{AuditQuery, Write};
+
+/// The longest text in a row, in characters.
+const MAX_TEXT: usize = 256;
+
+/// Somebody about to do something, in the words of the log.
+#[derive(Clone, Debug)]
+pub(super) struct Attempt<'a> {
+    pub(super) actor: &'a Actor,
+    pub(super) act: &'a str,
+    pub(super) target: String,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn on_key(actor: &'a Actor, act: &'a str, id: KeyId) -> Self {
+        Self { actor, act, target: format!("key:{id}") }
+    }
+
+    pub(super) fn on_user(actor: &'a Actor, act: &'a str, name: &str) -> Self {
+        Self { actor, act, target: format!("user:{name}") }
+    }
+
+    pub(super) fn on_resource(actor: &'a Actor, act: &'a str, kind: &str, id: &str) -> Self {
+        Self { actor, act, target: ResourceRef { kind, id }.to_string() }
+    }
+
+    pub(super) fn on_project(actor: &'a Actor, act: &'a str, project: &str) -> Self {
+        // What was asked for need not be a name, and then it is not repeated.
+        let target = if is_project(project) { format!("project:{project}") } else { "project".to_owned() };
+        Self { actor, act, target }
+    }
+}
+
+impl Registry {
+    /// The audit log within the actor's reach, the newest row first.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] for another project than the actor's own.
+    pub async fn audit(&self, actor: &Actor, mut query: AuditQuery) -> Result<Vec<AuditEntry>> {
+        query.project = self.narrowed(actor, "audit.list", query.project).await?;
+        Ok(self.store.audit(query).await?)
+    }
+
+    /// Writes down that somebody was refused. If the store fails, the log of the process says so instead.
+    pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
+        let attempt = Attempt { actor, act, target: target.to_owned() };
+        let row = self.row(&attempt, project, Outcome::Refused, Some(reason));
+        if let Err(error) = self.apply(vec![Write::Audit(row)], &[]).await {
+            tracing::error!(%error, actor = actor.subject, act, target, reason, "a refusal could not be written down");
+        }
+    }
+
+    /// Refuses, and writes down why.
+    pub(super) async fn refuse<T>(
+        &self,
+        attempt: &Attempt<'_>,
+        project: Option<&str>,
+        reason: &str,
+        answer: RegistryError,
+    ) -> Result<T> {
+        self.refused(attempt.actor, attempt.act, &attempt.target, project, reason).await;
+        Err(answer)
+    }
+
+    /// Hides what is beyond the actor's reach. To whoever is bound to a project, what is elsewhere and what is nowhere
+    /// look the same, also in the log that they may read and in the time it takes.
+    pub(super) async fn hide<T>(&self, attempt: &Attempt<'_>, project: Option<&str>, what: &str) -> Result<T> {
+        let answer = RegistryError::NotFound(format!("there is no {what}"));
+        match project {
+            Some(project) => {
+                let reason = format!("{what} belongs to project {project}, beyond the actor's reach");
+                self.refuse(attempt, Some(project), &reason, answer).await
+            }
+            None if attempt.actor.project.is_some() => {
+                self.refuse(attempt, None, &format!("there is no {what}"), answer).await
+            }
+            None => Err(answer),
+        }
+    }
+
+    /// The project that a list is narrowed to by the actor's reach.
+    pub(super) async fn narrowed(&self, actor: &Actor, act: &str, asked: Option<String>) -> Result<Option<String>> {
+        match &asked {
+            Some(project) => {
+                self.demand_reach(&Attempt::on_project(actor, act, project), project).await?;
+                Ok(asked)
+            }
+            None => Ok(actor.project.clone()),
+        }
+    }
+
+    /// # Errors
+    /// [`RegistryError::Forbidden`] if the project is beyond the actor's reach.
+    pub(super) async fn demand_reach(&self, attempt: &Attempt<'_>, project: &str) -> Result<()> {
+        if attempt.actor.reaches(project) {
+            return Ok(());
+        }
+        let reason = match project {
+            EVERY => "you do not reach every project".to_owned(),
+            one => format!("you do not reach project {one}"),
+        };
+        self.refuse(attempt, Some(project), &reason, RegistryError::Forbidden(reason.clone())).await
+    }
+
+    /// Nobody gives what they do not hold.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] if the actor does not hold each of the permissions.
+    pub(super) async fn demand_held(&self, attempt: &Attempt<'_>, project: &str, permissions: &[String]) -> Result<()> {
+        let Some(lacking) = attempt.actor.lacks(permissions) else { return Ok(()) };
+        let reason = format!("you do not hold `{lacking}` yourself, so you cannot pass it on");
+        self.refuse(attempt, Some(project), &reason, RegistryError::Forbidden(reason.clone())).await
+    }
+
+    /// # Errors
+    /// [`RegistryError::Forbidden`] if the actor is bound to a project: it could otherwise take what is not its own.
+    pub(super) async fn demand_unbound(&self, attempt: &Attempt<'_>, project: Option<&str>, act: &str) -> Result<()> {
+        if attempt.actor.project.is_none() {
+            return Ok(());
+        }
+        let reason = format!("only an administrator of every project {act}");
+        self.refuse(attempt, project, &reason, RegistryError::Forbidden(reason.clone())).await
+    }
+
+    pub(super) fn row(
+        &self,
+        attempt: &Attempt<'_>,
+        project: Option<&str>,
+        outcome: Outcome,
+        reason: Option<&str>,
+    ) -> AuditEntry {
+        AuditEntry {
+            sequence: 0,
+            at: self.clock.now(),
+            actor: plain(&attempt.actor.subject),
+            act: plain(attempt.act),
+            target: plain(&attempt.target),
+            project: project.filter(|project| is_project(project)).map(str::to_owned),
+            outcome,
+            reason: reason.map(plain),
+            peer: plain(&attempt.actor.peer),
+            request_id: plain(&attempt.actor.request_id),
+        }
+    }
+}
+
+fn is_project(text: &str) -> bool {
+    is_name(text) || text == EVERY
+}
+
+/// A text that cannot pass for another line, or fill the log.
+fn plain(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(MAX_TEXT).map(visible).collect()
+}

@@ -1,0 +1,128 @@
+//! Registered resources: which project a thing belongs to. Never moves one unless that was said.
+
+use super::actor::Actor;
+use super::audit::Attempt;
+use super::rules::{check_label, check_name};
+use super::{Change, Expected, Registry, RegistryError, Result};
+use crate::domain::record::Resource;
+use crate::resolve::revocation::Slots;
+use crate::store::{ResourceQuery, Write};
+
+/// A resource to be registered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResourceSpec {
+    pub kind: String,
+    pub id: String,
+    pub project: String,
+    /// `None`: the id.
+    pub slug: Option<String>,
+    pub owner: Option<String>,
+}
+
+impl Registry {
+    /// Registers a resource, or moves it if `may_move`. Registering it again in the same place changes nothing.
+    ///
+    /// # Errors
+    /// [`RegistryError::Conflict`] if it stands elsewhere and may not be moved, [`RegistryError::Forbidden`] to whoever is
+    /// bound to a project.
+    pub async fn put_resource(
+        &self,
+        actor: &Actor,
+        spec: ResourceSpec,
+        may_move: bool,
+        expected: Expected,
+    ) -> Result<Resource> {
+        check_resource(&spec)?;
+        let attempt = Attempt::on_resource(actor, "resource.put", &spec.kind, &spec.id);
+        self.demand_unbound(&attempt, Some(&spec.project), "registers resources").await?;
+        self.make(&attempt, || self.plan_put(&spec, may_move, expected)).await
+    }
+
+    async fn plan_put(&self, spec: &ResourceSpec, may_move: bool, expected: Expected) -> Result<Change<Resource>> {
+        let slug = spec.slug.clone().unwrap_or_else(|| spec.id.clone());
+        let known = self.store.resource(spec.kind.clone(), spec.id.clone()).await?;
+        let reference = || format!("{}:{}", spec.kind, spec.id);
+        expected.check(reference, known.as_ref().map_or(0, |known| known.version))?;
+        let resource = match known {
+            None => Resource {
+                kind: spec.kind.clone(),
+                id: spec.id.clone(),
+                slug,
+                project: spec.project.clone(),
+                owner: spec.owner.clone(),
+                created_at: self.clock.now(),
+                version: 1,
+            },
+            Some(known) if known.project == spec.project && known.slug == slug && known.owner == spec.owner => {
+                return Ok(Change::none(known));
+            }
+            Some(known) if !may_move => {
+                return Err(RegistryError::Conflict(format!(
+                    "{} is registered already, in project {} as {}: say so if it is to be moved",
+                    known.reference(),
+                    known.project,
+                    known.slug
+                )));
+            }
+            Some(known) => {
+                let (project, owner, version) = (spec.project.clone(), spec.owner.clone(), known.version + 1);
+                Resource { slug, project, owner, version, ..known }
+            }
+        };
+        let write = match resource.version {
+            1 => Write::CreateResource(resource.clone()),
+            _ => Write::UpdateResource(resource.clone()),
+        };
+        Ok(self.resource_change(write, resource))
+    }
+
+    /// # Errors
+    /// [`RegistryError::NotFound`] if there is none within the actor's reach.
+    pub async fn resource(&self, actor: &Actor, kind: &str, id: &str) -> Result<Resource> {
+        let attempt = Attempt::on_resource(actor, "resource.show", kind, id);
+        let what = format!("resource {kind}:{id}");
+        match self.store.resource(kind.to_owned(), id.to_owned()).await? {
+            Some(resource) if actor.reaches(&resource.project) => Ok(resource),
+            Some(foreign) => self.hide(&attempt, Some(&foreign.project), &what).await,
+            None => self.hide(&attempt, None, &what).await,
+        }
+    }
+
+    /// # Errors
+    /// [`RegistryError::NotFound`] if there is none, [`RegistryError::Forbidden`] to whoever is bound to a project.
+    pub async fn delete_resource(&self, actor: &Actor, kind: &str, id: &str, expected: Expected) -> Result<Resource> {
+        let attempt = Attempt::on_resource(actor, "resource.delete", kind, id);
+        self.make(&attempt, || async {
+            let known = self.store.resource(kind.to_owned(), id.to_owned()).await?;
+            let project = known.as_ref().map(|known| &*known.project);
+            self.demand_unbound(&attempt, project, "removes resources").await?;
+            let Some(known) = known else { return self.hide(&attempt, None, &format!("resource {kind}:{id}")).await };
+            expected.check(|| known.reference().to_string(), known.version)?;
+            let (kind, id) = (known.kind.clone(), known.id.clone());
+            Ok(self.resource_change(Write::DeleteResource { kind, id, version: known.version }, known))
+        })
+        .await
+    }
+
+    /// The resources within the actor's reach, by kind and id.
+    pub async fn resources(&self, actor: &Actor, mut query: ResourceQuery) -> Result<Vec<Resource>> {
+        query.project = self.narrowed(actor, "resource.list", query.project).await?;
+        Ok(self.store.resources(query).await?)
+    }
+
+    fn resource_change(&self, write: Write, resource: Resource) -> Change<Resource> {
+        let touched = Slots::of_digests(&[self.digester.of_resource(resource.reference())]);
+        Change { project: Some(resource.project.clone()), writes: vec![write], touched, result: resource }
+    }
+}
+
+fn check_resource(spec: &ResourceSpec) -> Result<()> {
+    check_name("kind", &spec.kind)?;
+    check_name("id", &spec.id)?;
+    check_name("project", &spec.project)?;
+    check_name("slug", spec.slug.as_deref().unwrap_or(&spec.id))?;
+    match &spec.owner {
+        Some(owner) => check_label("owner", owner),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,61 @@
+//! The end of sessions, and the keys that sign them. Never opens a session again that was ended.
+
+use super::actor::Actor;
+use super::audit::Attempt;
+use super::rules::{check_name, invalid};
+use super::{Change, Registry, Result};
+use crate::domain::name::{USER_NAME_RULE, is_user_name};
+use crate::domain::record::{EVERY, EndedSession, SigningKey};
+use crate::resolve::revocation::Slots;
+use crate::store::Write;
+
+impl Registry {
+    /// Ends a session: the actor's own, or one of a user within the actor's reach. Ending it again is no error. When this
+    /// returns, no check that begins afterwards is allowed with it.
+    ///
+    /// # Errors
+    /// [`super::RegistryError::NotFound`] if the user is beyond the actor's reach.
+    pub async fn end_session(&self, actor: &Actor, session: EndedSession) -> Result<()> {
+        check_name("session", &session.id)?;
+        if !is_user_name(&session.user) {
+            return invalid("user", format!("must be {USER_NAME_RULE}"));
+        }
+        let attempt = Attempt { actor, act: "session.end", target: format!("session:{}", session.id) };
+        self.make(&attempt, || async {
+            let project = if actor.subject == format!("user:{}", session.user) {
+                self.store.user(session.user.clone()).await?.map(|user| user.project)
+            } else {
+                Some(self.reachable_user(&attempt, &session.user).await?.project)
+            };
+            let touched = Slots::of_digests(&[self.digester.of_name("session", &session.id)]);
+            Ok(Change { project, writes: vec![Write::EndSession(session.clone())], touched, result: () })
+        })
+        .await
+    }
+
+    /// Keeps another key that session tokens are signed with.
+    ///
+    /// # Errors
+    /// [`super::RegistryError::Conflict`] if its id is taken, [`super::RegistryError::Forbidden`] to whoever is bound to a
+    /// project.
+    pub async fn create_signing_key(&self, actor: &Actor, key: SigningKey) -> Result<()> {
+        check_name("id", &key.id)?;
+        self.change_signing_keys(actor, "signing_key.create", &key.id, Write::CreateSigningKey(key.clone())).await
+    }
+
+    /// Removes a key that session tokens were signed with.
+    ///
+    /// # Errors
+    /// [`super::RegistryError::Conflict`] if it is not there, [`super::RegistryError::Forbidden`] to whoever is bound to a
+    /// project.
+    pub async fn delete_signing_key(&self, actor: &Actor, id: &str) -> Result<()> {
+        self.change_signing_keys(actor, "signing_key.delete", id, Write::DeleteSigningKey { id: id.to_owned() }).await
+    }
+
+    async fn change_signing_keys(&self, actor: &Actor, act: &str, id: &str, write: Write) -> Result<()> {
+        let attempt = Attempt { actor, act, target: format!("signing_key:{id}") };
+        self.demand_unbound(&attempt, Some(EVERY), "changes signing keys").await?;
+        let touched = Slots::of_digests(&[self.digester.of_name("signing_key", id)]);
+        self.commit(&attempt, Change { project: None, writes: vec![write], touched, result: () }).await
+    }
+}

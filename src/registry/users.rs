@@ -1,0 +1,265 @@
+//! Users: made, changed, disabled, deleted. Never sees a password, only its hash; never gives a user what its maker does not
+//! hold, and never leaves a session open that a change should end.
+
+use std::fmt;
+
+use serde_json::json;
+
+use super::actor::Actor;
+use super::audit::Attempt;
+use super::once::Once;
+use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
+use super::{Change, Expected, Registry, RegistryError, Result};
+use crate::domain::name::{USER_NAME_RULE, is_user_name};
+use crate::domain::record::User;
+use crate::policy::Policy;
+use crate::resolve::revocation::Slots;
+use crate::store::{UserQuery, Write};
+
+/// A user to be made.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct UserSpec {
+    pub name: String,
+    /// Argon2id, as a PHC string.
+    pub password_hash: String,
+    pub project: String,
+    pub permissions: Vec<String>,
+}
+
+impl fmt::Debug for UserSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UserSpec")
+            .field("name", &self.name)
+            .field("project", &self.project)
+            .field("permissions", &self.permissions)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is to be another about a user; `None`: it stays as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserChange {
+    pub project: Option<String>,
+    pub permissions: Option<Vec<String>>,
+    pub disabled: Option<bool>,
+}
+
+impl UserChange {
+    fn act(&self) -> &'static str {
+        match self {
+            Self { project: None, permissions: None, disabled: Some(true) } => "user.disable",
+            Self { project: None, permissions: None, disabled: Some(false) } => "user.enable",
+            _ => "user.update",
+        }
+    }
+
+    /// Whether nothing is given by it.
+    fn only_takes(&self) -> bool {
+        matches!(self, Self { project: None, permissions: None, disabled: Some(true) | None })
+    }
+}
+
+impl Registry {
+    /// Makes a user. A name that was another's, who is deleted, can be used again; their sessions stay ended.
+    ///
+    /// # Errors
+    /// [`RegistryError::Invalid`] for a field that does not fit the policy, [`RegistryError::Conflict`] if the name is taken
+    /// or login is not configured, [`RegistryError::Forbidden`] beyond the actor's reach or for a permission that the
+    /// actor does not hold. What was made before under this idempotency key is given again, with the password it had.
+    pub async fn create_user(
+        &self,
+        policy: &Policy,
+        actor: &Actor,
+        spec: UserSpec,
+        once: Option<Once>,
+    ) -> Result<User> {
+        let spec = checked(policy, spec)?;
+        let attempt = Attempt::on_user(actor, "user.create", &spec.name);
+        self.demand_reach(&attempt, &spec.project).await?;
+        self.demand_held(&attempt, &spec.project, &spec.permissions).await?;
+        let asked = json!([spec.name, spec.project, spec.permissions]);
+        let ticket = self.ticket(&attempt, once.as_ref(), &asked)?;
+        self.make(&attempt, || async {
+            let known = self.store.user(spec.name.clone()).await?;
+            if let Some(target) = self.made_before(ticket).await? {
+                let made = known.filter(|user| !user.deleted && actor.reaches(&user.project));
+                return made.map(Change::none).ok_or(RegistryError::Repeated { target });
+            }
+            let user = self.user_of(&spec, actor, known.as_ref());
+            let write = match known {
+                None => Write::CreateUser(user.clone()),
+                Some(known) if known.deleted => Write::UpdateUser(user.clone()),
+                Some(_) => return Err(RegistryError::Conflict(format!("the user name {} is taken", spec.name))),
+            };
+            let writes = [write].into_iter().chain(self.used(ticket, &attempt.target)).collect();
+            Ok(self.user_change(writes, user))
+        })
+        .await
+    }
+
+    fn user_of(&self, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> User {
+        let now = self.clock.now();
+        User {
+            name: spec.name.clone(),
+            password_hash: spec.password_hash.clone(),
+            project: spec.project.clone(),
+            permissions: spec.permissions.clone(),
+            disabled: false,
+            deleted: false,
+            sessions: before.map_or(1, |before| before.sessions + 1),
+            created_at: now,
+            created_by: actor.subject.clone(),
+            changed_at: now,
+            version: before.map_or(1, |before| before.version + 1),
+        }
+    }
+
+    /// Changes a user. To disable one ends every session at once.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] unless the actor reaches and holds all that the user may do before and after; only the
+    /// reach is needed to disable. [`RegistryError::Stale`] if the user is not what was expected.
+    pub async fn update_user(
+        &self,
+        policy: &Policy,
+        actor: &Actor,
+        name: &str,
+        change: UserChange,
+        expected: Expected,
+    ) -> Result<User> {
+        let attempt = Attempt::on_user(actor, change.act(), name);
+        self.make(&attempt, || async {
+            let old = self.reachable_user(&attempt, name).await?;
+            let mut new = changed(&old, &change);
+            if !change.only_takes() {
+                self.demand_held(&attempt, &old.project, &old.permissions).await?;
+                check_change(policy, &new, &change)?;
+                self.demand_reach(&attempt, &new.project).await?;
+                self.demand_held(&attempt, &new.project, &new.permissions).await?;
+            }
+            expected.check(|| format!("user {name}"), old.version)?;
+            if new == old {
+                return Ok(Change::none(old));
+            }
+            new.sessions += u64::from(new.disabled && !old.disabled);
+            Ok(self.next_version(new))
+        })
+        .await
+    }
+
+    /// Gives a user another password, and ends every session of theirs at once.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] unless the actor reaches and holds all that the user may do: whoever knows a password
+    /// can log in with it.
+    pub async fn set_password(
+        &self,
+        policy: &Policy,
+        actor: &Actor,
+        name: &str,
+        password_hash: String,
+        expected: Expected,
+    ) -> Result<User> {
+        login_plane(policy)?;
+        check_hash(&password_hash)?;
+        let attempt = Attempt::on_user(actor, "user.password", name);
+        self.make(&attempt, || async {
+            let old = self.reachable_user(&attempt, name).await?;
+            self.demand_held(&attempt, &old.project, &old.permissions).await?;
+            expected.check(|| format!("user {name}"), old.version)?;
+            let sessions = old.sessions + 1;
+            Ok(self.next_version(User { password_hash: password_hash.clone(), sessions, ..old }))
+        })
+        .await
+    }
+
+    /// Deletes a user, and ends every session of theirs at once. The name is free afterwards.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] if there is none within the actor's reach, [`RegistryError::Stale`] if the user is not
+    /// what was expected.
+    pub async fn delete_user(&self, actor: &Actor, name: &str, expected: Expected) -> Result<User> {
+        let attempt = Attempt::on_user(actor, "user.delete", name);
+        self.make(&attempt, || async {
+            let old = self.reachable_user(&attempt, name).await?;
+            expected.check(|| format!("user {name}"), old.version)?;
+            let sessions = old.sessions + 1;
+            Ok(self.next_version(User { password_hash: String::new(), deleted: true, sessions, ..old }))
+        })
+        .await
+    }
+
+    /// # Errors
+    /// [`RegistryError::NotFound`] if there is none within the actor's reach.
+    pub async fn user(&self, actor: &Actor, name: &str) -> Result<User> {
+        self.reachable_user(&Attempt::on_user(actor, "user.show", name), name).await
+    }
+
+    /// The users within the actor's reach, by name.
+    pub async fn users(&self, actor: &Actor, mut query: UserQuery) -> Result<Vec<User>> {
+        query.project = self.narrowed(actor, "user.list", query.project).await?;
+        Ok(self.store.users(query).await?)
+    }
+
+    pub(super) async fn reachable_user(&self, attempt: &Attempt<'_>, name: &str) -> Result<User> {
+        let what = format!("user {name}");
+        match self.store.user(name.to_owned()).await? {
+            Some(user) if !user.deleted && attempt.actor.reaches(&user.project) => Ok(user),
+            Some(foreign) if !foreign.deleted => self.hide(attempt, Some(&foreign.project), &what).await,
+            _ => self.hide(attempt, None, &what).await,
+        }
+    }
+
+    fn next_version(&self, user: User) -> Change<User> {
+        let user = User { changed_at: self.clock.now(), version: user.version + 1, ..user };
+        self.user_change(vec![Write::UpdateUser(user.clone())], user)
+    }
+
+    fn user_change(&self, writes: Vec<Write>, user: User) -> Change<User> {
+        let touched = Slots::of_digests(&[self.digester.of_name("user", &user.name)]);
+        Change { project: Some(user.project.clone()), writes, touched, result: user }
+    }
+}
+
+fn changed(old: &User, change: &UserChange) -> User {
+    let mut new = old.clone();
+    if let Some(project) = &change.project {
+        new.project.clone_from(project);
+    }
+    if let Some(permissions) = &change.permissions {
+        new.permissions = sorted(permissions.clone());
+    }
+    if let Some(disabled) = change.disabled {
+        new.disabled = disabled;
+    }
+    new
+}
+
+/// Only what changes is judged: the rest was right when it was said.
+fn check_change(policy: &Policy, new: &User, change: &UserChange) -> Result<()> {
+    let plane = login_plane(policy)?;
+    if change.project.is_some() {
+        check_project(plane, &new.project)?;
+    }
+    if change.permissions.is_some() {
+        check_permissions(policy, plane, &new.permissions)?;
+    }
+    Ok(())
+}
+
+/// What was asked for, in the order that a record has, if such a user may exist under this policy.
+fn checked(policy: &Policy, spec: UserSpec) -> Result<UserSpec> {
+    let plane = login_plane(policy)?;
+    if !is_user_name(&spec.name) {
+        return invalid("name", format!("must be {USER_NAME_RULE}"));
+    }
+    check_hash(&spec.password_hash)?;
+    check_project(plane, &spec.project)?;
+    check_permissions(policy, plane, &spec.permissions)?;
+    Ok(UserSpec { permissions: sorted(spec.permissions), ..spec })
+}
+
+/// Keeps a password out of the store that somebody forgot to hash.
+fn check_hash(hash: &str) -> Result<()> {
+    if hash.starts_with("$argon2id$") { Ok(()) } else { invalid("password", "must be hashed with argon2id first") }
+}

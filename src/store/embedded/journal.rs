@@ -1,0 +1,131 @@
+//! The audit log and the idempotency keys in the embedded store. Never changes or removes a row of the log.
+
+use std::ops::Bound;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::super::keyspace::{self, Bytes, is_part, rest_of, rest_of_timed, scoped, timed};
+use super::super::records::{decode_audit, decode_once, encode_audit, encode_once};
+use super::super::{AuditQuery, ONCE_KEPT, OnceRecord, StoreError};
+use super::batch::{check_parts, conflict};
+use super::engine::Act;
+use super::{Embedded, damaged};
+use crate::domain::record::AuditEntry;
+use crate::domain::time::Timestamp;
+
+/// How many idempotency keys are forgotten with each one that is added: more than one, so that they become fewer.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
+impl Embedded {
+    pub fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let before = query.before.unwrap_or(u64::MAX);
+        self.engine.read(|read| {
+            let rows = read.open_table(keyspace::AUDIT)?;
+            let mut page = Vec::new();
+            if let Some(project) = &query.project {
+                if !is_part(project) {
+                    return Ok(page);
+                }
+                let index = read.open_table(keyspace::AUDIT_BY_PROJECT)?;
+                let (first, end) = (scoped(project, b""), scoped(project, &before.to_be_bytes()));
+                for entry in index.range::<&[u8]>((Bound::Included(&*first), Bound::Excluded(&*end)))?.rev() {
+                    if page.len() == query.limit {
+                        break;
+                    }
+                    page.extend(Some(listed_row(&rows, entry?.0.value())?).filter(|row| query.matches(row)));
+                }
+            } else {
+                for entry in rows.range(..before)?.rev() {
+                    if page.len() == query.limit {
+                        break;
+                    }
+                    page.extend(Some(decode_audit(entry?.1.value())?).filter(|row| query.matches(row)));
+                }
+            }
+            Ok(page)
+        })
+    }
+
+    pub fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
+        self.engine.read(|read| match read.open_table(keyspace::ONCE)?.get(digest)? {
+            Some(bytes) => Ok(Some(decode_once(*digest, bytes.value())?)),
+            None => Ok(None),
+        })
+    }
+}
+
+impl AuditQuery {
+    /// All but the place of the row.
+    fn matches(&self, row: &AuditEntry) -> bool {
+        let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted == text);
+        is(&self.actor, &row.actor)
+            && is(&self.act, &row.act)
+            && is(&self.target, &row.target)
+            && self.since.is_none_or(|since| row.at >= since)
+            && self.until.is_none_or(|until| row.at < until)
+    }
+}
+
+/// The row that the list of a project points to.
+fn listed_row(rows: &impl ReadableTable<u64, Bytes>, listed: &[u8]) -> Act<AuditEntry> {
+    let sequence = rest_of(listed).and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes);
+    match rows.get(sequence.unwrap_or_default())? {
+        Some(bytes) => Ok(decode_audit(bytes.value())?),
+        None => damaged("an audit entry is listed and not there".to_owned()),
+    }
+}
+
+/// Adds a row behind the last one.
+pub(super) fn append(transaction: &WriteTransaction, entry: &AuditEntry) -> Act<()> {
+    let mut rows = transaction.open_table(keyspace::AUDIT)?;
+    let sequence = rows.last()?.map_or(0, |(last, _)| last.value()) + 1;
+    rows.insert(sequence, &*encode_audit(&AuditEntry { sequence, ..entry.clone() }))?;
+    if let Some(project) = &entry.project {
+        check_parts([project])?;
+        let mut index = transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
+        index.insert(&*scoped(project, &sequence.to_be_bytes()), ())?;
+    }
+    Ok(())
+}
+
+/// Notes the use of an idempotency key.
+pub(super) fn once(transaction: &WriteTransaction, once: &OnceRecord) -> Act<()> {
+    let mut known = transaction.open_table(keyspace::ONCE)?;
+    let mut by_time = transaction.open_table(keyspace::ONCE_BY_TIME)?;
+    let earlier = match known.get(&once.digest)? {
+        Some(bytes) => Some(decode_once(once.digest, bytes.value())?),
+        None => None,
+    };
+    match earlier {
+        Some(earlier) if earlier.holds(once.at) => {
+            return conflict(format!("this idempotency key made {} already", earlier.target));
+        }
+        Some(earlier) => {
+            by_time.remove(&*timed(earlier.at, &once.digest))?;
+        }
+        None => {}
+    }
+    known.insert(&once.digest, &*encode_once(once))?;
+    by_time.insert(&*timed(once.at, &once.digest), ())?;
+    drop((known, by_time));
+    forget(transaction, once.at)
+}
+
+/// Forgets a few idempotency keys that no longer count.
+fn forget(transaction: &WriteTransaction, now: Timestamp) -> Act<()> {
+    let mut known = transaction.open_table(keyspace::ONCE)?;
+    let mut by_time = transaction.open_table(keyspace::ONCE_BY_TIME)?;
+    let end = timed(now.minus(ONCE_KEPT), b"");
+    let mut old = Vec::new();
+    for entry in by_time.range::<&[u8]>(..&*end)?.take(FORGOTTEN_AT_ONCE) {
+        old.push(entry?.0.value().to_vec());
+    }
+    for key in old {
+        by_time.remove(&*key)?;
+        let digest: Option<&[u8; 32]> = rest_of_timed(&key).and_then(|digest| digest.try_into().ok());
+        if let Some(digest) = digest {
+            known.remove(digest)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,113 @@
+//! Users in the embedded store. Never brings a deleted user back with sessions that were open before.
+
+use std::ops::Bound;
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
+use super::super::records::{decode_user, encode_user};
+use super::super::{StoreError, UserQuery};
+use super::batch::{check_parts, check_version, conflict};
+use super::engine::Act;
+use super::{Embedded, damaged};
+use crate::domain::record::User;
+
+impl Embedded {
+    pub fn user(&self, name: &str) -> Result<Option<User>, StoreError> {
+        self.engine.read(|read| stored(&read.open_table(keyspace::USERS)?, name))
+    }
+
+    pub fn users(&self, query: &UserQuery) -> Result<Vec<User>, StoreError> {
+        self.engine.read(|read| {
+            let users = read.open_table(keyspace::USERS)?;
+            match &query.project {
+                Some(project) => {
+                    let index = read.open_table(keyspace::USERS_BY_PROJECT)?;
+                    users_of_project(&users, &index, project, query)
+                }
+                None => {
+                    let start = query.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                    let mut page = Vec::new();
+                    for entry in users.range::<&str>((start, Bound::Unbounded))? {
+                        if page.len() == query.limit {
+                            break;
+                        }
+                        let user = decode_user(entry?.1.value())?;
+                        if !user.deleted {
+                            page.push(user);
+                        }
+                    }
+                    Ok(page)
+                }
+            }
+        })
+    }
+}
+
+fn users_of_project(
+    users: &impl ReadableTable<&'static str, Bytes>,
+    index: &impl ReadableTable<Bytes, ()>,
+    project: &str,
+    query: &UserQuery,
+) -> Act<Vec<User>> {
+    if !is_part(project) {
+        return Ok(Vec::new());
+    }
+    let (first, end) = (scoped(project, b""), scope_end(project));
+    let after = query.after.as_ref().map(|name| scoped(project, name.as_bytes()));
+    let start = after.as_deref().map_or(Bound::Included(&*first), Bound::Excluded);
+    let mut page = Vec::new();
+    for entry in index.range::<&[u8]>((start, Bound::Excluded(&*end)))?.take(query.limit) {
+        let entry = entry?.0;
+        let name = rest_of(entry.value()).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
+        match stored(users, name)? {
+            Some(user) => page.push(user),
+            None => return damaged("a user is listed and not there".to_owned()),
+        }
+    }
+    Ok(page)
+}
+
+fn stored(users: &impl ReadableTable<&'static str, Bytes>, name: &str) -> Act<Option<User>> {
+    let Some(bytes) = users.get(name)? else { return Ok(None) };
+    let user = decode_user(bytes.value())?;
+    if user.name != name {
+        return damaged(format!("the record of user {} stands in the wrong place", user.name));
+    }
+    Ok(Some(user))
+}
+
+pub(super) fn create(transaction: &WriteTransaction, user: &User) -> Act<()> {
+    check_parts([&user.name, &user.project])?;
+    if transaction.open_table(keyspace::USERS)?.insert(&*user.name, &*encode_user(user))?.is_some() {
+        return conflict(format!("the user name {} is taken", user.name));
+    }
+    list(transaction, user)
+}
+
+pub(super) fn update(transaction: &WriteTransaction, user: &User) -> Act<()> {
+    check_parts([&user.name, &user.project])?;
+    let known = {
+        let mut users = transaction.open_table(keyspace::USERS)?;
+        let Some(known) = stored(&users, &user.name)? else {
+            return conflict(format!("there is no user {}", user.name));
+        };
+        check_version(&format!("user {}", user.name), known.version, user.version)?;
+        if user.sessions < known.sessions || (known.deleted && !user.deleted && user.sessions == known.sessions) {
+            return conflict(format!("sessions of user {} that have ended would be open again", user.name));
+        }
+        users.insert(&*user.name, &*encode_user(user))?;
+        known
+    };
+    transaction.open_table(keyspace::USERS_BY_PROJECT)?.remove(&*scoped(&known.project, known.name.as_bytes()))?;
+    list(transaction, user)
+}
+
+/// Puts a user on the list of its project, if it is on any.
+fn list(transaction: &WriteTransaction, user: &User) -> Act<()> {
+    if !user.deleted {
+        let mut index = transaction.open_table(keyspace::USERS_BY_PROJECT)?;
+        index.insert(&*scoped(&user.project, user.name.as_bytes()), ())?;
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What is written is read again, and no bytes are a panic. Never touches a store.
+
+use super::*;
+use proptest::prelude::*;
+
+fn full_key() -> ApiKey {
+    ApiKey {
+        id: KeyId::parse("abcdefABCDEF").unwrap(),
+        digest: Digest([7; 32]),
+        pepper_version: 3,
+        name: "Chat front end".to_owned(),
+        plane: "data".to_owned(),
+        project: "acme".to_owned(),
+        workloads: vec!["chat".to_owned(), "embed".to_owned()],
+        permissions: vec!["run_inference".to_owned()],
+        created_at: Timestamp::from_millis(1),
+        created_by: "operator".to_owned(),
+        expires_at: Some(Timestamp::from_millis(0)),
+        retires_at: Some(Timestamp::from_millis(u64::MAX)),
+        revoked_at: Some(Timestamp::from_millis(4)),
+        replaces: KeyId::parse("000000000000"),
+        replaced_by: KeyId::parse("zzzzzzzzzzzz"),
+        version: 9,
+    }
+}
+
+fn resource() -> Resource {
+    Resource {
+        kind: "workload".to_owned(),
+        id: "w-1".to_owned(),
+        slug: "chat".to_owned(),
+        project: "acme".to_owned(),
+        owner: Some("key:abcdefABCDEF".to_owned()),
+        created_at: Timestamp::from_millis(5),
+        version: 2,
+    }
+}
+
+#[test]
+fn records_come_back_as_they_were() {
+    let full = full_key();
+    assert_eq!(decode_key(&encode_key(&full)).unwrap(), full);
+    let bare = ApiKey {
+        workloads: vec![],
+        permissions: vec![],
+        expires_at: None,
+        retires_at: None,
+        revoked_at: None,
+        replaces: None,
+        replaced_by: None,
+        ..full
+    };
+    assert_eq!(decode_key(&encode_key(&bare)).unwrap(), bare);
+    assert_eq!(decode_resource(&encode_resource(&resource())).unwrap(), resource());
+    let unowned = Resource { owner: None, ..resource() };
+    assert_eq!(decode_resource(&encode_resource(&unowned)).unwrap(), unowned);
+}
+
+#[test]
+fn fields_of_a_later_version_are_passed_over() {
+    // Field 200, length-delimited, "new"; then field 201, varint 1.
+    let later = [0xc2, 0x0c, 3, b'n', b'e', b'w', 0xc8, 0x0c, 1];
+    let key = [encode_key(&full_key()), later.to_vec()].concat();
+    assert_eq!(decode_key(&key).unwrap(), full_key());
+    let thing = [encode_resource(&resource()), later.to_vec()].concat();
+    assert_eq!(decode_resource(&thing).unwrap(), resource());
+}
+
+#[test]
+fn what_is_no_record_is_damage() {
+    let good = encode_key(&full_key());
+    let short_digest = wire::ApiKey { digest: vec![7; 31], ..wire::ApiKey::decode(&*good).unwrap() };
+    let bad_id = wire::ApiKey { id: "too-short".to_owned(), ..wire::ApiKey::decode(&*good).unwrap() };
+    let bad_link = wire::ApiKey { replaces: Some(String::new()), ..wire::ApiKey::decode(&*good).unwrap() };
+    for bytes in [short_digest.encode_to_vec(), bad_id.encode_to_vec(), bad_link.encode_to_vec(), vec![], vec![255]] {
+        assert!(matches!(decode_key(&bytes), Err(StoreError::Damaged(_))));
+    }
+    assert!(matches!(decode_resource(&[8]), Err(StoreError::Damaged(_))));
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = decode_key(&bytes);
+        let _ = decode_resource(&bytes);
+    }
+
+    #[test]
+    fn no_damage_makes_it_panic(at in 0usize..120, byte: u8, cut in 0usize..200) {
+        let mut bytes = encode_key(&full_key());
+        let len = bytes.len();
+        bytes[at % len] = byte;
+        bytes.truncate(cut);
+        let _ = decode_key(&bytes);
+    }
+}

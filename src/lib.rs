@@ -12,6 +12,7 @@ pub mod telemetry;
 
 // 3: the decision, and the configuration it is compiled from
 pub mod config;
+pub mod password;
 pub mod pepper;
 pub mod pipeline;
 

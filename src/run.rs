@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
+use crate::password::Passwords;
 use crate::pepper::{self, PepperError};
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
@@ -158,6 +159,7 @@ impl Doors {
             Arc::clone(live),
             core.registry.clone(),
             core.pipeline.clone(),
+            Passwords,
             Clock::System,
             Arc::new(settings.admin.clone()),
         );

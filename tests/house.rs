@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor.
-const FLOORS: [(&str, u8); 15] = [
+const FLOORS: [(&str, u8); 16] = [
     ("lib", 7),
     ("main", 6),
     ("cli", 5),
@@ -15,6 +15,7 @@ const FLOORS: [(&str, u8); 15] = [
     ("telemetry", 4),
     ("pipeline", 3),
     ("config", 3),
+    ("password", 3),
     ("pepper", 3),
     ("registry", 2),
     ("resolve", 2),

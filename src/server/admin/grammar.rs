@@ -76,3 +76,18 @@ grammar!(Time, {
     "description": "A point in time by RFC 3339; answers are in UTC.",
     "examples": ["2027-01-31T12:00:00Z"]
 });
+grammar!(UserName, {
+    "type": "string",
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$",
+    "description": "1 to 64 letters, digits and `. _ @ + -`; the first is a letter or a digit. Case counts.",
+    "examples": ["alice@example.com"]
+});
+grammar!(PasswordText, {
+    "type": "string",
+    "format": "password",
+    "minLength": 12,
+    "maxLength": 256,
+    "writeOnly": true,
+    "description": "At least 12 characters, and at most 256 bytes in UTF-8.",
+    "examples": ["correct horse battery staple"]
+});

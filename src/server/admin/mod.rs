@@ -1,6 +1,7 @@
-//! The admin API: keys and resources as JSON over HTTP/1.1, behind three doors. Never trusts what its listener did not
+//! The admin API: keys, users, resources and the audit log as JSON over HTTP/1.1, behind three doors. Never trusts what its listener did not
 //! prove: the socket's file mode, or a key that the pipeline allows.
 
+mod audit;
 mod grammar;
 mod guard;
 mod keys;
@@ -10,6 +11,8 @@ mod reply;
 mod request;
 mod resources;
 pub mod serve;
+mod users;
+mod whoami;
 pub mod wire;
 
 use std::sync::Arc;
@@ -26,6 +29,7 @@ use axum::routing::MethodRouter;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::password::Passwords;
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
 use crate::registry::Registry;
@@ -50,6 +54,7 @@ pub struct AdminState {
     live: Arc<ArcSwap<Policy>>,
     registry: Registry,
     pipeline: Pipeline,
+    passwords: Passwords,
     clock: Clock,
     settings: Arc<config::Admin>,
     rules: Arc<Rules>,
@@ -60,10 +65,11 @@ impl AdminState {
         live: Arc<ArcSwap<Policy>>,
         registry: Registry,
         pipeline: Pipeline,
+        passwords: Passwords,
         clock: Clock,
         settings: Arc<config::Admin>,
     ) -> Self {
-        Self { live, registry, pipeline, clock, settings, rules: Arc::default() }
+        Self { live, registry, pipeline, passwords, clock, settings, rules: Arc::default() }
     }
 }
 

@@ -11,7 +11,7 @@ use schemars::{Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::Door;
-use super::operations::{Access, OPERATIONS, Operation};
+use super::operations::{Access, IfMatchRule, OPERATIONS, Operation};
 use super::reply::{self, ErrorBody};
 
 const ABOUT: &str = "\
@@ -70,6 +70,7 @@ pub fn document() -> Value {
             },
             "responses": errors(&error),
             "headers": headers(),
+            "parameters": header_parameters(),
             "schemas": schemas
         }
     });
@@ -122,13 +123,41 @@ fn parameters(operation: &Operation, requests: &mut SchemaGenerator) -> Vec<Valu
             parameters.push(parameter);
         }
     }
+    let headers = [
+        (operation.if_match == IfMatchRule::Optional, "IfMatch"),
+        (operation.if_match == IfMatchRule::Required, "RequiredIfMatch"),
+        (operation.repeatable, "IdempotencyKey"),
+    ];
+    let said = headers.iter().filter(|(taken, _)| *taken);
+    parameters.extend(said.map(|(_, name)| json!({"$ref": format!("#/components/parameters/{name}")})));
     parameters
+}
+
+fn header_parameters() -> Value {
+    let if_match = |required: bool, description: &str| {
+        let schema = json!({"type": "string", "pattern": "^([*]|\"[0-9]{1,18}\")$", "examples": ["*"]});
+        json!({"name": "If-Match", "in": "header", "required": required, "description": description, "schema": schema})
+    };
+    json!({
+        "IfMatch": if_match(false, "The `ETag` of the version that is meant; without it, any version."),
+        "RequiredIfMatch": if_match(true, "The `ETag` of the version that is changed, or `*` for any version."),
+        "IdempotencyKey": {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "required": false,
+            "description": "Your own name for this creation: repeated under it within 24 hours, it is made once.",
+            "schema": {"type": "string", "pattern": "^[!-~]{1,255}$", "examples": ["3f0c1d9a-6a39-4e6f-9a57-8d1f0a1b2c3d"]}
+        }
+    })
 }
 
 fn success(operation: &Operation, schema: &Schema) -> Value {
     let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});
     if operation.answer.0 == 201 {
         headers["Location"] = json!({"$ref": "#/components/headers/Location"});
+    }
+    if operation.versioned {
+        headers["ETag"] = json!({"$ref": "#/components/headers/ETag"});
     }
     json!({
         "description": operation.summary,
@@ -146,8 +175,11 @@ fn refusals(operation: &Operation) -> Vec<(u16, &'static str)> {
         (403, "Forbidden", true),
         (404, "NotFound", operation.path_names.is_some()),
         (409, "Conflict", changes),
+        (412, "PreconditionFailed", operation.if_match != IfMatchRule::None),
         (413, "TooLarge", operation.body.is_some()),
         (415, "UnsupportedMediaType", operation.body.is_some()),
+        (422, "IdempotencyKeyReused", operation.repeatable),
+        (428, "PreconditionRequired", operation.if_match == IfMatchRule::Required),
         (500, "Internal", true),
         (503, "Unavailable", true),
     ];
@@ -178,8 +210,14 @@ fn errors(schema: &Schema) -> Value {
         ),
         "NotFound": error("`NOT_FOUND`: there is none, or it is out of your reach.", None),
         "Conflict": error("`CONFLICT`: what is there already stands against it.", None),
+        "PreconditionFailed": error("`PRECONDITION_FAILED`: the record is no longer the version of `If-Match`.", None),
         "TooLarge": error("`VALIDATION_ERROR`: the body is larger than 64 KiB.", None),
         "UnsupportedMediaType": error("`UNSUPPORTED_MEDIA_TYPE`: a body must be `application/json`.", None),
+        "IdempotencyKeyReused": error(
+            "`IDEMPOTENCY_KEY_REUSED`: something else was asked for under this `Idempotency-Key`.",
+            None
+        ),
+        "PreconditionRequired": error("`PRECONDITION_REQUIRED`: `If-Match` is missing.", None),
         "Internal": error("`INTERNAL_ERROR`: our fault.", None),
         "Unavailable": error(
             "`UNAVAILABLE`: not now. A change may have been made all the same: look before you try again.",
@@ -194,6 +232,7 @@ fn headers() -> Value {
     json!({
         "RequestId": header("The name of this request: yours, if you sent one.", json!({"type": "string"})),
         "Location": header("The path of what was made.", json!({"type": "string"})),
+        "ETag": header("The version of the record, for `If-Match`.", json!({"type": "string", "pattern": "^\"[0-9]+\"$"})),
         "WWWAuthenticate": header("How to authenticate, by RFC 6750.", json!({"type": "string"})),
         "RetryAfter": header("Seconds to wait.", json!({"type": "integer", "minimum": 1}))
     })

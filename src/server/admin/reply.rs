@@ -2,8 +2,8 @@
 //! that was just made, and never echoes a value that was sent.
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -77,6 +77,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NOT_FOUND", message)
     }
 
+    pub fn precondition_required() -> Self {
+        let message = "Say which version you change: send its ETag as If-Match, or `If-Match: *` if you do not mind.";
+        Self::new(StatusCode::PRECONDITION_REQUIRED, "PRECONDITION_REQUIRED", message)
+    }
+
     pub fn unavailable(message: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
     }
@@ -96,12 +101,16 @@ impl From<RegistryError> for ApiError {
             RegistryError::Invalid { field, problem } => Self::invalid_field(field, &problem),
             RegistryError::NotFound(message) => Self::not_found(message),
             RegistryError::Conflict(message) => Self::new(StatusCode::CONFLICT, "CONFLICT", message),
-            RegistryError::Repeated { .. } => Self::new(StatusCode::CONFLICT, "CONFLICT", error.to_string()),
-            RegistryError::Stale(message) => Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message),
-            RegistryError::Mismatch(message) => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "VALIDATION_ERROR", message)
-            }
             RegistryError::Forbidden(message) => Self::forbidden(message),
+            RegistryError::Stale(message) => Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message),
+            RegistryError::Repeated { target } => {
+                let message =
+                    "This idempotency key made it already, and its secret is shown once: rotate it if it is lost.";
+                Self::new(StatusCode::CONFLICT, "CONFLICT", message).with_detail("target", target)
+            }
+            RegistryError::Mismatch(message) => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", message)
+            }
             RegistryError::Unavailable(message) => Self::unavailable(message),
         }
     }
@@ -130,16 +139,39 @@ pub fn record<T: Serialize>(status: StatusCode, value: &T) -> Result<Response, A
     Ok(json_response(status, body.into()))
 }
 
+/// A single record, with its version as the ETag.
+pub fn versioned<T: Serialize>(status: StatusCode, value: &T, version: u64) -> Result<Response, ApiError> {
+    let mut response = record(status, value)?;
+    name(&mut response, ETAG, &etag(version));
+    Ok(response)
+}
+
+/// A record that was just made.
+pub fn created<T: Serialize>(location: &str, value: &T, version: u64) -> Result<Response, ApiError> {
+    let mut response = versioned(StatusCode::CREATED, value, version)?;
+    name(&mut response, LOCATION, location);
+    Ok(response)
+}
+
 /// A record with a secret in it: the buffer is wiped when it has been sent. `room` is at least the length of the answer,
 /// so that no copy is left behind by growing.
-pub fn secret_record<T: Serialize>(location: &str, value: &T, room: usize) -> Result<Response, ApiError> {
+pub fn secret_record<T: Serialize>(location: &str, value: &T, version: u64, room: usize) -> Result<Response, ApiError> {
     let mut body = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer(&mut *body, value).map_err(|_| ApiError::internal())?;
     let mut response = json_response(StatusCode::CREATED, Bytes::from_owner(body).into());
-    if let Ok(location) = HeaderValue::from_str(location) {
-        response.headers_mut().insert(LOCATION, location);
-    }
+    name(&mut response, LOCATION, location);
+    name(&mut response, ETAG, &etag(version));
     Ok(response)
+}
+
+fn etag(version: u64) -> String {
+    format!("\"{version}\"")
+}
+
+fn name(response: &mut Response, header: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(header, value);
+    }
 }
 
 /// Reads a JSON object; an array of its values in their order is none.

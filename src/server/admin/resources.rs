@@ -6,11 +6,12 @@ use axum::response::Response;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::request::{JsonBody, PathOf, QueryOf};
+use super::request::{IfMatch, JsonBody, PathOf, QueryOf};
 use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use super::{AdminState, page_size};
 use crate::domain::name::is_name;
-use crate::registry::{Expected, ResourceSpec};
+use crate::domain::record::Resource;
+use crate::registry::ResourceSpec;
 use crate::store::ResourceQuery;
 
 pub async fn list(
@@ -40,31 +41,38 @@ pub async fn show(
 ) -> Result<Response, ApiError> {
     registrable(&path)?;
     let resource = state.registry.resource(&caller.actor, &path.kind, &path.id).await?;
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
+    answer(&resource)
 }
 
 pub async fn put(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ResourcePath>,
+    if_match: IfMatch,
     JsonBody(asked): JsonBody<PutResource>,
 ) -> Result<Response, ApiError> {
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
     let spec = ResourceSpec { kind: path.kind, id: path.id, project, slug: asked.slug, owner: asked.owner };
-    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, Expected::Any).await?;
+    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, if_match.optional()?).await?;
     caller.changed(&resource.reference().to_string(), &resource.project);
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
+    answer(&resource)
 }
 
 pub async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ResourcePath>,
+    if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     registrable(&path)?;
-    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, Expected::Any).await?;
+    let expected = if_match.optional()?;
+    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, expected).await?;
     caller.changed(&resource.reference().to_string(), &resource.project);
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
+    answer(&resource)
+}
+
+fn answer(resource: &Resource) -> Result<Response, ApiError> {
+    reply::versioned(StatusCode::OK, &ResourceBody::from(resource), resource.version)
 }
 
 /// Whatever cannot be registered is not there.

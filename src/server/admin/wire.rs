@@ -1,15 +1,29 @@
 //! The JSON of the admin API, for the server, for the command line and for the description of the API. Never holds a secret
 //! but the key just made and the password just sent.
 
+pub mod audit;
 pub mod keys;
 pub mod resources;
+pub mod session;
+pub mod users;
+
+use serde::Deserialize;
+use serde::Deserializer;
 
 use crate::domain::time::Timestamp;
 
 pub const KEYS: &str = "/api/v1/auth/api-keys";
 pub const BOOTSTRAP: &str = "/api/v1/auth/bootstrap";
 pub const RESOURCES: &str = "/api/v1/resources";
+pub const USERS: &str = "/api/v1/users";
+pub const AUDIT: &str = "/api/v1/audit";
+pub const WHOAMI: &str = "/api/v1/auth/whoami";
 pub const DESCRIPTION: &str = "/openapi.json";
+
+/// Reads a field that is there, so that null is told from a field that is not.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
+}
 
 /// A point in time for people and programs. A time beyond the calendar reads as the last that it has.
 pub fn rfc3339(time: Timestamp) -> String {

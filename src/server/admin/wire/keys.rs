@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::rfc3339;
+use super::{present, rfc3339};
 use crate::domain::credential::KeyId;
 use crate::domain::record::ApiKey;
 use crate::domain::time::Timestamp;
@@ -56,6 +56,33 @@ impl CreateKey {
             expires_in_days: Some(90),
             expires_in_seconds: None,
         }
+    }
+}
+
+/// What changes of a key; what is left out stays. Its plane and project stay for good.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(example = UpdateKey::example())]
+pub struct UpdateKey {
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "Label")]
+    pub name: Option<String>,
+    /// What it may do from now on. You must hold all of these, and all that it had.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "Names")]
+    pub permissions: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "Scopes")]
+    pub workloads: Option<Vec<String>>,
+    /// When it expires; null: it does not.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "Option<Time>")]
+    pub expires_at: Option<Option<String>>,
+}
+
+impl UpdateKey {
+    fn example() -> Self {
+        Self { name: Some("chat front end (EU)".to_owned()), expires_at: Some(None), ..Self::default() }
     }
 }
 

@@ -35,7 +35,8 @@ fmt: ## Format the code
 envoy: ## Get Envoy 1.40, unless TOLLGATE_ENVOY or PATH has one
 	@scripts/envoy
 
-schema: ## Write the JSON Schema of the configuration file anew
+schema: ## Write the JSON Schema of the configuration file and the description of the admin API anew
 	@$(CARGO) run --quiet --locked -- check-config --schema > schema/config.schema.json
+	@$(CARGO) run --quiet --locked -- openapi > openapi.json
 
 -include benches/bench.mk

@@ -10,6 +10,7 @@ mod rules;
 mod sessions;
 mod users;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -129,6 +130,11 @@ impl Registry {
         clock: Clock,
     ) -> Self {
         Self { store, digester, stamps, last_used, clock, unsettled: Arc::default() }
+    }
+
+    /// A subject as it may stand in a log: one with an e-mail address as a keyed hash, which joins its lines all the same.
+    pub fn logged<'s>(&self, subject: &'s str) -> Cow<'s, str> {
+        self.digester.logged(subject).map_or(Cow::Borrowed(subject), Cow::Owned)
     }
 
     /// Puts what was noted about the use of keys into the store.

@@ -126,7 +126,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     telemetry.adopt(&live.load_full());
 
     let stop = stop_signal()?;
-    let doors = Doors::open(&settings, &core, &live, &telemetry).await?;
+    let doors = Doors::open(&settings, &core, logins, &live, &telemetry).await?;
     let mut background = JoinSet::new();
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
@@ -166,6 +166,7 @@ impl Doors {
     async fn open(
         settings: &Settings,
         core: &Core,
+        logins: Logins,
         live: &Arc<ArcSwap<Policy>>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Self, RunError> {
@@ -173,6 +174,7 @@ impl Doors {
             Arc::clone(live),
             core.registry.clone(),
             core.pipeline.clone(),
+            logins,
             Clock::System,
             Arc::new(settings.admin.clone()),
         );

@@ -12,7 +12,8 @@ use super::client::{encoded, query};
 use super::connect::{ConnectArgs, locate};
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note, painted};
 use super::{Exit, Failure, duration};
-use crate::server::admin::wire::{BOOTSTRAP, CreateKey, KEYS, KeyBody, KeyPage, RotateKey};
+use crate::server::admin::wire::keys::{CreateKey, KeyBody, KeyPage, RotateKey};
+use crate::server::admin::wire::{BOOTSTRAP, KEYS};
 
 #[derive(Debug, Args)]
 pub struct KeysArgs {

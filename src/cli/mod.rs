@@ -19,6 +19,7 @@ use serde_json::json;
 
 use crate::config;
 use crate::run::{self, RunError};
+use crate::server::admin::openapi;
 use output::Format;
 
 const EXIT_CODES: &str = "Exit codes:
@@ -65,6 +66,10 @@ finish, then the process ends.")]
     /// Show, step by step, why a request is allowed or denied; needs no server
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
+    /// Print the description of the admin API, as OpenAPI 3.1
+    #[command(after_help = "Example:
+  tollgate openapi > openapi.json      # a running server has it at /openapi.json")]
+    Openapi,
     /// Print the completion script of a shell
     #[command(after_help = "Example:
   tollgate completion bash > /etc/bash_completion.d/tollgate")]
@@ -167,6 +172,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
         Command::Explain(args) => block_on(explain::run(args)),
+        Command::Openapi => output::print(&output::json(&openapi::document())?).map(|()| Exit::Done),
         Command::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "tollgate", &mut script);

@@ -9,7 +9,8 @@ use super::client::{encoded, query};
 use super::connect::{ConnectArgs, locate};
 use super::keys::read;
 use super::output::{self, Format, Table, fields, json, note};
-use crate::server::admin::wire::{PutResource, RESOURCES, ResourceBody, ResourcePage};
+use crate::server::admin::wire::RESOURCES;
+use crate::server::admin::wire::resources::{PutResource, ResourceBody, ResourcePage};
 
 #[derive(Debug, Args)]
 pub struct ResourcesArgs {

@@ -96,6 +96,17 @@ impl Digester {
         self.named(&[kind, " ", name])
     }
 
+    /// What stands in a log for a subject that has an e-mail address: `user:#` and 16 hexadecimal digits. `None`: the subject
+    /// may stand there itself.
+    pub fn logged(&self, subject: &str) -> Option<String> {
+        if !subject.contains('@') {
+            return None;
+        }
+        let issuer = subject.split_once(':').map_or("", |(issuer, _)| issuer);
+        let Digest([a, b, c, d, e, f, g, h, ..]) = self.of_name("logged", subject);
+        Some(format!("{issuer}:#{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h])))
+    }
+
     /// Keyed, so that a client cannot choose names that collide; the kind before the blank keeps it apart from keys.
     fn named(&self, parts: &[&str]) -> Digest {
         let mac = parts.iter().fold(self.current.clone(), |mac, part| mac.chain_update(part));

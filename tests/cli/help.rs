@@ -2,10 +2,11 @@
 
 use super::run;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "serve",
     "check-config",
     "explain",
+    "openapi",
     "completion",
     "keys",
     "keys create",

@@ -9,7 +9,8 @@ use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
 use crate::policy::Policy;
 use crate::resolve::api_key::Digester;
-use crate::server::admin::wire::{KeyBody, timestamp};
+use crate::server::admin::wire::keys::KeyBody;
+use crate::server::admin::wire::timestamp;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 

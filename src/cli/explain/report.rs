@@ -13,7 +13,7 @@ use crate::domain::time::Timestamp;
 use crate::policy::respond::Decision;
 use crate::policy::route::{Access, ProjectOf, Requirement, Scope, Source, WorkloadOf};
 use crate::policy::{Admission, Policy, admit};
-use crate::server::admin::wire::KeyBody;
+use crate::server::admin::wire::keys::KeyBody;
 use crate::store::Store;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use axum::extract::{FromRequestParts, Request, State};
-use axum::http::header::HOST;
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::http::header::{CONTENT_TYPE, HOST};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode};
@@ -14,33 +14,24 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use super::AdminState;
+use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
-use super::wire::{KEYS, RESOURCES};
 use crate::domain::attributes::{Attributes, Header};
-use crate::domain::decision::{Denial, Trace};
+use crate::domain::decision::Denial;
+use crate::domain::name::is_user_name;
+use crate::domain::principal::Principal;
+use crate::domain::record::EVERY;
+use crate::domain::time::Timestamp;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::extract::Kinds;
 use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
-    Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
+    self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
-use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
-use crate::registry::Actor;
-use crate::registry::Held;
+use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy};
+use crate::registry::{Actor, Held};
 use crate::telemetry::AUDIT;
-
-/// Every authenticated route: methods, path, permission.
-fn table() -> [(&'static [&'static str], String, &'static str); 5] {
-    let one_key = format!("{KEYS}/{{id}}");
-    [
-        (&["GET", "HEAD", "POST"], KEYS.to_owned(), "manage_keys"),
-        (&["GET", "HEAD", "DELETE"], one_key.clone(), "manage_keys"),
-        (&["POST"], format!("{one_key}/rotate"), "manage_keys"),
-        (&["GET", "HEAD"], RESOURCES.to_owned(), "manage_resources"),
-        (&["GET", "HEAD", "PUT", "DELETE"], format!("{RESOURCES}/{{kind}}/{{id}}"), "manage_resources"),
-    ]
-}
 
 /// The rules of the admin API, made from the planes and credentials of the live policy; made anew when that changes.
 #[derive(Debug, Default)]
@@ -51,7 +42,14 @@ struct Compiled {
     /// What these were made from. Held, so that its address cannot be another policy's.
     source: Arc<Policy>,
     /// One for each admin plane.
-    by_plane: Vec<Policy>,
+    by_plane: Vec<PlaneRules>,
+}
+
+#[derive(Debug)]
+struct PlaneRules {
+    rules: Policy,
+    /// The same without permissions: tells who was refused for the lack of one.
+    anyone: Policy,
 }
 
 impl Rules {
@@ -62,7 +60,11 @@ impl Rules {
             return Ok(compiled);
         }
         let planes = (0u8..).zip(&live.planes).filter(|(_, plane)| plane.admin);
-        let by_plane: Result<Vec<Policy>, String> = planes.map(|(id, _)| rules_of_plane(live, PlaneId(id))).collect();
+        let rules = |id| {
+            let (rules, anyone) = (rules_of_plane(live, id, true)?, rules_of_plane(live, id, false)?);
+            Ok(PlaneRules { rules, anyone })
+        };
+        let by_plane: Result<Vec<PlaneRules>, String> = planes.map(|(id, _)| rules(PlaneId(id))).collect();
         let by_plane = by_plane.map_err(|problem| {
             tracing::error!(%problem, "the rules of the admin API do not hold together");
             ApiError::internal()
@@ -73,14 +75,19 @@ impl Rules {
     }
 }
 
-fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
+fn rules_of_plane(live: &Policy, plane: PlaneId, with_permissions: bool) -> Result<Policy, String> {
     let mut routes = Vec::new();
-    for (methods, path, permission) in table() {
+    for operation in &OPERATIONS {
+        let permission = match operation.access {
+            Access::Permission(permission) => Some(permission.into()).filter(|_| with_permissions),
+            Access::Anyone => None,
+            Access::Public | Access::Operator => continue,
+        };
         let route = Route {
-            name: path.as_str().into(),
-            access: Access::Guarded(Requirement {
+            name: operation.name.into(),
+            access: route::Access::Guarded(Requirement {
                 plane,
-                all_of: vec![permission.into()],
+                all_of: permission.into_iter().collect(),
                 any_of: Vec::new(),
                 scope: Scope::Project { project: ProjectOf::Key, workload: WorkloadOf::Whole },
                 browsers: false,
@@ -89,8 +96,9 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
             errors: ErrorShape::Tollgate,
             keep_credential: true,
         };
-        let pattern = PathPattern::parse(&path)?;
-        routes.push((route, methods.iter().map(|&method| (method.to_owned(), pattern.clone())).collect()));
+        let pattern = PathPattern::parse(operation.path)?;
+        let methods = operation.methods().iter();
+        routes.push((route, methods.map(|&method| (method.to_owned(), pattern.clone())).collect()));
     }
     let host = HostRules { patterns: vec!["*".to_owned()], errors: ErrorShape::Tollgate, routes };
     Ok(Policy {
@@ -120,23 +128,41 @@ fn rules_of_plane(live: &Policy, plane: PlaneId) -> Result<Policy, String> {
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub actor: Actor,
-    request_id: RequestId,
-    peer: Peer,
+    /// When the credential expires.
+    pub expires_at: Option<Timestamp>,
+    operation: &'static Operation,
 }
 
 impl Caller {
+    fn new(
+        operation: &'static Operation,
+        actor: Actor,
+        expires_at: Option<Timestamp>,
+        extensions: &Extensions,
+    ) -> Self {
+        let request_id = extensions.get::<RequestId>().cloned().unwrap_or_default();
+        let peer = extensions.get::<Peer>().cloned().unwrap_or_default();
+        Self { actor: Actor { peer: peer.0, request_id: request_id.0, ..actor }, expires_at, operation }
+    }
+
+    fn of(operation: &'static Operation, principal: &Principal, extensions: &Extensions) -> Self {
+        let held = principal.permissions().split(',').filter(|held| !held.is_empty()).map(str::to_owned);
+        let actor = Actor {
+            subject: principal.subject().into_owned(),
+            project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
+            held: Held::Only(held.collect()),
+            peer: String::new(),
+            request_id: String::new(),
+        };
+        Self::new(operation, actor, principal.expires_at, extensions)
+    }
+
     /// A log line of a change that was made.
-    pub fn audit(&self, act: &'static str, target_id: &str, project: &str) {
-        tracing::info!(
-            target: AUDIT,
-            act,
-            target_id,
-            project,
-            subject = self.actor.subject,
-            peer = self.peer.0,
-            request_id = self.request_id.0,
-            "admin change"
-        );
+    pub fn changed(&self, state: &AdminState, target_id: &str, project: &str) {
+        let Actor { subject, peer, request_id, .. } = &self.actor;
+        let act = self.operation.name;
+        let (subject, target_id) = (&*state.registry.logged(subject), &*state.registry.logged(target_id));
+        tracing::info!(target: AUDIT, act, target_id, project, subject, peer, request_id, "admin change");
     }
 }
 
@@ -150,18 +176,25 @@ impl<S: Sync> FromRequestParts<S> for Caller {
 }
 
 /// Whoever may open the admin socket is the operator.
-pub(super) async fn operator(mut request: Request, next: Next) -> Response {
-    let caller = caller(request.extensions(), Actor::operator());
+pub(super) async fn operator(
+    State(operation): State<&'static Operation>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let caller = Caller::new(operation, Actor::operator(), None, request.extensions());
     request.extensions_mut().insert(caller);
     next.run(request).await
 }
 
 /// Whoever the pipeline allows.
-pub(super) async fn authenticate(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+pub(super) async fn authenticate(
+    State((state, operation)): State<(AdminState, &'static Operation)>,
+    request: Request,
+    next: Next,
+) -> Response {
     let (mut parts, body) = request.into_parts();
-    match judge(&state, &parts).await {
-        Ok(actor) => {
-            let caller = caller(&parts.extensions, actor);
+    match judge(&state, operation, &mut parts).await {
+        Ok(caller) => {
             parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await
         }
@@ -169,47 +202,71 @@ pub(super) async fn authenticate(State(state): State<AdminState>, request: Reque
     }
 }
 
-fn caller(extensions: &Extensions, actor: Actor) -> Caller {
-    let request_id: RequestId = extensions.get().cloned().unwrap_or_default();
-    let peer: Peer = extensions.get().cloned().unwrap_or_default();
-    let actor = Actor { peer: peer.0.clone(), request_id: request_id.0.clone(), ..actor };
-    Caller { actor, request_id, peer }
-}
-
-async fn judge(state: &AdminState, parts: &Parts) -> Result<Actor, Response> {
+async fn judge(state: &AdminState, operation: &'static Operation, parts: &mut Parts) -> Result<Caller, Response> {
+    let target = target(operation, parts).await;
     let live = state.live.load_full();
     let rules = state.rules.of(&live).map_err(IntoResponse::into_response)?;
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
     let request = attributes(parts, &peer);
-    // The plane that the key's prefix says; a key of no admin plane is refused by any of them.
-    let suits = |policy: &&Policy| !matches!(admit(policy, &request, &mut Trace::begin()), Err(Denial::WrongPlane));
-    let Some(policy) = rules.by_plane.iter().find(suits).or(rules.by_plane.first()) else {
-        let problem = "No plane is marked `admin: true`, so no key can administer.";
+    // The plane that the credential stands on; one that stands on no admin plane is refused by any of them.
+    let mut planes = rules.by_plane.iter();
+    let Some(mut of_plane) = planes.next() else {
+        let problem = "No plane is marked `admin: true`, so no credential can administer.";
         return Err(ApiError::forbidden(problem).into_response());
     };
-    match state.pipeline.decide(policy, &request).await {
+    let mut decision = state.pipeline.decide(&of_plane.rules, &request).await;
+    while matches!(&decision, Decision::Deny(deny) if deny.denial == Denial::WrongPlane) {
+        let Some(next) = planes.next() else { break };
+        of_plane = next;
+        decision = state.pipeline.decide(&of_plane.rules, &request).await;
+    }
+    match decision {
         Decision::Allow(allow) => match allow.permit().principal() {
-            Some(principal) => Ok(Actor {
-                subject: principal.subject().into_owned(),
-                project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
-                held: Held::Only(principal.permissions().split(',').map(str::to_owned).collect()),
-                peer: String::new(),
-                request_id: String::new(),
-            }),
+            Some(principal) => Ok(Caller::of(operation, principal, &parts.extensions)),
             None => Err(ApiError::internal().into_response()),
         },
         Decision::Deny(deny) => {
             let key_id = deny.metadata().find(|(name, _)| *name == "key_id").map(|(_, id)| id);
             let (reason, method) = (deny.denial.as_str(), request.method);
             tracing::warn!(reason, key_id, peer = peer.0, method, "admin request denied");
+            if deny.denial == Denial::PermissionMissing
+                && let Decision::Allow(allow) = state.pipeline.decide(&of_plane.anyone, &request).await
+                && let Some(principal) = allow.permit().principal()
+            {
+                let Caller { actor, .. } = Caller::of(operation, principal, &parts.extensions);
+                write_down(state, operation, &actor, target).await;
+            }
             Err(refusal(&deny))
         }
     }
 }
 
+/// Writes into the audit log that a known caller lacks the permission.
+async fn write_down(state: &AdminState, operation: &Operation, actor: &Actor, target: Option<String>) {
+    let Access::Permission(permission) = operation.access else { return };
+    let project = actor.project.as_deref();
+    let target = target.unwrap_or_else(|| format!("project:{}", project.unwrap_or(EVERY)));
+    let reason = format!("the permission `{permission}` is missing");
+    state.registry.refused(actor, operation.name, &target, project, &reason).await;
+}
+
+/// What the request is about, if its path names it.
+async fn target(operation: &Operation, parts: &mut Parts) -> Option<String> {
+    operation.path_names?;
+    let names = RawPathParams::from_request_parts(parts, &()).await.ok()?;
+    // Nothing is repeated that could not be a name of ours.
+    let filled = |text: String, (name, value): (&str, &str)| {
+        let value = if is_user_name(value) { value } else { "?" };
+        text.replace(&format!("{{{name}}}"), value)
+    };
+    Some(names.iter().fold(operation.target.to_owned(), filled))
+}
+
 /// A request to the admin API, as the pipeline sees one.
-fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a> {
-    let headers = parts.headers.iter().map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });
+pub(super) fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a> {
+    // Without the content type, which would let a client choose the shape of an error.
+    let headers = parts.headers.iter().filter(|(name, _)| *name != CONTENT_TYPE);
+    let headers = headers.map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });
     Attributes {
         method: parts.method.as_str(),
         target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),

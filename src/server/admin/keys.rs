@@ -1,48 +1,36 @@
-//! API keys over HTTP: create, list, show, revoke, rotate, bootstrap. A key's text leaves here once, when it is made.
+//! API keys over HTTP: create, list, show, change, revoke, rotate, bootstrap. A key's text leaves here once, when it is made.
 
 use std::time::Duration;
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
-use serde::Deserialize;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::wire::{BOOTSTRAP, CreateKey, KEYS, KeyBody, KeyPage, NewKeyBody, RotateKey};
-use super::{AdminState, body_of, page_size};
+use super::request::{IdempotencyKey, IfMatch, JsonBody, OptionalBody, PathOf, QueryOf};
+use super::wire::keys::{CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey};
+use super::wire::{KEYS, timestamp};
+use super::{AdminState, page_size};
 use crate::domain::credential::KeyId;
-use crate::registry::{Expected, KeySpec, NewKey};
+use crate::domain::record::ApiKey;
+use crate::domain::time::Timestamp;
+use crate::registry::{KeyChange, KeySpec, NewKey};
 use crate::store::KeyQuery;
 
 /// A life longer than this is meant to have no end: then the expiry is left out.
 const MAX_LIFE: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 const MAX_GRACE: Duration = Duration::from_secs(366 * 24 * 3600);
 
-pub(super) fn routes() -> [(String, MethodRouter<AdminState>); 3] {
-    [
-        (KEYS.to_owned(), post(create).get(list)),
-        (format!("{KEYS}/{{id}}"), get(show).delete(revoke)),
-        (format!("{KEYS}/{{id}}/rotate"), post(rotate)),
-    ]
-}
-
-pub(super) fn operator_routes() -> [(String, MethodRouter<AdminState>); 1] {
-    [(BOOTSTRAP.to_owned(), post(bootstrap))]
-}
-
-async fn create(
+pub async fn create(
     State(state): State<AdminState>,
     caller: Caller,
-    body: Result<Bytes, BytesRejection>,
+    IdempotencyKey(once): IdempotencyKey,
+    JsonBody(asked): JsonBody<CreateKey>,
 ) -> Result<Response, ApiError> {
-    let asked: CreateKey = reply::parse(&body_of(body)?)?;
     let spec = spec_of(&state, &caller, asked)?;
-    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec, None).await?;
-    caller.audit("key.create", new.record.id.as_str(), &new.record.project);
+    let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec, once).await?;
+    caller.changed(&state, new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
@@ -80,21 +68,11 @@ fn life_of(days: Option<u64>, seconds: Option<u64>) -> Result<Option<Duration>, 
     Ok(Some(life))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ListKeys {
-    project: Option<String>,
-    plane: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn list(
+pub async fn list(
     State(state): State<AdminState>,
     caller: Caller,
-    query: Result<Query<ListKeys>, QueryRejection>,
+    QueryOf(asked): QueryOf<ListKeys>,
 ) -> Result<Response, ApiError> {
-    let Query(asked) = query.map_err(|problem| ApiError::invalid(problem.body_text()))?;
     let limit = page_size(asked.limit)?;
     let after = match asked.after.as_deref() {
         None => None,
@@ -112,55 +90,84 @@ async fn list(
     reply::record(StatusCode::OK, &KeyPage { keys, next })
 }
 
-async fn show(
+pub async fn show(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Result<Path<String>, PathRejection>,
+    PathOf(path): PathOf<KeyPath>,
 ) -> Result<Response, ApiError> {
-    let view = state.registry.key(&caller.actor, key_id(path)?).await?;
-    reply::record(StatusCode::OK, &KeyBody::of(&view.key, view.last_used_at, state.clock.now()))
+    let view = state.registry.key(&caller.actor, key_id(&path)?).await?;
+    answer(&state, &view.key, view.last_used_at)
 }
 
-async fn revoke(
+pub async fn update(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Result<Path<String>, PathRejection>,
+    PathOf(path): PathOf<KeyPath>,
+    if_match: IfMatch,
+    JsonBody(asked): JsonBody<UpdateKey>,
 ) -> Result<Response, ApiError> {
-    let id = key_id(path)?;
-    let revoked = state.registry.revoke_key(&caller.actor, id, Expected::Any).await?;
-    caller.audit("key.revoke", id.as_str(), &revoked.project);
-    // The revocation stands: an answer without the last use is better than none.
-    let last_used_at = state.registry.key(&caller.actor, id).await.ok().and_then(|view| view.last_used_at);
-    reply::record(StatusCode::OK, &KeyBody::of(&revoked, last_used_at, state.clock.now()))
+    let (id, expected) = (key_id(&path)?, if_match.required()?);
+    let wrong = || ApiError::invalid_field("expires_at", "must be null or a time by RFC 3339");
+    let expires_at = match asked.expires_at {
+        None => None,
+        Some(None) => Some(None),
+        Some(Some(text)) => Some(Some(timestamp(&text).ok_or_else(wrong)?)),
+    };
+    let UpdateKey { name, permissions, workloads, .. } = asked;
+    let change = KeyChange { name, permissions, workloads, expires_at };
+    let key = state.registry.update_key(&state.live.load_full(), &caller.actor, id, change, expected).await?;
+    caller.changed(&state, id.as_str(), &key.project);
+    let last_used_at = last_used(&state, &caller, id).await;
+    answer(&state, &key, last_used_at)
 }
 
-async fn rotate(
+pub async fn revoke(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Result<Path<String>, PathRejection>,
-    body: Result<Bytes, BytesRejection>,
+    PathOf(path): PathOf<KeyPath>,
+    if_match: IfMatch,
 ) -> Result<Response, ApiError> {
-    let id = key_id(path)?;
-    let body = body_of(body)?;
-    let asked = if body.trim_ascii().is_empty() { RotateKey::default() } else { reply::parse(&body)? };
+    let (id, expected) = (key_id(&path)?, if_match.optional()?);
+    let revoked = state.registry.revoke_key(&caller.actor, id, expected).await?;
+    caller.changed(&state, id.as_str(), &revoked.project);
+    let last_used_at = last_used(&state, &caller, id).await;
+    answer(&state, &revoked, last_used_at)
+}
+
+/// When a key that was just changed was used. The change stands: an answer without this is better than none.
+async fn last_used(state: &AdminState, caller: &Caller, id: KeyId) -> Option<Timestamp> {
+    state.registry.key(&caller.actor, id).await.ok()?.last_used_at
+}
+
+fn answer(state: &AdminState, key: &ApiKey, last_used_at: Option<Timestamp>) -> Result<Response, ApiError> {
+    reply::versioned(StatusCode::OK, &KeyBody::of(key, last_used_at, state.clock.now()), key.version)
+}
+
+pub async fn rotate(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<KeyPath>,
+    if_match: IfMatch,
+    OptionalBody(asked): OptionalBody<RotateKey>,
+) -> Result<Response, ApiError> {
+    let (id, expected) = (key_id(&path)?, if_match.optional()?);
     let grace = Duration::from_secs(asked.grace_seconds.unwrap_or_default());
     if grace > MAX_GRACE {
         return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
     }
-    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace, Expected::Any).await?;
-    caller.audit("key.rotate", id.as_str(), &new.record.project);
+    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace, expected).await?;
+    caller.changed(&state, id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
-async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
+pub async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     let new = state.registry.bootstrap(&state.live.load_full(), &caller.actor).await?;
-    caller.audit("key.bootstrap", new.record.id.as_str(), &new.record.project);
+    caller.changed(&state, new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
-fn key_id(path: Result<Path<String>, PathRejection>) -> Result<KeyId, ApiError> {
-    let Path(text) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
-    KeyId::parse(&text).ok_or_else(|| ApiError::not_found("there is no such key: an id has 12 letters and digits"))
+fn key_id(path: &KeyPath) -> Result<KeyId, ApiError> {
+    KeyId::parse(&path.id).ok_or_else(|| ApiError::not_found("there is no such key: an id has 12 letters and digits"))
 }
 
 fn shown_once(state: &AdminState, new: &NewKey) -> Result<Response, ApiError> {
@@ -168,7 +175,7 @@ fn shown_once(state: &AdminState, new: &NewKey) -> Result<Response, ApiError> {
     let plain = serde_json::to_vec(&record).map_err(|_| ApiError::internal())?;
     let room = plain.len() + new.secret.expose().len() + 64;
     let location = format!("{KEYS}/{}", record.id);
-    reply::secret_record(&location, &NewKeyBody { record, key: new.secret.expose() }, room)
+    reply::secret_record(&location, &NewKeyBody { record, key: new.secret.expose() }, new.record.version, room)
 }
 
 #[cfg(test)]

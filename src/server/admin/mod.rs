@@ -1,11 +1,19 @@
-//! The admin API: keys and resources as JSON over HTTP/1.1, behind three doors. Never trusts what its listener did not
-//! prove: the socket's file mode, or a key that the pipeline allows.
+//! The admin API: keys, users, sessions, resources and the audit log as JSON over HTTP/1.1, behind three doors. Never trusts
+//! what its listener did not prove: the socket's file mode, or a credential that the pipeline allows.
 
+mod audit;
+mod grammar;
 mod guard;
 mod keys;
+pub mod openapi;
+mod operations;
 mod reply;
+mod request;
 mod resources;
 pub mod serve;
+mod session;
+mod users;
+mod whoami;
 pub mod wire;
 
 use std::sync::Arc;
@@ -13,21 +21,21 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{Extension, Request};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::login::Logins;
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
 use crate::registry::Registry;
 use guard::{RequestId, Rules};
+use operations::{Access, OPERATIONS, Operation};
 use reply::ApiError;
 
 /// How a request came in, and so what it must prove and what it may reach.
@@ -47,6 +55,7 @@ pub struct AdminState {
     live: Arc<ArcSwap<Policy>>,
     registry: Registry,
     pipeline: Pipeline,
+    logins: Logins,
     clock: Clock,
     settings: Arc<config::Admin>,
     rules: Arc<Rules>,
@@ -57,14 +66,14 @@ impl AdminState {
         live: Arc<ArcSwap<Policy>>,
         registry: Registry,
         pipeline: Pipeline,
+        logins: Logins,
         clock: Clock,
         settings: Arc<config::Admin>,
     ) -> Self {
-        Self { live, registry, pipeline, clock, settings, rules: Arc::default() }
+        Self { live, registry, pipeline, logins, clock, settings, rules: Arc::default() }
     }
 }
 
-const MAX_BODY: usize = 64 * 1024;
 /// From the head of a request to its answer. A change under way is finished even then.
 const MAX_TIME: Duration = Duration::from_secs(10);
 const PAGE: usize = 100;
@@ -72,31 +81,36 @@ const MAX_PAGE: usize = 1000;
 
 /// The API as one door shows it.
 pub fn router(state: &AdminState, door: Door) -> Router {
-    let guarded = |methods: MethodRouter<AdminState>| match door {
-        Door::Socket => methods.route_layer(from_fn(guard::operator)),
-        Door::Http | Door::ThroughEnvoy => methods.route_layer(from_fn_with_state(state.clone(), guard::authenticate)),
-    };
-    let mut routes = Vec::from(keys::routes());
-    match door {
-        Door::Socket => routes.extend(resources::routes().into_iter().chain(keys::operator_routes())),
-        Door::Http => routes.extend(resources::routes()),
-        Door::ThroughEnvoy => {}
-    }
-    finished(routes.into_iter().map(|(path, methods)| (path, guarded(methods))), state.clone(), door)
+    let shown = OPERATIONS.iter().filter(|operation| operation.doors.contains(&door));
+    finished(shown.map(|operation| (operation.path, guarded(operation, state, door))), state.clone(), door)
 }
 
-fn finished(routes: impl Iterator<Item = (String, MethodRouter<AdminState>)>, state: AdminState, door: Door) -> Router {
-    let router = routes.fold(Router::new(), |router, (path, methods)| router.route(&path, methods));
+fn guarded(operation: &'static Operation, state: &AdminState, door: Door) -> MethodRouter<AdminState> {
+    let handler = (operation.handler)();
+    match (operation.access, door) {
+        (Access::Public, _) => handler,
+        (_, Door::Socket) => handler.route_layer(from_fn_with_state(operation, guard::operator)),
+        (_, Door::Http | Door::ThroughEnvoy) => {
+            handler.route_layer(from_fn_with_state((state.clone(), operation), guard::authenticate))
+        }
+    }
+}
+
+fn finished(
+    routes: impl Iterator<Item = (&'static str, MethodRouter<AdminState>)>,
+    state: AdminState,
+    door: Door,
+) -> Router {
+    let router = routes.fold(Router::new(), |router, (path, methods)| router.route(path, methods));
     let router = router
         .fallback(|| async { ApiError::not_found("There is nothing at this path.") })
         .method_not_allowed_fallback(|| async { ApiError::wrong_method() })
-        .with_state(state.clone())
-        .layer(DefaultBodyLimit::max(MAX_BODY));
+        .with_state(state.clone());
     let router = match door {
         Door::Socket => router,
         Door::Http | Door::ThroughEnvoy => router.layer(from_fn_with_state(state, guard::check_host)),
     };
-    router.layer(from_fn(finish))
+    router.layer(Extension(door)).layer(from_fn(finish))
 }
 
 /// What holds for every answer: it comes in time, a panic is its own request's fault, it names the request, and nobody
@@ -117,19 +131,12 @@ async fn finish(mut request: Request, next: Next) -> Response {
         .into_response(),
     };
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::from_str(&id.0) {
         headers.insert(HeaderName::from_static("x-request-id"), id);
     }
     response
-}
-
-fn body_of(body: Result<Bytes, BytesRejection>) -> Result<Bytes, ApiError> {
-    body.map_err(|problem| match problem.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(),
-        _ => ApiError::invalid("The body could not be read."),
-    })
 }
 
 fn page_size(asked: Option<usize>) -> Result<usize, ApiError> {

@@ -1,40 +1,24 @@
 //! Registered resources over HTTP: which project an id belongs to. Never moves one unless that was said.
 
-use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::{MethodRouter, get};
-use serde::Deserialize;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::wire::{PutResource, RESOURCES, ResourceBody, ResourcePage};
-use super::{AdminState, body_of, page_size};
+use super::request::{IfMatch, JsonBody, PathOf, QueryOf};
+use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
+use super::{AdminState, page_size};
 use crate::domain::name::is_name;
-use crate::registry::{Expected, ResourceSpec};
+use crate::domain::record::Resource;
+use crate::registry::ResourceSpec;
 use crate::store::ResourceQuery;
 
-pub(super) fn routes() -> [(String, MethodRouter<AdminState>); 2] {
-    [(RESOURCES.to_owned(), get(list)), (format!("{RESOURCES}/{{kind}}/{{id}}"), get(show).put(put).delete(delete))]
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct ListResources {
-    kind: Option<String>,
-    project: Option<String>,
-    after: Option<String>,
-    limit: Option<usize>,
-}
-
-async fn list(
+pub async fn list(
     State(state): State<AdminState>,
     caller: Caller,
-    query: Result<Query<ListResources>, QueryRejection>,
+    QueryOf(asked): QueryOf<ListResources>,
 ) -> Result<Response, ApiError> {
-    let Query(asked) = query.map_err(|problem| ApiError::invalid(problem.body_text()))?;
     let limit = page_size(asked.limit)?;
     let after = match asked.after.as_deref().map(|text| text.split_once(':')) {
         None => None,
@@ -50,38 +34,49 @@ async fn list(
     reply::record(StatusCode::OK, &ResourcePage { resources, next })
 }
 
-type Reference = Result<Path<(String, String)>, PathRejection>;
-
-async fn show(State(state): State<AdminState>, caller: Caller, path: Reference) -> Result<Response, ApiError> {
-    let (kind, id) = reference(path)?;
-    let resource = state.registry.resource(&caller.actor, &kind, &id).await?;
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
-}
-
-async fn put(
+pub async fn show(
     State(state): State<AdminState>,
     caller: Caller,
-    path: Reference,
-    body: Result<Bytes, BytesRejection>,
+    PathOf(path): PathOf<ResourcePath>,
 ) -> Result<Response, ApiError> {
-    let Path((kind, id)) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
-    let asked: PutResource = reply::parse(&body_of(body)?)?;
+    registrable(&path)?;
+    let resource = state.registry.resource(&caller.actor, &path.kind, &path.id).await?;
+    answer(&resource)
+}
+
+pub async fn put(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<ResourcePath>,
+    if_match: IfMatch,
+    JsonBody(asked): JsonBody<PutResource>,
+) -> Result<Response, ApiError> {
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
-    let spec = ResourceSpec { kind, id, project, slug: asked.slug, owner: asked.owner };
-    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, Expected::Any).await?;
-    caller.audit("resource.put", &resource.reference().to_string(), &resource.project);
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
+    let spec = ResourceSpec { kind: path.kind, id: path.id, project, slug: asked.slug, owner: asked.owner };
+    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, if_match.optional()?).await?;
+    caller.changed(&state, &resource.reference().to_string(), &resource.project);
+    answer(&resource)
 }
 
-async fn delete(State(state): State<AdminState>, caller: Caller, path: Reference) -> Result<Response, ApiError> {
-    let (kind, id) = reference(path)?;
-    let resource = state.registry.delete_resource(&caller.actor, &kind, &id, Expected::Any).await?;
-    caller.audit("resource.delete", &resource.reference().to_string(), &resource.project);
-    reply::record(StatusCode::OK, &ResourceBody::from(&resource))
+pub async fn delete(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<ResourcePath>,
+    if_match: IfMatch,
+) -> Result<Response, ApiError> {
+    registrable(&path)?;
+    let expected = if_match.optional()?;
+    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, expected).await?;
+    caller.changed(&state, &resource.reference().to_string(), &resource.project);
+    answer(&resource)
 }
 
-/// The kind and id of a path; whatever cannot be registered is not there.
-fn reference(path: Reference) -> Result<(String, String), ApiError> {
-    let Path((kind, id)) = path.map_err(|problem| ApiError::invalid(problem.body_text()))?;
-    if is_name(&kind) && is_name(&id) { Ok((kind, id)) } else { Err(ApiError::not_found("there is no such resource")) }
+fn answer(resource: &Resource) -> Result<Response, ApiError> {
+    reply::versioned(StatusCode::OK, &ResourceBody::from(resource), resource.version)
+}
+
+/// Whatever cannot be registered is not there.
+fn registrable(path: &ResourcePath) -> Result<(), ApiError> {
+    let can_be = is_name(&path.kind) && is_name(&path.id);
+    if can_be { Ok(()) } else { Err(ApiError::not_found("there is no such resource")) }
 }

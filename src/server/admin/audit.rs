@@ -1,0 +1,45 @@
+//! The audit log over HTTP. Reads it, and never changes it.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::guard::Caller;
+use super::reply::{self, ApiError};
+use super::request::QueryOf;
+use super::wire::audit::{AuditBody, AuditPage, ListAudit};
+use super::wire::timestamp;
+use super::{AdminState, page_size};
+use crate::domain::time::Timestamp;
+use crate::store::AuditQuery;
+
+pub async fn list(
+    State(state): State<AdminState>,
+    caller: Caller,
+    QueryOf(asked): QueryOf<ListAudit>,
+) -> Result<Response, ApiError> {
+    let limit = page_size(asked.limit)?;
+    if asked.before == Some(0) {
+        return Err(ApiError::invalid_field("before", "must be the number of a row, from 1"));
+    }
+    let query = AuditQuery {
+        project: asked.project,
+        actor: asked.actor,
+        act: asked.act,
+        target: asked.target,
+        since: time("since", asked.since.as_deref())?,
+        until: time("until", asked.until.as_deref())?,
+        before: asked.before,
+        limit: limit + 1,
+    };
+    let mut found = state.registry.audit(&caller.actor, query).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|entry| entry.sequence);
+    reply::record(StatusCode::OK, &AuditPage { entries: found.iter().map(AuditBody::from).collect(), next })
+}
+
+fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {
+    let wrong = || ApiError::invalid_field(field, "must be a time by RFC 3339, such as 2027-01-31T12:00:00Z");
+    text.map(|text| timestamp(text).ok_or_else(wrong)).transpose()
+}

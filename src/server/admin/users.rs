@@ -1,0 +1,117 @@
+//! Users over HTTP: create, list, show, change, delete, and their passwords. Never keeps or shows a password: it goes to be
+//! hashed and is wiped.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+
+use super::guard::Caller;
+use super::reply::{self, ApiError};
+use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf};
+use super::wire::USERS;
+use super::wire::users::{CreateUser, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
+use super::{AdminState, page_size};
+use crate::domain::name::is_user_name;
+use crate::domain::record::User;
+use crate::password::Passwords;
+use crate::registry::{UserChange, UserSpec};
+use crate::store::UserQuery;
+
+pub async fn create(
+    State(state): State<AdminState>,
+    caller: Caller,
+    IdempotencyKey(once): IdempotencyKey,
+    JsonBody(asked): JsonBody<CreateUser>,
+) -> Result<Response, ApiError> {
+    let CreateUser { name, password, project, permissions } = asked;
+    let project = project.or_else(|| caller.actor.project.clone());
+    let project = project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
+    let password_hash = hashed(&state, password).await?;
+    let spec = UserSpec { name, password_hash, project, permissions };
+    let user = state.registry.create_user(&state.live.load_full(), &caller.actor, spec, once).await?;
+    caller.changed(&state, &user.name, &user.project);
+    reply::created(&format!("{USERS}/{}", user.name), &UserBody::from(&user), user.version)
+}
+
+pub async fn list(
+    State(state): State<AdminState>,
+    caller: Caller,
+    QueryOf(asked): QueryOf<ListUsers>,
+) -> Result<Response, ApiError> {
+    let limit = page_size(asked.limit)?;
+    if asked.after.as_deref().is_some_and(|name| !is_user_name(name)) {
+        return Err(ApiError::invalid_field("after", "must be the name of a user"));
+    }
+    let query = UserQuery { project: asked.project, after: asked.after, limit: limit + 1 };
+    let mut found = state.registry.users(&caller.actor, query).await?;
+    let more = found.len() > limit;
+    found.truncate(limit);
+    let next = found.last().filter(|_| more).map(|user| user.name.clone());
+    let users = found.iter().map(UserBody::from).collect();
+    reply::record(StatusCode::OK, &UserPage { users, next })
+}
+
+pub async fn show(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<UserPath>,
+) -> Result<Response, ApiError> {
+    answer(&state.registry.user(&caller.actor, possible(&path)?).await?)
+}
+
+pub async fn update(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<UserPath>,
+    if_match: IfMatch,
+    JsonBody(asked): JsonBody<UpdateUser>,
+) -> Result<Response, ApiError> {
+    let (name, expected) = (possible(&path)?, if_match.required()?);
+    let UpdateUser { project, permissions, disabled } = asked;
+    let change = UserChange { project, permissions, disabled };
+    let user = state.registry.update_user(&state.live.load_full(), &caller.actor, name, change, expected).await?;
+    caller.changed(&state, &user.name, &user.project);
+    answer(&user)
+}
+
+pub async fn set_password(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<UserPath>,
+    if_match: IfMatch,
+    JsonBody(asked): JsonBody<SetPassword>,
+) -> Result<Response, ApiError> {
+    let (name, expected) = (possible(&path)?, if_match.optional()?);
+    let hash = hashed(&state, asked.password).await?;
+    let user = state.registry.set_password(&state.live.load_full(), &caller.actor, name, hash, expected).await?;
+    caller.changed(&state, &user.name, &user.project);
+    answer(&user)
+}
+
+pub async fn delete(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<UserPath>,
+    if_match: IfMatch,
+) -> Result<Response, ApiError> {
+    let (name, expected) = (possible(&path)?, if_match.optional()?);
+    let user = state.registry.delete_user(&caller.actor, name, expected).await?;
+    caller.changed(&state, &user.name, &user.project);
+    answer(&user)
+}
+
+fn answer(user: &User) -> Result<Response, ApiError> {
+    reply::versioned(StatusCode::OK, &UserBody::from(user), user.version)
+}
+
+/// Whatever cannot be the name of a user is not there.
+fn possible(path: &UserPath) -> Result<&str, ApiError> {
+    let name = path.name.as_str();
+    if is_user_name(name) { Ok(name) } else { Err(ApiError::not_found("there is no such user")) }
+}
+
+async fn hashed(state: &AdminState, Password(text): Password) -> Result<String, ApiError> {
+    Passwords::check_rules(&text).map_err(|rule| ApiError::invalid_field("password", rule))?;
+    let busy = |_| ApiError::unavailable("Too many passwords are being hashed: try again.");
+    state.logins.passwords().hash(text).await.map_err(busy)
+}

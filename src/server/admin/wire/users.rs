@@ -1,0 +1,184 @@
+//! Users as JSON. Never shows a password or its hash, and wipes a password that was read.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use super::{present, rfc3339};
+use crate::domain::record::User;
+use crate::server::admin::grammar::{NameOrEvery, Names, PasswordText, Time, UserName};
+
+/// A password on its way: wiped when it is dropped.
+#[derive(Clone, Default)]
+pub struct Password(pub Zeroizing<String>);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+impl Serialize for Password {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Password {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Ok(Self(Zeroizing::new(text.into_owned())))
+    }
+}
+
+/// A user to be made.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(example = CreateUser::example())]
+pub struct CreateUser {
+    /// What the user logs in with. It cannot be changed.
+    #[schemars(with = "UserName")]
+    pub name: String,
+    #[schemars(with = "PasswordText")]
+    pub password: Password,
+    /// The project that the user belongs to, or `*` for every project. By default your own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<NameOrEvery>")]
+    pub project: Option<String>,
+    /// What the user may do. You can grant only what you hold.
+    #[schemars(with = "Names")]
+    pub permissions: Vec<String>,
+}
+
+impl CreateUser {
+    fn example() -> Self {
+        Self {
+            name: "alice@example.com".to_owned(),
+            password: Password(Zeroizing::new("correct horse battery staple".to_owned())),
+            project: Some("acme".to_owned()),
+            permissions: vec!["run_inference".to_owned()],
+        }
+    }
+}
+
+/// What changes of a user; what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(example = UpdateUser::example())]
+pub struct UpdateUser {
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "NameOrEvery")]
+    pub project: Option<String>,
+    /// What the user may do from now on. You must hold all of these, and all that the user had.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "Names")]
+    pub permissions: Option<Vec<String>>,
+    /// True ends every session of the user at once and lets no new one begin.
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "present")]
+    #[schemars(with = "bool")]
+    pub disabled: Option<bool>,
+}
+
+impl UpdateUser {
+    fn example() -> Self {
+        Self { disabled: Some(true), ..Self::default() }
+    }
+}
+
+/// A new password.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetPassword {
+    #[schemars(with = "PasswordText")]
+    pub password: Password,
+}
+
+/// Which user is meant.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct UserPath {
+    #[schemars(with = "UserName")]
+    pub name: String,
+}
+
+/// Which users are listed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ListUsers {
+    /// Of this project alone.
+    #[schemars(with = "NameOrEvery")]
+    pub project: Option<String>,
+    /// Only what comes behind this name: the `next` of the page before.
+    #[schemars(with = "UserName")]
+    pub after: Option<String>,
+    /// At most this many; 100 if it is left out.
+    #[schemars(with = "usize", range(min = 1, max = 1000))]
+    pub limit: Option<usize>,
+}
+
+/// A user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "User")]
+pub struct UserBody {
+    #[schemars(with = "UserName")]
+    pub name: String,
+    #[schemars(with = "NameOrEvery")]
+    pub project: String,
+    pub permissions: Vec<String>,
+    /// A disabled user cannot log in and has no session.
+    pub disabled: bool,
+    #[schemars(with = "Time")]
+    pub created_at: String,
+    /// `key:<id>`, `user:<name>`, or `operator` for whoever holds the admin socket.
+    pub created_by: String,
+    #[schemars(with = "Time")]
+    pub changed_at: String,
+    /// Counts the changes of the record; the `ETag` is made of it.
+    pub version: u64,
+}
+
+impl From<&User> for UserBody {
+    fn from(user: &User) -> Self {
+        Self {
+            name: user.name.clone(),
+            project: user.project.clone(),
+            permissions: user.permissions.clone(),
+            disabled: user.disabled,
+            created_at: rfc3339(user.created_at),
+            created_by: user.created_by.clone(),
+            changed_at: rfc3339(user.changed_at),
+            version: user.version,
+        }
+    }
+}
+
+/// A page of users, by name.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UserPage {
+    pub users: Vec<UserBody>,
+    /// The `after` of the next page; null on the last one.
+    #[schemars(with = "Option<UserName>")]
+    pub next: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_read_and_not_shown() {
+        let user: CreateUser =
+            serde_json::from_str(r#"{"name":"a","password":"tell no\u0062ody","permissions":["p"]}"#).unwrap();
+        assert_eq!(&*user.password.0, "tell nobody");
+        assert!(!format!("{user:?}").contains("nobody"));
+    }
+
+    #[test]
+    fn null_is_no_change_that_was_left_out() {
+        let change: UpdateUser = serde_json::from_str("{}").unwrap();
+        assert_eq!(change, UpdateUser::default());
+        assert!(serde_json::from_str::<UpdateUser>(r#"{"project":null}"#).is_err());
+    }
+}

@@ -5,6 +5,7 @@ mod actor;
 mod audit;
 mod keys;
 mod once;
+mod refusals;
 mod resources;
 mod rules;
 mod sessions;
@@ -21,6 +22,7 @@ use crate::resolve::last_used::LastUsed;
 use crate::resolve::revocation::{Slots, Stamps};
 use crate::store::{Store, StoreError, Write};
 use audit::Attempt;
+use refusals::Refusals;
 
 pub use actor::{Actor, Held};
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
@@ -38,6 +40,7 @@ pub struct Registry {
     clock: Clock,
     /// What was touched by writes that failed: whether they were done is not known.
     unsettled: Arc<Mutex<Vec<Slots>>>,
+    refusals: Arc<std::sync::Mutex<Refusals>>,
 }
 
 /// What the record that is to be changed must be.
@@ -128,7 +131,8 @@ impl Registry {
         last_used: Arc<LastUsed>,
         clock: Clock,
     ) -> Self {
-        Self { store, digester, stamps, last_used, clock, unsettled: Arc::default() }
+        let (unsettled, refusals) = (Arc::default(), Arc::default());
+        Self { store, digester, stamps, last_used, clock, unsettled, refusals }
     }
 
     /// Puts what was noted about the use of keys into the store.

@@ -329,6 +329,24 @@ async fn the_first_key_may_do_everything() {
 }
 
 #[tokio::test]
+async fn nobody_fills_the_log_by_being_refused() {
+    let desk = Desk::new();
+    let (pest, other) = (actor("pest", "acme", &[]), actor("other", "acme", &[]));
+    let refused = async |actor: &Actor| {
+        let result = desk.try_user(actor, "ann", "beta", &["run"]).await;
+        assert!(matches!(result, Err(RegistryError::Forbidden(_))), "{result:?}");
+    };
+    for _ in 0..130 {
+        refused(&pest).await;
+    }
+    refused(&other).await;
+    assert_eq!(desk.log().await.len(), 121);
+    desk.pass(Duration::from_secs(60));
+    refused(&pest).await;
+    assert_eq!(desk.log().await.len(), 122);
+}
+
+#[tokio::test]
 async fn the_log_holds_no_secret_and_no_line_of_its_reader() {
     let desk = Desk::new();
     let forger = Actor { request_id: "r\n\u{1b}[2Jforged".repeat(99), ..actor("x", "acme", &["run"]) };

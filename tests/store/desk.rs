@@ -44,9 +44,15 @@ impl Desk {
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000));
         let manual = Clock::Manual(Arc::clone(&clock));
         let registry = Registry::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), last_used, manual);
-        let mut policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
-        policy.login_plane = policy.plane_named("admin");
-        Self { store, registry, policy, stamps, digester, clock }
+        let policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
+        let mut desk = Self { store, registry, policy, stamps, digester, clock };
+        desk.users_stand_on(Some("admin"));
+        desk
+    }
+
+    /// The plane of users; `None`: nobody can log in.
+    pub fn users_stand_on(&mut self, plane: Option<&str>) {
+        self.policy.login_plane = plane.and_then(|plane| self.policy.plane_named(plane));
     }
 
     pub fn pass(&self, time: Duration) {

@@ -301,13 +301,13 @@ async fn a_user_must_fit_the_plane_of_users() {
         assert!(matches!(&error, RegistryError::Invalid { field, .. } if *field == bad), "{bad}: {error:?}");
         assert!(!error.to_string().contains("horse"));
     }
-    desk.policy.login_plane = desk.policy.plane_named("data");
+    desk.users_stand_on(Some("data"));
     for wrong in [user_spec("ann", "*", &["run"]), user_spec("ann", "acme", &["manage_users"])] {
         assert!(matches!(refusal(&desk, wrong).await, RegistryError::Invalid { .. }));
     }
     desk.user("ann", "acme", &["run"]).await;
 
-    desk.policy.login_plane = None;
+    desk.users_stand_on(None);
     assert!(refusal(&desk, user_spec("bob", "acme", &["run"])).await.to_string().contains("login is not configured"));
     let widened = UserChange { permissions: Some(names(&["read"])), ..UserChange::default() };
     assert!(matches!(desk.change_user("ann", widened).await, Err(RegistryError::Conflict(_))));

@@ -87,7 +87,7 @@ async fn run(address: SocketAddr, time: Duration) -> Outcome<Value> {
     while start.elapsed() < time {
         ticks.tick().await;
         number += 1;
-        let is_honest = number % (RATE / HONEST) == 0;
+        let is_honest = number.is_multiple_of(RATE / HONEST);
         attempts.spawn(async move {
             let (name, password) =
                 if is_honest { (USER.0.to_owned(), USER.1) } else { (format!("stranger-{number}"), "a guess") };

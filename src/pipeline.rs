@@ -9,6 +9,7 @@ use crate::domain::decision::{Denial, Trace};
 use crate::domain::principal::Principal;
 use crate::domain::record::Resource;
 use crate::policy::authorize::{Permit, authorize, qualify};
+use crate::policy::extract::Credential;
 use crate::policy::respond::{self, Decision};
 use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::cache::Resolved;
@@ -53,7 +54,10 @@ impl Pipeline {
         };
         for _ in 0..ATTEMPTS {
             // Resolve: who holds the credential, and to whom the thing asked for belongs.
-            let found = self.resolver.principal(&ask.key).await?;
+            let found = match &ask.credential {
+                Credential::ApiKey(key) => self.resolver.principal(key).await?,
+                Credential::Jwt(token) => self.resolver.token(token, self.clock.now()).await?,
+            };
             trace.principal = Some(found.tier());
             let principal = found.value.clone().ok_or(Denial::CredentialUnknown)?;
             let resource = self.resource(&ask, &principal, trace).await?;
@@ -64,7 +68,9 @@ impl Pipeline {
             // What was looked up must still be true now that it has been judged.
             if self.resolver.is_current(&found) && resource.as_ref().is_none_or(|found| self.resolver.is_current(found))
             {
-                self.last_used.note(ask.key.id(), now);
+                if let Credential::ApiKey(key) = &ask.credential {
+                    self.last_used.note(key.id(), now);
+                }
                 return Ok(permit);
             }
         }
@@ -92,6 +98,7 @@ impl From<ResolveError> for Denial {
         match error {
             ResolveError::Unavailable => Self::Unavailable,
             ResolveError::Damaged => Self::Internal,
+            ResolveError::Refused(denial) => denial,
         }
     }
 }

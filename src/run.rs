@@ -108,6 +108,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     telemetry.set_log(&settings.log);
 
     let core = Core::open(&settings).await?;
+    core.resolver.adopt(&policy);
     let live = Arc::new(ArcSwap::from_pointee(policy));
     telemetry.adopt(&live.load_full());
 
@@ -117,7 +118,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
     }
-    let reload = Reload { path: config, settings, live, telemetry };
+    let reload = Reload { path: config, settings, live, resolver: Arc::clone(&core.resolver), telemetry };
     background.spawn(async move { reload.follow(changes, hangups).await });
     background.spawn(flush_last_used(core.registry.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
@@ -159,7 +160,7 @@ impl Doors {
             Arc::clone(live),
             core.registry.clone(),
             core.pipeline.clone(),
-            Passwords,
+            Passwords::start().map_err(start)?,
             Clock::System,
             Arc::new(settings.admin.clone()),
         );
@@ -259,6 +260,7 @@ struct Reload {
     path: PathBuf,
     settings: Settings,
     live: Arc<ArcSwap<Policy>>,
+    resolver: Arc<Resolver>,
     telemetry: Arc<Telemetry>,
 }
 
@@ -278,6 +280,8 @@ impl Reload {
             Ok(reloaded) => {
                 let policy = Arc::new(reloaded.policy);
                 self.telemetry.adopt(&policy);
+                // First who callers are, then what they may do.
+                self.resolver.adopt(&policy);
                 self.live.store(policy);
                 self.telemetry.set_log(&reloaded.log);
                 self.telemetry.set_reload(true);

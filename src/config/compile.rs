@@ -2,6 +2,7 @@
 //! here, all of them each time; nothing is public, reachable or permitted unless the file says so.
 
 mod headers;
+mod issuers;
 mod routes;
 mod settings;
 
@@ -30,6 +31,8 @@ pub(super) fn compile(file: &File, findings: &mut Findings) -> Option<Compiled> 
     let names = Names { planes: planes(file, findings), permissions: permissions(file, findings) };
     let credentials = headers::credentials(file, findings);
     let identity = headers::identity(file, findings);
+    let issuers = issuers::issuers(file, &names, findings);
+    let login = issuers::login(file, &names, findings);
     let client_ip = client_ip(file, findings);
     realm(&file.realm, findings);
     let key_defaults = key_defaults(file, &names, findings);
@@ -38,8 +41,9 @@ pub(super) fn compile(file: &File, findings: &mut Findings) -> Option<Compiled> 
     let policy = Policy {
         planes: names.planes,
         permissions: names.permissions,
-        login_plane: None,
         credentials,
+        issuers,
+        login,
         identity,
         client_ip,
         realm: file.realm.as_str().into(),

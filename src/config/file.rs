@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// The configuration of Tollgate: one YAML file.
 ///
-/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `identity`, `hosts` and `log` take effect when the
-/// file changes or on SIGHUP. `store`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
+/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `hosts` and `log` take
+/// effect when the file changes or on SIGHUP. `store`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
 /// a problem changes nothing: the last good one stays in force.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -42,11 +42,18 @@ pub struct File {
     /// `manage_users` and `view_audit_logs` are built in. Takes effect on reload.
     #[serde(default)]
     pub permissions: Vec<String>,
-    /// The request headers that may carry an API key. A request with more than one credential is refused, and the back end
-    /// sees none of these headers. Takes effect on reload.
+    /// The request headers that may carry a credential. A request with more than one is refused, and the back end sees none of
+    /// these headers. Takes effect on reload.
     #[serde(default = "default_credentials")]
     #[schemars(length(min = 1))]
     pub credentials: Vec<Credential>,
+    /// Whose JSON Web Tokens are accepted, and what they are good for. Takes effect on reload.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub issuers: Vec<Issuer>,
+    /// Users with passwords, and the tokens that Tollgate signs for them. Without it nobody can log in. Takes effect on reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Login")]
+    pub login: Option<Login>,
     /// The headers that tell the back end who asks. Takes effect on reload.
     #[serde(default)]
     pub identity: Identity,
@@ -300,16 +307,125 @@ impl JsonSchema for Revoked {
     }
 }
 
-/// A request header that may carry an API key.
+/// A request header that may carry a credential.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Credential {
     /// Its name, in lower case.
     pub header: String,
-    /// The scheme before the key, such as `Bearer`; its case does not matter. Without one the header is the bare key.
+    /// The scheme before the credential, such as `Bearer`; its case does not matter. Without one the header is the bare
+    /// credential.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub scheme: Option<String>,
+    /// What it may carry. What begins with the prefix of a plane is an API key, and never tried as a token.
+    #[serde(default = "api_keys_alone")]
+    #[schemars(length(min = 1))]
+    pub kinds: Vec<CredentialKind>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum CredentialKind {
+    ApiKey,
+    Jwt,
+}
+
+/// Somebody whose JSON Web Tokens are accepted.
+///
+/// In `project`, `workloads` and `permissions` a word stands for itself and `"{claim}"` for what the token says: the path to
+/// a claim, names joined by dots (`"{realm_access.roles}"`), or a JSON Pointer (`"{/https:~1~1example.com~1project}"`).
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Issuer {
+    /// What its subjects are told apart by: the caller is `<name>:<subject>`. Not `key`, `user`, `operator` or `customer`.
+    pub name: String,
+    /// The `iss` of its tokens, byte by byte.
+    pub issuer: String,
+    /// A token must be meant for one of these (`aud`).
+    #[schemars(length(min = 1))]
+    pub audience: Vec<String>,
+    /// Where its public keys are.
+    pub jwks: Jwks,
+    /// What its keys may sign with. A key whose JWK names no algorithm signs with the first of its family. By default RS256,
+    /// PS256, ES256, ES384 and EdDSA.
+    #[serde(default = "default_algorithms")]
+    #[schemars(length(min = 1))]
+    pub algorithms: Vec<SigningAlgorithm>,
+    /// The plane that its tokens stand on. Without one they reach no route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub plane: Option<String>,
+    /// How far its clock may be off ours.
+    #[serde(default = "default_leeway")]
+    #[schemars(range(min = 0, max = 300))]
+    pub leeway_seconds: u64,
+    /// Who the token speaks of: one claim.
+    #[serde(default = "default_subject")]
+    pub subject: String,
+    /// The project that its tokens reach: a name, or a claim with one. `"*"` is every project, on an admin plane.
+    pub project: String,
+    /// The workloads that its tokens reach: names, claims with names, or `"*"` alone for all of the project.
+    pub workloads: Vec<String>,
+    /// The permissions that its tokens have: names, or claims with names (a list, or one text with spaces). Names that are not
+    /// declared mean nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<String>,
+    /// The claim that names roles.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub role_claim: Option<String>,
+    /// The permissions of each role, added to `permissions`.
+    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
+    pub roles: IndexMap<String, Vec<String>>,
+}
+
+/// The public keys of an issuer, a JWK Set: exactly one of `url` and `file`.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Jwks {
+    /// Fetched in the background, and again before it grows old or when a token names an unknown key. https, or http to this
+    /// machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub url: Option<String>,
+    /// Certificates (PEM) that the url is checked against, instead of the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub ca: Option<PathBuf>,
+    /// Read again every minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "PathBuf")]
+    pub file: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[schemars(inline)]
+pub enum SigningAlgorithm {
+    RS256,
+    RS384,
+    RS512,
+    PS256,
+    PS384,
+    PS512,
+    ES256,
+    ES384,
+    EdDSA,
+}
+
+/// Users with passwords, and the tokens that Tollgate signs for them.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Login {
+    /// The `iss` and `aud` of the tokens: a URL that names this Tollgate.
+    pub issuer: String,
+    /// The plane that users stand on.
+    pub plane: String,
+    /// How long a token lives.
+    #[serde(default = "default_lifetime")]
+    #[schemars(range(min = 60, max = 86400))]
+    pub lifetime_seconds: u64,
 }
 
 /// What the back end is told, and what no client may say.
@@ -402,7 +518,7 @@ pub struct Route {
     /// Whether anybody may send it. No credential is read then.
     #[serde(default)]
     pub public: bool,
-    /// The plane whose keys are taken. Every route needs it that is not public.
+    /// The plane whose callers are taken. Every route needs it that is not public.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub plane: Option<String>,
@@ -420,6 +536,10 @@ pub struct Route {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "KeepCredential")]
     pub credential: Option<KeepCredential>,
+    /// The kinds of credential that are taken. By default all that the request headers may carry.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Vec<CredentialKind>", length(min = 1))]
+    pub credentials: Option<Vec<CredentialKind>>,
     /// `allow` takes API keys in requests with an `Origin` header, which browsers send.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "AllowOrigin")]
@@ -573,7 +693,32 @@ fn default_planes() -> IndexMap<String, Plane> {
 
 fn default_credentials() -> Vec<Credential> {
     vec![
-        Credential { header: "authorization".to_owned(), scheme: Some("Bearer".to_owned()) },
-        Credential { header: "x-api-key".to_owned(), scheme: None },
+        Credential {
+            header: "authorization".to_owned(),
+            scheme: Some("Bearer".to_owned()),
+            kinds: vec![CredentialKind::ApiKey, CredentialKind::Jwt],
+        },
+        Credential { header: "x-api-key".to_owned(), scheme: None, kinds: api_keys_alone() },
     ]
+}
+
+fn api_keys_alone() -> Vec<CredentialKind> {
+    vec![CredentialKind::ApiKey]
+}
+
+fn default_algorithms() -> Vec<SigningAlgorithm> {
+    use SigningAlgorithm::{ES256, ES384, EdDSA, PS256, RS256};
+    vec![RS256, PS256, ES256, ES384, EdDSA]
+}
+
+fn default_leeway() -> u64 {
+    5
+}
+
+fn default_subject() -> String {
+    "{sub}".to_owned()
+}
+
+fn default_lifetime() -> u64 {
+    3600
 }

@@ -15,6 +15,20 @@ pub enum Denial {
     CredentialUnreadable,
     CredentialMalformed,
     CredentialUnknown,
+    /// The header of a token asks for what is not accepted: its algorithm, its type, or an extension.
+    TokenHeader,
+    /// No configured issuer made the token.
+    TokenIssuer,
+    /// The issuer has no such key.
+    TokenKey,
+    TokenSignature,
+    /// A claim is missing, or is not what it should be.
+    TokenClaims,
+    /// The token is meant for others.
+    TokenAudience,
+    TokenNotYetValid,
+    /// The route takes credentials of another kind.
+    CredentialKind,
     WrongPlane,
     /// An API key in a browser: the request has an `Origin` and the route does not allow that.
     BrowserOrigin,
@@ -39,7 +53,7 @@ pub enum Denial {
 }
 
 impl Denial {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 30] = [
         Self::CheckUnreadable,
         Self::HostUnknown,
         Self::PathNotCanonical,
@@ -49,6 +63,14 @@ impl Denial {
         Self::CredentialUnreadable,
         Self::CredentialMalformed,
         Self::CredentialUnknown,
+        Self::TokenHeader,
+        Self::TokenIssuer,
+        Self::TokenKey,
+        Self::TokenSignature,
+        Self::TokenClaims,
+        Self::TokenAudience,
+        Self::TokenNotYetValid,
+        Self::CredentialKind,
         Self::WrongPlane,
         Self::BrowserOrigin,
         Self::RevokedUnauthenticated,
@@ -76,6 +98,14 @@ impl Denial {
             Self::CredentialUnreadable => "credential_unreadable",
             Self::CredentialMalformed => "credential_malformed",
             Self::CredentialUnknown => "credential_unknown",
+            Self::TokenHeader => "token_header",
+            Self::TokenIssuer => "token_issuer",
+            Self::TokenKey => "token_key",
+            Self::TokenSignature => "token_signature",
+            Self::TokenClaims => "token_claims",
+            Self::TokenAudience => "token_audience",
+            Self::TokenNotYetValid => "token_not_yet_valid",
+            Self::CredentialKind => "credential_kind",
             Self::WrongPlane => "wrong_plane",
             Self::BrowserOrigin => "browser_origin",
             Self::RevokedUnauthenticated | Self::RevokedForbidden => "revoked",
@@ -99,6 +129,8 @@ pub enum Tier {
     /// In process, known to be unknown.
     NegativeCache,
     Store,
+    /// Nowhere: a signature was verified.
+    Verified,
 }
 
 impl Tier {
@@ -107,6 +139,7 @@ impl Tier {
             Self::Cache => "l1",
             Self::NegativeCache => "l1_negative",
             Self::Store => "store",
+            Self::Verified => "verified",
         }
     }
 }

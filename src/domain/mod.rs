@@ -3,7 +3,9 @@
 pub mod attributes;
 pub mod credential;
 pub mod decision;
+pub mod json;
 pub mod name;
 pub mod principal;
 pub mod record;
 pub mod time;
+pub mod token;

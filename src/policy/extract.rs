@@ -3,6 +3,7 @@
 use crate::domain::attributes::Attributes;
 use crate::domain::credential::PresentedKey;
 use crate::domain::decision::Denial;
+use crate::domain::token::PresentedToken;
 
 use super::{PlaneId, Policy};
 
@@ -11,34 +12,58 @@ use super::{PlaneId, Policy};
 pub struct CredentialHeader {
     /// In lower case.
     pub name: Box<str>,
-    /// The authentication scheme before the token, such as `Bearer` (RFC 9110 section 11.4); `None`: the bare token.
+    /// The authentication scheme before the credential, such as `Bearer` (RFC 9110 section 11.4); `None`: it stands alone.
     pub scheme: Option<Box<str>>,
+    pub kinds: Kinds,
 }
 
-/// The one API key that the request presents, and the plane that its prefix says.
+/// Which kinds of credential are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds {
+    pub api_key: bool,
+    pub jwt: bool,
+}
+
+impl Kinds {
+    pub const ALL: Self = Self { api_key: true, jwt: true };
+}
+
+/// The one credential of a request.
+#[derive(Clone, Copy, Debug)]
+pub enum Credential<'r> {
+    ApiKey(PresentedKey<'r>),
+    /// A JSON Web Token.
+    Jwt(PresentedToken<'r>),
+}
+
+/// A credential, with what it says of itself before anybody is asked.
+pub(super) enum Extracted<'r> {
+    /// An API key, and the plane that its prefix says.
+    ApiKey(PlaneId, PresentedKey<'r>),
+    Jwt(PresentedToken<'r>),
+}
+
+/// The one credential that the request presents. What begins with a declared prefix is an API key; anything else is a token
+/// where the header takes tokens. Nothing is tried as both.
 ///
 /// # Errors
-/// A [`Denial`] if there is none, more than one, one that is not text, or one that no declared prefix begins.
-pub(super) fn one_key<'r>(
-    policy: &'r Policy,
-    request: &'r Attributes<'r>,
-) -> Result<(PlaneId, PresentedKey<'r>), Denial> {
+/// A [`Denial`] if there is none, more than one, or one that is not text or follows no grammar.
+pub(super) fn one_credential<'r>(policy: &'r Policy, request: &'r Attributes<'r>) -> Result<Extracted<'r>, Denial> {
     let (source, value) = one_value(&policy.credentials, request)?;
-    let token = match &source.scheme {
+    let text = match &source.scheme {
         None => value,
-        Some(scheme) => token_after(scheme, value)?,
+        Some(scheme) => text_after(scheme, value)?,
     };
-    let (plane, prefix) = policy
-        .planes
-        .iter()
-        .zip(0u8..)
-        .find(|(plane, _)| token.strip_prefix(&*plane.prefix).is_some_and(|rest| rest.starts_with('_')))
-        .map(|(plane, id)| (PlaneId(id), &plane.prefix))
-        .ok_or(Denial::CredentialMalformed)?;
-    match PresentedKey::parse(token, prefix) {
-        Ok(key) => Ok((plane, key)),
-        Err(_) => Err(Denial::CredentialMalformed),
-    }
+    let begins = |prefix: &str| text.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('_'));
+    let key = policy.planes.iter().zip(0u8..).find(|(plane, _)| begins(&plane.prefix));
+    let extracted = match key {
+        Some((plane, id)) if source.kinds.api_key => {
+            PresentedKey::parse(text, &plane.prefix).ok().map(|key| Extracted::ApiKey(PlaneId(id), key))
+        }
+        None if source.kinds.jwt => PresentedToken::parse(text).ok().map(Extracted::Jwt),
+        Some(_) | None => None,
+    };
+    extracted.ok_or(Denial::CredentialMalformed)
 }
 
 /// The only non-empty value among all credential headers. Envoy joins duplicates with a comma, so a comma is a second
@@ -64,15 +89,15 @@ fn one_value<'r>(
     }
 }
 
-/// The token behind its scheme, which is compared without regard to case.
-fn token_after<'r>(scheme: &str, value: &'r str) -> Result<&'r str, Denial> {
-    let (said, token) = value.split_once(' ').unwrap_or((value, ""));
+/// What stands behind the scheme, which is compared without regard to case.
+fn text_after<'r>(scheme: &str, value: &'r str) -> Result<&'r str, Denial> {
+    let (said, text) = value.split_once(' ').unwrap_or((value, ""));
     if !said.eq_ignore_ascii_case(scheme) {
         // Another scheme is no credential of ours: the client is told which one to use.
         return Err(Denial::CredentialMissing);
     }
-    match token.trim_start_matches(' ') {
+    match text.trim_start_matches(' ') {
         "" => Err(Denial::CredentialMalformed),
-        token => Ok(token),
+        text => Ok(text),
     }
 }

@@ -4,6 +4,8 @@
 pub mod authorize;
 pub mod error_body;
 pub mod extract;
+pub mod issuer;
+pub mod login;
 pub mod path;
 mod path_table;
 pub mod respond;
@@ -13,10 +15,10 @@ use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Trace};
 use authorize::Permit;
 use error_body::ErrorShape;
-use extract::CredentialHeader;
+use extract::{Credential, CredentialHeader, Extracted};
+use issuer::Issuer;
+use login::Login;
 use route::{Access, Matched, Requirement, RouteTable};
-
-use crate::domain::credential::PresentedKey;
 
 /// Everything that decides, compiled from one configuration file. Immutable; a reload makes a new one.
 #[derive(Debug)]
@@ -24,10 +26,12 @@ pub struct Policy {
     pub planes: Vec<Plane>,
     /// Every permission that a key can be given, administrative ones apart.
     pub permissions: Vec<Box<str>>,
-    /// The plane that users stand on who log in; `None`: nobody can.
-    pub login_plane: Option<PlaneId>,
     /// Where credentials are looked for. All of these headers are kept from the back end.
     pub credentials: Vec<CredentialHeader>,
+    /// Whose tokens are accepted.
+    pub issuers: Vec<Issuer>,
+    /// `None`: there are no users, and nobody can log in.
+    pub login: Option<Login>,
     pub identity: IdentityHeaders,
     pub client_ip: ClientIp,
     /// The protection space named in `WWW-Authenticate`.
@@ -153,7 +157,7 @@ pub enum Admission<'r> {
 /// A guarded request with one well-formed credential of the right plane.
 #[derive(Clone, Debug)]
 pub struct Ask<'r> {
-    pub key: PresentedKey<'r>,
+    pub credential: Credential<'r>,
     pub(in crate::policy) request: Matched<'r>,
     pub(in crate::policy) requirement: &'r Requirement,
     pub(in crate::policy) plane: &'r Plane,
@@ -163,7 +167,7 @@ pub struct Ask<'r> {
 ///
 /// # Errors
 /// The [`Denial`] that a look-up could not change: no such host or route, a path that is not canonical, no credential
-/// or more than one, a malformed one, one of another plane, one sent from a browser.
+/// or more than one, a malformed one, one of another kind or plane, one sent from a browser.
 pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Trace) -> Result<Admission<'r>, Denial> {
     let matched = policy.routes.find(request, trace)?;
     let requirement = match &matched.route.access {
@@ -172,15 +176,28 @@ pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Tr
     };
     #[cfg(feature = "test-panic")]
     panic_if_asked(request);
-    let (plane_id, key) = extract::one_key(policy, request)?;
-    trace.key_id = Some(key.id());
-    if plane_id != requirement.plane {
-        return Err(Denial::WrongPlane);
+    let credential = match extract::one_credential(policy, request)? {
+        Extracted::ApiKey(plane, key) => {
+            trace.key_id = Some(key.id());
+            if plane != requirement.plane {
+                return Err(Denial::WrongPlane);
+            }
+            if !requirement.browsers && request.values("origin").next().is_some() {
+                return Err(Denial::BrowserOrigin);
+            }
+            Credential::ApiKey(key)
+        }
+        // Which plane it stands on, its issuer says.
+        Extracted::Jwt(token) => Credential::Jwt(token),
+    };
+    let taken = match credential {
+        Credential::ApiKey(_) => requirement.kinds.api_key,
+        Credential::Jwt(_) => requirement.kinds.jwt,
+    };
+    if !taken {
+        return Err(Denial::CredentialKind);
     }
-    if !requirement.browsers && request.values("origin").next().is_some() {
-        return Err(Denial::BrowserOrigin);
-    }
-    Ok(Admission::Guarded(Ask { key, request: matched, requirement, plane: policy.plane(plane_id) }))
+    Ok(Admission::Guarded(Ask { credential, request: matched, requirement, plane: policy.plane(requirement.plane) }))
 }
 
 /// A bug on demand: the proof that a panic in a rule is a 500 to that one request. Not in any release.

@@ -198,9 +198,9 @@ const INVALID: &str = "VALIDATION_ERROR";
 fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText {
     let plain = |status, code, message| ErrorText { status, code, message, details: Value::Null };
     // Every 401 after a look-up reads the same, so that nobody learns which keys exist.
-    let not_valid = plain(401, UNAUTHENTICATED, "The API key is not valid.");
-    let no_longer = plain(403, FORBIDDEN, "The API key has been revoked.");
-    let out_of_scope = plain(403, FORBIDDEN, "The API key does not reach this resource.");
+    let not_valid = plain(401, UNAUTHENTICATED, "The credential is not valid.");
+    let no_longer = plain(403, FORBIDDEN, "The credential has been revoked.");
+    let out_of_scope = plain(403, FORBIDDEN, "The credential does not reach this resource.");
     match denial {
         Denial::CheckUnreadable => plain(400, INVALID, "The request could not be read."),
         Denial::HostUnknown | Denial::RouteUnknown => {
@@ -213,28 +213,36 @@ fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText
         ),
         Denial::CredentialMissing => ErrorText {
             details: json!({"accepted": accepted(policy)}),
-            ..plain(401, UNAUTHENTICATED, "No API key was presented.")
+            ..plain(401, UNAUTHENTICATED, "No credential was presented.")
         },
         Denial::CredentialAmbiguous => plain(400, INVALID, "More than one credential was presented: send exactly one."),
         Denial::CredentialUnreadable => plain(400, INVALID, "The credential has characters that no credential has."),
         Denial::CredentialMalformed => {
-            plain(401, UNAUTHENTICATED, "The credential is not a well-formed API key: was it cut or mistyped?")
+            plain(401, UNAUTHENTICATED, "The credential is not well formed: was it cut or mistyped?")
         }
         Denial::CredentialUnknown
         | Denial::RevokedUnauthenticated
         | Denial::RetiredUnauthenticated
-        | Denial::Expired => not_valid,
+        | Denial::Expired
+        | Denial::TokenHeader
+        | Denial::TokenIssuer
+        | Denial::TokenKey
+        | Denial::TokenSignature
+        | Denial::TokenClaims
+        | Denial::TokenAudience
+        | Denial::TokenNotYetValid => not_valid,
         Denial::RevokedForbidden | Denial::RetiredForbidden => no_longer,
         Denial::WrongPlane => ErrorText {
             details: required_plane(policy, route),
-            ..plain(403, FORBIDDEN, "This kind of API key cannot be used here.")
+            ..plain(403, FORBIDDEN, "This kind of credential cannot be used here.")
         },
+        Denial::CredentialKind => plain(403, FORBIDDEN, "This kind of credential cannot be used here."),
         Denial::BrowserOrigin => {
             plain(403, FORBIDDEN, "API keys are for trusted back ends: this route takes none from a browser.")
         }
         Denial::PermissionMissing => ErrorText {
             details: required_permissions(policy, route),
-            ..plain(403, FORBIDDEN, "The API key lacks a permission.")
+            ..plain(403, FORBIDDEN, "The credential lacks a permission.")
         },
         Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope => out_of_scope,
         Denial::Unavailable => plain(503, "UNAVAILABLE", "The request could not be authorized now: try again."),
@@ -243,9 +251,11 @@ fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText
 }
 
 fn accepted(policy: &Policy) -> Vec<String> {
-    let form = |source: &super::extract::CredentialHeader| match &source.scheme {
-        Some(scheme) => format!("{}: {scheme} KEY", source.name),
-        None => format!("{}: KEY", source.name),
+    let form = |source: &super::extract::CredentialHeader| {
+        let scheme = source.scheme.as_deref().map(|scheme| format!("{scheme} ")).unwrap_or_default();
+        let kinds = [("KEY", source.kinds.api_key), ("JWT", source.kinds.jwt)];
+        let kinds: Vec<&str> = kinds.iter().filter(|(_, taken)| *taken).map(|(kind, _)| *kind).collect();
+        format!("{}: {scheme}{}", source.name, kinds.join(" or "))
     };
     policy.credentials.iter().map(form).collect()
 }

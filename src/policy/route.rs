@@ -8,6 +8,7 @@ use crate::domain::name::is_name;
 
 use super::PlaneId;
 use super::error_body::ErrorShape;
+use super::extract::Kinds;
 use super::path::is_canonical;
 use super::path_table::{PathTable, Taken};
 
@@ -40,6 +41,8 @@ pub struct Requirement {
     pub scope: Scope,
     /// Whether a request with an `Origin` header may carry an API key.
     pub browsers: bool,
+    /// Kinds of credential that are taken.
+    pub kinds: Kinds,
 }
 
 /// Where the thing that is asked for belongs, and so which keys reach it.

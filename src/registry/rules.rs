@@ -29,7 +29,8 @@ pub(super) fn login_plane(policy: &Policy) -> Result<&Plane> {
         let advice = "login is not configured: name the plane of users in `login.plane`, then try again";
         RegistryError::Conflict(advice.to_owned())
     };
-    policy.login_plane.map(|plane| policy.plane(plane)).ok_or_else(missing)
+    let plane = policy.login.as_ref().and_then(|login| policy.plane_named(&login.plane));
+    plane.map(|plane| policy.plane(plane)).ok_or_else(missing)
 }
 
 pub(super) fn check_label(field: &'static str, text: &str) -> Result<()> {

@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 
 use crate::domain::credential::{Digest, PresentedKey};
 use crate::domain::record::ResourceRef;
+use crate::domain::token::PresentedToken;
 use crate::store::PepperCheck;
 
 /// 256 bits that are kept outside the store, so that who can write the store cannot mint a key.
@@ -62,6 +63,12 @@ impl Digester {
     /// The digests the key may be stored under, the current one first.
     pub fn all(&self, key: &PresentedKey<'_>) -> Vec<Digest> {
         std::iter::once(&self.current).chain(&self.older).map(|mac| digest(mac, key.expose())).collect()
+    }
+
+    /// The cache's name for a token. Keyed and tagged, as for a resource.
+    pub fn of_token(&self, token: &PresentedToken<'_>) -> Digest {
+        let mac = self.current.clone().chain_update(b"token ").chain_update(token.expose());
+        Digest(mac.finalize().into_bytes().into())
     }
 
     /// The cache's name for a resource.

@@ -121,6 +121,13 @@ impl<T: Send + Sync + 'static> Cache<T> {
         hit(&self.known, Tier::Cache).or_else(|| hit(&self.unknown, Tier::NegativeCache))
     }
 
+    /// Keeps what was found without a load; `stamp` was taken before.
+    pub fn put(&self, digest: Digest, value: Arc<T>, stamp: Stamp, slots: Slots) -> Resolved<T> {
+        let entry = Entry { value: Some(value), stamp, slots };
+        self.known.insert(Name(digest), entry.clone());
+        entry.resolved(Tier::Verified)
+    }
+
     /// Loads it, or waits for a load that is under way. The load goes on if the caller is dropped.
     ///
     /// # Errors

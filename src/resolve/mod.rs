@@ -3,20 +3,28 @@
 pub mod api_key;
 pub mod cache;
 mod grants;
+pub mod jwt;
 pub mod last_used;
 pub mod revocation;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use crate::domain::credential::PresentedKey;
-use crate::domain::decision::Tier;
+use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
 use crate::domain::principal::{Grant, Principal};
 use crate::domain::record::{Resource, ResourceRef};
+use crate::domain::time::Timestamp;
+use crate::domain::token::PresentedToken;
+use crate::policy::Policy;
 use crate::store::Store;
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use grants::Grants;
+use jwt::key_set::KeySet;
+use jwt::{Genuine, Issuers};
 use revocation::{Slots, Stamps};
 
 /// Finds principals and resources.
@@ -28,20 +36,32 @@ pub struct Resolver {
     keys: Cache<Principal>,
     resources: Cache<Resource>,
     grants: Arc<Grants>,
+    issuers: ArcSwap<Issuers>,
+    sizes: Sizes,
 }
 
-/// Nothing can be said about who asks: the store failed, a record is damaged, or too many look-ups are under way.
+/// Why there is no principal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ResolveError {
+    /// Nothing can be said about who asks: the store or an issuer failed, or too many look-ups are under way.
     Unavailable,
     Damaged,
+    /// The credential is not genuine, or not valid now.
+    Refused(Denial),
+}
+
+impl From<Denial> for ResolveError {
+    fn from(denial: Denial) -> Self {
+        Self::Refused(denial)
+    }
 }
 
 impl Resolver {
     pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>, sizes: Sizes) -> Self {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
-        Self { store, digester, stamps, keys, resources, grants: Arc::default() }
+        let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes));
+        Self { store, digester, stamps, keys, resources, grants: Arc::default(), issuers, sizes }
     }
 
     /// Who holds this key; `None` if nobody does.
@@ -68,6 +88,36 @@ impl Resolver {
             }
         };
         self.keys.load(digest, load).await
+    }
+
+    /// Follows the issuers of a policy from now on. What their tokens were found to be under another one is forgotten. Must be
+    /// called on a runtime that outlives this.
+    pub fn adopt(&self, policy: &Policy) {
+        let before = self.issuers.load_full();
+        if !before.suit(policy) {
+            let issuers = Issuers::of(policy, &before, Arc::clone(&self.stamps), self.sizes);
+            self.issuers.store(Arc::new(issuers));
+        }
+    }
+
+    /// Whom this token was issued to. It is valid now; an entry of the cache may have expired, which its principal says.
+    ///
+    /// # Errors
+    /// [`ResolveError::Refused`] if it is not genuine or not valid.
+    pub async fn token(&self, token: &PresentedToken<'_>, now: Timestamp) -> Result<Resolved<Principal>, ResolveError> {
+        let digest = self.digester.of_token(token);
+        if let Some(hit) = self.issuers.load().cache.get(&digest) {
+            return Ok(hit);
+        }
+        let issuers = self.issuers.load_full();
+        let stamp = self.stamps.take();
+        match issuers.verify(token, &KeySet::empty(), now).await? {
+            Genuine::Other { subject, grant, expires_at } => {
+                let principal = Principal::of_subject(&subject, self.grants.share(&grant), expires_at);
+                Ok(issuers.cache.put(digest, Arc::new(principal), stamp, Slots::of_digests(&[digest])))
+            }
+            Genuine::Session(_) => Err(Denial::TokenIssuer.into()),
+        }
     }
 
     /// The registered resource; `None` if it is not registered.

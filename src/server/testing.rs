@@ -12,7 +12,7 @@ use super::ext_authz::CheckService;
 use crate::clock::Clock;
 use crate::pipeline::Pipeline;
 use crate::policy::error_body::ErrorShape;
-use crate::policy::extract::CredentialHeader;
+use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::route::{
     Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
@@ -69,8 +69,11 @@ impl Fixture {
 }
 
 fn policy() -> Policy {
-    let credential =
-        |name: &str, scheme: Option<&str>| CredentialHeader { name: name.into(), scheme: scheme.map(Into::into) };
+    let credential = |name: &str, scheme: Option<&str>| CredentialHeader {
+        name: name.into(),
+        scheme: scheme.map(Into::into),
+        kinds: Kinds::ALL,
+    };
     let name = |name: &str| Some(format!("x-tollgate-{name}").into());
     let route = |name: &str, path: &str, plane| {
         let requirement = Requirement {
@@ -79,6 +82,7 @@ fn policy() -> Policy {
             any_of: Vec::new(),
             scope: Scope::Project { project: ProjectOf::Key, workload: WorkloadOf::Key },
             browsers: false,
+            kinds: Kinds::ALL,
         };
         let route = Route {
             name: name.into(),
@@ -101,8 +105,9 @@ fn policy() -> Policy {
             admin: false,
         }],
         permissions: vec!["run_inference".into()],
-        login_plane: None,
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
+        issuers: Vec::new(),
+        login: None,
         identity: IdentityHeaders {
             subject: name("subject"),
             project: name("project"),

@@ -51,7 +51,7 @@ async fn a1_a_bearer_key_calls_an_openai_style_api() {
     let infer = Sent::grpc("/inference.GRPCInferenceService/ModelInfer", b"\x0a\x01m");
     let reply = stack.send_h2(&infer).await;
     assert_eq!(reply.header("grpc-status").as_deref(), Some("16"));
-    assert!(reply.header("grpc-message").is_some_and(|text| text.starts_with("No API key was presented")));
+    assert!(reply.header("grpc-message").is_some_and(|text| text.starts_with("No credential was presented")));
     assert!(stack.take_seen().is_empty());
     let reply = stack.send_h2(&infer.bearer(&key.text)).await;
     assert_eq!(reply.header("grpc-status").as_deref(), Some("0"));

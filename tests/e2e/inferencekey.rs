@@ -195,7 +195,7 @@ async fn k6_rotation_overlaps_and_revocation_is_at_once() {
     stack.revoke(&gone);
     let reply = stack.send_h2(&infer().bearer(&gone.text)).await;
     assert_eq!(grpc_status(&reply).as_deref(), Some("16"));
-    assert_eq!(reply.header("grpc-message").as_deref(), Some("The API key is not valid."));
+    assert_eq!(reply.header("grpc-message").as_deref(), Some("The credential is not valid."));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

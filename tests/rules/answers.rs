@@ -60,6 +60,7 @@ fn every_denial_of_the_rules_is_reached() {
         bare(post("/data").with("x-api-key", "ik_live_x")),
         bare(post("/data").bearing("ik_live")),
         bare(post("/data").bearing("ik_sdk")),
+        bare(post("/tokens").bearing("ik_live")),
         bare(post("/data").bearing("ik_live").with("origin", "https://a.test")),
         with("/data", ApiKey { revoked_at: past, ..data.clone() }),
         on("/control", ApiKey { revoked_at: past, ..control.clone() }),
@@ -79,8 +80,19 @@ fn every_denial_of_the_rules_is_reached() {
         with("/data", ApiKey { project: String::new(), ..data }),
     ];
     let reached: HashSet<Denial> = answers.iter().filter_map(Answer::denial).collect();
-    // The message that cannot be read and the store that cannot be reached are met outside the rules.
-    let outside = [Denial::CheckUnreadable, Denial::Unavailable];
+    // The message that cannot be read, the store that cannot be reached and the token that is not genuine are met outside the
+    // rules.
+    let outside = [
+        Denial::CheckUnreadable,
+        Denial::TokenHeader,
+        Denial::TokenIssuer,
+        Denial::TokenKey,
+        Denial::TokenSignature,
+        Denial::TokenClaims,
+        Denial::TokenAudience,
+        Denial::TokenNotYetValid,
+        Denial::Unavailable,
+    ];
     let left: Vec<Denial> = Denial::ALL.into_iter().filter(|denial| !reached.contains(denial)).collect();
     assert_eq!((left, reached.len()), (outside.to_vec(), answers.len()));
 }
@@ -184,7 +196,7 @@ fn grpc_clients_get_a_bare_sentence_everywhere() {
         let answer = decide(policy(), &request, None, None, NOW);
         assert_eq!(answer.header("content-type"), Some("text/plain"));
         assert!(
-            answer.body().starts_with("No API key was presented (accepted: authorization: Bearer KEY, "),
+            answer.body().starts_with("No credential was presented (accepted: authorization: Bearer KEY, "),
             "{}",
             answer.body()
         );

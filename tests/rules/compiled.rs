@@ -8,7 +8,7 @@ use tollgate::config::{
 };
 use tollgate::domain::decision::Denial;
 use tollgate::policy::error_body::ErrorShape;
-use tollgate::policy::extract::CredentialHeader;
+use tollgate::policy::extract::{CredentialHeader, Kinds};
 use tollgate::policy::{ClientIp, RevokedStatus};
 use tollgate::resolve::cache::Sizes;
 
@@ -116,8 +116,11 @@ hosts: []
     let policy = &compiled.policy;
     assert_eq!(policy.client_ip, ClientIp::ForwardedFor { trusted_hops: 2 });
     assert_eq!((&*policy.realm, policy.errors), ("Inference at ACME", ErrorShape::Anthropic));
-    let credential =
-        |name: &str, scheme: Option<&str>| CredentialHeader { name: name.into(), scheme: scheme.map(Into::into) };
+    let credential = |name: &str, scheme: Option<&str>| CredentialHeader {
+        name: name.into(),
+        scheme: scheme.map(Into::into),
+        kinds: Kinds { api_key: true, jwt: false },
+    };
     assert_eq!(policy.credentials, [credential("api-key", None), credential("authorization", Some("Token"))]);
     assert_eq!(compiled.settings.log, Log { level: LogLevel::Debug, decisions: LoggedDecisions::All });
     assert_eq!(compiled.settings.drain, Duration::ZERO);

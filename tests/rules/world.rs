@@ -31,6 +31,7 @@ hosts:
     routes:
       - {name: public, match: [GET /open], public: true}
       - {name: data, match: [POST /data], plane: data, all_of: [run], in: {project: key}}
+      - {name: tokens, match: [POST /tokens], plane: data, all_of: [run], in: {project: key}, credentials: [jwt]}
       - {name: control, match: [POST /control], plane: control, all_of: [write], in: {project: key}}
       - {name: admin, match: [POST /admin], plane: admin, all_of: [manage_keys], in: {project: key}, credential: keep}
       - {name: browser, match: [POST /browser], plane: data, all_of: [run], in: {project: key}, origin: allow}

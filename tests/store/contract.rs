@@ -1,10 +1,33 @@
-//! What every backend must do, as functions over a store; run for each backend there is.
+//! What every backend must do, as functions over a store; run for each backend there is. Here: keys, resources and batches.
 
 use tollgate::domain::credential::Digest;
-use tollgate::domain::record::{ApiKey, Resource};
+use tollgate::domain::record::{ApiKey, AuditEntry, Resource, User};
 use tollgate::store::{KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
 
-use crate::support::{at, id, key, key_of, resource, revoked};
+use crate::support::{at, id, key, key_of, resource, revoked, row, user};
+
+macro_rules! for_every_backend {
+    ($($name:ident),* $(,)?) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $name() {
+                let (store, _folder) = crate::support::in_file();
+                super::$name(store).await;
+            })*
+        }
+
+        mod in_memory {
+            $(#[tokio::test]
+            async fn $name() {
+                let store = tollgate::store::embedded::Embedded::in_memory().unwrap();
+                super::$name(tollgate::store::Store::Embedded(std::sync::Arc::new(store))).await;
+            })*
+        }
+    };
+}
+
+mod journal;
+mod users;
 
 fn ids(keys: &[ApiKey]) -> Vec<String> {
     keys.iter().map(|key| key.id.to_string().trim_start_matches('0').to_owned()).collect()
@@ -302,6 +325,9 @@ async fn resources_are_listed_by_kind_and_project(store: Store) {
 }
 
 async fn names_cannot_pass_for_others(store: Store) {
+    assert_conflict(&store.apply(vec![Write::CreateUser(User { project: "ac\0me".to_owned(), ..user("ann") })]).await);
+    assert_conflict(&store.apply(vec![Write::CreateUser(user("an\0n"))]).await);
+    assert_conflict(&store.apply(vec![Write::Audit(AuditEntry { project: Some("a\0".to_owned()), ..row("x") })]).await);
     store.apply(vec![Write::CreateResource(resource("a", "b", "acme"))]).await.unwrap();
     assert_eq!(store.resource("a\0b".to_owned(), String::new()).await.unwrap(), None);
     assert_conflict(&store.apply(vec![Write::CreateResource(resource("a\0", "b", "acme"))]).await);
@@ -347,26 +373,6 @@ async fn many_keys_are_made_at_once(store: Store) {
     }
     assert_eq!(seen, 3334);
     assert_eq!(store.key_by_digest(vec![key(9_999).digest]).await.unwrap().map(|key| key.id), Some(id(9_999)));
-}
-
-macro_rules! for_every_backend {
-    ($($name:ident),* $(,)?) => {
-        mod embedded {
-            $(#[tokio::test]
-            async fn $name() {
-                let (store, _folder) = crate::support::in_file();
-                super::$name(store).await;
-            })*
-        }
-
-        mod in_memory {
-            $(#[tokio::test]
-            async fn $name() {
-                let store = tollgate::store::embedded::Embedded::in_memory().unwrap();
-                super::$name(tollgate::store::Store::Embedded(std::sync::Arc::new(store))).await;
-            })*
-        }
-    };
 }
 
 for_every_backend!(

@@ -6,10 +6,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use redb::{ReadableDatabase, TableHandle};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::{PepperCheck, StoreError, Write};
+use tollgate::store::{AuditQuery, PepperCheck, StoreError, UserQuery, Write};
 
-use crate::support::{at, every_key, id, key};
+use crate::support::{at, every_key, id, key, user};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -118,6 +119,49 @@ fn a_store_of_a_newer_tollgate_is_left_alone() {
     let error = Embedded::open(&path, Duration::ZERO).unwrap_err();
     assert!(matches!(error, StoreError::Damaged(_)));
     assert!(error.to_string().contains("newer Tollgate"), "{error}");
+}
+
+/// A store from before there were users and an audit log.
+#[test]
+fn an_older_store_gets_what_it_lacks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let sequence = Embedded::open(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
+    let later = [
+        "users",
+        "users_by_project",
+        "ended_sessions",
+        "ended_sessions_by_expiry",
+        "signing_keys",
+        "audit",
+        "audit_by_project",
+        "once",
+        "once_by_time",
+    ];
+    let tables = |database: &redb::Database| database.begin_read().unwrap().list_tables().unwrap().count();
+    let complete = {
+        let database = redb::Database::open(&path).unwrap();
+        let complete = tables(&database);
+        let write = database.begin_write().unwrap();
+        for table in write.list_tables().unwrap().filter(|table| later.contains(&table.name())) {
+            assert!(write.delete_table(table).unwrap());
+        }
+        write.commit().unwrap();
+        assert_eq!(tables(&database), complete - later.len());
+        complete
+    };
+
+    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    assert_eq!(store.user("ann").unwrap(), None);
+    assert!(!store.ended_session("s-1").unwrap());
+    assert!(store.signing_keys().unwrap().is_empty());
+    assert!(store.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).unwrap().is_empty());
+    assert_eq!(store.once(&[1; 32]).unwrap(), None);
+    assert!(store.users(&UserQuery { limit: 9, ..UserQuery::default() }).unwrap().is_empty());
+    assert_eq!(every_key(&store), [key(1)]);
+    assert_eq!(store.apply(&[Write::CreateUser(user("ann"))]).unwrap(), sequence + 1);
+    drop(store);
+    assert_eq!(tables(&redb::Database::open(&path).unwrap()), complete);
 }
 
 #[test]

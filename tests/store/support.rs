@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tollgate::domain::credential::{Digest, KeyId, MintedKey};
-use tollgate::domain::record::{ApiKey, Resource};
+use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Resource, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{KeyQuery, Store};
@@ -64,6 +64,39 @@ pub fn resource(kind: &str, id: &str, project: &str) -> Resource {
         owner: None,
         created_at: at(1),
         version: 1,
+    }
+}
+
+/// A user of project acme.
+pub fn user(name: &str) -> User {
+    User {
+        name: name.to_owned(),
+        password_hash: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".to_owned(),
+        project: "acme".to_owned(),
+        permissions: vec!["run_inference".to_owned()],
+        disabled: false,
+        deleted: false,
+        sessions: 1,
+        created_at: at(1),
+        created_by: "operator".to_owned(),
+        changed_at: at(1),
+        version: 1,
+    }
+}
+
+/// A row of the audit log about a thing of project acme.
+pub fn row(target: &str) -> AuditEntry {
+    AuditEntry {
+        sequence: 0,
+        at: at(1),
+        actor: "operator".to_owned(),
+        act: "key.create".to_owned(),
+        target: target.to_owned(),
+        project: Some("acme".to_owned()),
+        outcome: Outcome::Done,
+        reason: None,
+        peer: "127.0.0.1".to_owned(),
+        request_id: "r-1".to_owned(),
     }
 }
 

@@ -19,8 +19,8 @@ use crate::config::{self, Compiled};
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::Trace;
 use crate::pepper;
-use crate::pipeline::Pipeline;
-use crate::policy::{Admission, Policy, admit};
+use crate::policy::extract::Credential;
+use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::api_key::{Digester, Pepper};
 use crate::resolve::cache::Sizes;
 use crate::run::Core;
@@ -103,7 +103,9 @@ async fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
         note("The request has no credential: the first --key is taken as presented.");
     }
     let store = world.store.clone();
-    let decision = world.pipeline(clock.clone()).decide(&policy, &attributes).await;
+    let core = world.core(clock.clone());
+    core.resolver.adopt(&policy);
+    let decision = core.pipeline.decide(&policy, &attributes).await;
     Report::of(&policy, &attributes, &decision, &store, clock.now()).await
 }
 
@@ -145,7 +147,7 @@ impl World {
     ) -> Result<Self, Failure> {
         let world = Self::in_memory()?;
         let presented = match admit(policy, request, &mut Trace::begin()) {
-            Ok(Admission::Guarded(ask)) => Some(ask.key),
+            Ok(Admission::Guarded(Ask { credential: Credential::ApiKey(key), .. })) => Some(key),
             _ => None,
         };
         let mut batch = Vec::new();
@@ -198,8 +200,8 @@ impl World {
         Ok(Self { store, digester: Digester::new(&current, &older) })
     }
 
-    fn pipeline(self, clock: Clock) -> Pipeline {
-        Core::new(self.store, self.digester, SIZES, clock).pipeline
+    fn core(self, clock: Clock) -> Core {
+        Core::new(self.store, self.digester, SIZES, clock)
     }
 }
 

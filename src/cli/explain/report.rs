@@ -48,10 +48,20 @@ impl Stage {
             | Denial::CredentialAmbiguous
             | Denial::CredentialUnreadable
             | Denial::CredentialMalformed
+            | Denial::CredentialKind
             | Denial::BrowserOrigin => Self::Extract,
             // By its prefix, or by its record.
             Denial::WrongPlane if trace.principal.is_none() => Self::Extract,
-            Denial::CredentialUnknown | Denial::Unavailable | Denial::Internal => Self::Resolve,
+            Denial::CredentialUnknown
+            | Denial::TokenHeader
+            | Denial::TokenIssuer
+            | Denial::TokenKey
+            | Denial::TokenSignature
+            | Denial::TokenClaims
+            | Denial::TokenAudience
+            | Denial::TokenNotYetValid
+            | Denial::Unavailable
+            | Denial::Internal => Self::Resolve,
             Denial::WrongPlane
             | Denial::RevokedUnauthenticated
             | Denial::RevokedForbidden
@@ -76,18 +86,28 @@ fn why(denial: Denial) -> &'static str {
         Denial::CredentialMissing => "no credential in any configured header",
         Denial::CredentialAmbiguous => "more than one credential",
         Denial::CredentialUnreadable => "the credential is not plain text",
-        Denial::CredentialMalformed => "the credential follows no configured prefix, or its checksum is wrong",
+        Denial::CredentialMalformed => {
+            "the credential is neither a key with a configured prefix and a good checksum, nor a token where tokens are taken"
+        }
         Denial::CredentialUnknown => "no record has this secret",
-        Denial::WrongPlane => "the key is of another plane than the route",
+        Denial::TokenHeader => "the token asks for an algorithm, a type or an extension that is not accepted",
+        Denial::TokenIssuer => "no configured issuer has the `iss` of the token",
+        Denial::TokenKey => "the issuer has no key of this name and algorithm",
+        Denial::TokenSignature => "the signature is not the issuer's",
+        Denial::TokenClaims => "a claim is missing, or is not what the issuer's configuration expects",
+        Denial::TokenAudience => "the token is meant for others: its `aud` is none of the issuer's `audience`",
+        Denial::TokenNotYetValid => "the token is not valid yet",
+        Denial::CredentialKind => "the route takes credentials of another kind",
+        Denial::WrongPlane => "the caller is of another plane than the route",
         Denial::BrowserOrigin => "the request has an Origin header, and the route has no `origin: allow`",
         Denial::RevokedUnauthenticated | Denial::RevokedForbidden => "the key is revoked",
         Denial::RetiredUnauthenticated | Denial::RetiredForbidden => "the key was rotated and its grace is over",
-        Denial::Expired => "the key is expired",
-        Denial::PermissionMissing => "the key lacks a permission that the route requires",
-        Denial::ProjectOutOfScope => "the request is for another project than the key's",
-        Denial::WorkloadOutOfScope => "the request is for a workload that the key does not reach",
-        Denial::ResourceOutOfScope => "the resource is not registered, or not where the key reaches",
-        Denial::Unavailable => "the store gave no answer",
+        Denial::Expired => "the credential is expired",
+        Denial::PermissionMissing => "the caller lacks a permission that the route requires",
+        Denial::ProjectOutOfScope => "the request is for another project than the caller's",
+        Denial::WorkloadOutOfScope => "the request is for a workload that the caller does not reach",
+        Denial::ResourceOutOfScope => "the resource is not registered, or not where the caller reaches",
+        Denial::Unavailable => "the store or the issuer gave no answer",
         Denial::Internal => "the record is damaged",
     }
 }

@@ -1,11 +1,11 @@
 //! Header names of the configuration: credentials, identity headers and reserved prefixes. Refuses every name that could
 //! change how a request is framed, routed or judged.
 
-use crate::policy::extract::CredentialHeader;
+use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::respond::OVERRIDES;
 use crate::policy::{IdentityHeaders, same_header};
 
-use super::super::file::File;
+use super::super::file::{CredentialKind, File};
 use super::super::problems::{Findings, Path};
 
 /// Headers that frame or route a message (RFC 9110 section 7.6.1, RFC 9112), or that Envoy and we read ourselves.
@@ -52,11 +52,19 @@ pub(super) fn credentials(file: &File, findings: &mut Findings) -> Vec<Credentia
             findings.add(&path.key("scheme"), "must be one word such as `Bearer`");
         }
     }
+    // Where nobody makes tokens, no client is told to send one.
+    let tokens = !file.issuers.is_empty() || file.login.is_some();
     let made = |source: &super::super::file::Credential| CredentialHeader {
         name: source.header.as_str().into(),
         scheme: source.scheme.as_deref().map(Into::into),
+        kinds: Kinds { jwt: tokens && source.kinds.contains(&CredentialKind::Jwt), ..kinds(&source.kinds) },
     };
     file.credentials.iter().map(made).collect()
+}
+
+/// The kinds that a list names.
+pub(super) fn kinds(named: &[CredentialKind]) -> Kinds {
+    Kinds { api_key: named.contains(&CredentialKind::ApiKey), jwt: named.contains(&CredentialKind::Jwt) }
 }
 
 pub(super) fn identity(file: &File, findings: &mut Findings) -> IdentityHeaders {

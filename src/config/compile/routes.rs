@@ -5,12 +5,14 @@ use std::collections::HashMap;
 
 use crate::domain::name::{NAME_RULE, is_name};
 use crate::policy::PlaneId;
+use crate::policy::extract::Kinds;
 use crate::policy::route::{
     Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, Source, WorkloadOf,
 };
 
 use super::super::file;
 use super::super::problems::{Findings, Path, near_or_all};
+use super::headers::kinds;
 use super::{Names, error_shape};
 
 /// One line of `match`, taken apart.
@@ -160,6 +162,7 @@ impl RouteCompiler<'_> {
             ("any_of", !route.any_of.is_empty()),
             ("in", route.scope.is_some()),
             ("credential", route.credential.is_some()),
+            ("credentials", route.credentials.is_some()),
             ("origin", route.origin.is_some()),
         ];
         for (key, _) in said.iter().filter(|(_, said)| *said) {
@@ -181,6 +184,7 @@ impl RouteCompiler<'_> {
                 any_of: boxed(&self.route.any_of),
                 scope,
                 browsers: self.route.origin.is_some(),
+                kinds: self.route.credentials.as_deref().map_or(Kinds::ALL, kinds),
             })
         };
         match scopes {

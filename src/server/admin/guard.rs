@@ -18,17 +18,18 @@ use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
 use crate::domain::attributes::{Attributes, Header};
-use crate::domain::decision::{Denial, Trace};
+use crate::domain::decision::Denial;
 use crate::domain::name::is_user_name;
 use crate::domain::principal::Principal;
 use crate::domain::record::EVERY;
 use crate::domain::time::Timestamp;
 use crate::policy::error_body::ErrorShape;
+use crate::policy::extract::Kinds;
 use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
     self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
-use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy, admit};
+use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy};
 use crate::registry::{Actor, Held};
 use crate::telemetry::AUDIT;
 
@@ -90,6 +91,7 @@ fn rules_of_plane(live: &Policy, plane: PlaneId, with_permissions: bool) -> Resu
                 any_of: Vec::new(),
                 scope: Scope::Project { project: ProjectOf::Key, workload: WorkloadOf::Whole },
                 browsers: false,
+                kinds: Kinds::ALL,
             }),
             errors: ErrorShape::Tollgate,
             keep_credential: true,
@@ -102,8 +104,9 @@ fn rules_of_plane(live: &Policy, plane: PlaneId, with_permissions: bool) -> Resu
     Ok(Policy {
         planes: live.planes.clone(),
         permissions: live.permissions.clone(),
-        login_plane: live.login_plane,
         credentials: live.credentials.clone(),
+        issuers: Vec::new(),
+        login: None,
         identity: IdentityHeaders {
             subject: None,
             project: None,
@@ -204,31 +207,38 @@ async fn judge(state: &AdminState, operation: &'static Operation, parts: &mut Pa
     let rules = state.rules.of(&live).map_err(IntoResponse::into_response)?;
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
     let request = attributes(parts, &peer);
-    // The plane that the key's prefix says; a key of no admin plane is refused by any of them.
-    let suits = |of: &&PlaneRules| !matches!(admit(&of.rules, &request, &mut Trace::begin()), Err(Denial::WrongPlane));
-    let Some(of_plane) = rules.by_plane.iter().find(suits).or(rules.by_plane.first()) else {
-        let problem = "No plane is marked `admin: true`, so no key can administer.";
-        return Err(ApiError::forbidden(problem).into_response());
-    };
-    match state.pipeline.decide(&of_plane.rules, &request).await {
-        Decision::Allow(allow) => match allow.permit().principal() {
-            Some(principal) => Ok(Caller::of(operation, principal, &parts.extensions)),
-            None => Err(ApiError::internal().into_response()),
-        },
-        Decision::Deny(deny) => {
-            let key_id = deny.metadata().find(|(name, _)| *name == "key_id").map(|(_, id)| id);
-            let (reason, method) = (deny.denial.as_str(), request.method);
-            tracing::warn!(reason, key_id, peer = peer.0, method, "admin request denied");
-            if deny.denial == Denial::PermissionMissing
-                && let Decision::Allow(allow) = state.pipeline.decide(&of_plane.anyone, &request).await
-                && let Some(principal) = allow.permit().principal()
-            {
-                let Caller { actor, .. } = Caller::of(operation, principal, &parts.extensions);
-                write_down(state, operation, &actor, target).await;
+    let mut refused =
+        ApiError::forbidden("No plane is marked `admin: true`, so nobody can administer.").into_response();
+    for of_plane in &rules.by_plane {
+        let deny = match state.pipeline.decide(&of_plane.rules, &request).await {
+            Decision::Allow(allow) => {
+                let principal = allow.permit().principal().ok_or_else(|| ApiError::internal().into_response())?;
+                return Ok(Caller::of(operation, principal, &parts.extensions));
             }
-            Err(refusal(&deny))
+            Decision::Deny(deny) => deny,
+        };
+        refused = refusal(&deny);
+        if deny.denial == Denial::WrongPlane {
+            continue;
         }
+        let (reason, key_id, method) = (deny.denial.as_str(), deny.known_key_id(), request.method);
+        tracing::warn!(reason, key_id, peer = peer.0, method, "admin request denied");
+        if deny.denial == Denial::PermissionMissing
+            && let Decision::Allow(allow) = state.pipeline.decide(&of_plane.anyone, &request).await
+            && let Some(principal) = allow.permit().principal()
+        {
+            let Caller { actor, .. } = Caller::of(operation, principal, &parts.extensions);
+            write_down(state, operation, &actor, target).await;
+        }
+        return Err(refused);
     }
+    tracing::warn!(
+        reason = Denial::WrongPlane.as_str(),
+        peer = peer.0,
+        method = request.method,
+        "admin request denied"
+    );
+    Err(refused)
 }
 
 /// Writes into the audit log that a known caller lacks the permission.

@@ -9,6 +9,7 @@ mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
@@ -24,9 +25,10 @@ use crate::config::{Admin, KeyDefaults, UnixAddress};
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
 use crate::policy::error_body::ErrorShape;
-use crate::policy::extract::CredentialHeader;
+use crate::policy::extract::{CredentialHeader, Kinds};
+use crate::policy::login::Login;
 use crate::policy::route::RouteTable;
-use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy, RevokedStatus};
+use crate::policy::{ClientIp, IdentityHeaders, Plane, Policy, RevokedStatus};
 use crate::registry::Registry;
 use crate::resolve::Resolver;
 use crate::resolve::api_key::{Digester, Pepper};
@@ -79,8 +81,13 @@ fn policy() -> Policy {
         revoked: RevokedStatus::Unauthenticated,
         admin,
     };
-    let credential =
-        |name: &str, scheme: Option<&str>| CredentialHeader { name: name.into(), scheme: scheme.map(Into::into) };
+    let credential = |name: &str, scheme: Option<&str>| CredentialHeader {
+        name: name.into(),
+        scheme: scheme.map(Into::into),
+        kinds: Kinds::ALL,
+    };
+    let login =
+        Login { issuer: "https://tollgate.test".into(), plane: "admin".into(), lifetime: Duration::from_secs(3600) };
     Policy {
         planes: vec![
             plane("data", "ik_live", false),
@@ -89,8 +96,9 @@ fn policy() -> Policy {
             plane("support", "ik_sup", true),
         ],
         permissions: vec!["run_inference".into(), "read_workloads".into()],
-        login_plane: Some(PlaneId(2)),
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
+        issuers: Vec::new(),
+        login: Some(login),
         identity: IdentityHeaders {
             subject: Some("x-tollgate-subject".into()),
             project: None,
@@ -128,7 +136,7 @@ impl Api {
             key_defaults,
         };
         let live = Arc::new(ArcSwap::from_pointee(policy()));
-        let state = AdminState::new(live, registry, pipeline, Passwords, clock, Arc::new(settings));
+        let state = AdminState::new(live, registry, pipeline, Passwords::start().unwrap(), clock, Arc::new(settings));
         Self { state, clock: time, door: Door::Socket }
     }
 

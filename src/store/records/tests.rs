@@ -76,13 +76,84 @@ fn what_is_no_record_is_damage() {
         assert!(matches!(decode_key(&bytes), Err(StoreError::Damaged(_))));
     }
     assert!(matches!(decode_resource(&[8]), Err(StoreError::Damaged(_))));
+    // A row that does not say how it ended, and an idempotency key without a fingerprint.
+    assert!(matches!(decode_audit(&[]), Err(StoreError::Damaged(_))));
+    assert!(matches!(decode_once([0; 32], &[]), Err(StoreError::Damaged(_))));
+}
+
+fn texts() -> impl Strategy<Value = Vec<String>> {
+    proptest::collection::vec(".{0,20}", 0..4)
+}
+
+fn times() -> impl Strategy<Value = Timestamp> {
+    any::<u64>().prop_map(Timestamp::from_millis)
+}
+
+prop_compose! {
+    fn users()(
+        (name, password_hash, project, created_by) in (".{0,20}", ".{0,99}", ".{0,20}", ".{0,20}"),
+        permissions in texts(),
+        (disabled, deleted, sessions, version) in any::<(bool, bool, u64, u64)>(),
+        (created_at, changed_at) in (times(), times()),
+    ) -> User {
+        User {
+            name, password_hash, project, permissions, disabled, deleted, sessions, created_at, created_by, changed_at,
+            version,
+        }
+    }
+}
+
+prop_compose! {
+    fn audit_entries()(
+        sequence: u64,
+        at in times(),
+        (actor, act, target, peer, request_id) in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
+        (project, reason) in (proptest::option::of(".{0,20}"), proptest::option::of(".{0,20}")),
+        refused: bool,
+    ) -> AuditEntry {
+        let outcome = if refused { Outcome::Refused } else { Outcome::Done };
+        AuditEntry { sequence, at, actor, act, target, project, outcome, reason, peer, request_id }
+    }
 }
 
 proptest! {
     #[test]
+    fn users_come_back_as_they_were(user in users()) {
+        prop_assert_eq!(decode_user(&encode_user(&user)).unwrap(), user);
+    }
+
+    #[test]
+    fn rows_come_back_as_they_were(entry in audit_entries()) {
+        prop_assert_eq!(decode_audit(&encode_audit(&entry)).unwrap(), entry);
+    }
+
+    #[test]
+    fn sessions_and_their_keys_come_back_as_they_were(
+        (id, user) in (".{0,20}", ".{0,20}"),
+        (ended_at, expires_at) in (times(), times()),
+        sealed in proptest::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let key = SigningKey { id: id.clone(), sealed, created_at: ended_at };
+        prop_assert_eq!(decode_signing_key(&encode_signing_key(&key)).unwrap(), key);
+        let session = EndedSession { id, user, ended_at, expires_at };
+        prop_assert_eq!(decode_ended_session(&encode_ended_session(&session)).unwrap(), session);
+    }
+
+    #[test]
+    fn idempotency_keys_come_back_as_they_were(digest: [u8; 32], fingerprint: [u8; 32], target in ".{0,20}", at in times()) {
+        let once = OnceRecord { digest, fingerprint, target, at };
+        prop_assert_eq!(decode_once(digest, &encode_once(&once)).unwrap(), once);
+    }
+
+    #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_key(&bytes);
         let _ = decode_resource(&bytes);
+        let _ = decode_user(&bytes);
+        let _ = decode_ended_session(&bytes);
+        let _ = decode_signing_key(&bytes);
+        let _ = decode_audit(&bytes);
+        let _ = decode_once([0; 32], &bytes);
     }
 
     #[test]

@@ -1,0 +1,145 @@
+//! From a token to a principal: which issuer, which key, is it genuine, what does it say. A verified token is remembered
+//! until it ends, so that its next check costs what an API key costs; one that was refused is not.
+
+pub mod key_set;
+pub mod source;
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::ResolveError;
+use super::cache::{Cache, Sizes};
+use super::revocation::Stamps;
+use crate::domain::decision::Denial;
+use crate::domain::json::parse_object;
+use crate::domain::principal::{Grant, Principal};
+use crate::domain::time::Timestamp;
+use crate::domain::token::PresentedToken;
+use crate::policy::Policy;
+use crate::policy::issuer::{Claims, Header, Issuer, claimed_issuer, read_header, validity};
+use crate::policy::login::{Login, Session};
+use key_set::{KeySet, NotSigned};
+use source::{Freshness, IssuerKeys};
+
+/// The issuers of one policy, and what their tokens were found to be.
+#[derive(Debug)]
+pub struct Issuers {
+    others: Vec<Follows>,
+    login: Option<Login>,
+    pub(super) cache: Cache<Principal>,
+}
+
+/// An issuer and its keys.
+#[derive(Clone, Debug)]
+struct Follows {
+    rules: Issuer,
+    keys: Arc<IssuerKeys>,
+}
+
+/// What a genuine token stands for.
+#[derive(Debug)]
+pub enum Genuine {
+    /// Somebody that another issuer speaks for.
+    Other { subject: String, grant: Grant, expires_at: Timestamp },
+    /// A user of our own, if the session still stands.
+    Session(Session),
+}
+
+impl Issuers {
+    pub fn none(stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+        Self { others: Vec::new(), login: None, cache: Cache::new(stamps, sizes) }
+    }
+
+    /// The issuers of a policy, with the keys that are followed already where their source is the same.
+    pub fn of(policy: &Policy, before: &Self, stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+        let followed = |rules: &Issuer| {
+            let same = |old: &&Follows| {
+                old.rules.keys == rules.keys && old.rules.algorithms == rules.algorithms && old.rules.name == rules.name
+            };
+            let keys = before.others.iter().find(same).map(|old| Arc::clone(&old.keys));
+            let follow = || Arc::new(IssuerKeys::follow(&rules.name, &rules.keys, &rules.algorithms));
+            Follows { rules: rules.clone(), keys: keys.unwrap_or_else(follow) }
+        };
+        let others = policy.issuers.iter().map(followed).collect();
+        Self { others, login: policy.login.clone(), cache: Cache::new(stamps, sizes) }
+    }
+
+    /// Whether nothing has to be done to follow this policy.
+    pub fn suit(&self, policy: &Policy) -> bool {
+        self.login == policy.login && self.others.iter().map(|follows| &follows.rules).eq(&policy.issuers)
+    }
+
+    /// Whether the token is genuine and valid now, and what it stands for. `own`: the keys that our own tokens are signed
+    /// with.
+    ///
+    /// # Errors
+    /// [`ResolveError::Refused`] if it is not; [`ResolveError::Unavailable`] if its issuer's keys cannot be had now.
+    pub async fn verify(
+        &self,
+        token: &PresentedToken<'_>,
+        own: &KeySet,
+        now: Timestamp,
+    ) -> Result<Genuine, ResolveError> {
+        let header = read_header(&part(token.header(), Denial::TokenHeader)?)?;
+        let claims = part(token.payload(), Denial::TokenClaims)?;
+        // Nobody vouches for the claims yet: this only says whose keys to try.
+        let Some(issuer) = claimed_issuer(&claims) else { return Err(Denial::TokenIssuer.into()) };
+        if let Some(login) = self.login.as_ref().filter(|login| *login.issuer == *issuer) {
+            own.verify(&header, token.signed(), token.signature()).map_err(denial)?;
+            return Ok(Genuine::Session(login.session(&claims, now)?));
+        }
+        let Some(follows) = self.others.iter().find(|follows| *follows.rules.issuer == *issuer) else {
+            return Err(Denial::TokenIssuer.into());
+        };
+        if !follows.rules.algorithms.contains(&header.algorithm) {
+            return Err(Denial::TokenHeader.into());
+        }
+        follows.verify(&header, token).await?;
+        follows.genuine(&claims, now)
+    }
+}
+
+impl Follows {
+    async fn verify(&self, header: &Header, token: &PresentedToken<'_>) -> Result<(), ResolveError> {
+        let attempt = || match self.keys.keys() {
+            Some(keys) => keys.verify(header, token.signed(), token.signature()),
+            None => Err(NotSigned::UnknownKey),
+        };
+        match attempt() {
+            Ok(()) => return Ok(()),
+            Err(NotSigned::WrongSignature) => return Err(Denial::TokenSignature.into()),
+            Err(NotSigned::UnknownKey) => {}
+        }
+        // The issuer may have a new key.
+        match self.keys.refresh().await {
+            Freshness::Fresh => attempt().map_err(|not_signed| denial(not_signed).into()),
+            // It may be in the set that could not be had.
+            Freshness::Unknown => attempt().map_err(|not_signed| match not_signed {
+                NotSigned::UnknownKey => ResolveError::Unavailable,
+                NotSigned::WrongSignature => Denial::TokenSignature.into(),
+            }),
+        }
+    }
+
+    fn genuine(&self, claims: &Claims, now: Timestamp) -> Result<Genuine, ResolveError> {
+        let rules = &self.rules;
+        let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
+        let (subject, grant) = rules.grant(claims)?;
+        Ok(Genuine::Other { subject, grant, expires_at })
+    }
+}
+
+fn denial(not_signed: NotSigned) -> Denial {
+    match not_signed {
+        NotSigned::UnknownKey => Denial::TokenKey,
+        NotSigned::WrongSignature => Denial::TokenSignature,
+    }
+}
+
+/// A part of a token: base64url without padding (RFC 7515 section 2) of one JSON object.
+fn part(text: &str, otherwise: Denial) -> Result<Claims, Denial> {
+    let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| otherwise)?;
+    parse_object(&bytes).map_err(|_| otherwise)
+}

@@ -1,0 +1,185 @@
+//! Tokens that must be accepted, and what the back end is told about them.
+
+use serde_json::{Value, json};
+use tollgate::domain::decision::{Denial, Tier};
+use tollgate::policy::respond::Decision;
+
+use crate::mint::{SigningKey, jwks};
+use crate::world::{LEEWAY, NOW, World, claims, claims_with};
+
+const ALGORITHMS: [&str; 9] = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];
+
+#[tokio::test]
+async fn every_algorithm_is_accepted_from_its_own_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = ALGORITHMS.map(|algorithm| SigningKey::generate(algorithm, algorithm));
+    let world = World::with_keys(folder.path(), &jwks(&keys), &keys[8].token(&claims())).await;
+    for key in &keys {
+        let token = key.token(&claims());
+        for tier in [Tier::Verified, Tier::Cache] {
+            let bearer = format!("Bearer {token}");
+            let (allowed, found) =
+                world.decide("/data", &bearer, |decision| (is_allowed(decision), decision.trace().principal)).await;
+            assert!(allowed, "{}", key.algorithm);
+            // The last one was asked for before, to see that the keys are there.
+            assert!(found == Some(tier) || key.algorithm == "EdDSA", "{}: {found:?}", key.algorithm);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_an_honest_token_may_say_in_more_than_one_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "ES256");
+    let world = World::with_keys(folder.path(), &jwks([&key]), &key.token(&claims())).await;
+    for changes in [
+        json!({"aud": ["other", "inference"]}),
+        json!({"nbf": null, "iat": null}),
+        json!({"nbf": NOW + LEEWAY}),
+        json!({"exp": NOW - LEEWAY + 1}),
+        json!({"exp": (NOW + 60) as f64 + 0.5}),
+        json!({"scope": ["run"]}),
+        json!({"scope": "run"}),
+        json!({"extra": {"deep": [1, 2, {"x": null}]}}),
+        json!({"sub": "auth0|5f7c8ec7c33c6c004bbafe82"}),
+        json!({"sub": "ada@example.com"}),
+    ] {
+        assert_eq!(world.denial(&key.token(&claims_with(&changes))).await, None, "{changes}");
+    }
+    let payload = claims().to_string();
+    for header in [
+        json!({"alg": "ES256", "kid": "k"}),
+        json!({"alg": "ES256", "kid": "k", "typ": "at+jwt"}),
+        json!({"alg": "ES256", "kid": "k", "typ": "application/AT+JWT"}),
+        // The set has but one key for this algorithm.
+        json!({"alg": "ES256"}),
+        // Keys that a token brings along are passed over.
+        json!({"alg": "ES256", "kid": "k", "jku": "https://evil.test/jwks", "x5u": "https://evil.test", "jwk": {"kty": "oct"}}),
+    ] {
+        assert_eq!(world.denial(&key.token_of(&header.to_string(), &payload)).await, None, "{header}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_in_the_cache_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let token = key.token(&claims_with(&json!({"exp": NOW + 60})));
+    let world = World::with_keys(folder.path(), &jwks([&key]), &token).await;
+    world.set_now(NOW + 60 + LEEWAY - 1);
+    assert_eq!(world.denial(&token).await, None);
+    world.set_now(NOW + 60 + LEEWAY);
+    assert_eq!(world.denial(&token).await, Some(Denial::Expired));
+}
+
+#[tokio::test]
+async fn claims_become_who_it_is_and_what_they_may() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let file = folder.path().join("jwks.json");
+    std::fs::write(&file, jwks([&key]).to_string()).unwrap();
+    let world = World::of(&format!(
+        "issuers:
+  - name: sso
+    issuer: https://sso.example.com/realms/inference
+    audience: [tollgate]
+    jwks: {{file: {}}}
+    plane: data
+    subject: \"{{user.id}}\"
+    project: \"{{/https:~1~1example.com~1tenant}}\"
+    workloads: [\"{{workloads}}\", shared]
+    permissions: [read, \"{{scope}}\"]
+    role_claim: \"{{realm_access.roles}}\"
+    roles: {{runner: [run], tuner: [tune, run]}}
+",
+        file.display()
+    ));
+    let good = claims_with(&json!({
+        "user": {"id": "u-1"}, "https://example.com/tenant": "beta", "workloads": ["chat"],
+        "scope": null, "realm_access": {"roles": ["tuner", "unknown", "offline_access"]},
+    }));
+    // Of its workloads, not of the whole project: the route wants the project.
+    world.wait_for(&key.token(&good), Some(Denial::WorkloadOutOfScope)).await;
+    let with = |changes: &Value| {
+        let mut claims = good.clone();
+        for (name, value) in changes.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        key.token(&claims)
+    };
+    for (changes, denial) in [
+        (json!({"realm_access": {"roles": []}}), Denial::PermissionMissing),
+        (json!({"realm_access": "tuner"}), Denial::PermissionMissing),
+        (json!({"realm_access": {"roles": [1]}}), Denial::TokenClaims),
+        (json!({"realm_access": {"roles": {"tuner": true}}}), Denial::TokenClaims),
+        (json!({"user": "u-1"}), Denial::TokenClaims),
+        (json!({"user": {"id": ["u-1"]}}), Denial::TokenClaims),
+        (json!({"user": {"id": ""}}), Denial::TokenClaims),
+        (json!({"user": {"id": "u 1"}}), Denial::TokenClaims),
+        (json!({"user": {"id": "u,1"}}), Denial::TokenClaims),
+        (json!({"user": {"id": "ü"}}), Denial::TokenClaims),
+        (json!({"https://example.com/tenant": "*"}), Denial::TokenClaims),
+        (json!({"https://example.com/tenant": ["beta"]}), Denial::TokenClaims),
+        (json!({"https://example.com/tenant": "a/b"}), Denial::TokenClaims),
+        (json!({"https://example.com/tenant": ""}), Denial::TokenClaims),
+        (json!({"workloads": ["chat", "*"]}), Denial::TokenClaims),
+        (json!({"workloads": "*"}), Denial::TokenClaims),
+        (json!({"workloads": ["a,b"]}), Denial::TokenClaims),
+    ] {
+        assert_eq!(world.denial(&with(&changes)).await, Some(denial), "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn the_back_end_is_told_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let token = key.token(&claims());
+    let world = World::with_keys(folder.path(), &jwks([&key]), &token).await;
+    let bearer = format!("Bearer {token}");
+    let (set, removed) = world
+        .decide("/data", &bearer, |decision| match decision {
+            Decision::Allow(allow) => {
+                let set: Vec<(String, String)> =
+                    allow.headers_to_set().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+                (set, allow.headers_to_remove().map(str::to_owned).collect::<Vec<_>>())
+            }
+            Decision::Deny(deny) => panic!("{:?}", deny.denial),
+        })
+        .await;
+    let told = |name: &str| set.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
+    assert_eq!(told("x-tollgate-subject"), Some("sso:ada"));
+    assert_eq!(told("x-tollgate-project"), Some("acme"));
+    assert_eq!(told("x-tollgate-plane"), Some("data"));
+    // What is not declared means nothing.
+    assert_eq!(told("x-tollgate-permissions"), Some("read,run"));
+    assert_eq!(told("x-tollgate-key-id"), None);
+    for name in ["authorization", "x-api-key", "x-tollgate-key-id"] {
+        assert!(removed.iter().any(|removed| removed == name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_reaches_its_plane_and_the_routes_that_take_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let token = key.token(&claims_with(&json!({"scope": "run manage_keys"})));
+    let world = World::with_keys(folder.path(), &jwks([&key]), &token).await;
+    assert_eq!(world.denial_at("/admin", &token).await, Some(Denial::WrongPlane));
+    assert_eq!(world.denial_at("/keys", &token).await, Some(Denial::CredentialKind));
+    // An issuer without a plane reaches nothing.
+    let file = folder.path().join("jwks.json");
+    let unplaced = World::of(&format!(
+        "issuers:
+  - {{name: sso, issuer: {}, audience: [tollgate], jwks: {{file: {}}}, project: acme, workloads: [\"*\"]}}
+",
+        crate::world::ISSUER,
+        file.display()
+    ));
+    unplaced.wait_for(&token, Some(Denial::WrongPlane)).await;
+    assert_eq!(unplaced.denial_at("/admin", &token).await, Some(Denial::WrongPlane));
+}
+
+fn is_allowed(decision: &Decision<'_>) -> bool {
+    matches!(decision, Decision::Allow(_))
+}

@@ -10,13 +10,14 @@ pub mod run;
 pub mod server;
 pub mod telemetry;
 
-// 3: the decision, and the configuration it is compiled from
+// 3: the decision, the configuration it is compiled from, logging in
 pub mod config;
-pub mod password;
+pub mod login;
 pub mod pepper;
 pub mod pipeline;
 
 // 2: who asks, and every change to what is known
+pub mod password;
 pub mod registry;
 pub mod resolve;
 

@@ -5,11 +5,13 @@ mod actor;
 mod audit;
 mod keys;
 mod once;
+mod refusals;
 mod resources;
 mod rules;
 mod sessions;
 mod users;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -21,6 +23,7 @@ use crate::resolve::last_used::LastUsed;
 use crate::resolve::revocation::{Slots, Stamps};
 use crate::store::{Store, StoreError, Write};
 use audit::Attempt;
+use refusals::Refusals;
 
 pub use actor::{Actor, Held};
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
@@ -38,6 +41,7 @@ pub struct Registry {
     clock: Clock,
     /// What was touched by writes that failed: whether they were done is not known.
     unsettled: Arc<Mutex<Vec<Slots>>>,
+    refusals: Arc<std::sync::Mutex<Refusals>>,
 }
 
 /// What the record that is to be changed must be.
@@ -128,7 +132,13 @@ impl Registry {
         last_used: Arc<LastUsed>,
         clock: Clock,
     ) -> Self {
-        Self { store, digester, stamps, last_used, clock, unsettled: Arc::default() }
+        let (unsettled, refusals) = (Arc::default(), Arc::default());
+        Self { store, digester, stamps, last_used, clock, unsettled, refusals }
+    }
+
+    /// A subject as it may stand in a log: one with an e-mail address as a keyed hash, which joins its lines all the same.
+    pub fn logged<'s>(&self, subject: &'s str) -> Cow<'s, str> {
+        self.digester.logged(subject).map_or(Cow::Borrowed(subject), Cow::Owned)
     }
 
     /// Puts what was noted about the use of keys into the store.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
+use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pepper::{self, PepperError};
 use crate::pipeline::Pipeline;
@@ -77,6 +78,14 @@ impl Core {
         Self { pipeline, registry, resolver, store }
     }
 
+    /// Who logs users in, with the keys that the store has.
+    async fn logins(&self) -> Result<Logins, RunError> {
+        let (signing, clock) = (self.resolver.signing(), Clock::System);
+        signing.load(clock.now()).await?;
+        let passwords = Passwords::start().map_err(start)?;
+        Ok(Logins::new(self.store.clone(), self.registry.clone(), Arc::clone(signing), passwords, clock))
+    }
+
     /// Opens the store and reads the peppers.
     async fn open(settings: &Settings) -> Result<Self, RunError> {
         let path = settings.store.clone();
@@ -109,11 +118,15 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
 
     let core = Core::open(&settings).await?;
     core.resolver.adopt(&policy);
+    let logins = core.logins().await?;
+    if policy.login.is_some() {
+        logins.renew_keys().await?;
+    }
     let live = Arc::new(ArcSwap::from_pointee(policy));
     telemetry.adopt(&live.load_full());
 
     let stop = stop_signal()?;
-    let doors = Doors::open(&settings, &core, &live, &telemetry).await?;
+    let doors = Doors::open(&settings, &core, logins, &live, &telemetry).await?;
     let mut background = JoinSet::new();
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
@@ -153,6 +166,7 @@ impl Doors {
     async fn open(
         settings: &Settings,
         core: &Core,
+        logins: Logins,
         live: &Arc<ArcSwap<Policy>>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Self, RunError> {
@@ -160,7 +174,7 @@ impl Doors {
             Arc::clone(live),
             core.registry.clone(),
             core.pipeline.clone(),
-            Passwords::start().map_err(start)?,
+            logins,
             Clock::System,
             Arc::new(settings.admin.clone()),
         );

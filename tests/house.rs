@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor.
-const FLOORS: [(&str, u8); 16] = [
+const FLOORS: [(&str, u8); 17] = [
     ("lib", 7),
     ("main", 6),
     ("cli", 5),
@@ -15,9 +15,10 @@ const FLOORS: [(&str, u8); 16] = [
     ("telemetry", 4),
     ("pipeline", 3),
     ("config", 3),
-    ("password", 3),
     ("pepper", 3),
+    ("login", 3),
     ("registry", 2),
+    ("password", 2),
     ("resolve", 2),
     ("clock", 1),
     ("policy", 1),

@@ -1,12 +1,18 @@
 //! The configuration file as serde reads it, and the words its JSON Schema explains it with. No logic: what a value must
 //! fulfil beyond its shape is judged in `compile`.
 
+mod issuers;
+mod listen;
+
 use std::borrow::Cow;
 use std::path::PathBuf;
 
 use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
+
+pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
+pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
 
 /// The configuration of Tollgate: one YAML file.
 ///
@@ -131,106 +137,6 @@ pub struct PepperKey {
     pub file: PathBuf,
 }
 
-/// The listeners.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Listen {
-    /// The ext_authz service that Envoy asks: exactly one of `unix` and `tcp`.
-    pub check: Check,
-    /// The admin API.
-    pub admin: AdminDoors,
-    /// Liveness, readiness and metrics.
-    pub ops: Ops,
-    /// Whether the ext_authz listener answers gRPC reflection.
-    #[serde(default)]
-    pub reflection: bool,
-}
-
-/// Where Envoy finds the ext_authz service.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Check {
-    /// A Unix socket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "UnixSocket")]
-    pub unix: Option<UnixSocket>,
-    /// A TCP address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Tcp")]
-    pub tcp: Option<Tcp>,
-}
-
-/// A Unix socket and who may open it.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UnixSocket {
-    /// The socket; a stale one is replaced.
-    pub path: PathBuf,
-    /// Its permission bits in octal, in quotes. By default "0660" for `check` and "0600" for `admin`, which can never be wider
-    /// than "0660".
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub mode: Option<String>,
-    /// The group it is given to. By default that of the process.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub group: Option<String>,
-}
-
-/// A TCP address. Off loopback it needs `tls`, or `plaintext: true` said explicitly.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tcp {
-    /// IP address and port, such as `127.0.0.1:9180`.
-    pub address: String,
-    /// Mutual TLS.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Tls")]
-    pub tls: Option<Tls>,
-    /// Whether API keys may cross the network unencrypted.
-    #[serde(default)]
-    pub plaintext: bool,
-}
-
-/// Mutual TLS, in PEM files.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Tls {
-    /// Our certificate and its chain.
-    pub cert: PathBuf,
-    /// Our private key.
-    pub key: PathBuf,
-    /// The authority that signs the certificates of our clients.
-    pub client_ca: PathBuf,
-}
-
-/// The doors of the admin API.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct AdminDoors {
-    /// For the command line. Whoever may open it is the operator.
-    pub unix: UnixSocket,
-    /// The whole API, authenticated: a loopback address and a port. By default there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub http: Option<String>,
-    /// The public-facing routes alone, authenticated, for an Envoy cluster: IP address and port. By default there is none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub through_envoy: Option<String>,
-    /// Host headers that are accepted besides `localhost` and loopback addresses.
-    #[serde(default)]
-    pub allowed_hosts: Vec<String>,
-}
-
-/// Liveness, readiness and metrics: `/live`, `/ready`, `/metrics`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Ops {
-    /// IP address and port, such as `127.0.0.1:9182`.
-    pub http: String,
-}
-
 /// Where the client's address comes from.
 #[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -330,102 +236,6 @@ pub struct Credential {
 pub enum CredentialKind {
     ApiKey,
     Jwt,
-}
-
-/// Somebody whose JSON Web Tokens are accepted.
-///
-/// In `project`, `workloads` and `permissions` a word stands for itself and `"{claim}"` for what the token says: the path to
-/// a claim, names joined by dots (`"{realm_access.roles}"`), or a JSON Pointer (`"{/https:~1~1example.com~1project}"`).
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Issuer {
-    /// What its subjects are told apart by: the caller is `<name>:<subject>`. Not `key`, `user`, `operator` or `customer`.
-    pub name: String,
-    /// The `iss` of its tokens, byte by byte.
-    pub issuer: String,
-    /// A token must be meant for one of these (`aud`).
-    #[schemars(length(min = 1))]
-    pub audience: Vec<String>,
-    /// Where its public keys are.
-    pub jwks: Jwks,
-    /// What its keys may sign with. A key whose JWK names no algorithm signs with the first of its family. By default RS256,
-    /// PS256, ES256, ES384 and EdDSA.
-    #[serde(default = "default_algorithms")]
-    #[schemars(length(min = 1))]
-    pub algorithms: Vec<SigningAlgorithm>,
-    /// The plane that its tokens stand on. Without one they reach no route.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub plane: Option<String>,
-    /// How far its clock may be off ours.
-    #[serde(default = "default_leeway")]
-    #[schemars(range(min = 0, max = 300))]
-    pub leeway_seconds: u64,
-    /// Who the token speaks of: one claim.
-    #[serde(default = "default_subject")]
-    pub subject: String,
-    /// The project that its tokens reach: a name, or a claim with one. `"*"` is every project, on an admin plane.
-    pub project: String,
-    /// The workloads that its tokens reach: names, claims with names, or `"*"` alone for all of the project.
-    pub workloads: Vec<String>,
-    /// The permissions that its tokens have: names, or claims with names (a list, or one text with spaces). Names that are not
-    /// declared mean nothing.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub permissions: Vec<String>,
-    /// The claim that names roles.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub role_claim: Option<String>,
-    /// The permissions of each role, added to `permissions`.
-    #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
-    pub roles: IndexMap<String, Vec<String>>,
-}
-
-/// The public keys of an issuer, a JWK Set: exactly one of `url` and `file`.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Jwks {
-    /// Fetched in the background, and again before it grows old or when a token names an unknown key. https, or http to this
-    /// machine.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "String")]
-    pub url: Option<String>,
-    /// Certificates (PEM) that the url is checked against, instead of the system's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathBuf")]
-    pub ca: Option<PathBuf>,
-    /// Read again every minute.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "PathBuf")]
-    pub file: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[schemars(inline)]
-pub enum SigningAlgorithm {
-    RS256,
-    RS384,
-    RS512,
-    PS256,
-    PS384,
-    PS512,
-    ES256,
-    ES384,
-    EdDSA,
-}
-
-/// Users with passwords, and the tokens that Tollgate signs for them.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Login {
-    /// The `iss` and `aud` of the tokens: a URL that names this Tollgate.
-    pub issuer: String,
-    /// The plane that users stand on.
-    pub plane: String,
-    /// How long a token lives.
-    #[serde(default = "default_lifetime")]
-    #[schemars(range(min = 60, max = 86400))]
-    pub lifetime_seconds: u64,
 }
 
 /// What the back end is told, and what no client may say.
@@ -704,21 +514,4 @@ fn default_credentials() -> Vec<Credential> {
 
 fn api_keys_alone() -> Vec<CredentialKind> {
     vec![CredentialKind::ApiKey]
-}
-
-fn default_algorithms() -> Vec<SigningAlgorithm> {
-    use SigningAlgorithm::{ES256, ES384, EdDSA, PS256, RS256};
-    vec![RS256, PS256, ES256, ES384, EdDSA]
-}
-
-fn default_leeway() -> u64 {
-    5
-}
-
-fn default_subject() -> String {
-    "{sub}".to_owned()
-}
-
-fn default_lifetime() -> u64 {
-    3600
 }

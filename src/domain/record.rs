@@ -140,6 +140,12 @@ pub struct User {
     pub version: u64,
 }
 
+impl User {
+    pub fn may_log_in(&self) -> bool {
+        !self.disabled && !self.deleted
+    }
+}
+
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User")

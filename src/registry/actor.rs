@@ -34,6 +34,11 @@ impl Actor {
         }
     }
 
+    /// What Tollgate does by itself.
+    pub fn tollgate() -> Self {
+        Self { subject: "tollgate".to_owned(), ..Self::operator() }
+    }
+
     /// `project` is a name or [`crate::domain::record::EVERY`], which only those reach who are bound to no project.
     pub(super) fn reaches(&self, project: &str) -> bool {
         self.project.as_deref().is_none_or(|own| own == project)

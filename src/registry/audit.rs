@@ -1,6 +1,8 @@
 //! The audit log: a row for every change that was made, and for every one that somebody had no right to. Never holds a
 //! secret, never changes a row.
 
+use std::sync::PoisonError;
+
 use super::actor::Actor;
 use super::{Registry, RegistryError, Result};
 use crate::domain::credential::KeyId;
@@ -49,13 +51,23 @@ impl Registry {
         Ok(self.store.audit(query).await?)
     }
 
-    /// Writes down that somebody was refused. If the store fails, the log of the process says so instead.
+    /// Writes down that somebody was refused. If the store fails, or one actor is refused too often, the log of the process
+    /// says so instead.
     pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
+        if !self.admits_refusal_of(actor) {
+            tracing::warn!(actor = actor.subject, act, target, reason, "refused again: not in the audit log");
+            return;
+        }
         let attempt = Attempt { actor, act, target: target.to_owned() };
         let row = self.row(&attempt, project, Outcome::Refused, Some(reason));
         if let Err(error) = self.apply(vec![Write::Audit(row)], &[]).await {
             tracing::error!(%error, actor = actor.subject, act, target, reason, "a refusal could not be written down");
         }
+    }
+
+    fn admits_refusal_of(&self, actor: &Actor) -> bool {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        refusals.admit(&actor.subject, self.clock.now())
     }
 
     /// Refuses, and writes down why.

@@ -1,9 +1,9 @@
 //! The end of sessions, and the keys that sign them. Never opens a session again that was ended.
 
-use super::actor::Actor;
+use super::actor::{Actor, Held};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
-use super::{Change, Registry, Result};
+use super::{Change, Registry, RegistryError, Result};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::{EVERY, EndedSession, SigningKey};
 use crate::resolve::revocation::Slots;
@@ -14,7 +14,7 @@ impl Registry {
     /// returns, no check that begins afterwards is allowed with it.
     ///
     /// # Errors
-    /// [`super::RegistryError::NotFound`] if the user is beyond the actor's reach.
+    /// [`RegistryError::NotFound`] if the user is beyond the actor's reach.
     pub async fn end_session(&self, actor: &Actor, session: EndedSession) -> Result<()> {
         check_name("session", &session.id)?;
         if !is_user_name(&session.user) {
@@ -36,8 +36,7 @@ impl Registry {
     /// Keeps another key that session tokens are signed with.
     ///
     /// # Errors
-    /// [`super::RegistryError::Conflict`] if its id is taken, [`super::RegistryError::Forbidden`] to whoever is bound to a
-    /// project.
+    /// [`RegistryError::Conflict`] if its id is taken, [`RegistryError::Forbidden`] to all but the operator.
     pub async fn create_signing_key(&self, actor: &Actor, key: SigningKey) -> Result<()> {
         check_name("id", &key.id)?;
         self.change_signing_keys(actor, "signing_key.create", &key.id, Write::CreateSigningKey(key.clone())).await
@@ -46,16 +45,19 @@ impl Registry {
     /// Removes a key that session tokens were signed with.
     ///
     /// # Errors
-    /// [`super::RegistryError::Conflict`] if it is not there, [`super::RegistryError::Forbidden`] to whoever is bound to a
-    /// project.
+    /// [`RegistryError::Conflict`] if it is not there, [`RegistryError::Forbidden`] to all but the operator.
     pub async fn delete_signing_key(&self, actor: &Actor, id: &str) -> Result<()> {
         self.change_signing_keys(actor, "signing_key.delete", id, Write::DeleteSigningKey { id: id.to_owned() }).await
     }
 
     async fn change_signing_keys(&self, actor: &Actor, act: &str, id: &str, write: Write) -> Result<()> {
         let attempt = Attempt { actor, act, target: format!("signing_key:{id}") };
-        self.demand_unbound(&attempt, Some(EVERY), "changes signing keys").await?;
+        if actor.held != Held::Everything {
+            let reason = "only the operator changes signing keys";
+            return self.refuse(&attempt, Some(EVERY), reason, RegistryError::Forbidden(reason.to_owned())).await;
+        }
         let touched = Slots::of_digests(&[self.digester.of_name("signing_key", id)]);
-        self.commit(&attempt, Change { project: None, writes: vec![write], touched, result: () }).await
+        self.commit(&attempt, Change { project: Some(EVERY.to_owned()), writes: vec![write], touched, result: () })
+            .await
     }
 }

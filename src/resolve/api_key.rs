@@ -1,4 +1,5 @@
-//! From a presented key to the digest it is looked up by. The pepper never leaves this file.
+//! What is done with the peppers: from a presented key to the digest it is looked up by, and keys for other purposes. No
+//! pepper ever leaves this file.
 
 use std::fmt;
 
@@ -6,6 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::seal::Sealer;
 use crate::domain::credential::{Digest, PresentedKey};
 use crate::domain::record::ResourceRef;
 use crate::domain::token::PresentedToken;
@@ -27,6 +29,12 @@ impl Pepper {
         let mac = keyed(&self.secret).chain_update(b"tollgate pepper check v1");
         PepperCheck { version: self.version, check: mac.finalize().into_bytes().into() }
     }
+
+    /// A key for another purpose, from which neither the pepper nor another key can be told.
+    pub(super) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        let mac = keyed(&self.secret).chain_update(b"tollgate key v1 for ").chain_update(purpose);
+        Zeroizing::new(mac.finalize().into_bytes().into())
+    }
 }
 
 impl fmt::Debug for Pepper {
@@ -37,6 +45,7 @@ impl fmt::Debug for Pepper {
 
 /// Digests keys with every pepper in use; new keys with the current one.
 pub struct Digester {
+    sealer: Sealer,
     current_version: u32,
     current: Hmac<Sha256>,
     older: Vec<Hmac<Sha256>>,
@@ -45,10 +54,16 @@ pub struct Digester {
 impl Digester {
     pub fn new(current: &Pepper, older: &[Pepper]) -> Self {
         Self {
+            sealer: Sealer::new(current, older),
             current_version: current.version,
             current: keyed(&current.secret),
             older: older.iter().map(|pepper| keyed(&pepper.secret)).collect(),
         }
+    }
+
+    /// Seals what the store must not be able to read.
+    pub fn sealer(&self) -> &Sealer {
+        &self.sealer
     }
 
     /// The version that [`Digester::current`] digests with.
@@ -79,6 +94,17 @@ impl Digester {
     /// The name of something that is not a key, such as a user or a session. `kind` is one word of ours.
     pub fn of_name(&self, kind: &str, name: &str) -> Digest {
         self.named(&[kind, " ", name])
+    }
+
+    /// What stands in a log for a subject that has an e-mail address: `user:#` and 16 hexadecimal digits. `None`: the subject
+    /// may stand there itself.
+    pub fn logged(&self, subject: &str) -> Option<String> {
+        if !subject.contains('@') {
+            return None;
+        }
+        let issuer = subject.split_once(':').map_or("", |(issuer, _)| issuer);
+        let Digest([a, b, c, d, e, f, g, h, ..]) = self.of_name("logged", subject);
+        Some(format!("{issuer}:#{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h])))
     }
 
     /// Keyed, so that a client cannot choose names that collide; the kind before the blank keeps it apart from keys.

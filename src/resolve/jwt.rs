@@ -43,8 +43,8 @@ struct Follows {
 pub enum Genuine {
     /// Somebody that another issuer speaks for.
     Other { subject: String, grant: Grant, expires_at: Timestamp },
-    /// A user of our own, if the session still stands.
-    Session(Session),
+    /// A user of our own, on this plane, if the session still stands.
+    Session(Session, Box<str>),
 }
 
 impl Issuers {
@@ -88,7 +88,7 @@ impl Issuers {
         let Some(issuer) = claimed_issuer(&claims) else { return Err(Denial::TokenIssuer.into()) };
         if let Some(login) = self.login.as_ref().filter(|login| *login.issuer == *issuer) {
             own.verify(&header, token.signed(), token.signature()).map_err(denial)?;
-            return Ok(Genuine::Session(login.session(&claims, now)?));
+            return Ok(Genuine::Session(login.session(&claims, now)?, login.plane.clone()));
         }
         let Some(follows) = self.others.iter().find(|follows| *follows.rules.issuer == *issuer) else {
             return Err(Denial::TokenIssuer.into());
@@ -99,6 +99,21 @@ impl Issuers {
         follows.verify(&header, token).await?;
         follows.genuine(&claims, now)
     }
+}
+
+/// The session of a token of our own, whether it still stands or not.
+///
+/// # Errors
+/// The [`Denial`] if it is not genuine or not valid now.
+pub fn own_session(
+    login: Option<&Login>,
+    token: &PresentedToken<'_>,
+    own: &KeySet,
+    now: Timestamp,
+) -> Result<Session, Denial> {
+    let header = read_header(&part(token.header(), Denial::TokenHeader)?)?;
+    own.verify(&header, token.signed(), token.signature()).map_err(denial)?;
+    login.ok_or(Denial::TokenIssuer)?.session(&part(token.payload(), Denial::TokenClaims)?, now)
 }
 
 impl Follows {

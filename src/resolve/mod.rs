@@ -6,7 +6,10 @@ mod grants;
 pub mod jwt;
 pub mod last_used;
 pub mod revocation;
+pub mod seal;
+pub mod signing;
 
+use std::future::Future;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -15,17 +18,18 @@ use crate::domain::credential::PresentedKey;
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
 use crate::domain::principal::{Grant, Principal};
-use crate::domain::record::{Resource, ResourceRef};
+use crate::domain::record::{EVERY, Resource, ResourceRef};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::policy::Policy;
+use crate::policy::login::Session;
 use crate::store::Store;
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use grants::Grants;
-use jwt::key_set::KeySet;
 use jwt::{Genuine, Issuers};
 use revocation::{Slots, Stamps};
+use signing::SigningKeys;
 
 /// Finds principals and resources.
 #[derive(Debug)]
@@ -37,6 +41,7 @@ pub struct Resolver {
     resources: Cache<Resource>,
     grants: Arc<Grants>,
     issuers: ArcSwap<Issuers>,
+    signing: Arc<SigningKeys>,
     sizes: Sizes,
 }
 
@@ -60,8 +65,14 @@ impl Resolver {
     pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>, sizes: Sizes) -> Self {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
+        let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester)));
         let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes));
-        Self { store, digester, stamps, keys, resources, grants: Arc::default(), issuers, sizes }
+        Self { store, digester, stamps, keys, resources, grants: Arc::default(), issuers, signing, sizes }
+    }
+
+    /// The keys that our own tokens are signed with.
+    pub fn signing(&self) -> &Arc<SigningKeys> {
+        &self.signing
     }
 
     /// Who holds this key; `None` if nobody does.
@@ -111,12 +122,36 @@ impl Resolver {
         }
         let issuers = self.issuers.load_full();
         let stamp = self.stamps.take();
-        match issuers.verify(token, &KeySet::empty(), now).await? {
+        match issuers.verify(token, &self.signing.verifying(), now).await? {
             Genuine::Other { subject, grant, expires_at } => {
                 let principal = Principal::of_subject(&subject, self.grants.share(&grant), expires_at);
                 Ok(issuers.cache.put(digest, Arc::new(principal), stamp, Slots::of_digests(&[digest])))
             }
-            Genuine::Session(_) => Err(Denial::TokenIssuer.into()),
+            Genuine::Session(session, plane) => issuers.cache.load(digest, || self.session(&session, &plane)).await,
+        }
+    }
+
+    /// Looks up whether a session still stands, and what its user may do now. One that was ended is found as revoked.
+    fn session(
+        &self,
+        session: &Session,
+        plane: &str,
+    ) -> impl Future<Output = Result<Loaded<Principal>, ResolveError>> + use<> {
+        let digests = [self.digester.of_name("user", &session.user), self.digester.of_name("session", &session.id)];
+        let (store, grants) = (self.store.clone(), Arc::clone(&self.grants));
+        let (session, plane) = (session.clone(), plane.to_owned());
+        async move {
+            let slots = Slots::of_digests(&digests);
+            let user = store.user(session.user.clone()).await?;
+            let Some(user) = user.filter(|user| !user.deleted) else { return Ok(Loaded { value: None, slots }) };
+            let every_workload = [EVERY.to_owned()];
+            let grant = Grant::new(&plane, &user.project, &every_workload, &user.permissions);
+            let grant = grants.share(&grant.map_err(|_| ResolveError::Damaged)?);
+            let subject = format!("user:{}", user.name);
+            let mut principal = Principal::of_subject(&subject, grant, session.expires_at);
+            principal.revoked =
+                user.disabled || user.sessions != session.generation || store.ended_session(session.id.clone()).await?;
+            Ok(Loaded { value: Some(Arc::new(principal)), slots })
         }
     }
 

@@ -6,8 +6,11 @@
 mod cache;
 mod changes;
 mod contract;
+mod desk;
 mod faults;
 mod file;
 mod kill;
 mod power;
+mod privilege;
+mod registry;
 mod support;

@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use redb::StorageBackend;
 use tollgate::domain::record::ApiKey;
 use tollgate::store::embedded::Embedded;
-use tollgate::store::{StoreError, Write};
+use tollgate::store::{AuditQuery, StoreError, Write};
 
-use crate::support::{Random, every_key, id, key, lock, revoked};
+use crate::support::{Random, every_key, id, key, lock, revoked, row};
 
 const CUTS: usize = 100;
 /// What a disk writes at once.
@@ -212,7 +212,7 @@ fn work(
                 (*next, key(*next), Write::CreateKey(key(*next)))
             }
         };
-        match store.apply(&[step]) {
+        match store.apply(&[step, Write::Audit(row(record.id.as_str()))]) {
             Ok(_) => acknowledged.insert(n, record),
             Err(error) => {
                 assert!(error.is_transient(), "{error}");
@@ -239,6 +239,12 @@ fn check(store: &Embedded, acknowledged: &mut BTreeMap<u64, ApiKey>, asked: &mut
     }
     if all.len() != acknowledged.len() {
         return Err("there is more than was ever asked for".to_owned());
+    }
+    // Each version of a record was written with a row of its own.
+    let rows = store.audit(&AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).unwrap();
+    let numbers = rows.iter().rev().map(|row| row.sequence);
+    if !numbers.eq(1..=all.iter().map(|key| key.version).sum()) {
+        return Err(format!("{} rows of the audit log are not one for each change", rows.len()));
     }
     Ok(())
 }

@@ -10,4 +10,5 @@ mod honest;
 mod idp;
 #[path = "../support/mint.rs"]
 mod mint;
+mod sessions;
 mod world;

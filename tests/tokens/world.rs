@@ -87,6 +87,10 @@ impl World {
         world
     }
 
+    pub fn clock(&self) -> Clock {
+        Clock::Manual(Arc::clone(&self.now))
+    }
+
     pub fn set_now(&self, seconds: u64) {
         self.now.store(seconds * 1000, Ordering::SeqCst);
     }

@@ -158,9 +158,10 @@ impl Caller {
     }
 
     /// A log line of a change that was made.
-    pub fn changed(&self, target_id: &str, project: &str) {
+    pub fn changed(&self, state: &AdminState, target_id: &str, project: &str) {
         let Actor { subject, peer, request_id, .. } = &self.actor;
         let act = self.operation.name;
+        let (subject, target_id) = (&*state.registry.logged(subject), &*state.registry.logged(target_id));
         tracing::info!(target: AUDIT, act, target_id, project, subject, peer, request_id, "admin change");
     }
 }
@@ -207,38 +208,37 @@ async fn judge(state: &AdminState, operation: &'static Operation, parts: &mut Pa
     let rules = state.rules.of(&live).map_err(IntoResponse::into_response)?;
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
     let request = attributes(parts, &peer);
-    let mut refused =
-        ApiError::forbidden("No plane is marked `admin: true`, so nobody can administer.").into_response();
-    for of_plane in &rules.by_plane {
-        let deny = match state.pipeline.decide(&of_plane.rules, &request).await {
-            Decision::Allow(allow) => {
-                let principal = allow.permit().principal().ok_or_else(|| ApiError::internal().into_response())?;
-                return Ok(Caller::of(operation, principal, &parts.extensions));
-            }
-            Decision::Deny(deny) => deny,
-        };
-        refused = refusal(&deny);
-        if deny.denial == Denial::WrongPlane {
-            continue;
-        }
-        let (reason, key_id, method) = (deny.denial.as_str(), deny.known_key_id(), request.method);
-        tracing::warn!(reason, key_id, peer = peer.0, method, "admin request denied");
-        if deny.denial == Denial::PermissionMissing
-            && let Decision::Allow(allow) = state.pipeline.decide(&of_plane.anyone, &request).await
-            && let Some(principal) = allow.permit().principal()
-        {
-            let Caller { actor, .. } = Caller::of(operation, principal, &parts.extensions);
-            write_down(state, operation, &actor, target).await;
-        }
-        return Err(refused);
+    // The plane that the credential stands on; one that stands on no admin plane is refused by any of them.
+    let mut planes = rules.by_plane.iter();
+    let Some(mut of_plane) = planes.next() else {
+        let problem = "No plane is marked `admin: true`, so no credential can administer.";
+        return Err(ApiError::forbidden(problem).into_response());
+    };
+    let mut decision = state.pipeline.decide(&of_plane.rules, &request).await;
+    while matches!(&decision, Decision::Deny(deny) if deny.denial == Denial::WrongPlane) {
+        let Some(next) = planes.next() else { break };
+        of_plane = next;
+        decision = state.pipeline.decide(&of_plane.rules, &request).await;
     }
-    tracing::warn!(
-        reason = Denial::WrongPlane.as_str(),
-        peer = peer.0,
-        method = request.method,
-        "admin request denied"
-    );
-    Err(refused)
+    match decision {
+        Decision::Allow(allow) => match allow.permit().principal() {
+            Some(principal) => Ok(Caller::of(operation, principal, &parts.extensions)),
+            None => Err(ApiError::internal().into_response()),
+        },
+        Decision::Deny(deny) => {
+            let key_id = deny.metadata().find(|(name, _)| *name == "key_id").map(|(_, id)| id);
+            let (reason, method) = (deny.denial.as_str(), request.method);
+            tracing::warn!(reason, key_id, peer = peer.0, method, "admin request denied");
+            if deny.denial == Denial::PermissionMissing
+                && let Decision::Allow(allow) = state.pipeline.decide(&of_plane.anyone, &request).await
+                && let Some(principal) = allow.permit().principal()
+            {
+                let Caller { actor, .. } = Caller::of(operation, principal, &parts.extensions);
+                write_down(state, operation, &actor, target).await;
+            }
+            Err(refusal(&deny))
+        }
+    }
 }
 
 /// Writes into the audit log that a known caller lacks the permission.
@@ -263,7 +263,7 @@ async fn target(operation: &Operation, parts: &mut Parts) -> Option<String> {
 }
 
 /// A request to the admin API, as the pipeline sees one.
-fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a> {
+pub(super) fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a> {
     // Without the content type, which would let a client choose the shape of an error.
     let headers = parts.headers.iter().filter(|(name, _)| *name != CONTENT_TYPE);
     let headers = headers.map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });

@@ -30,7 +30,7 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     let spec = spec_of(&state, &caller, asked)?;
     let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec, once).await?;
-    caller.changed(new.record.id.as_str(), &new.record.project);
+    caller.changed(&state, new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
@@ -116,7 +116,7 @@ pub async fn update(
     let UpdateKey { name, permissions, workloads, .. } = asked;
     let change = KeyChange { name, permissions, workloads, expires_at };
     let key = state.registry.update_key(&state.live.load_full(), &caller.actor, id, change, expected).await?;
-    caller.changed(id.as_str(), &key.project);
+    caller.changed(&state, id.as_str(), &key.project);
     let last_used_at = last_used(&state, &caller, id).await;
     answer(&state, &key, last_used_at)
 }
@@ -129,7 +129,7 @@ pub async fn revoke(
 ) -> Result<Response, ApiError> {
     let (id, expected) = (key_id(&path)?, if_match.optional()?);
     let revoked = state.registry.revoke_key(&caller.actor, id, expected).await?;
-    caller.changed(id.as_str(), &revoked.project);
+    caller.changed(&state, id.as_str(), &revoked.project);
     let last_used_at = last_used(&state, &caller, id).await;
     answer(&state, &revoked, last_used_at)
 }
@@ -156,13 +156,13 @@ pub async fn rotate(
         return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
     }
     let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace, expected).await?;
-    caller.changed(id.as_str(), &new.record.project);
+    caller.changed(&state, id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 
 pub async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     let new = state.registry.bootstrap(&state.live.load_full(), &caller.actor).await?;
-    caller.changed(new.record.id.as_str(), &new.record.project);
+    caller.changed(&state, new.record.id.as_str(), &new.record.project);
     shown_once(&state, &new)
 }
 

@@ -1,5 +1,5 @@
-//! The admin API: keys, users, resources and the audit log as JSON over HTTP/1.1, behind three doors. Never trusts what its listener did not
-//! prove: the socket's file mode, or a key that the pipeline allows.
+//! The admin API: keys, users, sessions, resources and the audit log as JSON over HTTP/1.1, behind three doors. Never trusts
+//! what its listener did not prove: the socket's file mode, or a credential that the pipeline allows.
 
 mod audit;
 mod grammar;
@@ -11,6 +11,7 @@ mod reply;
 mod request;
 mod resources;
 pub mod serve;
+mod session;
 mod users;
 mod whoami;
 pub mod wire;
@@ -20,7 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Extension, Request};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
@@ -29,7 +30,7 @@ use axum::routing::MethodRouter;
 
 use crate::clock::Clock;
 use crate::config;
-use crate::password::Passwords;
+use crate::login::Logins;
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
 use crate::registry::Registry;
@@ -54,7 +55,7 @@ pub struct AdminState {
     live: Arc<ArcSwap<Policy>>,
     registry: Registry,
     pipeline: Pipeline,
-    passwords: Passwords,
+    logins: Logins,
     clock: Clock,
     settings: Arc<config::Admin>,
     rules: Arc<Rules>,
@@ -65,11 +66,11 @@ impl AdminState {
         live: Arc<ArcSwap<Policy>>,
         registry: Registry,
         pipeline: Pipeline,
-        passwords: Passwords,
+        logins: Logins,
         clock: Clock,
         settings: Arc<config::Admin>,
     ) -> Self {
-        Self { live, registry, pipeline, passwords, clock, settings, rules: Arc::default() }
+        Self { live, registry, pipeline, logins, clock, settings, rules: Arc::default() }
     }
 }
 
@@ -109,7 +110,7 @@ fn finished(
         Door::Socket => router,
         Door::Http | Door::ThroughEnvoy => router.layer(from_fn_with_state(state, guard::check_host)),
     };
-    router.layer(from_fn(finish))
+    router.layer(Extension(door)).layer(from_fn(finish))
 }
 
 /// What holds for every answer: it comes in time, a panic is its own request's fault, it names the request, and nobody
@@ -130,7 +131,7 @@ async fn finish(mut request: Request, next: Next) -> Response {
         .into_response(),
     };
     let headers = response.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     if let Ok(id) = HeaderValue::from_str(&id.0) {
         headers.insert(HeaderName::from_static("x-request-id"), id);

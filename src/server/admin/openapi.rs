@@ -171,7 +171,7 @@ fn refusals(operation: &Operation) -> Vec<(u16, &'static str)> {
     let changes = operation.method != "GET";
     let all = [
         (400, "Invalid", true),
-        (401, "Unauthenticated", operation.access != Access::Public),
+        (401, "Unauthenticated", operation.access != Access::Public || operation.throttled),
         (403, "Forbidden", true),
         (404, "NotFound", operation.path_names.is_some()),
         (409, "Conflict", changes),
@@ -179,6 +179,7 @@ fn refusals(operation: &Operation) -> Vec<(u16, &'static str)> {
         (413, "TooLarge", operation.body.is_some()),
         (415, "UnsupportedMediaType", operation.body.is_some()),
         (422, "IdempotencyKeyReused", operation.repeatable),
+        (429, "TooManyAttempts", operation.throttled),
         (428, "PreconditionRequired", operation.if_match == IfMatchRule::Required),
         (500, "Internal", true),
         (503, "Unavailable", true),
@@ -218,6 +219,7 @@ fn errors(schema: &Schema) -> Value {
             None
         ),
         "PreconditionRequired": error("`PRECONDITION_REQUIRED`: `If-Match` is missing.", None),
+        "TooManyAttempts": error("`RATE_LIMITED`: too many attempts of late.", Some("Retry-After")),
         "Internal": error("`INTERNAL_ERROR`: our fault.", None),
         "Unavailable": error(
             "`UNAVAILABLE`: not now. A change may have been made all the same: look before you try again.",

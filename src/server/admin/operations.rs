@@ -41,6 +41,8 @@ pub struct Operation {
     pub query: Option<Describe>,
     pub body: Option<RequestBody>,
     pub if_match: IfMatchRule,
+    /// Whether it is refused to whoever tries too often.
+    pub throttled: bool,
     /// Whether a client may name it by an `Idempotency-Key`.
     pub repeatable: bool,
     /// The status of a success and what it carries.
@@ -88,6 +90,7 @@ impl Operation {
             query: None,
             body: None,
             if_match: IfMatchRule::None,
+            throttled: false,
             repeatable: false,
             answer: (status, SchemaGenerator::subschema_for::<Answer>),
             versioned: false,
@@ -138,6 +141,11 @@ impl Operation {
     const fn if_match(mut self, rule: IfMatchRule) -> Self {
         self.if_match = rule;
         self.versioned()
+    }
+
+    const fn throttled(mut self) -> Self {
+        self.throttled = true;
+        self
     }
 
     const fn repeatable(mut self) -> Self {

@@ -1,8 +1,10 @@
 //! How the admin API answers: JSON bodies and the one shape of its errors. Never puts a secret into an answer but the key
 //! that was just made, and never echoes a value that was sent.
 
+use std::time::Duration;
+
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -17,6 +19,8 @@ use crate::registry::RegistryError;
 #[derive(Clone, Debug, PartialEq)]
 pub struct ApiError {
     status: StatusCode,
+    /// Seconds.
+    retry_after: Option<u64>,
     error: ErrorDetail,
 }
 
@@ -34,12 +38,12 @@ struct ErrorDetail {
     /// For people: what is wrong and what to do.
     message: String,
     /// What would help, such as the field at fault or the permission that is missing; null if there is nothing to add.
-    details: Option<Map<String, Value>>,
+    details: Option<Box<Map<String, Value>>>,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, error: ErrorDetail { code, message: message.into(), details: None } }
+        Self { status, retry_after: None, error: ErrorDetail { code, message: message.into(), details: None } }
     }
 
     fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -69,6 +73,20 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "VALIDATION_ERROR", "This path does not take this method.")
     }
 
+    pub fn conflict(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "CONFLICT", message)
+    }
+
+    pub fn unauthenticated(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "AUTHENTICATION_FAILED", message)
+    }
+
+    pub fn too_many(message: impl Into<String>, retry_after: Duration) -> Self {
+        let seconds = retry_after.as_millis().div_ceil(1000).max(1);
+        let error = Self::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message);
+        Self { retry_after: Some(u64::try_from(seconds).unwrap_or(u64::MAX)), ..error }
+    }
+
     pub fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "PERMISSION_DENIED", message)
     }
@@ -83,7 +101,7 @@ impl ApiError {
     }
 
     pub fn unavailable(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message)
+        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message) }
     }
 
     pub fn internal() -> Self {
@@ -100,7 +118,7 @@ impl From<RegistryError> for ApiError {
         match error {
             RegistryError::Invalid { field, problem } => Self::invalid_field(field, &problem),
             RegistryError::NotFound(message) => Self::not_found(message),
-            RegistryError::Conflict(message) => Self::new(StatusCode::CONFLICT, "CONFLICT", message),
+            RegistryError::Conflict(message) => Self::conflict(message),
             RegistryError::Forbidden(message) => Self::forbidden(message),
             RegistryError::Stale(message) => Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message),
             RegistryError::Repeated { target } => {
@@ -118,11 +136,14 @@ impl From<RegistryError> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let Self { status, error } = self;
+        let Self { status, retry_after, error } = self;
         let body = json!(ErrorBody { error }).to_string();
         let mut response = json_response(status, body.into());
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));
         }
         response
     }
@@ -153,12 +174,17 @@ pub fn created<T: Serialize>(location: &str, value: &T, version: u64) -> Result<
     Ok(response)
 }
 
-/// A record with a secret in it: the buffer is wiped when it has been sent. `room` is at least the length of the answer,
-/// so that no copy is left behind by growing.
-pub fn secret_record<T: Serialize>(location: &str, value: &T, version: u64, room: usize) -> Result<Response, ApiError> {
+/// An answer with a secret in it: the buffer is wiped when it has been sent. `room` is at least the length of the answer, so
+/// that no copy is left behind by growing.
+pub fn secret<T: Serialize>(status: StatusCode, value: &T, room: usize) -> Result<Response, ApiError> {
     let mut body = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer(&mut *body, value).map_err(|_| ApiError::internal())?;
-    let mut response = json_response(StatusCode::CREATED, Bytes::from_owner(body).into());
+    Ok(json_response(status, Bytes::from_owner(body).into()))
+}
+
+/// A record that was just made, with a secret in it, as [`secret`].
+pub fn secret_record<T: Serialize>(location: &str, value: &T, version: u64, room: usize) -> Result<Response, ApiError> {
+    let mut response = secret(StatusCode::CREATED, value, room)?;
     name(&mut response, LOCATION, location);
     name(&mut response, ETAG, &etag(version));
     Ok(response)

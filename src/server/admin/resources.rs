@@ -54,7 +54,7 @@ pub async fn put(
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
     let spec = ResourceSpec { kind: path.kind, id: path.id, project, slug: asked.slug, owner: asked.owner };
     let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, if_match.optional()?).await?;
-    caller.changed(&resource.reference().to_string(), &resource.project);
+    caller.changed(&state, &resource.reference().to_string(), &resource.project);
     answer(&resource)
 }
 
@@ -67,7 +67,7 @@ pub async fn delete(
     registrable(&path)?;
     let expected = if_match.optional()?;
     let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, expected).await?;
-    caller.changed(&resource.reference().to_string(), &resource.project);
+    caller.changed(&state, &resource.reference().to_string(), &resource.project);
     answer(&resource)
 }
 

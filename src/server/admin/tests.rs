@@ -5,6 +5,7 @@ mod conventions;
 mod doors;
 mod keys;
 mod resources;
+mod sessions;
 mod users;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 use super::{AdminState, Door, router};
 use crate::clock::Clock;
 use crate::config::{Admin, KeyDefaults, UnixAddress};
+use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
 use crate::policy::error_body::ErrorShape;
@@ -86,8 +88,6 @@ fn policy() -> Policy {
         scheme: scheme.map(Into::into),
         kinds: Kinds::ALL,
     };
-    let login =
-        Login { issuer: "https://tollgate.test".into(), plane: "admin".into(), lifetime: Duration::from_secs(3600) };
     Policy {
         planes: vec![
             plane("data", "ik_live", false),
@@ -98,7 +98,11 @@ fn policy() -> Policy {
         permissions: vec!["run_inference".into(), "read_workloads".into()],
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
         issuers: Vec::new(),
-        login: Some(login),
+        login: Some(Login {
+            issuer: "https://api.test".into(),
+            plane: "admin".into(),
+            lifetime: Duration::from_secs(3600),
+        }),
         identity: IdentityHeaders {
             subject: Some("x-tollgate-subject".into()),
             project: None,
@@ -126,8 +130,12 @@ impl Api {
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
         let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes);
+        let policy = policy();
+        resolver.adopt(&policy);
+        let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());
-        let registry = Registry::new(store, digester, stamps, last_used, clock.clone());
+        let registry = Registry::new(store.clone(), digester, stamps, last_used, clock.clone());
+        let logins = Logins::new(store, registry.clone(), signing, Passwords::start().unwrap(), clock.clone());
         let settings = Admin {
             unix: UnixAddress { path: "/none".into(), mode: 0o600, group: None },
             http: None,
@@ -135,8 +143,8 @@ impl Api {
             allowed_hosts: vec!["api.example.com".to_owned()],
             key_defaults,
         };
-        let live = Arc::new(ArcSwap::from_pointee(policy()));
-        let state = AdminState::new(live, registry, pipeline, Passwords::start().unwrap(), clock, Arc::new(settings));
+        let live = Arc::new(ArcSwap::from_pointee(policy));
+        let state = AdminState::new(live, registry, pipeline, logins, clock, Arc::new(settings));
         Self { state, clock: time, door: Door::Socket }
     }
 
@@ -190,10 +198,11 @@ impl Api {
 }
 
 async fn answer(router: Router, request: Request<Body>) -> Answer {
+    let is_for_everybody = request.uri().path() == "/.well-known/jwks.json";
     let response = router.oneshot(request).await.unwrap();
     let (status, headers) = (response.status(), response.headers().clone());
     let bytes = to_bytes(response.into_body(), 1 << 24).await.unwrap();
-    assert_eq!(headers["cache-control"], "no-store");
+    assert!(is_for_everybody || headers["cache-control"] == "no-store");
     assert!(!headers["x-request-id"].is_empty());
     let body = if bytes.is_empty() { Value::Null } else { serde_json::from_slice(&bytes).unwrap() };
     Answer { status, headers, body }

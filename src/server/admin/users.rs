@@ -29,7 +29,7 @@ pub async fn create(
     let password_hash = hashed(&state, password).await?;
     let spec = UserSpec { name, password_hash, project, permissions };
     let user = state.registry.create_user(&state.live.load_full(), &caller.actor, spec, once).await?;
-    caller.changed(&user.name, &user.project);
+    caller.changed(&state, &user.name, &user.project);
     reply::created(&format!("{USERS}/{}", user.name), &UserBody::from(&user), user.version)
 }
 
@@ -70,7 +70,7 @@ pub async fn update(
     let UpdateUser { project, permissions, disabled } = asked;
     let change = UserChange { project, permissions, disabled };
     let user = state.registry.update_user(&state.live.load_full(), &caller.actor, name, change, expected).await?;
-    caller.changed(&user.name, &user.project);
+    caller.changed(&state, &user.name, &user.project);
     answer(&user)
 }
 
@@ -84,7 +84,7 @@ pub async fn set_password(
     let (name, expected) = (possible(&path)?, if_match.optional()?);
     let hash = hashed(&state, asked.password).await?;
     let user = state.registry.set_password(&state.live.load_full(), &caller.actor, name, hash, expected).await?;
-    caller.changed(&user.name, &user.project);
+    caller.changed(&state, &user.name, &user.project);
     answer(&user)
 }
 
@@ -96,7 +96,7 @@ pub async fn delete(
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path)?, if_match.optional()?);
     let user = state.registry.delete_user(&caller.actor, name, expected).await?;
-    caller.changed(&user.name, &user.project);
+    caller.changed(&state, &user.name, &user.project);
     answer(&user)
 }
 
@@ -113,5 +113,5 @@ fn possible(path: &UserPath) -> Result<&str, ApiError> {
 async fn hashed(state: &AdminState, Password(text): Password) -> Result<String, ApiError> {
     Passwords::check_rules(&text).map_err(|rule| ApiError::invalid_field("password", rule))?;
     let busy = |_| ApiError::unavailable("Too many passwords are being hashed: try again.");
-    state.passwords.hash(text).await.map_err(busy)
+    state.logins.passwords().hash(text).await.map_err(busy)
 }

@@ -17,6 +17,9 @@ pub const BOOTSTRAP: &str = "/api/v1/auth/bootstrap";
 pub const RESOURCES: &str = "/api/v1/resources";
 pub const USERS: &str = "/api/v1/users";
 pub const AUDIT: &str = "/api/v1/audit";
+pub const LOGIN: &str = "/api/v1/auth/login";
+pub const LOGOUT: &str = "/api/v1/auth/logout";
+pub const JWKS: &str = "/.well-known/jwks.json";
 pub const WHOAMI: &str = "/api/v1/auth/whoami";
 pub const DESCRIPTION: &str = "/openapi.json";
 

@@ -9,10 +9,10 @@ use crate::server::admin::wire::keys::{
     CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey,
 };
 use crate::server::admin::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
-use crate::server::admin::wire::session::WhoamiBody;
+use crate::server::admin::wire::session::{IssuedBody, LoginRequest, LogoutBody, WhoamiBody};
 use crate::server::admin::wire::users::{CreateUser, ListUsers, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
-use crate::server::admin::wire::{AUDIT, BOOTSTRAP, DESCRIPTION, KEYS, RESOURCES, USERS, WHOAMI};
-use crate::server::admin::{Door, audit, keys, openapi, resources, users, whoami};
+use crate::server::admin::wire::{AUDIT, BOOTSTRAP, DESCRIPTION, JWKS, KEYS, LOGIN, LOGOUT, RESOURCES, USERS, WHOAMI};
+use crate::server::admin::{Door, audit, keys, openapi, resources, session, users, whoami};
 
 const PRIVATE: &[Door] = &[Door::Socket, Door::Http];
 const EVERYWHERE: &[Door] = &[Door::Socket, Door::Http, Door::ThroughEnvoy];
@@ -29,13 +29,28 @@ const PASSWORD: &str = "/api/v1/users/{name}/password";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 20] = [
+pub static OPERATIONS: [Operation; 23] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
     Operation::new::<WhoamiBody>("session.whoami", "GET", WHOAMI, || get(whoami::show), 200)
         .by(Access::Anyone, EVERYWHERE)
         .says("Who you are", "Whom the credential belongs to, and how far it reaches."),
+    Operation::new::<IssuedBody<'static>>("session.login", "POST", LOGIN, || post(session::login), 200)
+        .by(Access::Public, EVERYWHERE)
+        .says(
+            "Log in",
+            "A token for whoever knows the password of a user. Attempts that fail are counted, for each user and from each \
+             address.",
+        )
+        .takes::<LoginRequest>()
+        .throttled(),
+    Operation::new::<LogoutBody>("session.logout", "POST", LOGOUT, || post(session::logout), 200)
+        .by(Access::Anyone, EVERYWHERE)
+        .says("Log out", "Ends the session of the token that the request carries, at once. Keys are revoked instead."),
+    Operation::new::<Value>("session.keys", "GET", JWKS, || get(session::jwks), 200)
+        .by(Access::Public, EVERYWHERE)
+        .says("The keys of our tokens", "A JWK Set, for whoever verifies tokens by themselves. Anybody may read it."),
     Operation::new::<KeyPage>("key.list", "GET", KEYS, || get(keys::list), 200)
         .by(MANAGE_KEYS, EVERYWHERE)
         .says("List keys", "The keys within your reach by id, revoked and expired ones too, without their secrets.")

@@ -1,9 +1,12 @@
-//! Who somebody is and what they log in with, as JSON.
+//! Who somebody is and what they log in with, as JSON. Never holds a secret but the password just sent and the token just
+//! made.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::server::admin::grammar::{NameOrEvery, Time};
+use super::users::Password;
+
+use crate::server::admin::grammar::{NameOrEvery, PasswordText, Time, UserName};
 
 /// Who the credential of a request belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -17,4 +20,37 @@ pub struct WhoamiBody {
     pub permissions: Vec<String>,
     #[schemars(with = "Option<Time>")]
     pub expires_at: Option<String>,
+}
+
+/// A name and its password.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LoginRequest {
+    #[schemars(with = "UserName")]
+    pub username: String,
+    #[schemars(with = "PasswordText")]
+    pub password: Password,
+}
+
+/// A token for the header `Authorization: Bearer TOKEN`.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Issued")]
+pub struct IssuedBody<'a> {
+    /// A JSON Web Token; its keys are at `/.well-known/jwks.json`.
+    pub token: &'a str,
+    #[schemars(with = "Time")]
+    pub expires_at: String,
+}
+
+impl std::fmt::Debug for IssuedBody<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "IssuedBody(…, {})", self.expires_at)
+    }
+}
+
+/// Whose session was ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Logout")]
+pub struct LogoutBody {
+    pub subject: String,
 }

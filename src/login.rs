@@ -1,0 +1,176 @@
+//! Logging in and out: a password for a token that we sign, and its end. Never says whether it was the name or the password
+//! that was wrong, and takes the same time for both.
+
+mod throttle;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+use crate::domain::decision::Denial;
+use crate::domain::name::is_user_name;
+use crate::domain::record::{EndedSession, SigningKey, User};
+use crate::domain::time::Timestamp;
+use crate::domain::token::PresentedToken;
+use crate::password::Passwords;
+use crate::policy::Policy;
+use crate::policy::login::{Login, Session};
+use crate::registry::{Actor, Registry, RegistryError};
+use crate::resolve::jwt::own_session;
+use crate::resolve::signing::SigningKeys;
+use crate::store::{Store, StoreError};
+use throttle::Throttle;
+
+/// Logs users in and out. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Logins {
+    store: Store,
+    registry: Registry,
+    signing: Arc<SigningKeys>,
+    passwords: Passwords,
+    throttle: Arc<Throttle>,
+    clock: Clock,
+}
+
+/// A token that was just made: shown once.
+#[derive(Debug)]
+pub struct Issued {
+    pub token: Zeroizing<String>,
+    pub expires_at: Timestamp,
+}
+
+/// Why nobody was logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LoginError {
+    /// The configuration has no `login`.
+    NotConfigured,
+    /// The name, the password or both are wrong, or the user is disabled.
+    Refused,
+    /// Too many attempts for this user or from this address.
+    Throttled { retry_after: Duration },
+    /// Too many passwords wait to be checked.
+    Busy,
+    /// The store cannot be reached.
+    Unavailable,
+}
+
+impl From<StoreError> for LoginError {
+    fn from(_: StoreError) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// A signing key is tried to be stored this often, while others store theirs.
+const ATTEMPTS: usize = 3;
+
+impl Logins {
+    pub fn new(
+        store: Store,
+        registry: Registry,
+        signing: Arc<SigningKeys>,
+        passwords: Passwords,
+        clock: Clock,
+    ) -> Self {
+        Self { store, registry, signing, passwords, throttle: Arc::default(), clock }
+    }
+
+    /// Who hashes passwords.
+    pub fn passwords(&self) -> &Passwords {
+        &self.passwords
+    }
+
+    /// A token for whoever knows the password. `address`: the client's, if it is known.
+    ///
+    /// # Errors
+    /// [`LoginError`]
+    pub async fn login(
+        &self,
+        policy: &Policy,
+        name: &str,
+        password: Zeroizing<String>,
+        address: Option<&str>,
+    ) -> Result<Issued, LoginError> {
+        let login = policy.login.as_ref().ok_or(LoginError::NotConfigured)?;
+        let now = self.clock.now();
+        let attempt = self.throttle.attempt(name, address, now);
+        let attempt = attempt.map_err(|retry_after| LoginError::Throttled { retry_after })?;
+        let user = match is_user_name(name) {
+            true => self.store.user(name.to_owned()).await?.filter(User::may_log_in),
+            false => None,
+        };
+        let hash = user.as_ref().map(|user| user.password_hash.clone());
+        let is_right = self.passwords.verify(password, hash).await.map_err(|_| LoginError::Busy)?;
+        let Some(user) = user.filter(|_| is_right) else { return Err(LoginError::Refused) };
+        attempt.succeeded();
+        self.issue(login, &user, now).await
+    }
+
+    async fn issue(&self, login: &Login, user: &User, now: Timestamp) -> Result<Issued, LoginError> {
+        self.renew_keys().await?;
+        let session = Session {
+            id: random_id().ok_or(LoginError::Unavailable)?,
+            user: user.name.clone(),
+            generation: user.sessions,
+            // Tokens say whole seconds.
+            expires_at: Timestamp::from_secs(now.plus(login.lifetime).as_secs()),
+        };
+        let token = self.signing.sign(login.claims(&session, now)).map_err(|_| LoginError::Unavailable)?;
+        Ok(Issued { token, expires_at: session.expires_at })
+    }
+
+    /// Ends the session of a token, whoever may be asked for another user's by `actor`.
+    ///
+    /// # Errors
+    /// [`RegistryError::Invalid`] if it is no token of ours that is valid now.
+    pub async fn logout(&self, policy: &Policy, actor: &Actor, token: &str) -> Result<(), RegistryError> {
+        let invalid = |_| RegistryError::Invalid {
+            field: "authorization",
+            problem: "only a token that `login` gave can be ended by logging out: keys are revoked".to_owned(),
+        };
+        let now = self.clock.now();
+        let token = PresentedToken::parse(token).map_err(|_| Denial::CredentialMalformed).map_err(invalid)?;
+        let session = own_session(policy.login.as_ref(), &token, &self.signing.verifying(), now).map_err(invalid)?;
+        let Session { id, user, expires_at, .. } = session;
+        self.registry.end_session(actor, EndedSession { id, user, ended_at: now, expires_at }).await
+    }
+
+    /// Our public keys, for whoever verifies our tokens without asking us.
+    pub fn jwks(&self) -> Value {
+        self.signing.jwks()
+    }
+
+    /// Makes a key if there is none or the newest has signed for long enough, and takes those away that no token needs.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]; what was known stays in force.
+    pub async fn renew_keys(&self) -> Result<(), StoreError> {
+        for _ in 0..ATTEMPTS {
+            let now = self.clock.now();
+            let Some(key) = self.signing.due(now) else { break };
+            self.store_key(key).await?;
+            self.signing.load(now).await?;
+        }
+        for id in self.signing.over() {
+            // Another replica may have been faster.
+            let _ = self.registry.delete_signing_key(&Actor::tollgate(), &id).await;
+        }
+        Ok(())
+    }
+
+    async fn store_key(&self, key: SigningKey) -> Result<(), StoreError> {
+        match self.registry.create_signing_key(&Actor::tollgate(), key).await {
+            Ok(()) | Err(RegistryError::Conflict(_)) => Ok(()),
+            Err(error) => Err(StoreError::Unavailable(error.to_string())),
+        }
+    }
+}
+
+/// 128 random bits.
+fn random_id() -> Option<String> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).ok()?;
+    Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,105 @@
+//! Logging in and out over HTTP, and the public keys of the tokens that are given. A password is wiped when it has been
+//! checked; a token leaves here once.
+
+use std::net::SocketAddr;
+
+use axum::extract::{Extension, FromRequestParts, State};
+use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+
+use super::guard::{Caller, attributes};
+use super::reply::{self, ApiError};
+use super::request::JsonBody;
+use super::serve::Peer;
+use super::wire::rfc3339;
+use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
+use super::wire::users::Password;
+use super::{AdminState, Door};
+use crate::login::LoginError;
+use crate::policy::ClientIp;
+use crate::telemetry::AUDIT;
+
+/// How long others may go on with a set of keys; a token of a newer key has them look again.
+const JWKS_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
+
+/// Where an attempt to log in comes from, if that can be known.
+pub struct ClientAddress(Option<String>);
+
+impl FromRequestParts<AdminState> for ClientAddress {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
+        let Extension(door) =
+            Extension::<Door>::from_request_parts(parts, state).await.map_err(|_| ApiError::internal())?;
+        let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
+        let address = match door {
+            Door::Socket => None,
+            Door::Http => peer.0.parse::<SocketAddr>().ok().map(|address| address.ip().to_string()),
+            // The peer is Envoy, whom all clients share.
+            Door::ThroughEnvoy => match state.live.load().client_ip {
+                ClientIp::Peer => None,
+                source => Some(source.of(&attributes(parts, &peer)).to_owned()).filter(|address| !address.is_empty()),
+            },
+        };
+        Ok(Self(address))
+    }
+}
+
+pub async fn login(
+    State(state): State<AdminState>,
+    ClientAddress(address): ClientAddress,
+    JsonBody(asked): JsonBody<LoginRequest>,
+) -> Result<Response, ApiError> {
+    let LoginRequest { username, password: Password(password) } = asked;
+    let subject = state.registry.logged(&format!("user:{username}")).into_owned();
+    let address_said = address.as_deref();
+    match state.logins.login(&state.live.load_full(), &username, password, address_said).await {
+        Ok(issued) => {
+            tracing::info!(target: AUDIT, act = "session.login", subject, address, "logged in");
+            let body = IssuedBody { token: &issued.token, expires_at: rfc3339(issued.expires_at) };
+            reply::secret(StatusCode::OK, &body, issued.token.len() + 128)
+        }
+        Err(error) => {
+            // The name is whatever somebody typed: perhaps a password.
+            tracing::warn!(reason = reason(&error), address, "a login was refused");
+            Err(refusal(&error))
+        }
+    }
+}
+
+fn reason(error: &LoginError) -> &'static str {
+    match error {
+        LoginError::NotConfigured => "not_configured",
+        LoginError::Refused => "refused",
+        LoginError::Throttled { .. } => "throttled",
+        LoginError::Busy => "busy",
+        LoginError::Unavailable => "unavailable",
+    }
+}
+
+fn refusal(error: &LoginError) -> ApiError {
+    match error {
+        LoginError::NotConfigured => ApiError::conflict("Nobody can log in here: the configuration has no `login`."),
+        LoginError::Refused => ApiError::unauthenticated("The user name or the password is not right."),
+        LoginError::Throttled { retry_after } => ApiError::too_many("Too many attempts: wait a moment.", *retry_after),
+        LoginError::Busy => ApiError::unavailable("Too many are logging in at the moment: try again."),
+        LoginError::Unavailable => ApiError::unavailable("The store cannot be reached: try again."),
+    }
+}
+
+pub async fn logout(State(state): State<AdminState>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
+    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let token = bearer.split_once(' ').map_or("", |(_, token)| token.trim());
+    state.logins.logout(&state.live.load_full(), &caller.actor, token).await?;
+    caller.changed(&state, &caller.actor.subject, caller.actor.project.as_deref().unwrap_or_default());
+    reply::record(StatusCode::OK, &LogoutBody { subject: caller.actor.subject })
+}
+
+pub async fn jwks(State(state): State<AdminState>) -> Response {
+    let body = state.logins.jwks().to_string();
+    let mut response = reply::json_response(StatusCode::OK, body.into()).into_response();
+    response.headers_mut().insert(CACHE_CONTROL, JWKS_AGE);
+    response
+}

@@ -1,0 +1,88 @@
+//! Logging in and out over the API, as a person and as somebody who guesses.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Value, json};
+
+use super::{Api, START};
+use crate::server::admin::Door;
+
+const LOGIN: &str = "/api/v1/auth/login";
+const LOGOUT: &str = "/api/v1/auth/logout";
+const WHOAMI: &str = "/api/v1/auth/whoami";
+const PASSWORD: &str = "correct horse battery staple";
+
+async fn api_with(name: &str) -> Api {
+    let api = Api::new();
+    let user = json!({"name": name, "password": PASSWORD, "project": "acme", "permissions": ["manage_keys"]});
+    let made = api.operate("POST", "/api/v1/users", user).await;
+    assert_eq!(made.status.as_u16(), 201, "{}", made.body);
+    api
+}
+
+fn credentials(name: &str, password: &str) -> Value {
+    json!({"username": name, "password": password})
+}
+
+#[tokio::test]
+async fn a_session_from_login_to_logout() {
+    for door in [Door::Http, Door::ThroughEnvoy] {
+        let api = api_with("ada").await.at(door);
+        let issued = api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await;
+        assert_eq!(issued.status.as_u16(), 200, "{}", issued.body);
+        assert_eq!(issued.body.as_object().unwrap().keys().collect::<Vec<_>>(), ["token", "expires_at"]);
+        assert_eq!(issued.text("expires_at"), "2026-11-18T12:06:40Z");
+        assert_eq!(issued.headers["cache-control"], "no-store");
+        let token = issued.text("token");
+
+        let who = api.call("GET", WHOAMI, &token, Value::Null).await;
+        assert_eq!((who.text("subject"), who.text("project")), ("user:ada".to_owned(), "acme".to_owned()));
+        assert_eq!(who.text("expires_at"), issued.text("expires_at"));
+        // A subset of what the user may do, for the user's project.
+        let key = json!({"name": "n", "plane": "admin", "workloads": ["*"], "permissions": ["manage_keys"]});
+        let made = api.call("POST", "/api/v1/auth/api-keys", &token, key.clone()).await;
+        assert_eq!((made.status.as_u16(), made.text("created_by")), (201, "user:ada".to_owned()), "{}", made.body);
+        let mut more = key;
+        more["permissions"] = json!(["manage_users"]);
+        api.call("POST", "/api/v1/auth/api-keys", &token, more).await.is(403, "PERMISSION_DENIED");
+
+        let ended = api.call("POST", LOGOUT, &token, Value::Null).await;
+        assert_eq!((ended.status.as_u16(), ended.text("subject")), (200, "user:ada".to_owned()));
+        api.call("GET", WHOAMI, &token, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
+        let (key, _) = made.key_and_id();
+        api.call("POST", LOGOUT, &key, Value::Null).await.is(400, "VALIDATION_ERROR");
+    }
+}
+
+#[tokio::test]
+async fn whoever_guesses_learns_nothing_and_has_to_wait() {
+    let api = api_with("ada").await.at(Door::Http);
+    let wrong = api.call("POST", LOGIN, "", credentials("ada", "wrong horse battery")).await;
+    wrong.is(401, "AUTHENTICATION_FAILED");
+    assert!(wrong.headers.contains_key("www-authenticate"));
+    let unknown = api.call("POST", LOGIN, "", credentials("nobody", PASSWORD)).await;
+    assert_eq!(unknown.body, wrong.body);
+    for body in [json!({}), json!({"username": "ada"}), json!({"username": "ada", "password": PASSWORD, "x": 1})] {
+        api.call("POST", LOGIN, "", body).await.is(400, "VALIDATION_ERROR");
+    }
+    for _ in 0..9 {
+        api.call("POST", LOGIN, "", credentials("ada", "wrong horse battery")).await.is(401, "AUTHENTICATION_FAILED");
+    }
+    let throttled = api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await;
+    throttled.is(429, "RATE_LIMITED");
+    assert_eq!(throttled.headers["retry-after"], "6");
+    api.clock.store(START + 6000, Ordering::Relaxed);
+    assert_eq!(api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn the_keys_of_tokens_are_public() {
+    let api = api_with("ada").await.at(Door::ThroughEnvoy);
+    api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await;
+    let keys = api.call("GET", "/.well-known/jwks.json", "", Value::Null).await;
+    assert_eq!(keys.status.as_u16(), 200);
+    assert_eq!(keys.headers["cache-control"], "public, max-age=300");
+    let key = keys.body["keys"][0].as_object().unwrap();
+    assert_eq!(key.keys().collect::<Vec<_>>(), ["kty", "crv", "use", "alg", "kid", "x"]);
+    assert_eq!((key["crv"].as_str(), key["alg"].as_str()), (Some("Ed25519"), Some("EdDSA")));
+}

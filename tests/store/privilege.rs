@@ -1,0 +1,440 @@
+//! Who may do what: every kind of actor, every act, and things of one's own, of others and of all. Whoever is refused has
+//! changed nothing, and a row of the audit log says so.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tollgate::domain::credential::KeyId;
+use tollgate::domain::record::{ApiKey, AuditEntry, EndedSession, Outcome, Resource, SigningKey, User};
+use tollgate::registry::{Actor, Expected, KeyChange, RegistryError, ResourceSpec, UserChange};
+use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
+
+use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
+use crate::support::{at, id, key_of, resource, user};
+
+const EVERYTHING: [&str; 6] = ["manage_keys", "manage_resources", "manage_users", "view_audit_logs", "run", "read"];
+
+/// In the order of the columns of [`TABLE`].
+fn actors() -> [Actor; 6] {
+    let operator =
+        Actor { peer: "admin.sock".to_owned(), request_id: "request-of-operator".to_owned(), ..Actor::operator() };
+    [
+        operator,
+        actor("root", "*", &EVERYTHING),
+        actor("few", "*", &["manage_keys", "manage_users", "run"]),
+        actor("acme", "acme", &EVERYTHING),
+        actor("beta", "beta", &EVERYTHING),
+        actor("clerk", "acme", &["manage_users", "run"]),
+    ]
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Plane, project, permissions.
+    CreateKey(&'static str, &'static str, &'static [&'static str]),
+    RenameKey(&'static str),
+    PermitKey(&'static str, &'static [&'static str]),
+    RotateKey(&'static str),
+    RevokeKey(&'static str),
+    ShowKey(&'static str),
+    ListKeys(&'static str),
+    Bootstrap,
+    /// Project, permissions.
+    CreateUser(&'static str, &'static [&'static str]),
+    PermitUser(&'static str, &'static [&'static str]),
+    MoveUser(&'static str, &'static str),
+    Disable(&'static str),
+    Enable(&'static str),
+    Password(&'static str),
+    DeleteUser(&'static str),
+    ShowUser(&'static str),
+    ListUsers(&'static str),
+    EndSession(&'static str),
+    PutResource(&'static str),
+    DeleteResource,
+    ShowResource,
+    ListResources(&'static str),
+    ReadLog(&'static str),
+    CreateSigningKey,
+    DeleteSigningKey,
+}
+
+use Act::*;
+
+/// y: done, f: forbidden, n: not found, c: a conflict, for reasons that have nothing to do with rights.
+///
+/// Keys: `acme` and `beta` of these projects may run, `reader` of acme may read, `chief` of acme may manage keys and run,
+/// `every` of all projects may run. Users: `ann` and `off` of acme, `bob` of beta and `eve` of all may run, `ada` of acme
+/// may manage keys and users, `odd` of acme may read; `off` and `odd` are disabled. Nobody and nothing is called `ghost`.
+#[rustfmt::skip]
+const TABLE: [(Act, &str); 67] = [
+    // who                                        operator root few acme beta clerk
+    (CreateKey("data", "acme", &["run"]),         "y y y y f y"),
+    (CreateKey("data", "acme", &["read"]),        "y y f y f f"),
+    (CreateKey("data", "acme", &["read", "run"]), "y y f y f f"),
+    (CreateKey("data", "beta", &["run"]),         "y y y f y f"),
+    (CreateKey("admin", "acme", &["manage_keys"]),      "y y y y f f"),
+    (CreateKey("admin", "acme", &["manage_resources"]), "y y f y f f"),
+    (CreateKey("admin", "*", &["run"]),           "y y y f f f"),
+    (CreateKey("admin", "*", &["manage_users"]),  "y y y f f f"),
+    (RenameKey("acme"),                           "y y y y n y"),
+    (RenameKey("reader"),                         "y y f y n f"),
+    (RenameKey("chief"),                          "y y y y n f"),
+    (RenameKey("every"),                          "y y y n n n"),
+    (RenameKey("beta"),                           "y y y n y n"),
+    (PermitKey("acme", &["read", "run"]),         "y y f y n f"),
+    (PermitKey("reader", &["run"]),               "y y f y n f"),
+    (PermitKey("chief", &["run"]),                "y y y y n f"),
+    (PermitKey("every", &["read"]),               "y y f n n n"),
+    (RotateKey("acme"),                           "y y y y n y"),
+    (RotateKey("reader"),                         "y y f y n f"),
+    (RotateKey("chief"),                          "y y y y n f"),
+    (RotateKey("every"),                          "y y y n n n"),
+    (RotateKey("beta"),                           "y y y n y n"),
+    (RotateKey("ghost"),                          "n n n n n n"),
+    (RevokeKey("acme"),                           "y y y y n y"),
+    (RevokeKey("reader"),                         "y y y y n y"),
+    (RevokeKey("chief"),                          "y y y y n y"),
+    (RevokeKey("every"),                          "y y y n n n"),
+    (RevokeKey("beta"),                           "y y y n y n"),
+    (RevokeKey("ghost"),                          "n n n n n n"),
+    (ShowKey("reader"),                           "y y y y n y"),
+    (ShowKey("beta"),                             "y y y n y n"),
+    (ListKeys("acme"),                            "y y y y f y"),
+    (ListKeys("*"),                               "y y y f f f"),
+    (Bootstrap,                                   "c c f f f f"),
+    (CreateUser("acme", &["run"]),                "y y y y f y"),
+    (CreateUser("acme", &["manage_users"]),       "y y y y f y"),
+    (CreateUser("acme", &["manage_keys"]),        "y y y y f f"),
+    (CreateUser("acme", &["view_audit_logs"]),    "y y f y f f"),
+    (CreateUser("beta", &["run"]),                "y y y f y f"),
+    (CreateUser("*", &["run"]),                   "y y y f f f"),
+    (PermitUser("ann", &["manage_users", "run"]), "y y y y n y"),
+    (PermitUser("ann", &["read"]),                "y y f y n f"),
+    (PermitUser("ada", &["run"]),                 "y y y y n f"),
+    (PermitUser("eve", &["manage_users"]),        "y y y n n n"),
+    (MoveUser("ann", "beta"),                     "y y y f n f"),
+    (MoveUser("ann", "*"),                        "y y y f n f"),
+    (MoveUser("bob", "acme"),                     "y y y n f n"),
+    (Disable("ann"),                              "y y y y n y"),
+    (Disable("ada"),                              "y y y y n y"),
+    (Disable("eve"),                              "y y y n n n"),
+    (Enable("off"),                               "y y y y n y"),
+    (Enable("odd"),                               "y y f y n f"),
+    (Password("ann"),                             "y y y y n y"),
+    (Password("ada"),                             "y y y y n f"),
+    (Password("eve"),                             "y y y n n n"),
+    (DeleteUser("ada"),                           "y y y y n y"),
+    (DeleteUser("bob"),                           "y y y n y n"),
+    (ShowUser("bob"),                             "y y y n y n"),
+    (ShowUser("ghost"),                           "n n n n n n"),
+    (ListUsers("beta"),                           "y y y f y f"),
+    (EndSession("ann"),                           "y y y y n y"),
+    (EndSession("eve"),                           "y y y n n n"),
+    (PutResource("acme"),                         "y y y f f f"),
+    (DeleteResource,                              "y y y f f f"),
+    (ShowResource,                                "y y y y n y"),
+    (ListResources("acme"),                       "y y y y f y"),
+    (ReadLog("acme"),                             "y y y y f y"),
+];
+
+/// What only the operator does.
+#[rustfmt::skip]
+const OPERATORS: [(Act, &str); 2] = [
+    (CreateSigningKey,                            "y f f f f f"),
+    (DeleteSigningKey,                            "y f f f f f"),
+];
+
+struct World {
+    desk: Desk,
+    keys: HashMap<&'static str, KeyId>,
+}
+
+/// All that is stored beside the log.
+#[derive(Debug, PartialEq)]
+struct Stored {
+    keys: Vec<ApiKey>,
+    users: Vec<User>,
+    resources: Vec<Resource>,
+    signing_keys: Vec<SigningKey>,
+    is_ended: bool,
+}
+
+impl World {
+    async fn new() -> Self {
+        let desk = Desk::new();
+        let mut keys = HashMap::from([("ghost", id(0))]);
+        let mut batch = vec![
+            Write::CreateSigningKey(signing_key("k-1")),
+            Write::CreateResource(resource("workload", "w-1", "acme")),
+        ];
+        for (n, (name, plane, project, permissions)) in (1..).zip([
+            ("acme", "data", "acme", &["run"][..]),
+            ("beta", "data", "beta", &["run"]),
+            ("reader", "data", "acme", &["read"]),
+            ("chief", "admin", "acme", &["manage_keys", "run"]),
+            ("every", "admin", "*", &["run"]),
+        ]) {
+            keys.insert(name, id(n));
+            batch.push(Write::CreateKey(ApiKey { permissions: names(permissions), ..key_of(n, plane, project) }));
+        }
+        for (name, project, permissions) in [
+            ("ann", "acme", &["run"][..]),
+            ("off", "acme", &["run"]),
+            ("bob", "beta", &["run"]),
+            ("eve", "*", &["run"]),
+            ("ada", "acme", &["manage_keys", "manage_users"]),
+            ("odd", "acme", &["read"]),
+        ] {
+            let disabled = matches!(name, "off" | "odd");
+            let (project, permissions) = (project.to_owned(), names(permissions));
+            batch.push(Write::CreateUser(User { project, permissions, disabled, ..user(name) }));
+        }
+        desk.store.apply(batch).await.unwrap();
+        Self { desk, keys }
+    }
+
+    async fn stored(&self) -> Stored {
+        let store = &self.desk.store;
+        Stored {
+            keys: store.keys(KeyQuery { limit: 99, ..KeyQuery::default() }).await.unwrap(),
+            users: store.users(UserQuery { limit: 99, ..UserQuery::default() }).await.unwrap(),
+            resources: store.resources(ResourceQuery { limit: 99, ..ResourceQuery::default() }).await.unwrap(),
+            signing_keys: store.signing_keys().await.unwrap(),
+            is_ended: store.ended_session("s-1".to_owned()).await.unwrap(),
+        }
+    }
+
+    /// Does it, and says what was changed, as the log names it; a read changes nothing.
+    async fn perform(&self, actor: &Actor, act: Act) -> Result<Option<String>, RegistryError> {
+        let (registry, policy, any) = (&self.desk.registry, &self.desk.policy, Expected::Any);
+        let key = |name: &str| self.keys[name];
+        let named_key = |id: KeyId| Some(format!("key:{id}"));
+        let named_user = |user: User| Some(format!("user:{}", user.name));
+        Ok(match act {
+            CreateKey(plane, project, permissions) => {
+                let new = registry.create_key(policy, actor, spec(plane, project, permissions), None).await?;
+                named_key(new.record.id)
+            }
+            RenameKey(name) => {
+                let change = KeyChange { name: Some("Another name".to_owned()), ..KeyChange::default() };
+                named_key(registry.update_key(policy, actor, key(name), change, any).await?.id)
+            }
+            PermitKey(name, permissions) => {
+                let change = KeyChange { permissions: Some(names(permissions)), ..KeyChange::default() };
+                named_key(registry.update_key(policy, actor, key(name), change, any).await?.id)
+            }
+            RotateKey(name) => {
+                let new = registry.rotate_key(policy, actor, key(name), Duration::from_secs(60), any).await?;
+                named_key(new.record.id)
+            }
+            RevokeKey(name) => named_key(registry.revoke_key(actor, key(name), any).await?.id),
+            ShowKey(name) => registry.key(actor, key(name)).await.map(|_| None)?,
+            ListKeys(project) => {
+                let query = KeyQuery { project: Some(project.to_owned()), limit: 9, ..KeyQuery::default() };
+                registry.keys(actor, query).await.map(|_| None)?
+            }
+            Bootstrap => named_key(registry.bootstrap(policy, actor).await?.record.id),
+            CreateUser(project, permissions) => {
+                named_user(registry.create_user(policy, actor, user_spec("new", project, permissions), None).await?)
+            }
+            PermitUser(name, permissions) => {
+                let change = UserChange { permissions: Some(names(permissions)), ..UserChange::default() };
+                named_user(registry.update_user(policy, actor, name, change, any).await?)
+            }
+            MoveUser(name, project) => {
+                let change = UserChange { project: Some(project.to_owned()), ..UserChange::default() };
+                named_user(registry.update_user(policy, actor, name, change, any).await?)
+            }
+            Disable(name) | Enable(name) => {
+                let disabled = Some(matches!(act, Disable(_)));
+                let change = UserChange { disabled, ..UserChange::default() };
+                named_user(registry.update_user(policy, actor, name, change, any).await?)
+            }
+            Password(name) => {
+                named_user(registry.set_password(policy, actor, name, HASH.replace('8', "9"), any).await?)
+            }
+            DeleteUser(name) => named_user(registry.delete_user(actor, name, any).await?),
+            ShowUser(name) => registry.user(actor, name).await.map(|_| None)?,
+            ListUsers(project) => {
+                let query = UserQuery { project: Some(project.to_owned()), limit: 9, ..UserQuery::default() };
+                registry.users(actor, query).await.map(|_| None)?
+            }
+            EndSession(user) => {
+                registry.end_session(actor, session(user)).await?;
+                Some("session:s-1".to_owned())
+            }
+            PutResource(project) => {
+                let spec = ResourceSpec { id: "w-2".to_owned(), ..workload(project) };
+                Some(registry.put_resource(actor, spec, false, any).await?.reference().to_string())
+            }
+            DeleteResource => {
+                Some(registry.delete_resource(actor, "workload", "w-1", any).await?.reference().to_string())
+            }
+            ShowResource => registry.resource(actor, "workload", "w-1").await.map(|_| None)?,
+            ListResources(project) => {
+                let query = ResourceQuery { project: Some(project.to_owned()), limit: 9, ..ResourceQuery::default() };
+                registry.resources(actor, query).await.map(|_| None)?
+            }
+            ReadLog(project) => {
+                let query = AuditQuery { project: Some(project.to_owned()), limit: 9, ..AuditQuery::default() };
+                registry.audit(actor, query).await.map(|_| None)?
+            }
+            CreateSigningKey => {
+                registry.create_signing_key(actor, signing_key("k-2")).await?;
+                Some("signing_key:k-2".to_owned())
+            }
+            DeleteSigningKey => {
+                registry.delete_signing_key(actor, "k-1").await?;
+                Some("signing_key:k-1".to_owned())
+            }
+        })
+    }
+
+    /// What is not as the table says.
+    async fn difference(&self, actor: &Actor, act: Act, expected: char) -> Option<String> {
+        let (stored, rows) = (self.stored().await, self.desk.log().await.len());
+        let result = self.perform(actor, act).await;
+        let log = self.desk.log().await;
+        let new = &log[..log.len() - rows];
+        let changed = self.stored().await != stored;
+        let as_expected = letter(&result) == expected
+            && match &result {
+                Ok(Some(target)) => changed && says_done(new, actor, self.name_of(act).0, target, act),
+                Ok(None) | Err(RegistryError::Conflict(_)) => !changed && new.is_empty(),
+                Err(RegistryError::NotFound(_)) if is_ghost(act) && actor.project.is_none() => {
+                    !changed && new.is_empty()
+                }
+                Err(_) => !changed && says_refused(new, actor, self.name_of(act)),
+            };
+        let told =
+            || format!("{} {act:?}: not `{expected}` but {result:?}, changed: {changed}, {new:#?}", actor.subject);
+        (!as_expected).then(told)
+    }
+
+    /// The name of an act in the log, and of what it would be done to.
+    fn name_of(&self, act: Act) -> (&'static str, String) {
+        let key = |name: &str| format!("key:{}", self.keys[name]);
+        let user = |name: &str| format!("user:{name}");
+        let project = |name: &str| format!("project:{name}");
+        match act {
+            CreateKey(_, of, _) => ("key.create", project(of)),
+            RenameKey(name) | PermitKey(name, _) => ("key.update", key(name)),
+            RotateKey(name) => ("key.rotate", key(name)),
+            RevokeKey(name) => ("key.revoke", key(name)),
+            ShowKey(name) => ("key.show", key(name)),
+            ListKeys(of) => ("key.list", project(of)),
+            Bootstrap => ("key.bootstrap", project("*")),
+            CreateUser(..) => ("user.create", user("new")),
+            PermitUser(name, _) | MoveUser(name, _) => ("user.update", user(name)),
+            Disable(name) => ("user.disable", user(name)),
+            Enable(name) => ("user.enable", user(name)),
+            Password(name) => ("user.password", user(name)),
+            DeleteUser(name) => ("user.delete", user(name)),
+            ShowUser(name) => ("user.show", user(name)),
+            ListUsers(of) => ("user.list", project(of)),
+            EndSession(_) => ("session.end", "session:s-1".to_owned()),
+            PutResource(_) => ("resource.put", "workload:w-2".to_owned()),
+            DeleteResource => ("resource.delete", "workload:w-1".to_owned()),
+            ShowResource => ("resource.show", "workload:w-1".to_owned()),
+            ListResources(of) => ("resource.list", project(of)),
+            ReadLog(of) => ("audit.list", project(of)),
+            CreateSigningKey => ("signing_key.create", "signing_key:k-2".to_owned()),
+            DeleteSigningKey => ("signing_key.delete", "signing_key:k-1".to_owned()),
+        }
+    }
+}
+
+fn workload(project: &str) -> ResourceSpec {
+    let (kind, id) = ("workload".to_owned(), "w-1".to_owned());
+    ResourceSpec { kind, id, project: project.to_owned(), ..ResourceSpec::default() }
+}
+
+fn session(user: &str) -> EndedSession {
+    EndedSession { id: "s-1".to_owned(), user: user.to_owned(), ended_at: at(1), expires_at: at(2) }
+}
+
+fn signing_key(id: &str) -> SigningKey {
+    SigningKey { id: id.to_owned(), sealed: vec![1], created_at: at(1) }
+}
+
+fn letter(result: &Result<Option<String>, RegistryError>) -> char {
+    match result {
+        Ok(_) => 'y',
+        Err(RegistryError::Forbidden(_)) => 'f',
+        Err(RegistryError::NotFound(_)) => 'n',
+        Err(RegistryError::Conflict(_)) => 'c',
+        Err(_) => '?',
+    }
+}
+
+#[tokio::test]
+async fn every_actor_does_what_they_may_and_nothing_else() {
+    let (mut wrong, mut world) = (Vec::new(), World::new().await);
+    for (act, row) in TABLE.into_iter().chain(OPERATORS) {
+        let expected: Vec<char> = row.split(' ').filter_map(|cell| cell.chars().next()).collect();
+        assert_eq!(expected.len(), actors().len(), "{act:?}");
+        for (actor, expected) in actors().iter().zip(expected) {
+            let stored = world.stored().await;
+            wrong.extend(world.difference(actor, act, expected).await);
+            if world.stored().await != stored {
+                world = World::new().await;
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn is_ghost(act: Act) -> bool {
+    matches!(act, RotateKey("ghost") | RevokeKey("ghost") | ShowUser("ghost"))
+}
+
+fn is_by(row: &AuditEntry, actor: &Actor, act: &str) -> bool {
+    row.actor == actor.subject && row.act == act && row.peer == actor.peer && row.request_id == actor.request_id
+}
+
+fn says_done(new: &[AuditEntry], actor: &Actor, name: &str, target: &str, act: Act) -> bool {
+    // A rotation is about two keys.
+    let count = if matches!(act, RotateKey(_)) { 2 } else { 1 };
+    new.len() == count
+        && new.iter().any(|row| row.target == target)
+        && new.iter().all(|row| {
+            is_by(row, actor, name) && row.outcome == Outcome::Done && row.reason.is_none() && row.project.is_some()
+        })
+}
+
+fn says_refused(new: &[AuditEntry], actor: &Actor, (name, target): (&str, String)) -> bool {
+    let [row] = new else { return false };
+    is_by(row, actor, name)
+        && row.target == target
+        && row.outcome == Outcome::Refused
+        && row.reason.as_ref().is_some_and(|reason| !reason.is_empty())
+}
+
+/// Whoever is bound to a project cannot tell what is elsewhere from what is nowhere.
+#[tokio::test]
+async fn what_is_elsewhere_looks_like_what_is_nowhere() {
+    let world = World::new().await;
+    let acme = actor("acme", "acme", &EVERYTHING);
+    let registry = &world.desk.registry;
+    for (elsewhere, nowhere) in [("beta", "ghost"), ("every", "ghost")] {
+        let (elsewhere, nowhere) = (world.keys[elsewhere], world.keys[nowhere]);
+        let errors = [
+            registry.key(&acme, elsewhere).await.unwrap_err().to_string().replace(elsewhere.as_str(), "ID"),
+            registry.key(&acme, nowhere).await.unwrap_err().to_string().replace(nowhere.as_str(), "ID"),
+        ];
+        assert_eq!(errors[0], errors[1]);
+    }
+    let errors = [
+        registry.user(&acme, "bob").await.unwrap_err().to_string().replace("bob", "NAME"),
+        registry.user(&acme, "ghost").await.unwrap_err().to_string().replace("ghost", "NAME"),
+    ];
+    assert_eq!(errors[0], errors[1]);
+    // Each was written down, as work of the same kind, and in no place where the actor could read it.
+    assert_eq!(world.desk.log().await.len(), 6);
+    let seen = registry.audit(&acme, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    assert!(seen.is_empty(), "{seen:#?}");
+    let beta = actor("beta", "beta", &EVERYTHING);
+    let seen = registry.audit(&beta, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    assert!(seen.iter().any(|row| row.actor == "key:acme" && row.target == "user:bob"), "{seen:#?}");
+}

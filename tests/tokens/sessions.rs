@@ -1,0 +1,239 @@
+//! Users who log in: what their token is good for, and everything that ends it with the next request.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tollgate::clock::Clock;
+use tollgate::domain::decision::Denial;
+use tollgate::domain::record::User;
+use tollgate::login::{Issued, LoginError, Logins};
+use tollgate::password::Passwords;
+use tollgate::registry::{Actor, Expected, Held, UserChange, UserSpec};
+use zeroize::Zeroizing;
+
+use crate::mint::SigningKey;
+use crate::world::{NOW, World};
+
+const PASSWORD: &str = "correct horse battery";
+
+struct House {
+    world: World,
+    logins: Logins,
+    clock: Clock,
+}
+
+impl House {
+    fn new() -> Self {
+        let world = World::of("login: {issuer: https://api.test, plane: admin, lifetime_seconds: 600}\n");
+        let clock = world.clock();
+        let core = &world.core;
+        let signing = Arc::clone(core.resolver.signing());
+        let passwords = Passwords::start().unwrap();
+        let logins = Logins::new(core.store.clone(), core.registry.clone(), signing, passwords, clock.clone());
+        Self { world, logins, clock }
+    }
+
+    async fn user(&self, name: &str, project: &str, permissions: &[&str]) -> User {
+        let hash = self.logins.passwords().hash(secret(PASSWORD)).await.unwrap();
+        let spec = UserSpec {
+            name: name.to_owned(),
+            password_hash: hash,
+            project: project.to_owned(),
+            permissions: permissions.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        self.world.core.registry.create_user(&self.world.policy, &Actor::operator(), spec, None).await.unwrap()
+    }
+
+    async fn login(&self, name: &str, password: &str) -> Result<Issued, LoginError> {
+        self.logins.login(&self.world.policy, name, secret(password), Some("192.0.2.1")).await
+    }
+
+    async fn token(&self, name: &str) -> String {
+        self.login(name, PASSWORD).await.unwrap().token.to_string()
+    }
+
+    async fn denial(&self, token: &str) -> Option<Denial> {
+        self.world.denial_at("/admin", token).await
+    }
+
+    async fn change(&self, name: &str, change: UserChange) -> User {
+        let registry = &self.world.core.registry;
+        registry.update_user(&self.world.policy, &Actor::operator(), name, change, Expected::Any).await.unwrap()
+    }
+}
+
+fn secret(text: &str) -> Zeroizing<String> {
+    Zeroizing::new(text.to_owned())
+}
+
+#[tokio::test]
+async fn a_login_is_good_until_it_ends() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    let issued = house.login("ada", PASSWORD).await.unwrap();
+    assert_eq!(issued.expires_at.as_secs(), NOW + 600);
+    assert!(!format!("{issued:?}").contains(&*issued.token) || issued.token.is_empty());
+    for _ in 0..2 {
+        assert_eq!(house.denial(&issued.token).await, None);
+    }
+    // On the plane of users, and on no other.
+    assert_eq!(house.world.denial_at("/data", &issued.token).await, Some(Denial::WrongPlane));
+    house.world.set_now(NOW + 599);
+    assert_eq!(house.denial(&issued.token).await, None);
+    house.world.set_now(NOW + 600);
+    assert_eq!(house.denial(&issued.token).await, Some(Denial::Expired));
+}
+
+#[tokio::test]
+async fn whoever_has_no_password_gets_no_token() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    house.user("off", "acme", &["manage_keys"]).await;
+    house.change("off", UserChange { disabled: Some(true), ..UserChange::default() }).await;
+    house.user("gone", "acme", &["manage_keys"]).await;
+    house.world.core.registry.delete_user(&Actor::operator(), "gone", Expected::Any).await.unwrap();
+    for (name, password) in [
+        ("ada", "wrong horse battery"),
+        ("ada", ""),
+        ("ADA", PASSWORD),
+        ("nobody", PASSWORD),
+        ("off", PASSWORD),
+        ("gone", PASSWORD),
+        ("gone", ""),
+        ("", ""),
+        ("a b", PASSWORD),
+        ("ada\0", PASSWORD),
+    ] {
+        assert_eq!(house.login(name, password).await.err(), Some(LoginError::Refused), "{name} {password}");
+    }
+}
+
+#[tokio::test]
+async fn guesses_are_throttled() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    for _ in 0..10 {
+        assert_eq!(house.login("ada", "guess").await.err(), Some(LoginError::Refused));
+    }
+    let wait = Duration::from_secs(6);
+    assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Throttled { retry_after: wait }));
+    house.world.set_now(NOW + 6);
+    assert!(house.login("ada", PASSWORD).await.is_ok());
+}
+
+#[tokio::test]
+async fn what_ends_a_session_ends_it_with_the_next_request() {
+    let house = House::new();
+    let (registry, policy) = (&house.world.core.registry, &house.world.policy);
+    let operator = Actor::operator();
+    for round in 0..6 {
+        let name = format!("user-{round}");
+        house.user(&name, "acme", &["manage_keys"]).await;
+        let (token, other) = (house.token(&name).await, house.token(&name).await);
+        assert_eq!((house.denial(&token).await, house.denial(&other).await), (None, None));
+        let set = |disabled| UserChange { disabled: Some(disabled), ..UserChange::default() };
+        let (denial, others) = match round {
+            0 => {
+                let own = Actor { subject: format!("user:{name}"), held: Held::Only(vec![]), ..Actor::operator() };
+                house.logins.logout(policy, &own, &token).await.unwrap();
+                (Some(Denial::RevokedUnauthenticated), None)
+            }
+            1 => {
+                house.change(&name, set(true)).await;
+                (Some(Denial::RevokedUnauthenticated), Some(Denial::RevokedUnauthenticated))
+            }
+            2 => {
+                // Enabled again, the old sessions stay ended.
+                house.change(&name, set(true)).await;
+                house.change(&name, set(false)).await;
+                (Some(Denial::RevokedUnauthenticated), Some(Denial::RevokedUnauthenticated))
+            }
+            3 => {
+                let hash = house.logins.passwords().hash(secret("another password")).await.unwrap();
+                registry.set_password(policy, &operator, &name, hash, Expected::Any).await.unwrap();
+                (Some(Denial::RevokedUnauthenticated), Some(Denial::RevokedUnauthenticated))
+            }
+            4 => {
+                registry.delete_user(&operator, &name, Expected::Any).await.unwrap();
+                assert_eq!(house.denial(&token).await, Some(Denial::CredentialUnknown));
+                // Made anew under the same name: another person.
+                house.user(&name, "acme", &["manage_keys"]).await;
+                (Some(Denial::RevokedUnauthenticated), Some(Denial::RevokedUnauthenticated))
+            }
+            _ => {
+                let permissions = Some(vec!["manage_resources".to_owned()]);
+                house.change(&name, UserChange { permissions, ..UserChange::default() }).await;
+                (Some(Denial::PermissionMissing), Some(Denial::PermissionMissing))
+            }
+        };
+        assert_eq!((house.denial(&token).await, house.denial(&other).await), (denial, others), "{round}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_logs_out_another_one() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    let token = house.token("ada").await;
+    let stranger = Actor {
+        subject: "user:bob".to_owned(),
+        project: Some("beta".to_owned()),
+        held: Held::Only(Vec::new()),
+        ..Actor::operator()
+    };
+    assert!(house.logins.logout(&house.world.policy, &stranger, &token).await.is_err());
+    assert_eq!(house.denial(&token).await, None);
+    for no_session in ["", "x", "a.b.c", &SigningKey::generate("k", "EdDSA").token(&json!({"iss": "https://api.test"}))]
+    {
+        assert!(
+            house.logins.logout(&house.world.policy, &Actor::operator(), no_session).await.is_err(),
+            "{no_session}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_token_of_ours_is_signed_by_us() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    let token = house.token("ada").await;
+    let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+    let kid = house.logins.jwks()["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let stranger = SigningKey::generate(&kid, "EdDSA");
+    use base64::Engine as _;
+    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
+    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    assert_eq!(house.denial(&stranger.token(&claims)).await, Some(Denial::TokenSignature));
+    let root = claims.to_string().replace("\"ada\"", "\"root\"");
+    let root = crate::mint::encoded(root.as_bytes());
+    assert_eq!(house.denial(&format!("{header}.{root}.{signature}")).await, Some(Denial::TokenSignature));
+    let unknown = SigningKey::generate("unknown", "EdDSA");
+    assert_eq!(house.denial(&unknown.token(&claims)).await, Some(Denial::TokenKey));
+}
+
+#[tokio::test]
+async fn keys_are_replaced_and_the_old_ones_verify_for_a_while() {
+    const DAY: u64 = 24 * 3600;
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    let keys = || house.logins.jwks()["keys"].as_array().unwrap().len();
+    assert_eq!(keys(), 0);
+    house.token("ada").await;
+    assert_eq!(keys(), 1);
+    house.world.set_now(NOW + 30 * DAY - 300);
+    let last_of_the_first = house.token("ada").await;
+    assert_eq!(keys(), 1);
+    house.world.set_now(NOW + 30 * DAY);
+    let first_of_the_second = house.token("ada").await;
+    assert_eq!(keys(), 2);
+    for token in [&last_of_the_first, &first_of_the_second] {
+        assert_eq!(house.denial(token).await, None);
+    }
+    // No token needs the first one any more.
+    house.world.set_now(NOW + 33 * DAY);
+    house.world.core.resolver.signing().load(house.clock.now()).await.unwrap();
+    assert_eq!(keys(), 1);
+    house.logins.renew_keys().await.unwrap();
+    assert_eq!(house.world.core.store.signing_keys().await.unwrap().len(), 1);
+}

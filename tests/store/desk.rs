@@ -8,6 +8,7 @@ use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::record::{AuditEntry, User};
 use tollgate::policy::Policy;
+use tollgate::policy::login::Login;
 use tollgate::registry::{Actor, Held, KeySpec, NewKey, Registry, RegistryError, UserSpec};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::last_used::LastUsed;
@@ -52,7 +53,11 @@ impl Desk {
 
     /// The plane of users; `None`: nobody can log in.
     pub fn users_stand_on(&mut self, plane: Option<&str>) {
-        self.policy.login_plane = plane.and_then(|plane| self.policy.plane_named(plane));
+        self.policy.login = plane.map(|plane| Login {
+            issuer: "https://api.test".into(),
+            plane: plane.into(),
+            lifetime: Duration::from_secs(3600),
+        });
     }
 
     pub fn pass(&self, time: Duration) {

@@ -18,10 +18,11 @@ const QUEUE: usize = 32;
 const MAX_THREADS: usize = 4;
 /// The least priority that there is: 19 (`nice`).
 const NICENESS: i32 = 19;
+// In characters, as the description of the API counts.
 const MIN_LENGTH: usize = 12;
 const MAX_LENGTH: usize = 256;
 /// What a person is told when a password does not fit.
-pub const PASSWORD_RULE: &str = "12 to 256 bytes";
+pub const PASSWORD_RULE: &str = "12 to 256 characters";
 
 /// What is compared with where there is no user, so that it takes the same time: nobody knows a password for it.
 static NOBODY: LazyLock<Option<String>> = LazyLock::new(|| {
@@ -91,7 +92,7 @@ impl Passwords {
     /// # Errors
     /// [`PASSWORD_RULE`]
     pub fn check_rules(password: &str) -> Result<(), &'static str> {
-        if (MIN_LENGTH..=MAX_LENGTH).contains(&password.len()) { Ok(()) } else { Err(PASSWORD_RULE) }
+        if (MIN_LENGTH..=MAX_LENGTH).contains(&password.chars().count()) { Ok(()) } else { Err(PASSWORD_RULE) }
     }
 
     /// The hash of a new password, as a PHC string. Whoever asks has been authenticated.
@@ -244,7 +245,9 @@ mod tests {
     #[test]
     fn lengths_are_bounded() {
         for (length, good) in [(0, false), (11, false), (12, true), (256, true), (257, false)] {
-            assert_eq!(Passwords::check_rules(&"x".repeat(length)).is_ok(), good, "{length}");
+            for text in ["x", "ä"] {
+                assert_eq!(Passwords::check_rules(&text.repeat(length)).is_ok(), good, "{length}");
+            }
         }
     }
 }

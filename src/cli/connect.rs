@@ -19,7 +19,7 @@ const DEFAULT_SOCKET: &str = "/run/tollgate/admin.sock";
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct ConnectArgs {
-    /// The admin socket of the server [env: TOLLGATE_SOCKET; then the configuration file; then
+    /// The admin socket of the server [env: TOLLGATE_SOCKET; then your login; then the configuration file; then
     /// /run/tollgate/admin.sock]
     #[arg(long, value_name = "PATH", global = true, conflicts_with = "url", help_heading = "Connection")]
     socket: Option<PathBuf>,

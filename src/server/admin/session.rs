@@ -1,51 +1,24 @@
 //! Logging in and out over HTTP, and the public keys of the tokens that are given. A password is wiped when it has been
 //! checked; a token leaves here once.
 
-use std::net::SocketAddr;
-
-use axum::extract::{Extension, FromRequestParts, State};
+use axum::extract::State;
 use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::guard::{Caller, attributes};
+use super::AdminState;
+use super::client::ClientAddress;
+use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::JsonBody;
-use super::serve::Peer;
 use super::wire::rfc3339;
 use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
 use super::wire::users::Password;
-use super::{AdminState, Door};
 use crate::login::LoginError;
-use crate::policy::ClientIp;
 use crate::telemetry::AUDIT;
 
 /// How long others may go on with a set of keys; a token of a newer key has them look again.
 const JWKS_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
-
-/// Where an attempt to log in comes from, if that can be known.
-pub struct ClientAddress(Option<String>);
-
-impl FromRequestParts<AdminState> for ClientAddress {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
-        let Extension(door) =
-            Extension::<Door>::from_request_parts(parts, state).await.map_err(|_| ApiError::internal())?;
-        let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
-        let address = match door {
-            Door::Socket => None,
-            Door::Http => peer.0.parse::<SocketAddr>().ok().map(|address| address.ip().to_string()),
-            // The peer is Envoy, whom all clients share.
-            Door::ThroughEnvoy => match state.live.load().client_ip {
-                ClientIp::Peer => None,
-                source => Some(source.of(&attributes(parts, &peer)).to_owned()).filter(|address| !address.is_empty()),
-            },
-        };
-        Ok(Self(address))
-    }
-}
 
 pub async fn login(
     State(state): State<AdminState>,

@@ -3,10 +3,12 @@
 
 mod throttle;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
@@ -32,6 +34,8 @@ pub struct Logins {
     signing: Arc<SigningKeys>,
     passwords: Passwords,
     throttle: Arc<Throttle>,
+    /// Held while signing keys are made, so that none is lost.
+    renewing: Arc<Mutex<()>>,
     clock: Clock,
 }
 
@@ -74,7 +78,7 @@ impl Logins {
         passwords: Passwords,
         clock: Clock,
     ) -> Self {
-        Self { store, registry, signing, passwords, throttle: Arc::default(), clock }
+        Self { store, registry, signing, passwords, throttle: Arc::default(), renewing: Arc::default(), clock }
     }
 
     /// Who hashes passwords.
@@ -91,7 +95,7 @@ impl Logins {
         policy: &Policy,
         name: &str,
         password: Zeroizing<String>,
-        address: Option<&str>,
+        address: Option<IpAddr>,
     ) -> Result<Issued, LoginError> {
         let login = policy.login.as_ref().ok_or(LoginError::NotConfigured)?;
         let now = self.clock.now();
@@ -102,10 +106,14 @@ impl Logins {
             false => None,
         };
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let lane = if attempt.is_known() { Lane::Known } else { Lane::Anyone };
+        let is_known = user.as_ref().is_some_and(|user| attempt.is_known(user.sessions));
+        let lane = if is_known { Lane::Known } else { Lane::Anyone };
         let is_right = self.passwords.verify(lane, password, hash).await.map_err(|_| LoginError::Busy)?;
-        let Some(user) = user.filter(|_| is_right) else { return Err(LoginError::Refused) };
-        self.throttle.succeeded(attempt);
+        let Some(user) = user.filter(|_| is_right) else {
+            attempt.failed();
+            return Err(LoginError::Refused);
+        };
+        self.throttle.succeeded(attempt, user.sessions);
         self.issue(login, &user, now).await
     }
 
@@ -148,6 +156,7 @@ impl Logins {
     /// # Errors
     /// [`StoreError::Unavailable`]; what was known stays in force.
     pub async fn renew_keys(&self) -> Result<(), StoreError> {
+        let _alone = self.renewing.lock().await;
         for _ in 0..ATTEMPTS {
             let now = self.clock.now();
             let Some(key) = self.signing.due(now) else { break };

@@ -60,7 +60,25 @@ struct Queue {
 struct Jobs {
     known: VecDeque<Job>,
     anyone: VecDeque<Job>,
+    /// Jobs of the known that were taken since one of anyone's was.
+    streak: u32,
     closed: bool,
+}
+
+/// So many jobs of the known go before one of anyone's.
+const STREAK: u32 = 3;
+
+impl Jobs {
+    fn take(&mut self) -> Option<Job> {
+        if (self.streak < STREAK || self.anyone.is_empty())
+            && let Some(job) = self.known.pop_front()
+        {
+            self.streak += 1;
+            return Some(job);
+        }
+        self.streak = 0;
+        self.anyone.pop_front().or_else(|| self.known.pop_front())
+    }
 }
 
 /// Closes the queue when it is dropped.
@@ -146,7 +164,7 @@ impl Queue {
     fn next(&self) -> Option<Job> {
         let mut jobs = self.lock();
         loop {
-            let next = jobs.known.pop_front().or_else(|| jobs.anyone.pop_front());
+            let next = jobs.take();
             if next.is_some() || jobs.closed {
                 return next;
             }
@@ -168,8 +186,10 @@ fn work(queue: &Queue) {
         tracing::warn!(%error, "passwords are hashed at the priority of checks");
     }
     while let Some(job) = queue.next() {
-        // Whoever asked may have gone away: then there is nobody to tell.
+        // Whoever asked may have gone away: then there is nothing to do, or nobody to tell.
         match job {
+            Job::Hash { done, .. } if done.is_closed() => {}
+            Job::Verify { done, .. } if done.is_closed() => {}
             Job::Hash { password, done } => {
                 let _ = done.send(hash_of(password.as_bytes()));
             }

@@ -276,6 +276,7 @@ fn log_allowed(policy: &Policy, allow: &Allow<'_>, request: &Attributes<'_>, ela
     tracing::info!(
         decision = "allow",
         route = &*permit.route().name,
+        subject = allow.logged_subject(),
         key_id = permit.principal().and_then(Principal::key_id),
         project = permit.project(),
         workload = permit.workload(),

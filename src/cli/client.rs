@@ -191,7 +191,7 @@ fn refusal(status: u16, answer: &Value) -> Failure {
         400..500 => Exit::Refused,
         _ => Exit::Failed,
     };
-    Failure::new(exit, text)
+    Failure { status: Some(status), ..Failure::new(exit, text) }
 }
 
 async fn tls(

@@ -11,7 +11,7 @@ use super::connect::{ConnectArgs, Proof, Target, safe_url, target};
 use super::keys::read;
 use super::output::{self, Format, fields, json, note};
 use super::session::{self, Session, Token};
-use super::{Exit, Failure, prompt};
+use super::{Failure, prompt};
 use crate::server::admin::wire::session::{LoginRequest, WhoamiBody};
 use crate::server::admin::wire::users::Password;
 use crate::server::admin::wire::{LOGIN, LOGOUT, WHOAMI};
@@ -86,7 +86,7 @@ pub async fn logout() -> Result<(), Failure> {
         match target.call(Method::POST, LOGOUT, None).await {
             Ok(_) => {}
             // It is over there already.
-            Err(refused) if refused.exit == Exit::Refused => {}
+            Err(refused) if refused.status == Some(401) => {}
             Err(failure) => {
                 let hint = format!("you are still logged in, until {} at the latest", session.expires_at);
                 return Err(Failure::new(failure.exit, format!("{failure}; {hint}")));

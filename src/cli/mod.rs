@@ -140,11 +140,13 @@ impl From<Exit> for ExitCode {
 pub struct Failure {
     pub exit: Exit,
     pub message: String,
+    /// Of the server's answer, if there was one.
+    pub status: Option<u16>,
 }
 
 impl Failure {
     pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
+        Self { exit, message: message.into(), status: None }
     }
 
     pub fn usage(message: impl Into<String>) -> Self {

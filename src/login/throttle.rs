@@ -1,8 +1,9 @@
-//! How often somebody may try to log in: for each user and from each address. Whoever has logged in from an address before is
-//! known there, and what strangers do elsewhere does not keep them out. Never remembers a password, and never grows without
-//! bound.
+//! How often somebody may try to log in: for each user, from each address, and for each user from each address. Whoever has
+//! logged in from an address before is known there, and what strangers do elsewhere does not keep them out. Never remembers
+//! a password, and never grows without bound.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -10,17 +11,22 @@ use moka::sync::Cache;
 
 use crate::domain::time::Timestamp;
 
-/// Failed attempts in a row, and how long each takes to be forgotten.
+/// Attempts in a row, and how long each takes to be forgotten.
 #[derive(Clone, Copy)]
 struct Allowance {
     burst: u32,
     each: Duration,
 }
 
-/// For one user, from wherever; and for one user from an address where they are known.
-const USER: Allowance = Allowance { burst: 10, each: Duration::from_secs(6) };
-/// From one address, for whomever: many users may share it.
+/// Failures for one user from one address.
+const PAIR: Allowance = Allowance { burst: 10, each: Duration::from_secs(6) };
+/// Failures for one user from wherever they are not known: far more than one address may have, so that nobody can lock a user
+/// out by themselves.
+const USER: Allowance = Allowance { burst: 100, each: Duration::from_secs(6) };
+/// Failures from one address for whomever: many users may share it.
 const ADDRESS: Allowance = Allowance { burst: 50, each: Duration::from_secs(1) };
+/// Successes of one user: a program that logs in for each request is told so.
+const SUCCESSES: Allowance = Allowance { burst: 60, each: Duration::from_secs(1) };
 /// Users and addresses that are remembered, and pairs of them.
 const CAPACITY: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
@@ -31,20 +37,29 @@ const MAX_NAME: usize = 64;
 /// Attempts of late.
 pub struct Throttle {
     buckets: Cache<String, Arc<Bucket>>,
-    /// Users, each with an address that they have logged in from.
-    known: Cache<(String, String), ()>,
+    /// Users, each with an address that they have logged in from and their generation of sessions then.
+    known: Cache<(String, IpAddr), u64>,
 }
 
 /// When all attempts will be forgotten, by the generic cell rate algorithm.
 #[derive(Default)]
 struct Bucket(Mutex<Timestamp>);
 
-/// An attempt that may be made. It counts as failed until it is said to have succeeded.
+/// An attempt that may be made. It counts for nothing unless it is said to have failed or succeeded.
 pub struct Attempt {
-    user: String,
-    address: Option<String>,
-    is_known: bool,
-    charged: Vec<(Arc<Bucket>, Allowance)>,
+    pair: (String, Option<IpAddr>),
+    known: Option<u64>,
+    /// For failures.
+    charged: Vec<Charge>,
+    /// For successes.
+    success: Option<Charge>,
+}
+
+/// Given back when it is dropped.
+struct Charge {
+    bucket: Arc<Bucket>,
+    allowance: Allowance,
+    counts: bool,
 }
 
 impl Default for Throttle {
@@ -56,48 +71,70 @@ impl Default for Throttle {
 
 impl Throttle {
     /// Whether an attempt may be made now; if not, when.
-    pub fn attempt(&self, user: &str, address: Option<&str>, now: Timestamp) -> Result<Attempt, Duration> {
+    pub fn attempt(&self, user: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Attempt, Duration> {
         let user: String = user.chars().take(MAX_NAME).collect();
-        let pair = address.map(|address| (user.clone(), address.to_owned()));
-        let is_known = pair.as_ref().is_some_and(|pair| self.known.contains_key(pair));
-        let charges = match (&pair, is_known) {
-            (Some((user, address)), true) => vec![(format!("known {user} {address}"), USER)],
-            (Some((user, address)), false) => {
-                vec![(format!("address {address}"), ADDRESS), (format!("user {user}"), USER)]
-            }
-            (None, _) => vec![(format!("user {user}"), USER)],
+        let address = address.map(network);
+        let known = address.and_then(|address| self.known.get(&(user.clone(), address)));
+        let charges = match (address, known) {
+            (Some(address), Some(_)) => vec![(format!("known {address} {user}"), PAIR)],
+            (Some(address), None) => vec![
+                (format!("address {address}"), ADDRESS),
+                (format!("pair {address} {user}"), PAIR),
+                (format!("user {user}"), USER),
+            ],
+            (None, _) => vec![(format!("user {user}"), PAIR)],
         };
-        let mut attempt = Attempt { user, address: pair.map(|(_, address)| address), is_known, charged: Vec::new() };
-        for (name, allowance) in charges {
-            let bucket = self.buckets.get_with(name, Arc::default);
-            if let Err(wait) = bucket.take(allowance, now) {
-                attempt.take_back();
-                return Err(wait);
-            }
-            attempt.charged.push((bucket, allowance));
-        }
-        Ok(attempt)
+        // What was charged before a refusal is given back by itself.
+        let charged: Result<Vec<Charge>, Duration> =
+            charges.into_iter().map(|(name, allowance)| self.charge(name, allowance, now)).collect();
+        let (charged, success) = (charged?, self.charge(format!("success {user}"), SUCCESSES, now)?);
+        Ok(Attempt { pair: (user, address), known, charged, success: Some(success) })
     }
 
-    /// The attempt does not count, and the user is known where it came from.
-    pub fn succeeded(&self, attempt: Attempt) {
-        attempt.take_back();
-        if let Some(address) = attempt.address {
-            self.known.insert((attempt.user, address), ());
+    fn charge(&self, name: String, allowance: Allowance, now: Timestamp) -> Result<Charge, Duration> {
+        let bucket = self.buckets.get_with(name, Arc::default);
+        bucket.take(allowance, now)?;
+        Ok(Charge { bucket, allowance, counts: false })
+    }
+
+    /// The user is known from now on where the attempt came from, while their generation of sessions is this one.
+    pub fn succeeded(&self, mut attempt: Attempt, generation: u64) {
+        if let Some(success) = &mut attempt.success {
+            success.counts = true;
+        }
+        if let (user, Some(address)) = &attempt.pair {
+            self.known.insert((user.clone(), *address), generation);
         }
     }
 }
 
 impl Attempt {
-    /// Whether this user has logged in from this address before.
-    pub fn is_known(&self) -> bool {
-        self.is_known
+    /// Whether this user has logged in from this address before, and nothing has ended their sessions since.
+    pub fn is_known(&self, generation: u64) -> bool {
+        self.known == Some(generation)
     }
 
-    fn take_back(&self) {
-        for (bucket, allowance) in &self.charged {
-            bucket.put_back(*allowance);
+    pub fn failed(mut self) {
+        self.charged.iter_mut().for_each(|charge| charge.counts = true);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if !self.counts {
+            self.bucket.put_back(self.allowance);
         }
+    }
+}
+
+/// What one client has of addresses: of IPv6 a whole /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+        address => address,
     }
 }
 
@@ -136,70 +173,100 @@ mod tests {
         NOW.plus(Duration::from_secs(seconds))
     }
 
-    #[test]
-    fn a_user_is_tried_ten_times_and_then_once_in_six_seconds() {
-        let throttle = Throttle::default();
-        for _ in 0..10 {
-            assert!(throttle.attempt("ada", None, NOW).is_ok());
-        }
-        assert_eq!(throttle.attempt("ada", None, NOW).err(), Some(Duration::from_secs(6)));
-        assert!(throttle.attempt("bob", None, NOW).is_ok(), "another user");
-        assert_eq!(throttle.attempt("ada", None, at(5)).err(), Some(Duration::from_secs(1)));
-        assert!(throttle.attempt("ada", None, at(6)).is_ok());
-        assert!(throttle.attempt("ada", None, at(6)).is_err());
-        for _ in 0..10 {
-            assert!(throttle.attempt("ada", None, at(600)).is_ok());
-        }
-        assert!(throttle.attempt("ada", None, at(600)).is_err());
+    fn home() -> Option<IpAddr> {
+        "192.0.2.1".parse().ok()
+    }
+
+    fn elsewhere(n: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([198, 51, 100, n]))
+    }
+
+    fn fail(throttle: &Throttle, user: &str, address: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+        throttle.attempt(user, address, now).map(Attempt::failed)
     }
 
     #[test]
-    fn what_succeeded_is_not_counted() {
+    fn a_user_is_tried_ten_times_from_one_place_and_then_once_in_six_seconds() {
+        for address in [None, home()] {
+            let throttle = Throttle::default();
+            let fail = |user: &str, now| fail(&throttle, user, address, now);
+            for _ in 0..10 {
+                assert_eq!(fail("ada", NOW), Ok(()));
+            }
+            assert_eq!(fail("ada", NOW), Err(Duration::from_secs(6)));
+            assert_eq!(fail("bob", NOW), Ok(()), "another user");
+            assert_eq!(fail("ada", at(5)), Err(Duration::from_secs(1)));
+            assert_eq!(fail("ada", at(6)), Ok(()));
+            assert!(fail("ada", at(6)).is_err());
+            for _ in 0..10 {
+                assert_eq!(fail("ada", at(600)), Ok(()));
+            }
+            assert!(fail("ada", at(600)).is_err());
+        }
+    }
+
+    #[test]
+    fn what_neither_failed_nor_succeeded_counts_for_nothing() {
         let throttle = Throttle::default();
         for _ in 0..1000 {
-            throttle.succeeded(throttle.attempt("ada", None, NOW).unwrap());
+            drop(throttle.attempt("ada", home(), NOW).unwrap());
         }
         for n in 0..50 {
-            assert!(throttle.attempt(&format!("user-{n}"), Some("192.0.2.1"), NOW).is_ok());
+            assert_eq!(fail(&throttle, &format!("user-{n}"), home(), NOW), Ok(()));
         }
         // The address is full; the user is not charged for that.
-        for _ in 0..100 {
-            assert!(throttle.attempt("ada", Some("192.0.2.1"), NOW).is_err());
+        for _ in 0..1000 {
+            assert!(fail(&throttle, "ada", home(), NOW).is_err());
         }
-        for _ in 0..10 {
-            assert!(throttle.attempt("ada", Some("192.0.2.2"), NOW).is_ok());
-        }
-        // And here the user is, for which the address is not charged.
-        for _ in 0..100 {
-            assert!(throttle.attempt("ada", Some("192.0.2.3"), NOW).is_err());
-        }
-        assert!(throttle.attempt("bob", Some("192.0.2.3"), NOW).is_ok());
+        assert_eq!(fail(&throttle, "ada", elsewhere(1), NOW), Ok(()));
     }
 
     #[test]
-    fn long_names_are_one_user() {
+    fn nobody_locks_a_user_out_alone() {
+        let throttle = Throttle::default();
+        for _ in 0..1000 {
+            let _ = fail(&throttle, "ada", elsewhere(1), NOW);
+        }
+        assert_eq!(fail(&throttle, "ada", home(), NOW), Ok(()));
+        // Many can, but for where the user is known.
+        throttle.succeeded(throttle.attempt("ada", home(), NOW).unwrap(), 1);
+        for n in 0..200 {
+            let _ = fail(&throttle, "ada", elsewhere(n), NOW);
+            let _ = fail(&throttle, &format!("user-{n}"), home(), NOW);
+        }
+        assert!(fail(&throttle, "ada", elsewhere(250), NOW).is_err());
+        let known = throttle.attempt("ada", home(), NOW).unwrap();
+        assert!(known.is_known(1) && !known.is_known(2), "not after their sessions were ended");
+        known.failed();
+        for _ in 0..9 {
+            assert_eq!(fail(&throttle, "ada", home(), NOW), Ok(()));
+        }
+        assert!(fail(&throttle, "ada", home(), NOW).is_err(), "not without end there either");
+    }
+
+    #[test]
+    fn successes_have_a_bound_too() {
+        let throttle = Throttle::default();
+        for _ in 0..60 {
+            throttle.succeeded(throttle.attempt("ci", home(), NOW).unwrap(), 1);
+        }
+        assert_eq!(throttle.attempt("ci", home(), NOW).err(), Some(Duration::from_secs(1)));
+        assert!(throttle.attempt("ci", home(), at(1)).is_ok());
+    }
+
+    #[test]
+    fn long_names_are_one_user_and_a_network_is_one_address() {
         let throttle = Throttle::default();
         for n in 0..10 {
-            assert!(throttle.attempt(&format!("{}{n}", "x".repeat(64)), None, NOW).is_ok());
+            assert_eq!(fail(&throttle, &format!("{}{n}", "x".repeat(64)), None, NOW), Ok(()));
         }
-        assert!(throttle.attempt(&"x".repeat(65), None, NOW).is_err());
-    }
-
-    #[test]
-    fn whoever_is_known_at_an_address_is_not_kept_out_by_strangers() {
-        let throttle = Throttle::default();
-        throttle.succeeded(throttle.attempt("ada", Some("192.0.2.1"), NOW).unwrap());
-        for n in 0..200 {
-            let _ = throttle.attempt("ada", Some(&format!("198.51.100.{n}")), NOW);
-            let _ = throttle.attempt(&format!("user-{n}"), Some("192.0.2.1"), NOW);
+        assert!(fail(&throttle, &"x".repeat(65), None, NOW).is_err());
+        let address = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 0, n, n, n, n]));
+        for n in 0..10 {
+            assert_eq!(fail(&throttle, "ada", address(n), NOW), Ok(()));
         }
-        assert!(throttle.attempt("ada", Some("198.51.100.250"), NOW).is_err());
-        let known = throttle.attempt("ada", Some("192.0.2.1"), NOW).unwrap();
-        assert!(known.is_known());
-        // But not without end either.
-        for _ in 0..9 {
-            assert!(throttle.attempt("ada", Some("192.0.2.1"), NOW).is_ok());
-        }
-        assert!(throttle.attempt("ada", Some("192.0.2.1"), NOW).is_err());
+        assert!(fail(&throttle, "ada", address(11), NOW).is_err());
+        let mapped = "::ffff:192.0.2.1".parse().unwrap();
+        assert_eq!(network(mapped), "192.0.2.1".parse::<IpAddr>().unwrap());
     }
 }

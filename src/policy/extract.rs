@@ -66,6 +66,19 @@ pub(super) fn one_credential<'r>(policy: &'r Policy, request: &'r Attributes<'r>
     extracted.ok_or(Denial::CredentialMalformed)
 }
 
+/// The token in these headers, of a request whose one credential has been found good.
+pub fn bearer_token<'r>(policy: &Policy, headers: impl Iterator<Item = (&'r str, &'r [u8])>) -> Option<&'r str> {
+    let mut texts = headers.filter_map(|(name, value)| {
+        let source = policy.credentials.iter().find(|source| source.name.eq_ignore_ascii_case(name))?;
+        let text = std::str::from_utf8(value).ok()?.trim_matches(' ');
+        match &source.scheme {
+            Some(scheme) => text_after(scheme, text).ok(),
+            None => Some(text),
+        }
+    });
+    texts.find(|text| PresentedToken::parse(text).is_ok())
+}
+
 /// The only non-empty value among all credential headers. Envoy joins duplicates with a comma, so a comma is a second
 /// credential; no credential of ours contains one.
 fn one_value<'r>(

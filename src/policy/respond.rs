@@ -105,13 +105,18 @@ impl<'r> Allow<'r> {
         credentials().chain(unset).chain(OVERRIDES).chain(lookalikes)
     }
 
+    /// Who was allowed, as it may stand in a log.
+    pub fn logged_subject(&self) -> Option<&str> {
+        self.logged_subject.as_deref().or(self.subject.as_deref())
+    }
+
     /// For access logs and later filters: what was decided, without anything secret.
     pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let principal = self.permit.principal();
         [
             ("decision", Some("allow")),
             ("route", Some(&*self.permit.route().name)),
-            ("subject", self.logged_subject.as_deref().or(self.subject.as_deref())),
+            ("subject", self.logged_subject()),
             ("key_id", principal.and_then(Principal::key_id)),
             ("plane", principal.map(Principal::plane)),
             ("project", self.permit.project()),

@@ -55,13 +55,15 @@ impl Registry {
     /// says so instead.
     pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
         if !self.admits_refusal_of(actor) {
-            tracing::warn!(actor = actor.subject, act, target, reason, "refused again: not in the audit log");
+            let (actor, target) = (&*self.logged(&actor.subject), &*self.logged(target));
+            tracing::warn!(actor, act, target, "refused again: not in the audit log");
             return;
         }
         let attempt = Attempt { actor, act, target: target.to_owned() };
         let row = self.row(&attempt, project, Outcome::Refused, Some(reason));
         if let Err(error) = self.apply(vec![Write::Audit(row)], &[]).await {
-            tracing::error!(%error, actor = actor.subject, act, target, reason, "a refusal could not be written down");
+            let (actor, target) = (&*self.logged(&actor.subject), &*self.logged(target));
+            tracing::error!(%error, actor, act, target, "a refusal could not be written down");
         }
     }
 

@@ -86,10 +86,16 @@ impl Registry {
                 return made.map(Change::none).ok_or(RegistryError::Repeated { target });
             }
             let user = self.user_of(&spec, actor, known.as_ref());
+            let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
             let write = match known {
                 None => Write::CreateUser(user.clone()),
+                // Also the name of one who is deleted: what they had must not become another project's.
+                Some(known) if !actor.reaches(&known.project) => {
+                    let reason = format!("the user name is that of project {}", known.project);
+                    return self.refuse(&attempt, Some(&known.project), &reason, taken()).await;
+                }
                 Some(known) if known.deleted => Write::UpdateUser(user.clone()),
-                Some(_) => return Err(RegistryError::Conflict(format!("the user name {} is taken", spec.name))),
+                Some(_) => return Err(taken()),
             };
             let writes = [write].into_iter().chain(self.used(ticket, &attempt.target)).collect();
             Ok(self.user_change(writes, user))

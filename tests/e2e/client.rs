@@ -1,13 +1,13 @@
 //! Two small HTTP clients that send exactly what they are told: raw HTTP/1.1 and HTTP/2. Never normalise, never retry.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// An answer, of either protocol.
 #[derive(Clone, Debug, Default)]
@@ -62,6 +62,11 @@ impl Sent {
         self.header("authorization", &format!("Bearer {key}"))
     }
 
+    /// With a JSON body.
+    pub fn json(self, body: &Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
+    }
+
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
@@ -107,7 +112,17 @@ pub struct Http1 {
 
 impl Http1 {
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
+        Self::over(TcpStream::connect(address).await?)
+    }
+
+    /// From this loopback address: a client elsewhere, to whoever looks.
+    pub async fn connect_from(client: IpAddr, address: SocketAddr) -> io::Result<Self> {
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(client, 0))?;
+        Self::over(socket.connect(address).await?)
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream) })
     }
@@ -190,6 +205,11 @@ impl Http1 {
 /// Sends one request on a connection of its own.
 pub async fn http1(address: SocketAddr, request: &Sent) -> Reply {
     Http1::connect(address).await.unwrap().send(request).await.unwrap()
+}
+
+/// The same from another loopback address.
+pub async fn http1_from(client: IpAddr, address: SocketAddr, request: &Sent) -> Reply {
+    Http1::connect_from(client, address).await.unwrap().send(request).await.unwrap()
 }
 
 /// One HTTP/2 connection (prior knowledge).

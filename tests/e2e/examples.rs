@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::harness::{clean_command, envoy_binary, shipped};
 
-const FOLDERS: [&str; 3] = ["", "inferencekey", "aigne-hub"];
+const FOLDERS: [&str; 4] = ["", "inferencekey", "aigne-hub", "inferno"];
+/// Without Tollgate's own API behind Envoy.
+const WITHOUT_API: [&str; 2] = ["inferencekey", "aigne-hub"];
 
 #[test]
 fn envoy_and_tollgate_accept_every_pair() {
@@ -35,21 +37,34 @@ fn envoy_file(folder: &str) -> Value {
     serde_saphyr::from_str(&text).unwrap()
 }
 
-/// The examples are the hardened original without Tollgate's own API behind it.
-#[test]
-fn the_examples_are_as_hard_as_the_original() {
-    let mut original = envoy_file("");
-    let resources = &mut original["static_resources"];
+/// The file without Tollgate's own API behind it, and what leads to that: its cluster and its routes.
+fn without_api(folder: &str) -> (Value, Vec<Value>, Vec<Value>) {
+    let mut file = envoy_file(folder);
+    let resources = &mut file["static_resources"];
     let clusters = resources["clusters"].as_array_mut().unwrap();
-    clusters.retain(|cluster| cluster["name"] != "tollgate_admin");
+    let cluster = clusters.extract_if(.., |cluster| cluster["name"] == "tollgate_admin").collect();
     let filters = &mut resources["listeners"][0]["filter_chains"][0]["filters"];
     let host = &mut filters[0]["typed_config"]["route_config"]["virtual_hosts"][0];
     let routes = host["routes"].as_array_mut().unwrap();
-    let before = routes.len();
-    routes.retain(|route| route["route"]["cluster"] != "tollgate_admin");
-    assert_eq!(routes.len(), before - 1);
-    for folder in &FOLDERS[1..] {
+    let routes = routes.extract_if(.., |route| route["route"]["cluster"] == "tollgate_admin").collect();
+    (file, cluster, routes)
+}
+
+#[test]
+fn the_examples_are_as_hard_as_the_original() {
+    let (original, cluster, routes) = without_api("");
+    assert_eq!((cluster.len(), routes.len()), (1, 1));
+    for folder in WITHOUT_API {
         assert!(envoy_file(folder) == original, "{folder}/envoy.yaml is not envoy.yaml without Tollgate's own API");
+    }
+    // Inferno differs in the paths that lead to Tollgate's own API.
+    let (rest, same_cluster, more_routes) = without_api("inferno");
+    assert!(rest == original && same_cluster == cluster, "inferno/envoy.yaml is not envoy.yaml");
+    let matches: Vec<String> = more_routes.iter().map(|route| route["match"].to_string()).collect();
+    assert_eq!(matches, [r#"{"path_separated_prefix":"/api/v1/auth"}"#, r#"{"path":"/.well-known/jwks.json"}"#]);
+    for route in &more_routes {
+        assert_eq!(route["route"], routes[0]["route"]);
+        assert_eq!(route.as_object().unwrap().len(), 2, "nothing else is set for {route}");
     }
 }
 
@@ -63,6 +78,7 @@ fn the_hardening_is_there() {
         "path_with_escaped_slashes_action: REJECT_REQUEST",
         "headers_with_underscores_action: REJECT_REQUEST",
         "use_remote_address: true",
+        "cidr_ranges: [{address_prefix: 255.255.255.255, prefix_len: 32}]",
         "request_trailers_mutations:",
         "failure_mode_allow: false",
         "status_on_error: {code: ServiceUnavailable}",

@@ -32,6 +32,8 @@ pub struct Setup {
     pub reading: Reading,
     /// Whether the back end writes down what it saw.
     pub record: bool,
+    /// The JWK Set of the identity provider that the shipped file offers behind `#`; without one it stays a comment.
+    pub identity_provider: Option<String>,
 }
 
 impl Default for Setup {
@@ -42,6 +44,7 @@ impl Default for Setup {
             tollgate_edits: Vec::new(),
             reading: Reading::Literal,
             record: true,
+            identity_provider: None,
         }
     }
 }
@@ -53,6 +56,8 @@ pub const H2_BACKEND: Edit =
 /// Everything that runs for one test.
 pub struct Stack {
     pub envoy: SocketAddr,
+    /// The whole admin API, which wants a credential.
+    pub admin: SocketAddr,
     pub ops: SocketAddr,
     recorder: Recorder,
     tollgate: Option<Process>,
@@ -88,6 +93,10 @@ impl Stack {
         let state = dir.path().display().to_string();
         let config = fs::read_to_string(folder.join("tollgate.yaml")).unwrap();
         let config = edited(&config, &setup.tollgate_edits);
+        let config = match &setup.identity_provider {
+            Some(url) => with_identity_provider(&config, url),
+            None => config,
+        };
         let config = config.replace("/var/lib/tollgate", &state).replace("/run/tollgate", &state);
         let config = config
             .replace("127.0.0.1:9181", &admin.to_string())
@@ -115,8 +124,16 @@ impl Stack {
                 "warning",
             ]),
         );
-        let mut stack =
-            Self { envoy, ops, recorder, tollgate: Some(tollgate), _envoy: envoy_process, _backend: served, dir };
+        let mut stack = Self {
+            envoy,
+            admin,
+            ops,
+            recorder,
+            tollgate: Some(tollgate),
+            _envoy: envoy_process,
+            _backend: served,
+            dir,
+        };
         stack.ready().await;
         wait_for("Envoy", async || get(envoy_admin, "/ready").await.is_some_and(|reply| reply.status == 200)).await;
         stack
@@ -347,11 +364,21 @@ pub fn is_full() -> bool {
     std::env::var_os("TOLLGATE_TEST_FULL").is_some_and(|value| value == "1")
 }
 
-fn edited(text: &str, edits: &[Edit]) -> String {
+fn edited(text: &str, edits: &[(&str, &str)]) -> String {
     edits.iter().fold(text.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "the shipped file no longer has `{from}`");
         text.replace(from, to)
     })
+}
+
+/// The file with the issuer that it offers, whose keys are at this URL.
+fn with_identity_provider(text: &str, url: &str) -> String {
+    const OFFER: &str = "\n#issuers:";
+    let start = text.find(OFFER).expect("the shipped file no longer offers an issuer");
+    let end = start + text[start..].find("\n\n").unwrap();
+    let issuer = text[start..end].replace("\n#", "\n");
+    let issuer = edited(&issuer, &[("https://sso.example.com/realms/inferno/jwks.json", url)]);
+    format!("{}{issuer}{}", &text[..start], &text[end..])
 }
 
 /// Loopback addresses that were free a moment ago.

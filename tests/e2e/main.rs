@@ -13,6 +13,8 @@ mod cases;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
+mod deployment;
+#[cfg(test)]
 mod drain;
 #[cfg(test)]
 mod examples;
@@ -21,11 +23,25 @@ mod faults;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+#[path = "../support/idp.rs"]
+mod idp;
+#[cfg(test)]
 mod inferable;
 #[cfg(test)]
 mod inferencekey;
 #[cfg(test)]
 mod inferno;
+#[cfg(test)]
+mod inferno_keys;
+#[cfg(test)]
+mod inferno_login;
+#[cfg(test)]
+mod inferno_permissions;
+#[cfg(test)]
+mod inferno_tokens;
+#[cfg(test)]
+#[path = "../support/mint.rs"]
+mod mint;
 #[cfg(test)]
 mod mutants;
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tollgate::domain::credential::KeyId;
-use tollgate::domain::record::{EndedSession, KeyState};
+use tollgate::domain::record::{EndedSession, KeyState, Outcome};
 use tollgate::registry::{
     Actor, Expected, KeyChange, KeySpec, NewKey, Once, RegistryError, ResourceSpec, UserChange, UserSpec,
 };
@@ -280,6 +280,29 @@ async fn what_is_cached_of_a_user_is_gone_with_each_change() {
     let others = EndedSession { user: "bob".to_owned(), ..ended("s-3") };
     assert!(matches!(registry.end_session(&own, others).await, Err(RegistryError::NotFound(_))));
     assert!(!desk.store.ended_session("s-3".to_owned()).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_name_of_another_projects_user_is_not_taken_over() {
+    let desk = Desk::new();
+    desk.user("ann", "acme", &["run"]).await;
+    let stranger = actor("beta-admin", "beta", &["manage_users", "run"]);
+    let take =
+        async || desk.registry.create_user(&desk.policy, &stranger, user_spec("ann", "beta", &["run"]), None).await;
+    for round in 0..2 {
+        let refused = take().await;
+        assert!(matches!(&refused, Err(RegistryError::Conflict(text)) if !text.contains("acme")), "{refused:?}");
+        let row = desk.log().await.into_iter().next().unwrap();
+        assert_eq!((row.actor.as_str(), row.target.as_str()), (stranger.subject.as_str(), "user:ann"), "{round}");
+        assert_eq!((row.outcome, row.project.as_deref()), (Outcome::Refused, Some("acme")));
+        // Deleted, it stays that of the project: what ann had at the back end is not another ann's.
+        if round == 0 {
+            desk.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
+        }
+    }
+    let operator = Actor::operator();
+    let moved = desk.registry.create_user(&desk.policy, &operator, user_spec("ann", "beta", &["run"]), None).await;
+    assert_eq!(moved.unwrap().project, "beta");
 }
 
 #[tokio::test]

@@ -46,7 +46,7 @@ impl House {
     }
 
     async fn login(&self, name: &str, password: &str) -> Result<Issued, LoginError> {
-        self.logins.login(&self.world.policy, name, secret(password), Some("192.0.2.1")).await
+        self.logins.login(&self.world.policy, name, secret(password), "192.0.2.1".parse().ok()).await
     }
 
     async fn token(&self, name: &str) -> String {
@@ -119,6 +119,34 @@ async fn guesses_are_throttled() {
     let wait = Duration::from_secs(6);
     assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Throttled { retry_after: wait }));
     house.world.set_now(NOW + 6);
+    assert!(house.login("ada", PASSWORD).await.is_ok());
+}
+
+#[tokio::test]
+async fn whoever_is_turned_away_is_not_charged_for_it() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    let house = &house;
+    // Strangers from everywhere, far more than can be hashed.
+    let strangers = (0..300u16).map(|n| {
+        let [high, low] = n.to_be_bytes();
+        let address = std::net::IpAddr::from([198, 51, high, low]);
+        let name = format!("stranger-{n}");
+        async move { house.logins.login(&house.world.policy, &name, secret("x"), Some(address)).await.err() }
+    });
+    let mine = async {
+        let mut busy = 0;
+        for _ in 0..40 {
+            match house.login("ada", PASSWORD).await {
+                Err(LoginError::Busy) => busy += 1,
+                other => assert!(other.is_ok(), "{other:?}"),
+            }
+        }
+        busy
+    };
+    let (answers, _) = tokio::join!(futures_util::future::join_all(strangers), mine);
+    let busy = answers.iter().filter(|answer| **answer == Some(LoginError::Busy)).count();
+    assert!(busy > 100, "{busy}");
     assert!(house.login("ada", PASSWORD).await.is_ok());
 }
 

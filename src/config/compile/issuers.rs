@@ -11,7 +11,7 @@ use crate::domain::record::EVERY;
 use crate::policy::issuer::{Algorithm, ClaimPath, Issuer, KeySource, Meaning, Term};
 use crate::policy::login::Login;
 
-use super::super::file::{self, CredentialKind, File, SigningAlgorithm};
+use super::super::file::{self, ClientIpSource, CredentialKind, File, SigningAlgorithm};
 use super::super::problems::{Findings, Path};
 use super::Names;
 
@@ -233,6 +233,11 @@ pub(super) fn login(file: &File, names: &Names, findings: &mut Findings) -> Opti
     let path = Path::of("login");
     if login.issuer.parse::<Uri>().ok().and_then(|uri| uri.scheme().cloned()).is_none() {
         findings.add(&path.key("issuer"), "must be a URL that names this Tollgate, such as `https://api.example.com`");
+    }
+    if file.listen.admin.through_envoy.is_some() && file.client_ip.from == ClientIpSource::Peer {
+        let problem = "must name where the client's address comes from: behind Envoy, logins could not be told apart";
+        let fix = "say `x-envoy-external-address`, with `use_remote_address: true` in Envoy";
+        findings.suggest(&Path::of("client_ip").key("from"), problem, Some(fix.to_owned()));
     }
     let plane = names.plane(&login.plane, &path.key("plane"), findings)?;
     Some(Login {

@@ -29,7 +29,7 @@ use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
     self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
-use crate::policy::{ClientIp, IdentityHeaders, PlaneId, Policy};
+use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy};
 use crate::registry::{Actor, Held};
 use crate::telemetry::AUDIT;
 
@@ -41,12 +41,14 @@ pub struct Rules(ArcSwapOption<Compiled>);
 struct Compiled {
     /// What these were made from. Held, so that its address cannot be another policy's.
     source: Arc<Policy>,
-    /// One for each admin plane.
+    /// One for each admin plane, and then one for the plane of users if it is none of those.
     by_plane: Vec<PlaneRules>,
 }
 
 #[derive(Debug)]
 struct PlaneRules {
+    /// On another plane there is but what anyone may do.
+    admin: bool,
     rules: Policy,
     /// The same without permissions: tells who was refused for the lack of one.
     anyone: Policy,
@@ -59,12 +61,16 @@ impl Rules {
         {
             return Ok(compiled);
         }
-        let planes = (0u8..).zip(&live.planes).filter(|(_, plane)| plane.admin);
-        let rules = |id| {
+        let planes = || (0u8..).zip(&live.planes);
+        let of_users = |plane: &Plane| live.login.as_ref().is_some_and(|login| login.plane == plane.name);
+        let admins = planes().filter(|(_, plane)| plane.admin);
+        let users = planes().filter(|(_, plane)| !plane.admin && of_users(plane));
+        let rules = |(id, plane): (u8, &Plane)| {
+            let id = PlaneId(id);
             let (rules, anyone) = (rules_of_plane(live, id, true)?, rules_of_plane(live, id, false)?);
-            Ok(PlaneRules { rules, anyone })
+            Ok(PlaneRules { admin: plane.admin, rules, anyone })
         };
-        let by_plane: Result<Vec<PlaneRules>, String> = planes.map(|(id, _)| rules(PlaneId(id))).collect();
+        let by_plane: Result<Vec<PlaneRules>, String> = admins.chain(users).map(rules).collect();
         let by_plane = by_plane.map_err(|problem| {
             tracing::error!(%problem, "the rules of the admin API do not hold together");
             ApiError::internal()
@@ -209,7 +215,7 @@ async fn judge(state: &AdminState, operation: &'static Operation, parts: &mut Pa
     let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
     let request = attributes(parts, &peer);
     // The plane that the credential stands on; one that stands on no admin plane is refused by any of them.
-    let mut planes = rules.by_plane.iter();
+    let mut planes = rules.by_plane.iter().filter(|of| of.admin || operation.access == Access::Anyone);
     let Some(mut of_plane) = planes.next() else {
         let problem = "No plane is marked `admin: true`, so no credential can administer.";
         return Err(ApiError::forbidden(problem).into_response());

@@ -2,6 +2,7 @@
 //! what its listener did not prove: the socket's file mode, or a credential that the pipeline allows.
 
 mod audit;
+mod client;
 mod grammar;
 mod guard;
 mod keys;
@@ -108,7 +109,10 @@ fn finished(
         .with_state(state.clone());
     let router = match door {
         Door::Socket => router,
-        Door::Http | Door::ThroughEnvoy => router.layer(from_fn_with_state(state, guard::check_host)),
+        Door::Http => router.layer(from_fn_with_state(state, guard::check_host)),
+        Door::ThroughEnvoy => router
+            .layer(from_fn_with_state(state.clone(), client::tell_apart))
+            .layer(from_fn_with_state(state, guard::check_host)),
     };
     router.layer(Extension(door)).layer(from_fn(finish))
 }

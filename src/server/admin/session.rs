@@ -1,52 +1,26 @@
 //! Logging in and out over HTTP, and the public keys of the tokens that are given. A password is wiped when it has been
 //! checked; a token leaves here once.
 
-use std::net::SocketAddr;
-
-use axum::extract::{Extension, FromRequestParts, State};
-use axum::http::header::{AUTHORIZATION, CACHE_CONTROL};
-use axum::http::request::Parts;
+use axum::extract::State;
+use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 
-use super::guard::{Caller, attributes};
+use super::AdminState;
+use super::client::ClientAddress;
+use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::JsonBody;
-use super::serve::Peer;
 use super::wire::rfc3339;
 use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
 use super::wire::users::Password;
-use super::{AdminState, Door};
 use crate::login::LoginError;
-use crate::policy::ClientIp;
+use crate::policy::extract::bearer_token;
 use crate::registry::RegistryError;
 use crate::telemetry::AUDIT;
 
 /// How long others may go on with a set of keys; a token of a newer key has them look again.
 const JWKS_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
-
-/// Where an attempt to log in comes from, if that can be known.
-pub struct ClientAddress(Option<String>);
-
-impl FromRequestParts<AdminState> for ClientAddress {
-    type Rejection = ApiError;
-
-    async fn from_request_parts(parts: &mut Parts, state: &AdminState) -> Result<Self, ApiError> {
-        let Extension(door) =
-            Extension::<Door>::from_request_parts(parts, state).await.map_err(|_| ApiError::internal())?;
-        let peer = parts.extensions.get::<Peer>().cloned().unwrap_or_default();
-        let address = match door {
-            Door::Socket => None,
-            Door::Http => peer.0.parse::<SocketAddr>().ok().map(|address| address.ip().to_string()),
-            // The peer is Envoy, whom all clients share.
-            Door::ThroughEnvoy => match state.live.load().client_ip {
-                ClientIp::Peer => None,
-                source => Some(source.of(&attributes(parts, &peer)).to_owned()).filter(|address| !address.is_empty()),
-            },
-        };
-        Ok(Self(address))
-    }
-}
 
 pub async fn login(
     State(state): State<AdminState>,
@@ -55,8 +29,9 @@ pub async fn login(
 ) -> Result<Response, ApiError> {
     let LoginRequest { username, password: Password(password) } = asked;
     let subject = state.registry.logged(&format!("user:{username}")).into_owned();
-    let address_said = address.as_deref();
-    match state.logins.login(&state.live.load_full(), &username, password, address_said).await {
+    let outcome = state.logins.login(&state.live.load_full(), &username, password, address).await;
+    let address = address.map(tracing::field::display);
+    match outcome {
         Ok(issued) => {
             tracing::info!(target: AUDIT, act = "session.login", subject, address, "logged in");
             let body = IssuedBody { token: &issued.token, expires_at: rfc3339(issued.expires_at) };
@@ -91,9 +66,10 @@ fn refusal(error: &LoginError) -> ApiError {
 }
 
 pub async fn logout(State(state): State<AdminState>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let token = bearer.split_once(' ').map_or("", |(_, token)| token.trim());
-    state.logins.logout(&state.live.load_full(), &caller.actor, token).await.map_err(|error| match error {
+    let policy = state.live.load_full();
+    let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let token = bearer_token(&policy, headers).unwrap_or_default();
+    state.logins.logout(&policy, &caller.actor, token).await.map_err(|error| match error {
         // The request is in order; there is no session behind its credential.
         RegistryError::Invalid { problem, .. } => ApiError::conflict(problem),
         other => other.into(),

@@ -122,6 +122,10 @@ fn policy() -> Policy {
 
 impl Api {
     fn with_defaults(key_defaults: KeyDefaults) -> Self {
+        Self::of(policy(), key_defaults)
+    }
+
+    fn of(policy: Policy, key_defaults: KeyDefaults) -> Self {
         let time = Arc::new(AtomicU64::new(START));
         let clock = Clock::Manual(Arc::clone(&time));
         let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
@@ -130,7 +134,6 @@ impl Api {
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
         let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes);
-        let policy = policy();
         resolver.adopt(&policy);
         let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());

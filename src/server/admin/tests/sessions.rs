@@ -86,3 +86,22 @@ async fn the_keys_of_tokens_are_public() {
     assert_eq!(key.keys().collect::<Vec<_>>(), ["kty", "crv", "use", "alg", "kid", "x"]);
     assert_eq!((key["crv"].as_str(), key["alg"].as_str()), (Some("Ed25519"), Some("EdDSA")));
 }
+
+#[tokio::test]
+async fn whoever_stands_on_another_plane_can_log_out_and_do_nothing_else() {
+    let mut policy = super::policy();
+    if let Some(login) = &mut policy.login {
+        login.plane = "data".into();
+    }
+    let api = Api::of(policy, crate::config::KeyDefaults::default());
+    let user = json!({"name": "ada", "password": PASSWORD, "project": "acme", "permissions": ["run_inference"]});
+    assert_eq!(api.operate("POST", "/api/v1/users", user).await.status.as_u16(), 201);
+    let api = api.at(Door::Http);
+    let token = api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.text("token");
+    assert_eq!(api.call("GET", WHOAMI, &token, Value::Null).await.text("subject"), "user:ada");
+    for path in ["/api/v1/auth/api-keys", "/api/v1/users", "/api/v1/audit", "/api/v1/resources"] {
+        api.call("GET", path, &token, Value::Null).await.is(403, "PERMISSION_DENIED");
+    }
+    assert_eq!(api.call("POST", LOGOUT, &token, Value::Null).await.status.as_u16(), 200);
+    api.call("GET", WHOAMI, &token, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
+}

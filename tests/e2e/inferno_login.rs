@@ -1,0 +1,200 @@
+//! Inferno, F2 and I7: a password for a token that lives one hour, through Envoy; who guesses is throttled, and what ends a
+//! session ends it with the next request.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::client::{Reply, Sent, http1_from};
+use super::deployment::{Deployment, LOGIN, LOGOUT, PASSWORD, WHOAMI, login, refusal};
+
+fn seconds(time: &Value) -> i64 {
+    time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second()
+}
+
+/// What a token says, whoever signed it.
+fn claims(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f2_login_gives_a_token_and_its_end() {
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["run_inference"]).await;
+    // A credential beside it, good or not, is read by nobody: the route is public.
+    let requests = [
+        login("ada", PASSWORD),
+        login("ada", PASSWORD).bearer("a.stale.token"),
+        login("ada", PASSWORD).header("x-api-key", &inferno.root.text),
+    ];
+    for request in &requests {
+        for reply in [inferno.stack.send(request).await, inferno.stack.send_h2(request).await] {
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            assert_eq!(reply.header("content-type").as_deref(), Some("application/json"));
+            assert_eq!(reply.header("cache-control").as_deref(), Some("no-store"));
+            let body = reply.json();
+            let mut fields: Vec<&String> = body.as_object().unwrap().keys().collect();
+            fields.sort();
+            assert_eq!(fields, ["expires_at", "token"]);
+            assert_eq!(inferno.call(body["token"].as_str().unwrap()).await, 200);
+        }
+    }
+    assert_eq!(inferno.stack.take_seen().len(), 6, "the back end saw the calls, and no login");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f2_whoever_has_no_password_gets_no_token() {
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["run_inference"]).await;
+    inferno.user("off", "acme", &["run_inference"]).await;
+    inferno.change_user("off", &json!({"disabled": true})).await;
+    let mut answers = Vec::new();
+    for (name, password) in [("ada", "wrong horse battery"), ("nobody", PASSWORD), ("off", PASSWORD), ("ADA", PASSWORD)]
+    {
+        let reply = inferno.login(name, password).await;
+        assert_eq!(refusal(&reply), (401, "AUTHENTICATION_FAILED".to_owned()), "{name}");
+        assert!(reply.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Bearer ")));
+        answers.push(reply.body);
+    }
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "nobody learns which names exist");
+    for (body, status) in [("{}", 400), ("", 400), ("{\"username\":\"ada\"", 400), ("[\"ada\",\"x\"]", 400)] {
+        let request = Sent::new("POST", LOGIN).header("content-type", "application/json").body(body);
+        assert_eq!(refusal(&inferno.stack.send(&request).await), (status, "VALIDATION_ERROR".to_owned()), "{body}");
+    }
+    assert_eq!(inferno.status(Sent::new("GET", LOGIN)).await, 403, "no rule allows it");
+    assert!(inferno.stack.take_seen().is_empty());
+}
+
+fn retry_after(reply: &Reply) -> u64 {
+    assert_eq!(refusal(reply), (429, "RATE_LIMITED".to_owned()));
+    reply.header("retry-after").and_then(|seconds| seconds.parse().ok()).unwrap_or_else(|| panic!("{reply:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f2_who_guesses_a_password_must_wait() {
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["run_inference"]).await;
+    inferno.user("bob", "acme", &["run_inference"]).await;
+    let before = inferno.token("ada").await;
+    let mut guesses = 0;
+    let refused = loop {
+        let reply = inferno.login("ada", "wrong horse battery").await;
+        if reply.status != 401 {
+            break reply;
+        }
+        guesses += 1;
+        assert!(guesses < 40, "nobody is throttled");
+    };
+    assert!(guesses >= 10, "{guesses} attempts");
+    assert!((1..=6).contains(&retry_after(&refused)));
+    // Ada waits, others do not, and nobody is locked out who is logged in.
+    assert_eq!(inferno.login("bob", PASSWORD).await.status, 200);
+    assert_eq!(inferno.call(&before).await, 200);
+}
+
+/// One address guesses for many users. It is told from others by what Envoy says, and by nothing that it says itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f2_the_throttle_counts_the_address_that_envoy_says() {
+    const GUESSES: usize = 80;
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["run_inference"]).await;
+    let guess = async |n: usize| {
+        let made_up = format!("198.51.100.{n}");
+        let request = login(&format!("user-{n}"), "wrong horse battery");
+        let request = match n % 4 {
+            0 => request,
+            1 => request.header("x-envoy-external-address", &made_up),
+            2 => request.header("x-forwarded-for", &made_up),
+            _ => request.header("x-envoy-external-address", &made_up).header("x-forwarded-for", &made_up),
+        };
+        inferno.stack.send(&request).await
+    };
+    let replies = join_all((0..GUESSES).map(guess)).await;
+    let throttled: Vec<&Reply> = replies.iter().filter(|reply| reply.status == 429).collect();
+    assert!(!throttled.is_empty() && throttled.len() <= GUESSES - 50, "{} of {GUESSES}", throttled.len());
+    for reply in throttled {
+        assert!(retry_after(reply) >= 1);
+    }
+    // All of these came over the same Envoy.
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+    let reply = http1_from(elsewhere, inferno.stack.envoy, &login("ada", PASSWORD)).await;
+    assert_eq!(reply.status, 200, "somebody else's address is not charged");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_a_token_lives_one_hour() {
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["run_inference"]).await;
+    let now = || i64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_secs()).unwrap();
+    let before = now();
+    let issued = inferno.login("ada", PASSWORD).await.json();
+    let token = issued["token"].as_str().unwrap();
+    let end = seconds(&issued["expires_at"]);
+    assert!((before + 3600..=now() + 3600).contains(&end), "{issued}");
+    let said = claims(token);
+    assert_eq!(
+        (said["exp"].as_i64(), said["exp"].as_i64().unwrap() - said["iat"].as_i64().unwrap()),
+        (Some(end), 3600)
+    );
+    let whoami = inferno.stack.send(&Sent::new("GET", WHOAMI).bearer(token)).await.json();
+    assert_eq!(
+        whoami,
+        json!({"subject": "user:ada", "project": "acme", "permissions": ["run_inference"],
+                              "expires_at": issued["expires_at"]})
+    );
+    // Nobody makes it live longer: who signs, the public keys say, and only they are shown.
+    let keys = inferno.stack.send(&Sent::new("GET", "/.well-known/jwks.json")).await;
+    assert_eq!((keys.status, keys.header("cache-control").as_deref()), (200, Some("public, max-age=300")));
+    let keys = keys.json()["keys"].as_array().unwrap().clone();
+    assert!(!keys.is_empty() && keys.iter().all(|key| key["crv"] == "Ed25519" && key.get("d").is_none()), "{keys:?}");
+    let [header, _, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+    let longer = said.to_string().replace(&end.to_string(), &(end + 3600).to_string());
+    let longer = format!("{header}.{}.{signature}", URL_SAFE_NO_PAD.encode(longer));
+    assert_eq!((inferno.call(token).await, inferno.call(&longer).await), (200, 401));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_was_ended_is_refused_with_the_next_request() {
+    let inferno = Deployment::start().await;
+    for way in ["logout", "disable", "enable", "password", "delete"] {
+        inferno.user(way, "acme", &["run_inference"]).await;
+        let (token, other) = (inferno.token(way).await, inferno.token(way).await);
+        for token in [&token, &other] {
+            assert_eq!(inferno.call(token).await, 200, "{way}");
+        }
+        let user = format!("/api/v1/users/{way}");
+        let (disable, enable) = (json!({"disabled": true}), json!({"disabled": false}));
+        match way {
+            "logout" => {
+                let request = Sent::new("POST", LOGOUT).bearer(&token);
+                let reply = inferno.stack.send(&request).await;
+                assert_eq!((reply.status, reply.json()), (200, json!({"subject": "user:logout"})));
+                assert_eq!(inferno.status(request).await, 401, "it cannot be ended twice");
+            }
+            "disable" => inferno.change_user(way, &disable).await,
+            "enable" => {
+                inferno.change_user(way, &disable).await;
+                inferno.change_user(way, &enable).await;
+            }
+            "password" => {
+                let password = json!({"password": "another horse battery"});
+                let request = Sent::new("PUT", &format!("{user}/password")).json(&password);
+                assert_eq!(inferno.administer(request).await.status, 200);
+            }
+            _ => assert_eq!(inferno.administer(Sent::new("DELETE", &user)).await.status, 200),
+        }
+        // Logging out ends one session; all else ends every one.
+        let expected = (401, if way == "logout" { 200 } else { 401 });
+        assert_eq!((inferno.call(&token).await, inferno.call(&other).await), expected, "{way}");
+        let again = inferno.login(way, PASSWORD).await.status;
+        assert_eq!(again, if ["logout", "enable"].contains(&way) { 200 } else { 401 }, "{way}");
+    }
+    // A key is no session: it is revoked instead.
+    let key = Sent::new("POST", LOGOUT).bearer(&inferno.root.text);
+    assert_eq!(refusal(&inferno.stack.send(&key).await), (400, "VALIDATION_ERROR".to_owned()));
+}

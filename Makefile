@@ -11,10 +11,10 @@ VENV := .venv
 # Where cargo builds: its own setting wins.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test lint fmt envoy schema
+.PHONY: help demo test lint fmt envoy schema schemathesis
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: envoy ## See it work: a real Envoy, Tollgate and an inference server, until Ctrl-C
 	@$(CARGO) build --release --locked --bin tollgate --example inference_backend
@@ -38,5 +38,9 @@ envoy: ## Get Envoy 1.40, unless TOLLGATE_ENVOY or PATH has one
 schema: ## Write the JSON Schema of the configuration file and the description of the admin API anew
 	@$(CARGO) run --quiet --locked -- check-config --schema > schema/config.schema.json
 	@$(CARGO) run --quiet --locked -- openapi > openapi.json
+
+schemathesis: ## Hold a running server to its own description, for about two minutes
+	@$(CARGO) build --quiet --locked --bin tollgate
+	@scripts/schemathesis --tollgate $(TARGET)/debug/tollgate
 
 -include benches/bench.mk

@@ -15,7 +15,7 @@ use crate::domain::name::is_user_name;
 use crate::domain::record::{EndedSession, SigningKey, User};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
-use crate::password::Passwords;
+use crate::password::{Lane, Passwords};
 use crate::policy::Policy;
 use crate::policy::login::{Login, Session};
 use crate::registry::{Actor, Registry, RegistryError};
@@ -102,9 +102,10 @@ impl Logins {
             false => None,
         };
         let hash = user.as_ref().map(|user| user.password_hash.clone());
-        let is_right = self.passwords.verify(password, hash).await.map_err(|_| LoginError::Busy)?;
+        let lane = if attempt.is_known() { Lane::Known } else { Lane::Anyone };
+        let is_right = self.passwords.verify(lane, password, hash).await.map_err(|_| LoginError::Busy)?;
         let Some(user) = user.filter(|_| is_right) else { return Err(LoginError::Refused) };
-        attempt.succeeded();
+        self.throttle.succeeded(attempt);
         self.issue(login, &user, now).await
     }
 

@@ -1,10 +1,10 @@
 //! Passwords: hashed with Argon2id on threads of their own, few and of low priority, so that a flood of logins cannot slow
-//! checks. Never keeps a password longer than its hashing takes, and never queues without bound.
+//! checks; and in two lanes, so that it cannot keep those out who are known. Never keeps a password longer than its hashing
+//! takes, and never queues without bound.
 
+use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use argon2::password_hash::phc::PasswordHash;
@@ -13,15 +13,16 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-/// Passwords that may wait for a thread.
+/// Passwords that may wait in each lane.
 const QUEUE: usize = 32;
 const MAX_THREADS: usize = 4;
 /// The least priority that there is: 19 (`nice`).
 const NICENESS: i32 = 19;
+// In characters, as the description of the API counts.
 const MIN_LENGTH: usize = 12;
 const MAX_LENGTH: usize = 256;
 /// What a person is told when a password does not fit.
-pub const PASSWORD_RULE: &str = "12 to 256 bytes";
+pub const PASSWORD_RULE: &str = "12 to 256 characters";
 
 /// What is compared with where there is no user, so that it takes the same time: nobody knows a password for it.
 static NOBODY: LazyLock<Option<String>> = LazyLock::new(|| {
@@ -34,11 +35,36 @@ static NOBODY: LazyLock<Option<String>> = LazyLock::new(|| {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
 
+/// Whose passwords are hashed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Of somebody who has been authenticated, by this address before or by the request itself.
+    Known,
+    Anyone,
+}
+
 /// The threads that hash. Cheap to clone; they end with the last clone.
 #[derive(Clone)]
 pub struct Passwords {
-    jobs: SyncSender<Job>,
+    queue: Arc<Queue>,
+    _open: Arc<Open>,
 }
+
+#[derive(Default)]
+struct Queue {
+    jobs: Mutex<Jobs>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Jobs {
+    known: VecDeque<Job>,
+    anyone: VecDeque<Job>,
+    closed: bool,
+}
+
+/// Closes the queue when it is dropped.
+struct Open(Arc<Queue>);
 
 enum Job {
     Hash { password: Zeroizing<String>, done: oneshot::Sender<Option<String>> },
@@ -51,14 +77,14 @@ impl Passwords {
     /// # Errors
     /// If the system gives no thread.
     pub fn start() -> std::io::Result<Self> {
-        let (jobs, waiting) = sync_channel(QUEUE);
-        let waiting = Arc::new(Mutex::new(waiting));
+        let queue = Arc::new(Queue::default());
+        let open = Arc::new(Open(Arc::clone(&queue)));
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         for _ in 0..(cores / 2).clamp(1, MAX_THREADS) {
-            let waiting = Arc::clone(&waiting);
-            thread::Builder::new().name("passwords".to_owned()).spawn(move || work(&waiting))?;
+            let queue = Arc::clone(&queue);
+            thread::Builder::new().name("passwords".to_owned()).spawn(move || work(&queue))?;
         }
-        Ok(Self { jobs })
+        Ok(Self { queue, _open: open })
     }
 
     /// Whether this may become somebody's password.
@@ -66,16 +92,16 @@ impl Passwords {
     /// # Errors
     /// [`PASSWORD_RULE`]
     pub fn check_rules(password: &str) -> Result<(), &'static str> {
-        if (MIN_LENGTH..=MAX_LENGTH).contains(&password.len()) { Ok(()) } else { Err(PASSWORD_RULE) }
+        if (MIN_LENGTH..=MAX_LENGTH).contains(&password.chars().count()) { Ok(()) } else { Err(PASSWORD_RULE) }
     }
 
-    /// The hash of a new password, as a PHC string.
+    /// The hash of a new password, as a PHC string. Whoever asks has been authenticated.
     ///
     /// # Errors
     /// [`Busy`]
     pub async fn hash(&self, password: Zeroizing<String>) -> Result<String, Busy> {
         let (done, hash) = oneshot::channel();
-        self.jobs.try_send(Job::Hash { password, done }).map_err(|_| Busy)?;
+        self.queue.push(Lane::Known, Job::Hash { password, done })?;
         hash.await.ok().flatten().ok_or(Busy)
     }
 
@@ -83,9 +109,9 @@ impl Passwords {
     ///
     /// # Errors
     /// [`Busy`]
-    pub async fn verify(&self, password: Zeroizing<String>, hash: Option<String>) -> Result<bool, Busy> {
+    pub async fn verify(&self, lane: Lane, password: Zeroizing<String>, hash: Option<String>) -> Result<bool, Busy> {
         let (done, is_right) = oneshot::channel();
-        self.jobs.try_send(Job::Verify { password, hash, done }).map_err(|_| Busy)?;
+        self.queue.push(lane, Job::Verify { password, hash, done })?;
         is_right.await.map_err(|_| Busy)
     }
 }
@@ -96,23 +122,61 @@ impl fmt::Debug for Passwords {
     }
 }
 
-fn work(jobs: &Mutex<Receiver<Job>>) {
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn push(&self, lane: Lane, job: Job) -> Result<(), Busy> {
+        let mut jobs = self.lock();
+        let waiting = match lane {
+            Lane::Known => &mut jobs.known,
+            Lane::Anyone => &mut jobs.anyone,
+        };
+        if waiting.len() >= QUEUE {
+            return Err(Busy);
+        }
+        waiting.push_back(job);
+        drop(jobs);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// The next job, once there is one; `None` when nobody can send another.
+    fn next(&self) -> Option<Job> {
+        let mut jobs = self.lock();
+        loop {
+            let next = jobs.known.pop_front().or_else(|| jobs.anyone.pop_front());
+            if next.is_some() || jobs.closed {
+                return next;
+            }
+            jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
+}
+
+fn work(queue: &Queue) {
     // Of this thread alone, as Linux has it. Where it is refused, passwords compete with checks.
     if let Err(error) = rustix::process::nice(NICENESS) {
         tracing::warn!(%error, "passwords are hashed at the priority of checks");
     }
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+    while let Some(job) = queue.next() {
         // Whoever asked may have gone away: then there is nobody to tell.
         match job {
-            Ok(Job::Hash { password, done }) => {
+            Job::Hash { password, done } => {
                 let _ = done.send(hash_of(password.as_bytes()));
             }
-            Ok(Job::Verify { password, hash, done }) => {
+            Job::Verify { password, hash, done } => {
                 let is_right = is_of(password.as_bytes(), hash.as_deref().or(NOBODY.as_deref()));
                 let _ = done.send(is_right && hash.is_some());
             }
-            Err(_) => return,
         }
     }
 }
@@ -149,30 +213,41 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         let other = passwords.hash(secret("correct horse")).await.unwrap();
         assert_ne!(hash, other, "each with a salt of its own");
-        assert_eq!(passwords.verify(secret("correct horse"), Some(hash.clone())).await, Ok(true));
+        assert_eq!(passwords.verify(Lane::Anyone, secret("correct horse"), Some(hash.clone())).await, Ok(true));
         for wrong in ["", "Correct horse", "correct horse ", "correct"] {
-            assert_eq!(passwords.verify(secret(wrong), Some(hash.clone())).await, Ok(false), "{wrong}");
+            assert_eq!(passwords.verify(Lane::Anyone, secret(wrong), Some(hash.clone())).await, Ok(false), "{wrong}");
         }
         for broken in ["", "plain", "$argon2id$v=19$m=1,t=1,p=1$", "$2b$12$x"] {
-            assert_eq!(passwords.verify(secret("correct horse"), Some(broken.to_owned())).await, Ok(false), "{broken}");
+            assert_eq!(
+                passwords.verify(Lane::Anyone, secret("correct horse"), Some(broken.to_owned())).await,
+                Ok(false),
+                "{broken}"
+            );
         }
-        assert_eq!(passwords.verify(secret("correct horse"), None).await, Ok(false));
+        assert_eq!(passwords.verify(Lane::Anyone, secret("correct horse"), None).await, Ok(false));
     }
 
     #[tokio::test]
     async fn a_flood_is_turned_away_and_not_queued() {
         let passwords = Passwords::start().unwrap();
-        let asked = (0..200).map(|_| passwords.verify(secret("x"), None));
+        let asked = (0..200).map(|_| passwords.verify(Lane::Anyone, secret("x"), None));
         let answers = futures_util::future::join_all(asked).await;
         let busy = answers.iter().filter(|answer| **answer == Err(Busy)).count();
         assert!((100..200).contains(&busy), "{busy} of 200 were turned away");
-        assert_eq!(passwords.verify(secret("x"), None).await, Ok(false), "and the next one is served");
+        // Whoever is known has a lane of their own.
+        let flood = (0..100).map(|_| passwords.verify(Lane::Anyone, secret("x"), None));
+        let (known, _) =
+            tokio::join!(passwords.verify(Lane::Known, secret("x"), None), futures_util::future::join_all(flood));
+        assert_eq!(known, Ok(false));
+        assert_eq!(passwords.verify(Lane::Anyone, secret("x"), None).await, Ok(false), "and the next one is served");
     }
 
     #[test]
     fn lengths_are_bounded() {
         for (length, good) in [(0, false), (11, false), (12, true), (256, true), (257, false)] {
-            assert_eq!(Passwords::check_rules(&"x".repeat(length)).is_ok(), good, "{length}");
+            for text in ["x", "ä"] {
+                assert_eq!(Passwords::check_rules(&text.repeat(length)).is_ok(), good, "{length}");
+            }
         }
     }
 }

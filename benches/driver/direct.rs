@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
-use crate::h2load::Run;
+use crate::h2load::{Figures, Run};
+use crate::jwt::Tokens;
 use crate::keys::{KEY_LENGTH, Keys};
 use crate::load::{self, Order, Plan};
 use crate::payload::{Form, Payload};
@@ -14,9 +15,11 @@ use crate::report::{Row, Samples};
 use crate::tollgate::Tollgate;
 use crate::{Bench, Outcome};
 
-pub const ROWS: [Row; 20] = [
+pub const ROWS: [Row; 22] = [
     Row::new("direct", "tonic-null", "us cpu", "tonic-null"),
     Row::new("direct", "api-key-hot", "us cpu", "tonic-null").bar(1.3),
+    Row::new("direct", "jwt-first", "us cpu", "tonic-null"),
+    Row::new("direct", "jwt-repeat", "us cpu", "tonic-null"),
     Row::new("direct", "tonic-null-1m", "us cpu", "tonic-null-1m"),
     Row::new("direct", "api-key-1m", "us cpu", "tonic-null-1m").bar(1.1),
     Row::new("direct-rate", "tonic-null", "req/s", "tonic-null").more_is_better(),
@@ -43,13 +46,14 @@ pub const RAW_ROWS: [Row; 2] = [
     Row::new("direct-raw", "api-key-hot", "us cpu", "tonic-null"),
 ];
 
-const BODY: usize = 600;
+/// Bytes of the chat in most messages.
+pub const BODY: usize = 600;
 const LARGE_BODY: usize = 32 * 1024;
 const CHECK: &str = "/envoy.service.auth.v3.Authorization/Check";
 const GRPC: [(&str, &str); 2] = [("content-type", "application/grpc"), ("te", "trailers")];
 
 /// One payload, in a file for h2load.
-struct Shape {
+pub struct Shape {
     table: &'static str,
     payload: Payload,
     file: PathBuf,
@@ -58,17 +62,17 @@ struct Shape {
 }
 
 /// A server that is measured.
-struct Target<'a> {
+pub struct Target<'a> {
     row: &'static str,
     row_1m: &'static str,
-    server: &'a Server,
-    address: &'a str,
+    pub server: &'a Server,
+    pub address: &'a str,
     /// Whether an answer must edit headers.
     edits: bool,
 }
 
 /// Measures all rows, with every key of `keys` in the cache. Adds the row `bytes-per-key` too, as this is when it shows.
-pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
+pub fn measure(bench: &Bench, keys: &Keys, tokens: &Tokens, samples: &mut Samples) -> Outcome<()> {
     let shapes = [
         Shape::new(bench, keys, "direct", Form::Map, BODY, 1)?,
         Shape::new(bench, keys, "direct-no-body", Form::Map, 0, 2)?,
@@ -79,19 +83,14 @@ pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()>
     let tollgate = Tollgate::start(&bench.tollgate, &bench.folder, keys, SERVER_CORE, false)?;
     let targets = [
         Target { row: "tonic-null", row_1m: "tonic-null-1m", server: &null.0, address: &null.1, edits: false },
-        Target {
-            row: "api-key-hot",
-            row_1m: "api-key-1m",
-            server: &tollgate.server,
-            address: &tollgate.check,
-            edits: true,
-        },
+        Target::of(&tollgate.server, &tollgate.check),
     ];
     for target in &targets {
         for shape in &shapes {
             target.prove(shape, keys)?;
         }
     }
+    tokens.wait_for_keys(&tollgate.check)?;
     bench.say("every key into the cache");
     let empty = tollgate.server.resident()?;
     targets[1].load(bench, &shapes[0], keys, Order::Each, (2, 64, keys.count))?;
@@ -105,6 +104,7 @@ pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()>
                 target.capacity(bench, shape, samples)?;
             }
         }
+        tokens.round(bench, round, &targets[1], &shapes[0], samples)?;
         for target in &targets {
             target.million(bench, &shapes[0], keys, samples)?;
         }
@@ -136,6 +136,10 @@ pub fn null(
 }
 
 impl Shape {
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     fn new(bench: &Bench, keys: &Keys, table: &'static str, form: Form, body: usize, weight: usize) -> Outcome<Self> {
         let payload = Payload::new(form, "POST", &keys.hot, body);
         let file = bench.folder.join(format!("{table}.grpc"));
@@ -145,7 +149,12 @@ impl Shape {
     }
 }
 
-impl Target<'_> {
+impl<'a> Target<'a> {
+    /// Tollgate, measured apart from the rows of this table.
+    pub fn of(server: &'a Server, address: &'a str) -> Self {
+        Self { row: "api-key-hot", row_1m: "api-key-1m", server, address, edits: true }
+    }
+
     /// Whether the answers to this payload let requests pass.
     fn prove(&self, shape: &Shape, keys: &Keys) -> Outcome<()> {
         let plan = Plan {
@@ -169,21 +178,27 @@ impl Target<'_> {
     /// Processor time and rate with one key and `-c 8 -m 64`.
     fn capacity(&self, bench: &Bench, shape: &Shape, samples: &mut Samples) -> Outcome<()> {
         let requests = bench.scaled(60_000 / shape.weight);
-        let run = self.h2load(shape, (8, 64, requests), None);
-        let before = self.server.cpu()?;
-        let figures = run.go()?;
-        samples.add(shape.table, self.row, self.server.cpu()?.since(&before) / requests as f64);
+        let (cpu, figures) = self.busy(&shape.file, requests)?;
+        samples.add(shape.table, self.row, cpu);
         if shape.table == "direct" {
             samples.add("direct-rate", self.row, figures.rate);
         }
         Ok(())
     }
 
+    /// Microseconds of processor time for each request with this message.
+    pub fn busy(&self, message: &Path, requests: usize) -> Outcome<(f64, Figures)> {
+        let run = self.h2load(message, (8, 64, requests), None);
+        let before = self.server.cpu()?;
+        let figures = run.go()?;
+        Ok((self.server.cpu()?.since(&before) / requests as f64, figures))
+    }
+
     /// The time of each request with `-c 1 -m 1`: with one key, and with another key each time.
     fn latency(&self, bench: &Bench, shape: &Shape, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
         let requests = bench.scaled(5_000);
         let log = bench.folder.join("h2load.log");
-        let figures = self.h2load(shape, (1, 1, requests), Some(&log)).go()?;
+        let figures = self.h2load(&shape.file, (1, 1, requests), Some(&log)).go()?;
         samples.add("direct-p50", self.row, figures.percentile(50));
         samples.add("direct-p99", self.row, figures.percentile(99));
         let report = self.load(bench, shape, keys, Order::Uniform, (1, 1, requests))?;
@@ -203,14 +218,14 @@ impl Target<'_> {
         Ok(())
     }
 
-    fn h2load<'r>(
+    pub fn h2load<'r>(
         &self,
-        shape: &'r Shape,
+        message: &'r Path,
         (connections, streams, requests): (usize, usize, usize),
         log: Option<&'r Path>,
     ) -> Run<'r> {
         let url = format!("http://{}{CHECK}", self.address);
-        Run { url, headers: &GRPC, body: Some(&shape.file), http1: false, connections, streams, requests, log }
+        Run { url, headers: &GRPC, body: Some(message), http1: false, connections, streams, requests, log }
     }
 
     /// Runs our own load in a process of its own, and gives its report.

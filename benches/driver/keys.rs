@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tollgate::domain::credential::{MintedKey, PresentedKey};
-use tollgate::domain::record::ApiKey;
+use tollgate::domain::record::{ApiKey, User};
 use tollgate::domain::time::Timestamp;
+use tollgate::password::Passwords;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, Write};
@@ -21,6 +22,8 @@ use crate::Outcome;
 
 pub const PREFIX: &str = "ik_live";
 pub const PROJECT: &str = "acme";
+/// A user and the password.
+pub const USER: (&str, &str) = ("ada", "correct horse battery");
 /// Of every key: prefix, `_`, id, `_`, secret, checksum.
 pub const KEY_LENGTH: usize = 70;
 const BATCH: usize = 50_000;
@@ -72,9 +75,33 @@ impl Keys {
             runtime.block_on(embedded.apply(batch))?;
             made += size;
         }
+        let hash = runtime.block_on(password_hash())?;
+        runtime.block_on(embedded.apply(vec![Write::CreateUser(user(hash))]))?;
         // What is still on its way to the disk would be waited for by whoever syncs next: the start that is measured.
         text.into_inner()?.sync_all()?;
         Ok(Self { store, pepper, file, count, hot })
+    }
+}
+
+async fn password_hash() -> Outcome<String> {
+    let hash = Passwords::start()?.hash(Zeroizing::new(USER.1.to_owned())).await;
+    hash.map_err(|_| "the password was not hashed".into())
+}
+
+fn user(password_hash: String) -> User {
+    let now = Timestamp::from_secs(1_760_000_000);
+    User {
+        name: USER.0.to_owned(),
+        password_hash,
+        project: PROJECT.to_owned(),
+        permissions: vec!["manage_keys".to_owned()],
+        disabled: false,
+        deleted: false,
+        sessions: 1,
+        created_at: now,
+        created_by: "operator".to_owned(),
+        changed_at: now,
+        version: 1,
     }
 }
 

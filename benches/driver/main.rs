@@ -3,10 +3,14 @@
 
 mod direct;
 mod envoy;
+mod flood;
 mod h2load;
+mod jwt;
 mod keys;
 mod load;
 mod memory;
+#[path = "../../tests/support/mint.rs"]
+mod mint;
 mod payload;
 mod process;
 mod report;
@@ -15,6 +19,7 @@ mod tollgate;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use jwt::Tokens;
 use keys::Keys;
 use report::Samples;
 
@@ -86,6 +91,7 @@ fn main() -> Outcome<()> {
     let mut arguments = std::env::args().skip(1);
     match arguments.next().as_deref() {
         Some("load") => load::program(arguments),
+        Some("flood") => flood::program(arguments),
         Some("backend") => envoy::backend(arguments),
         Some(other) => Err(format!("bench: no such program: {other}").into()),
         None => measure(),
@@ -100,12 +106,17 @@ fn measure() -> Outcome<()> {
     let count = if bench.quick { 20_000 } else { 1_000_000 };
     bench.say(&format!("a store with {count} keys"));
     let keys = Keys::make(&bench.folder, count)?;
+    bench.say("tokens");
+    let tokens = Tokens::make(&bench)?;
     let mut samples = Samples::default();
     if is_wanted("memory") {
         memory::measure(&bench, &keys, &mut samples)?;
     }
     if is_wanted("direct") {
-        direct::measure(&bench, &keys, &mut samples)?;
+        direct::measure(&bench, &keys, &tokens, &mut samples)?;
+    }
+    if is_wanted("login-flood") {
+        flood::measure(&bench, &keys, &mut samples)?;
     }
     match std::env::var_os("ENVOY").filter(|path| !path.is_empty()).map(PathBuf::from).or_else(|| h2load::find("envoy"))
     {
@@ -113,8 +124,14 @@ fn measure() -> Outcome<()> {
         Some(binary) => envoy::measure(&bench, &binary, &keys, &mut samples)?,
         None => bench.say("no Envoy: set ENVOY or put one on PATH for the table `envoy`"),
     }
-    let rows: Vec<_> =
-        direct::ROWS.into_iter().chain(direct::RAW_ROWS).chain(envoy::ROWS).chain(memory::ROWS).collect();
+    let rows: Vec<_> = direct::ROWS
+        .into_iter()
+        .chain(direct::RAW_ROWS)
+        .chain(jwt::ROWS)
+        .chain(flood::ROWS)
+        .chain(envoy::ROWS)
+        .chain(memory::ROWS)
+        .collect();
     let file = bench.folder.with_file_name("bench.json");
     report::report(&rows, &samples, &file)?;
     bench.say("done");

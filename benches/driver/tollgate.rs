@@ -7,6 +7,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::Outcome;
+use crate::jwt::{ISSUER, JWKS};
 use crate::keys::{Keys, PREFIX};
 use crate::payload::{HOST, PATH};
 use crate::process::{self, Server, free_address, get};
@@ -18,6 +19,8 @@ pub struct Tollgate {
     pub check: String,
     /// From exec to ready.
     pub started_in: Duration,
+    /// Where users log in, as Envoy forwards them.
+    pub door: SocketAddr,
     ops: SocketAddr,
 }
 
@@ -31,7 +34,7 @@ pub struct Counted {
 impl Tollgate {
     /// Starts `binary` on a core, with its check listener on a Unix socket in `folder` or on loopback.
     pub fn start(binary: &Path, folder: &Path, keys: &Keys, core: usize, unix: bool) -> Outcome<Self> {
-        let ops = free_address()?;
+        let (ops, door) = (free_address()?, free_address()?);
         let (check, listen) = if unix {
             let socket = folder.join("check.sock");
             (format!("unix:{}", socket.display()), format!("unix: {{path: {}, mode: \"0600\"}}", socket.display()))
@@ -39,14 +42,14 @@ impl Tollgate {
             let address = free_address()?;
             (address.to_string(), format!("tcp: {{address: {address}}}"))
         };
-        let file = configuration(folder, keys, &listen, ops)?;
+        let file = configuration(folder, keys, &listen, ops, door)?;
         let mut command = process::pinned(core, binary);
         command.arg("serve").arg("--config").arg(file);
         let mut server = Server::start("tollgate", command, &folder.join("tollgate.log"))?;
         let started_in = server
             .wait_for(Duration::from_secs(60), || get(ops, "/ready").is_ok())
             .map_err(|error| format!("{error}; see {}", folder.join("tollgate.log").display()))?;
-        Ok(Self { server, check, started_in, ops })
+        Ok(Self { server, check, started_in, door, ops })
     }
 
     /// The decisions that its metrics count.
@@ -65,20 +68,27 @@ impl Tollgate {
     }
 }
 
-fn configuration(folder: &Path, keys: &Keys, check: &str, ops: SocketAddr) -> Outcome<PathBuf> {
+fn configuration(folder: &Path, keys: &Keys, check: &str, ops: SocketAddr, door: SocketAddr) -> Outcome<PathBuf> {
     let text = format!(
         "version: 1
 store: {{embedded: {{path: {store}}}}}
 pepper: {{current: 1, keys: {{1: {{file: {pepper}}}}}}}
 listen:
   check: {{{check}}}
-  admin: {{unix: {{path: {admin}, mode: \"0600\"}}}}
+  admin: {{unix: {{path: {admin}, mode: \"0600\"}}, through_envoy: {door}}}
   ops: {{http: {ops}}}
+client_ip: {{from: x-envoy-external-address}}
 planes:
   data: {{prefix: {PREFIX}, revoked: 401}}
+  admin: {{prefix: ik_adm, revoked: 401, admin: true}}
+login: {{issuer: \"https://tollgate.example.com\", plane: admin}}
+issuers:
+  - {{name: sso, issuer: \"{ISSUER}\", audience: [tollgate], jwks: {{file: {jwks}}}, plane: data, project: acme,
+     workloads: [\"*\"], permissions: [run_inference],
+     algorithms: [RS256, PS256, ES256, ES384, EdDSA]}}
 permissions: [run_inference]
 credentials:
-  - {{header: authorization, scheme: Bearer}}
+  - {{header: authorization, scheme: Bearer, kinds: [api_key, jwt]}}
   - {{header: x-api-key}}
 hosts:
   - match: [{HOST}]
@@ -92,6 +102,7 @@ workers: 1
 ",
         store = keys.store.display(),
         pepper = keys.pepper.display(),
+        jwks = folder.join(JWKS).display(),
         admin = folder.join("admin.sock").display(),
     );
     let file = folder.join("tollgate.yaml");

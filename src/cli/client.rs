@@ -1,29 +1,32 @@
-//! A small client of the admin API: one request, one connection. Never repeats a request by itself, and never shows the key
-//! that it authenticates with.
+//! A small client of the admin API: one request, one connection. Never repeats a request by itself, and never shows what
+//! it authenticates with.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
 use axum::http::{HeaderValue, Method, Request};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
+use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::connect::{Base, Target};
+use super::connect::{Base, Proof, Target};
 use super::output::printable;
 use super::{Exit, Failure};
 
 const MAX_TIME: Duration = Duration::from_secs(30);
+/// The largest body that the server takes.
+const MAX_BODY: usize = 64 << 10;
 const MAX_ANSWER: usize = 64 << 20;
 /// Where systems keep the authorities that they trust.
 const SYSTEM_CA: [&str; 4] = [
@@ -33,38 +36,52 @@ const SYSTEM_CA: [&str; 4] = [
     "/etc/ssl/cert.pem",
 ];
 
+/// One request, before it is known where it goes.
+struct Outgoing {
+    method: Method,
+    path: String,
+    if_match: Option<String>,
+    /// JSON, wiped once it is sent: it may hold a password. Empty: there is no body.
+    body: Zeroizing<Vec<u8>>,
+}
+
 impl Target {
     /// Sends one request; the body of a success.
     ///
     /// # Errors
     /// [`Exit::Unreachable`] if there is no answer or it is 503, [`Exit::Refused`] if it is another refusal.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        match tokio::time::timeout(MAX_TIME, self.exchange(method, path, body)).await {
+        let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
+        self.bounded(Outgoing { method, path: path.to_owned(), if_match: None, body: Zeroizing::new(body) }).await
+    }
+
+    /// As [`Self::call`], with a body that may hold a password, for the version `if_match` alone if it is said.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn change<T: Serialize>(
+        &self,
+        method: Method,
+        path: &str,
+        if_match: Option<&str>,
+        body: &T,
+    ) -> Result<Value, Failure> {
+        // With room from the start: growing would leave copies behind.
+        let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BODY));
+        serde_json::to_writer(&mut *bytes, body).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+        let if_match = if_match.map(str::to_owned);
+        self.bounded(Outgoing { method, path: path.to_owned(), if_match, body: bytes }).await
+    }
+
+    async fn bounded(&self, outgoing: Outgoing) -> Result<Value, Failure> {
+        match tokio::time::timeout(MAX_TIME, self.exchange(outgoing)).await {
             Ok(result) => result,
             Err(_) => Err(self.unreachable("no answer within 30 seconds")),
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        let (authority, prefix) = match self {
-            Self::Socket(_) => ("localhost", ""),
-            Self::Http { base, .. } => (&*base.authority, &*base.path),
-        };
-        let body = body.map(Value::to_string).unwrap_or_default();
-        let mut request = Request::builder().method(method).uri(format!("{prefix}{path}")).header(HOST, authority);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        if let Self::Http { key, .. } = self {
-            let value = Zeroizing::new(format!("Bearer {}", key.trim()));
-            let mut value = HeaderValue::from_str(&value)
-                .map_err(|_| Failure::usage("TOLLGATE_ADMIN_KEY has characters that no key has"))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        let request = request
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|_| Failure::usage("what was asked for does not fit into a request"))?;
+    async fn exchange(&self, outgoing: Outgoing) -> Result<Value, Failure> {
+        let request = self.request(outgoing)?;
         match self {
             Self::Socket(path) => match UnixStream::connect(path).await {
                 Ok(stream) => self.send(stream, request).await,
@@ -83,6 +100,31 @@ impl Target {
         }
     }
 
+    fn request(&self, outgoing: Outgoing) -> Result<Request<Full<Bytes>>, Failure> {
+        let Outgoing { method, path, if_match, body } = outgoing;
+        let (authority, prefix) = match self {
+            Self::Socket(_) => ("localhost", ""),
+            Self::Http { base, .. } => (&*base.authority, &*base.path),
+        };
+        let mut request = Request::builder().method(method).uri(format!("{prefix}{path}")).header(HOST, authority);
+        if !body.is_empty() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        if let Some(version) = if_match {
+            request = request.header(IF_MATCH, version);
+        }
+        if let Self::Http { proof: Some(proof), .. } = self {
+            let value = Zeroizing::new(format!("Bearer {}", proof.secret().trim()));
+            let mut value = HeaderValue::from_str(&value)
+                .map_err(|_| Failure::usage("the credential has characters that none of ours has"))?;
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        request
+            .body(Full::new(Bytes::from_owner(body)))
+            .map_err(|_| Failure::usage("what was asked for does not fit into a request"))
+    }
+
     async fn send(
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -96,11 +138,21 @@ impl Target {
         let status = response.status().as_u16();
         let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
         let body = body.map_err(|error| broken(&*error))?.to_bytes();
+        if (200..300).contains(&status) && body.is_empty() {
+            return Ok(Value::Null);
+        }
         let answer: Value = match serde_json::from_slice(&body) {
             Ok(answer) => answer,
             Err(_) => return Err(self.unreachable(&format!("the answer ({status}) is not Tollgate's"))),
         };
-        if (200..300).contains(&status) { Ok(answer) } else { Err(refusal(status, &answer)) }
+        if (200..300).contains(&status) {
+            return Ok(answer);
+        }
+        let mut refused = refusal(status, &answer);
+        if status == 401 && matches!(self, Self::Http { proof: Some(Proof::Session(_)), .. }) {
+            refused.message.push_str("; your login is over: run `tollgate login`");
+        }
+        Err(refused)
     }
 
     fn unreachable(&self, problem: &str) -> Failure {

@@ -1,5 +1,6 @@
-//! Where the server is: an explicit flag over an environment variable over the configuration file over the default. Never
-//! takes an administrative key as an argument, where every process of the machine could read it.
+//! Where the server is: an explicit flag over an environment variable over a login over the configuration file over the
+//! default. Never takes a secret as an argument, where every process of the machine could read it, and never sends the
+//! token of a login to another server than the one that gave it.
 
 use std::io;
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use clap::Args;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::session::{self, Session};
 use super::{Exit, Failure};
 
 pub const DEFAULT_CONFIG: &str = "/etc/tollgate/tollgate.yaml";
@@ -17,11 +19,12 @@ const DEFAULT_SOCKET: &str = "/run/tollgate/admin.sock";
 
 #[derive(Args, Clone, Debug, Default)]
 pub struct ConnectArgs {
-    /// The admin socket of the server [env: TOLLGATE_SOCKET; then the configuration file; then
+    /// The admin socket of the server [env: TOLLGATE_SOCKET; then your login; then the configuration file; then
     /// /run/tollgate/admin.sock]
     #[arg(long, value_name = "PATH", global = true, conflicts_with = "url", help_heading = "Connection")]
     socket: Option<PathBuf>,
-    /// The admin API over HTTP instead, with the key in TOLLGATE_ADMIN_KEY [env: TOLLGATE_ADMIN_URL]
+    /// The admin API over HTTP instead, with the key in TOLLGATE_ADMIN_KEY or the token of `tollgate login` [env:
+    /// TOLLGATE_ADMIN_URL]
     #[arg(long, value_name = "URL", global = true, help_heading = "Connection")]
     url: Option<String>,
     /// The configuration file that names the socket [env: TOLLGATE_CONFIG]
@@ -30,7 +33,7 @@ pub struct ConnectArgs {
     /// Certificates (PEM) that an https URL is checked against, instead of the system's
     #[arg(long, value_name = "FILE", global = true, help_heading = "Connection")]
     ca: Option<PathBuf>,
-    /// Send the key to an http URL off this machine, in clear
+    /// Send the credential to an http URL off this machine, in clear
     #[arg(long, global = true, help_heading = "Connection")]
     plaintext: bool,
 }
@@ -41,9 +44,25 @@ pub enum Target {
     Socket(PathBuf),
     Http {
         base: Base,
-        key: Zeroizing<String>,
+        /// `None`: the request needs none.
+        proof: Option<Proof>,
         ca: Option<PathBuf>,
     },
+}
+
+/// What a request over HTTP is authenticated with.
+pub enum Proof {
+    Key(Zeroizing<String>),
+    /// The token of a login.
+    Session(Zeroizing<String>),
+}
+
+impl Proof {
+    pub fn secret(&self) -> &str {
+        match self {
+            Self::Key(secret) | Self::Session(secret) => secret,
+        }
+    }
 }
 
 /// The root of an admin API.
@@ -58,11 +77,25 @@ pub struct Base {
     pub path: String,
 }
 
+/// Where the server is, by the arguments, the environment, the login of this user and the files of this machine.
+///
+/// # Errors
+/// As [`locate`].
+pub fn target(args: &ConnectArgs) -> Result<Target, Failure> {
+    let env = |name: &str| std::env::var(name).ok();
+    locate(args, env, || session::read(env))
+}
+
 /// Where the server is.
 ///
 /// # Errors
-/// A usage failure if what was said does not fit together; a configuration failure if the file cannot be read.
-pub fn locate(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Result<Target, Failure> {
+/// A usage failure if what was said does not fit together; a configuration failure if the file cannot be read; a refusal
+/// if the login is over.
+fn locate(
+    args: &ConnectArgs,
+    env: impl Fn(&str) -> Option<String>,
+    session: impl FnOnce() -> Result<Option<Session>, Failure>,
+) -> Result<Target, Failure> {
     let env = |name: &str| env(name).filter(|value| !value.is_empty());
     if let Some(path) = &args.socket {
         return Ok(Target::Socket(path.clone()));
@@ -78,19 +111,52 @@ pub fn locate(args: &ConnectArgs, env: impl Fn(&str) -> Option<String>) -> Resul
         (None, Some(path), None) => return Ok(Target::Socket(path.into())),
         (None, None, url) => url,
     };
-    let Some(url) = url else {
-        return socket_of_file(env("TOLLGATE_CONFIG").as_deref().map(Path::new)).map(Target::Socket);
-    };
-    let base = parse_url(&url)?;
-    let is_local = base.host == "localhost" || base.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if !base.tls && !is_local && !args.plaintext {
-        return Err(Failure::usage(
-            "the key would cross the network in clear: use an https URL, or say --plaintext if you know the way is safe",
-        ));
+    match (url, env("TOLLGATE_ADMIN_KEY"), env("TOLLGATE_CONFIG")) {
+        (Some(url), Some(key), _) => {
+            let base = safe_url(&url, args.plaintext)?;
+            Ok(Target::Http { base, proof: Some(Proof::Key(Zeroizing::new(key))), ca: args.ca.clone() })
+        }
+        (Some(url), None, _) => {
+            let base = safe_url(&url, args.plaintext)?;
+            match session()? {
+                Some(session) if parse_url(&session.url)? == base => of_session(session, args),
+                _ => Err(Failure::usage(
+                    "a URL needs an administrative key in the environment (TOLLGATE_ADMIN_KEY), or a login: run \
+                     `tollgate login --url URL`",
+                )),
+            }
+        }
+        (None, _, Some(file)) => socket_of_file(Some(Path::new(&file))).map(Target::Socket),
+        (None, _, None) => match session()? {
+            Some(session) => of_session(session, args),
+            None => socket_of_file(None).map(Target::Socket),
+        },
     }
-    let key = env("TOLLGATE_ADMIN_KEY")
-        .ok_or_else(|| Failure::usage("a URL needs an administrative key in the environment: TOLLGATE_ADMIN_KEY"))?;
-    Ok(Target::Http { base, key: Zeroizing::new(key), ca: args.ca.clone() })
+}
+
+/// The server that a login was made at.
+fn of_session(session: Session, args: &ConnectArgs) -> Result<Target, Failure> {
+    if session.is_over() {
+        return Err(Failure::new(Exit::Refused, "your login has expired: run `tollgate login`"));
+    }
+    let base = safe_url(&session.url, session.plaintext || args.plaintext)?;
+    let ca = args.ca.clone().or(session.ca);
+    Ok(Target::Http { base, proof: Some(Proof::Session(session.token.0)), ca })
+}
+
+/// The root of an admin API that a credential may be sent to.
+///
+/// # Errors
+/// A usage failure if it is none, or if the credential would cross a network in clear.
+pub fn safe_url(url: &str, plaintext: bool) -> Result<Base, Failure> {
+    let base = parse_url(url)?;
+    let is_local = base.host == "localhost" || base.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
+    if base.tls || is_local || plaintext {
+        return Ok(base);
+    }
+    Err(Failure::usage(
+        "the credential would cross the network in clear: use an https URL, or say --plaintext if you know the way is safe",
+    ))
 }
 
 fn parse_url(url: &str) -> Result<Base, Failure> {
@@ -151,11 +217,12 @@ fn socket_of_file(named: Option<&Path>) -> Result<PathBuf, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::session::Token;
     use super::*;
 
     fn located(args: &ConnectArgs, env: &[(&str, &str)]) -> Result<String, Exit> {
         let value = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        match locate(args, value) {
+        match locate(args, value, || Ok(None)) {
             Ok(Target::Socket(path)) => Ok(path.display().to_string()),
             Ok(Target::Http { base, .. }) => Ok(format!("{}:{}{}", base.host, base.port, base.path)),
             Err(failure) => Err(failure.exit),
@@ -203,5 +270,36 @@ mod tests {
         let both = [("TOLLGATE_SOCKET", "/e"), ("TOLLGATE_ADMIN_URL", "https://a"), key[0]];
         assert_eq!(located(&ConnectArgs::default(), &both), Err(Exit::Usage));
         assert_eq!(located(&ConnectArgs::default(), &both[1..]), Ok("a:443".to_owned()));
+    }
+
+    #[test]
+    fn a_login_stands_between_the_environment_and_the_file() {
+        let session = |url: &str, expires_at: &str| Session {
+            url: url.to_owned(),
+            token: Token(Zeroizing::new("t".to_owned())),
+            expires_at: expires_at.to_owned(),
+            username: "alice".to_owned(),
+            ca: None,
+            plaintext: false,
+        };
+        let at = |args: &ConnectArgs, env: &[(&str, &str)], expires_at: &str| {
+            let value = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+            match locate(args, value, || Ok(Some(session("https://s.example", expires_at)))) {
+                Ok(Target::Socket(path)) => Ok(path.display().to_string()),
+                Ok(Target::Http { base, proof: Some(Proof::Session(_)), .. }) => Ok(format!("session {}", base.host)),
+                Ok(Target::Http { base, .. }) => Ok(base.host),
+                Err(failure) => Err(failure.exit),
+            }
+        };
+        let (later, none) = ("2999-01-01T00:00:00Z", ConnectArgs::default());
+        let to = |url: &str| ConnectArgs { url: Some(url.to_owned()), ..ConnectArgs::default() };
+        assert_eq!(at(&none, &[], later), Ok("session s.example".to_owned()));
+        assert_eq!(at(&none, &[("TOLLGATE_SOCKET", "/e")], later), Ok("/e".to_owned()));
+        let url = [("TOLLGATE_ADMIN_URL", "https://e.example"), ("TOLLGATE_ADMIN_KEY", "k")];
+        assert_eq!(at(&none, &url, later), Ok("e.example".to_owned()));
+        assert_eq!(at(&to("https://s.example/"), &[], later), Ok("session s.example".to_owned()));
+        assert_eq!(at(&to("https://s.example/"), &url[1..], later), Ok("s.example".to_owned()));
+        assert_eq!(at(&to("https://other.example"), &[], later), Err(Exit::Usage), "never to another server");
+        assert_eq!(at(&none, &[], "2026-01-01T00:00:00Z"), Err(Exit::Refused));
     }
 }

@@ -1,4 +1,4 @@
-//! `tollgate keys`: makes, lists, shows, rotates and revokes keys through the running server. A key's text goes to standard
+//! `tollgate keys`: makes, lists, shows, changes, rotates and revokes keys through the running server. A key's text goes to standard
 //! output once, when it is made, and nowhere else.
 
 use std::io::{self, IsTerminal};
@@ -9,10 +9,10 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::client::{encoded, query};
-use super::connect::{ConnectArgs, locate};
+use super::connect::{ConnectArgs, target};
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note, painted};
 use super::{Exit, Failure, duration};
-use crate::server::admin::wire::keys::{CreateKey, KeyBody, KeyPage, RotateKey};
+use crate::server::admin::wire::keys::{CreateKey, KeyBody, KeyPage, RotateKey, UpdateKey};
 use crate::server::admin::wire::{BOOTSTRAP, KEYS};
 
 #[derive(Debug, Args)]
@@ -42,6 +42,11 @@ enum KeysCommand {
     #[command(after_help = "Example:
   tollgate keys show Ab3dEf6hIj9l -o json > key.json      # what `tollgate explain --key` reads")]
     Show(OneArgs),
+    /// Change a key's name, rights or expiry; what is left out stays
+    #[command(after_help = "Examples:
+  tollgate keys update Ab3dEf6hIj9l --name 'chat (EU)'
+  tollgate keys update Ab3dEf6hIj9l --permissions run_inference --expires-in 30d")]
+    Update(UpdateArgs),
     /// Revoke a key, at once and for good
     #[command(after_help = "Example:
   tollgate keys revoke Ab3dEf6hIj9l")]
@@ -120,6 +125,41 @@ struct OneArgs {
 }
 
 #[derive(Debug, Args)]
+struct UpdateArgs {
+    /// The public id of the key
+    id: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// Change this version alone
+    #[arg(long, value_name = "NUMBER")]
+    if_version: Option<u64>,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+/// What changes of a key.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct ChangeArgs {
+    /// What people will know the key by
+    #[arg(long)]
+    name: Option<String>,
+    /// Everything that it may do from now on, with commas between them
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    permissions: Option<Vec<String>>,
+    /// Every workload that it reaches from now on, with commas between them; `*` for all of its project
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    workloads: Option<Vec<String>>,
+    /// When it expires from now, such as 90m, 24h or 30d
+    #[arg(long, value_parser = duration::parse, value_name = "DURATION")]
+    expires_in: Option<Duration>,
+    /// Let it live until it is revoked
+    #[arg(long, conflicts_with = "expires_in")]
+    never_expires: bool,
+}
+
+#[derive(Debug, Args)]
 struct RotateArgs {
     /// The public id of the key
     id: String,
@@ -131,7 +171,7 @@ struct RotateArgs {
 }
 
 pub async fn run(args: KeysArgs) -> Result<(), Failure> {
-    let target = locate(&args.connect, |name| std::env::var(name).ok())?;
+    let target = target(&args.connect)?;
     match args.command {
         KeysCommand::Create(args) => {
             let body = value(&CreateKey {
@@ -168,11 +208,24 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
             let answer = target.call(Method::GET, &format!("{KEYS}/{}", encoded(&args.id)), None).await?;
             show(answer, args.output)
         }
+        KeysCommand::Update(args) => {
+            let if_match = args.if_version.map_or_else(|| "*".to_owned(), |version| format!("\"{version}\""));
+            let path = format!("{KEYS}/{}", encoded(&args.id));
+            show(target.change(Method::PATCH, &path, Some(&if_match), &change_of(args.change)?).await?, args.output)
+        }
         KeysCommand::Revoke(args) => {
             let answer = target.call(Method::DELETE, &format!("{KEYS}/{}", encoded(&args.id)), None).await?;
             show(answer, args.output)
         }
     }
+}
+
+fn change_of(args: ChangeArgs) -> Result<UpdateKey, Failure> {
+    let ChangeArgs { name, permissions, workloads, expires_in, never_expires } = args;
+    let too_long = |_| Failure::usage("the key would expire beyond the calendar: say --never-expires");
+    let expires_in = expires_in.map(|life| jiff::Timestamp::now().checked_add(life).map_err(too_long)).transpose()?;
+    let expires_at = expires_in.map(|end| Some(end.to_string())).or(never_expires.then_some(None));
+    Ok(UpdateKey { name, permissions, workloads, expires_at })
 }
 
 fn value<T: serde::Serialize>(body: &T) -> Result<Value, Failure> {
@@ -221,7 +274,7 @@ fn end_of(key: &KeyBody) -> Option<&str> {
 }
 
 /// A list that fits into a column; all of it stands in `keys show`.
-fn shortened(list: &[String]) -> String {
+pub fn shortened(list: &[String]) -> String {
     let text = list.join(",");
     match list {
         [first, rest @ ..] if text.chars().count() > 40 && !rest.is_empty() => {
@@ -264,6 +317,7 @@ fn record(key: &KeyBody) -> String {
         ("Last used", output::time(key.last_used_at.as_deref())),
         ("Replaces", optional(&key.replaces)),
         ("Replaced by", optional(&key.replaced_by)),
+        ("Version", key.version.to_string()),
     ])
 }
 

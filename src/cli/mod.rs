@@ -1,13 +1,18 @@
 //! The command line: arguments in, an exit code out. A noun, then a verb. Never prints a secret but a key that was just
 //! made, and never ends the process from within.
 
+mod audit;
 mod client;
 mod connect;
 mod duration;
 mod explain;
 mod keys;
+mod login;
 mod output;
+mod prompt;
 mod resources;
+mod session;
+mod users;
 
 use std::fmt;
 use std::future::Future;
@@ -31,7 +36,7 @@ const EXIT_CODES: &str = "Exit codes:
   5   the server refused: invalid, forbidden, not found or in conflict
   10  `explain`: denied
 
-An explicit flag wins over an environment variable, and that over the configuration file.";
+An explicit flag wins over an environment variable, that over a login, and that over the configuration file.";
 
 /// Envoy external authorization for inference servers.
 #[derive(Debug, Parser)]
@@ -59,10 +64,30 @@ finish, then the process ends.")]
   tollgate check-config --config tollgate.yaml
   tollgate check-config --schema > config.schema.json")]
     CheckConfig(CheckConfigArgs),
-    /// Make, list, show, rotate and revoke API keys
+    /// Make, list, show, change, rotate and revoke API keys
     Keys(keys::KeysArgs),
+    /// Make, list, show, change and delete the people who log in
+    Users(users::UsersArgs),
     /// Say which project a workload or another resource belongs to
     Resources(resources::ResourcesArgs),
+    /// Read the log of administrative acts
+    Audit(audit::AuditArgs),
+    /// Log in with a password, and use the token for the commands that follow
+    #[command(after_help = "Examples:
+  tollgate login --url https://tollgate.example.com --username alice@example.com
+  pass show tollgate | tollgate login --url https://tollgate.example.com --username alice --password-stdin
+
+The token is kept in $XDG_CONFIG_HOME/tollgate/session.json (by default ~/.config/tollgate/), for you alone. It is used
+where neither a flag nor the environment says another server.")]
+    Login(login::LoginArgs),
+    /// End the login, here and at the server
+    #[command(after_help = "Example:
+  tollgate logout")]
+    Logout,
+    /// Show who you are to the server, and what you may do
+    #[command(after_help = "Example:
+  tollgate whoami -o json")]
+    Whoami(login::WhoamiArgs),
     /// Show, step by step, why a request is allowed or denied; needs no server
     #[command(after_help = explain::EXAMPLES)]
     Explain(explain::ExplainArgs),
@@ -171,6 +196,11 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::CheckConfig(args) => check_config(&args),
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
+        Command::Users(args) => block_on(users::run(args)).map(|()| Exit::Done),
+        Command::Audit(args) => block_on(audit::run(args)).map(|()| Exit::Done),
+        Command::Login(args) => block_on(login::login(args)).map(|()| Exit::Done),
+        Command::Logout => block_on(login::logout()).map(|()| Exit::Done),
+        Command::Whoami(args) => block_on(login::whoami(args)).map(|()| Exit::Done),
         Command::Explain(args) => block_on(explain::run(args)),
         Command::Openapi => output::print(&output::json(&openapi::document())?).map(|()| Exit::Done),
         Command::Completion { shell } => {

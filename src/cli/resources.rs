@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Failure;
 use super::client::{encoded, query};
-use super::connect::{ConnectArgs, locate};
+use super::connect::{ConnectArgs, target};
 use super::keys::read;
 use super::output::{self, Format, Table, fields, json, note};
 use crate::server::admin::wire::RESOURCES;
@@ -105,7 +105,7 @@ pub fn reference(text: &str) -> Result<(String, String), String> {
 }
 
 pub async fn run(args: ResourcesArgs) -> Result<(), Failure> {
-    let target = locate(&args.connect, |name| std::env::var(name).ok())?;
+    let target = target(&args.connect)?;
     let path = |(kind, id): &(String, String)| format!("{RESOURCES}/{}/{}", encoded(kind), encoded(id));
     match args.command {
         ResourcesCommand::Put(args) => {

@@ -24,8 +24,13 @@ pub struct Principal {
 pub enum Identity {
     /// An API key, by its public id.
     Key(KeyId),
-    /// Whoever a token was issued to, as `<name of the issuer>:<subject>`.
-    Subject(Box<str>),
+    /// Whoever a token was issued to.
+    Subject {
+        /// `<name of the issuer>:<subject>`.
+        name: Box<str>,
+        /// What stands in logs instead, where the name has an e-mail address.
+        logged: Option<Box<str>>,
+    },
 }
 
 /// What a caller may do, and where. The lists are kept joined by commas, sorted: compact, and already the value of the
@@ -90,10 +95,10 @@ impl Principal {
         }
     }
 
-    /// Whoever a token was issued to, until it expires.
-    pub fn of_subject(subject: &str, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
+    /// Whoever a token was issued to, until it expires. `logged` stands in logs instead of the subject.
+    pub fn of_subject(subject: &str, logged: Option<String>, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
         Self {
-            identity: Identity::Subject(subject.into()),
+            identity: Identity::Subject { name: subject.into(), logged: logged.map(String::into_boxed_str) },
             grant,
             expires_at: Some(expires_at),
             retires_at: None,
@@ -105,7 +110,15 @@ impl Principal {
     pub fn subject(&self) -> Cow<'_, str> {
         match &self.identity {
             Identity::Key(id) => Cow::Owned(format!("key:{id}")),
-            Identity::Subject(subject) => Cow::Borrowed(subject),
+            Identity::Subject { name, .. } => Cow::Borrowed(name),
+        }
+    }
+
+    /// What stands in logs instead of the subject, if that must not.
+    pub fn logged_instead(&self) -> Option<&str> {
+        match &self.identity {
+            Identity::Subject { logged, .. } => logged.as_deref(),
+            Identity::Key(_) => None,
         }
     }
 
@@ -113,7 +126,7 @@ impl Principal {
     pub fn key_id(&self) -> Option<&str> {
         match &self.identity {
             Identity::Key(id) => Some(id.as_str()),
-            Identity::Subject(_) => None,
+            Identity::Subject { .. } => None,
         }
     }
 

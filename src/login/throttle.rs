@@ -1,9 +1,12 @@
-//! How often somebody may try to log in: for each user and from each address. Never remembers a password, and never grows
-//! without bound.
+//! How often somebody may try to log in: for each user and from each address. Whoever has logged in from an address before is
+//! known there, and what strangers do elsewhere does not keep them out. Never remembers a password, and never grows without
+//! bound.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use moka::sync::Cache;
 
 use crate::domain::time::Timestamp;
 
@@ -14,54 +17,86 @@ struct Allowance {
     each: Duration,
 }
 
-/// For one user, from wherever.
+/// For one user, from wherever; and for one user from an address where they are known.
 const USER: Allowance = Allowance { burst: 10, each: Duration::from_secs(6) };
 /// From one address, for whomever: many users may share it.
 const ADDRESS: Allowance = Allowance { burst: 50, each: Duration::from_secs(1) };
-/// Users and addresses that are remembered.
+/// Users and addresses that are remembered, and pairs of them.
 const CAPACITY: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
+const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Of a name, however long it is.
+const MAX_NAME: usize = 64;
 
 /// Attempts of late.
-pub struct Throttle(moka::sync::Cache<String, Arc<Bucket>>);
+pub struct Throttle {
+    buckets: Cache<String, Arc<Bucket>>,
+    /// Users, each with an address that they have logged in from.
+    known: Cache<(String, String), ()>,
+}
 
 /// When all attempts will be forgotten, by the generic cell rate algorithm.
 #[derive(Default)]
 struct Bucket(Mutex<Timestamp>);
 
 /// An attempt that may be made. It counts as failed until it is said to have succeeded.
-pub struct Attempt(Vec<(Arc<Bucket>, Allowance)>);
+pub struct Attempt {
+    user: String,
+    address: Option<String>,
+    is_known: bool,
+    charged: Vec<(Arc<Bucket>, Allowance)>,
+}
 
 impl Default for Throttle {
     fn default() -> Self {
-        Self(moka::sync::Cache::builder().max_capacity(CAPACITY).time_to_idle(FORGOTTEN_AFTER).build())
+        let buckets = Cache::builder().max_capacity(CAPACITY).time_to_idle(FORGOTTEN_AFTER).build();
+        Self { buckets, known: Cache::builder().max_capacity(CAPACITY).time_to_live(KNOWN_FOR).build() }
     }
 }
 
 impl Throttle {
     /// Whether an attempt may be made now; if not, when.
     pub fn attempt(&self, user: &str, address: Option<&str>, now: Timestamp) -> Result<Attempt, Duration> {
-        let mut attempt = Attempt(Vec::new());
-        let address = address.map(|address| (format!("address {address}"), ADDRESS));
-        // Names that are too long for a user are one.
-        let user: String = user.chars().take(64).collect();
-        for (name, allowance) in address.into_iter().chain([(format!("user {user}"), USER)]) {
-            let bucket = self.0.get_with(name, Arc::default);
+        let user: String = user.chars().take(MAX_NAME).collect();
+        let pair = address.map(|address| (user.clone(), address.to_owned()));
+        let is_known = pair.as_ref().is_some_and(|pair| self.known.contains_key(pair));
+        let charges = match (&pair, is_known) {
+            (Some((user, address)), true) => vec![(format!("known {user} {address}"), USER)],
+            (Some((user, address)), false) => {
+                vec![(format!("address {address}"), ADDRESS), (format!("user {user}"), USER)]
+            }
+            (None, _) => vec![(format!("user {user}"), USER)],
+        };
+        let mut attempt = Attempt { user, address: pair.map(|(_, address)| address), is_known, charged: Vec::new() };
+        for (name, allowance) in charges {
+            let bucket = self.buckets.get_with(name, Arc::default);
             if let Err(wait) = bucket.take(allowance, now) {
-                attempt.succeeded();
+                attempt.take_back();
                 return Err(wait);
             }
-            attempt.0.push((bucket, allowance));
+            attempt.charged.push((bucket, allowance));
         }
         Ok(attempt)
+    }
+
+    /// The attempt does not count, and the user is known where it came from.
+    pub fn succeeded(&self, attempt: Attempt) {
+        attempt.take_back();
+        if let Some(address) = attempt.address {
+            self.known.insert((attempt.user, address), ());
+        }
     }
 }
 
 impl Attempt {
-    /// Takes it back.
-    pub fn succeeded(self) {
-        for (bucket, allowance) in self.0 {
-            bucket.put_back(allowance);
+    /// Whether this user has logged in from this address before.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    fn take_back(&self) {
+        for (bucket, allowance) in &self.charged {
+            bucket.put_back(*allowance);
         }
     }
 }
@@ -122,7 +157,7 @@ mod tests {
     fn what_succeeded_is_not_counted() {
         let throttle = Throttle::default();
         for _ in 0..1000 {
-            throttle.attempt("ada", Some("192.0.2.1"), NOW).unwrap().succeeded();
+            throttle.succeeded(throttle.attempt("ada", None, NOW).unwrap());
         }
         for n in 0..50 {
             assert!(throttle.attempt(&format!("user-{n}"), Some("192.0.2.1"), NOW).is_ok());
@@ -148,5 +183,23 @@ mod tests {
             assert!(throttle.attempt(&format!("{}{n}", "x".repeat(64)), None, NOW).is_ok());
         }
         assert!(throttle.attempt(&"x".repeat(65), None, NOW).is_err());
+    }
+
+    #[test]
+    fn whoever_is_known_at_an_address_is_not_kept_out_by_strangers() {
+        let throttle = Throttle::default();
+        throttle.succeeded(throttle.attempt("ada", Some("192.0.2.1"), NOW).unwrap());
+        for n in 0..200 {
+            let _ = throttle.attempt("ada", Some(&format!("198.51.100.{n}")), NOW);
+            let _ = throttle.attempt(&format!("user-{n}"), Some("192.0.2.1"), NOW);
+        }
+        assert!(throttle.attempt("ada", Some("198.51.100.250"), NOW).is_err());
+        let known = throttle.attempt("ada", Some("192.0.2.1"), NOW).unwrap();
+        assert!(known.is_known());
+        // But not without end either.
+        for _ in 0..9 {
+            assert!(throttle.attempt("ada", Some("192.0.2.1"), NOW).is_ok());
+        }
+        assert!(throttle.attempt("ada", Some("192.0.2.1"), NOW).is_err());
     }
 }

@@ -39,6 +39,8 @@ pub struct Allow<'r> {
     request: &'r Attributes<'r>,
     permit: Permit<'r>,
     subject: Option<String>,
+    /// Instead of the subject, where logs may not have that.
+    logged_subject: Option<String>,
     trace: Trace,
 }
 
@@ -51,7 +53,8 @@ pub fn allow<'r>(
 ) -> Decision<'r> {
     trace.denied = None;
     let subject = permit.principal().map(|principal| principal.subject().into_owned());
-    Decision::Allow(Allow { policy, request, permit, subject, trace })
+    let logged_subject = permit.principal().and_then(Principal::logged_instead).map(str::to_owned);
+    Decision::Allow(Allow { policy, request, permit, subject, logged_subject, trace })
 }
 
 impl<'r> Allow<'r> {
@@ -108,7 +111,7 @@ impl<'r> Allow<'r> {
         [
             ("decision", Some("allow")),
             ("route", Some(&*self.permit.route().name)),
-            ("subject", self.subject.as_deref()),
+            ("subject", self.logged_subject.as_deref().or(self.subject.as_deref())),
             ("key_id", principal.and_then(Principal::key_id)),
             ("plane", principal.map(Principal::plane)),
             ("project", self.permit.project()),

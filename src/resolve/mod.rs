@@ -124,7 +124,12 @@ impl Resolver {
         let stamp = self.stamps.take();
         match issuers.verify(token, &self.signing.verifying(), now).await? {
             Genuine::Other { subject, grant, expires_at } => {
-                let principal = Principal::of_subject(&subject, self.grants.share(&grant), expires_at);
+                let principal = Principal::of_subject(
+                    &subject,
+                    self.digester.logged(&subject),
+                    self.grants.share(&grant),
+                    expires_at,
+                );
                 Ok(issuers.cache.put(digest, Arc::new(principal), stamp, Slots::of_digests(&[digest])))
             }
             Genuine::Session(session, plane) => issuers.cache.load(digest, || self.session(&session, &plane)).await,
@@ -140,6 +145,8 @@ impl Resolver {
         let digests = [self.digester.of_name("user", &session.user), self.digester.of_name("session", &session.id)];
         let (store, grants) = (self.store.clone(), Arc::clone(&self.grants));
         let (session, plane) = (session.clone(), plane.to_owned());
+        let subject = format!("user:{}", session.user);
+        let logged = self.digester.logged(&subject);
         async move {
             let slots = Slots::of_digests(&digests);
             let user = store.user(session.user.clone()).await?;
@@ -147,8 +154,7 @@ impl Resolver {
             let every_workload = [EVERY.to_owned()];
             let grant = Grant::new(&plane, &user.project, &every_workload, &user.permissions);
             let grant = grants.share(&grant.map_err(|_| ResolveError::Damaged)?);
-            let subject = format!("user:{}", user.name);
-            let mut principal = Principal::of_subject(&subject, grant, session.expires_at);
+            let mut principal = Principal::of_subject(&subject, logged, grant, session.expires_at);
             principal.revoked =
                 user.disabled || user.sessions != session.generation || store.ended_session(session.id.clone()).await?;
             Ok(Loaded { value: Some(Arc::new(principal)), slots })

@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 32] = [
     "serve",
     "check-config",
     "explain",
@@ -13,8 +13,23 @@ const COMMANDS: [&str; 17] = [
     "keys list",
     "keys show",
     "keys revoke",
+    "keys update",
     "keys rotate",
     "keys bootstrap",
+    "users",
+    "users create",
+    "users list",
+    "users show",
+    "users update",
+    "users disable",
+    "users enable",
+    "users passwd",
+    "users delete",
+    "audit",
+    "audit list",
+    "login",
+    "logout",
+    "whoami",
     "resources",
     "resources put",
     "resources list",
@@ -27,7 +42,7 @@ fn every_command_has_help_with_an_example() {
     for command in COMMANDS {
         let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = run(&words).ends(0);
-        let is_group = matches!(command, "keys" | "resources");
+        let is_group = matches!(command, "keys" | "users" | "audit" | "resources");
         assert!(help.out.contains("Usage: tollgate"), "{command}");
         assert!(is_group || help.out.contains("Example"), "{command} has no example");
         assert!(help.err.is_empty());

@@ -3,8 +3,11 @@
 #![cfg(test)]
 
 mod help;
+mod login;
 mod server;
+mod users;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -51,6 +54,13 @@ fn run(arguments: &[&str]) -> Done {
     tollgate().args(arguments).output().unwrap().into()
 }
 
+/// As [`run`], with something on standard input.
+fn run_with(command: &mut Command, input: &str) -> Done {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap().into()
+}
+
 #[test]
 fn keys_from_the_first_to_the_last() {
     let mut server = Server::start();
@@ -82,6 +92,12 @@ fn keys_from_the_first_to_the_last() {
 
     let shown = on(&["keys", "show", id, "-o", "json"]).ends(0);
     assert_eq!((shown.json()["state"].as_str(), shown.json()["id"].as_str()), (Some("active"), Some(id)));
+    let renamed = on(&["keys", "update", id, "--name", "chat (EU)", "--never-expires", "-o", "json"]).ends(0).json();
+    assert_eq!((renamed["name"].as_str(), renamed["expires_at"].as_str()), (Some("chat (EU)"), None));
+    assert_eq!(renamed["permissions"], made["permissions"]);
+    on(&["keys", "update", id, "--workloads", "w1", "--if-version", "1"]).ends(5);
+    on(&["keys", "update", id, "--workloads", "w1", "--if-version", "2"]).ends(0);
+    on(&["keys", "update", id]).ends(2);
     let rotated = on(&["keys", "rotate", id, "--grace", "24h", "-o", "json"]).ends(0).json();
     assert_eq!(rotated["replaces"], id);
     assert!(on(&["keys", "show", id]).ends(0).out.contains("retiring"));

@@ -21,9 +21,10 @@ planes:
   data: {prefix: ik_live, revoked: 401}
   control: {prefix: ik_sdk, revoked: 403}
   admin: {prefix: ik_adm, revoked: 401, admin: true}
+login: {issuer: "https://tollgate.test", plane: admin}
 permissions: [run_inference, update_workloads]
 credentials:
-  - {header: authorization, scheme: Bearer}
+  - {header: authorization, scheme: Bearer, kinds: [api_key, jwt]}
   - {header: x-api-key}
 hosts:
   - match: [api.example.com]

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::client::{Reply, Sent, http1_from};
 use super::deployment::{Deployment, LOGIN, LOGOUT, PASSWORD, WHOAMI, login, refusal};
+use super::harness::wait_for;
 
 fn seconds(time: &Value) -> i64 {
     time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second()
@@ -196,5 +197,30 @@ async fn a_session_that_was_ended_is_refused_with_the_next_request() {
     }
     // A key is no session: it is revoked instead.
     let key = Sent::new("POST", LOGOUT).bearer(&inferno.root.text);
-    assert_eq!(refusal(&inferno.stack.send(&key).await), (400, "VALIDATION_ERROR".to_owned()));
+    assert_eq!(refusal(&inferno.stack.send(&key).await), (409, "CONFLICT".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_has_a_password_a_token_or_an_email_address() {
+    let inferno = Deployment::start().await;
+    let token = inferno.token_of_new("ada@example.com", "acme", &["run_inference"]).await;
+    let guess = "a-guess-of-somebody";
+    assert_eq!(inferno.login("ada@example.com", guess).await.status, 401);
+    assert_eq!(inferno.call(&token).await, 200);
+    let denied = inferno.stack.send(&Sent::new("GET", "/metrics").bearer(&token)).await;
+    assert_eq!(denied.status, 403);
+    let last = denied.header("x-request-id").unwrap();
+    let log = |name: &str| std::fs::read_to_string(inferno.stack.dir.path().join(name)).unwrap();
+    let told = ["logged in", "a login was refused", &last];
+    wait_for("the logs", async || {
+        log("envoy.log").contains(&last) && told.iter().all(|told| log("tollgate.log").contains(told))
+    })
+    .await;
+    let signature = token.rsplit('.').next().unwrap();
+    for (name, secret) in ["envoy.log", "tollgate.log"]
+        .into_iter()
+        .flat_map(|name| [PASSWORD, guess, signature, "ada@example.com"].map(|secret| (name, secret)))
+    {
+        assert!(!log(name).contains(secret), "{name} has {secret}");
+    }
 }

@@ -148,7 +148,7 @@ async fn f1_a_forged_token_is_refused() {
         key.token(&changed)
     };
     let signed = format!("{}.{}", encoded(br#"{"alg":"HS256","kid":"k"}"#), encoded(text.as_bytes()));
-    let mut confused = Hmac::<Sha256>::new_from_slice(&key.public_bytes()).unwrap();
+    let mut confused = Hmac::<Sha256>::new_from_slice(key.jwk()["n"].as_str().unwrap().as_bytes()).unwrap();
     confused.update(signed.as_bytes());
     let confused = format!("{signed}.{}", encoded(&confused.finalize().into_bytes()));
     let own_key = json!({"alg": "RS256", "kid": "k", "jwk": stranger.jwk(), "jku": "http://127.0.0.1:1/"}).to_string();

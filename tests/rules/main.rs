@@ -8,5 +8,6 @@ mod compiled;
 mod credentials;
 mod files;
 mod identity;
+mod issuers;
 mod scopes;
 mod world;

@@ -63,15 +63,6 @@ impl SigningKey {
         jwk
     }
 
-    /// The public half as bytes, as somebody would use it who takes it for a shared secret.
-    pub fn public_bytes(&self) -> Vec<u8> {
-        match &self.pair {
-            Pair::Rsa(pair, _) => pair.public_key().as_ref().to_vec(),
-            Pair::Ec(pair, _) => pair.public_key().as_ref().to_vec(),
-            Pair::Ed(pair) => pair.public_key().as_ref().to_vec(),
-        }
-    }
-
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
         match &self.pair {
             Pair::Rsa(pair, encoding) => {

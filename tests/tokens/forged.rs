@@ -58,10 +58,10 @@ fn symmetric_and_none(keys: &[SigningKey], forgeries: &mut Vec<Forgery>) {
         }
         let jwk = key.jwk();
         let secrets = [
-            key.public_bytes(),
+            public_bytes(key),
             jwk.to_string().into_bytes(),
             jwk["n"].as_str().or(jwk["x"].as_str()).unwrap().as_bytes().to_vec(),
-            pem(&key.public_bytes()),
+            pem(&public_bytes(key)),
             Vec::new(),
             b"secret".to_vec(),
         ];
@@ -107,7 +107,7 @@ fn other_keys(keys: &[SigningKey], strangers: &[SigningKey], forgeries: &mut Vec
             json!({"jwk": stranger.jwk()}),
             json!({"jku": "https://evil.test/jwks.json"}),
             json!({"x5u": "https://evil.test/cert.pem"}),
-            json!({"x5c": [encoded(&stranger.public_bytes())]}),
+            json!({"x5c": [encoded(&public_bytes(stranger))]}),
             json!({"jwk": stranger.jwk(), "kid": stranger.jwk()}),
         ] {
             let mut header = json!({"alg": stranger.algorithm, "kid": stranger.id});
@@ -307,4 +307,19 @@ fn pem(der: &[u8]) -> Vec<u8> {
     use base64::Engine as _;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n").into_bytes()
+}
+
+/// The public half as bytes, as somebody would use it who takes it for a shared secret.
+fn public_bytes(key: &SigningKey) -> Vec<u8> {
+    use base64::Engine as _;
+    let jwk = key.jwk();
+    let part = |name: &str| {
+        let text = jwk[name].as_str().unwrap_or_default();
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(text).unwrap()
+    };
+    match jwk["kty"].as_str().unwrap() {
+        "RSA" => part("n"),
+        "EC" => [vec![4], part("x"), part("y")].concat(),
+        _ => part("x"),
+    }
 }

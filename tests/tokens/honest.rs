@@ -180,6 +180,26 @@ async fn a_token_reaches_its_plane_and_the_routes_that_take_tokens() {
     assert_eq!(unplaced.denial_at("/admin", &token).await, Some(Denial::WrongPlane));
 }
 
+#[tokio::test]
+async fn an_address_of_a_person_reaches_the_back_end_and_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let token = key.token(&claims_with(&json!({"sub": "ada@example.com"})));
+    let world = World::with_keys(folder.path(), &jwks([&key]), &token).await;
+    let (told, logged) = world
+        .decide("/data", &format!("Bearer {token}"), |decision| match decision {
+            Decision::Allow(allow) => {
+                let told = allow.headers_to_set().find(|(name, _)| *name == "x-tollgate-subject");
+                let logged = allow.metadata().find(|(name, _)| *name == "subject");
+                (told.unwrap().1.to_owned(), logged.unwrap().1.to_owned())
+            }
+            Decision::Deny(deny) => panic!("{:?}", deny.denial),
+        })
+        .await;
+    assert_eq!(told, "sso:ada@example.com");
+    assert!(logged.starts_with("sso:#") && logged.len() == "sso:#".len() + 16, "{logged}");
+}
+
 fn is_allowed(decision: &Decision<'_>) -> bool {
     matches!(decision, Decision::Allow(_))
 }

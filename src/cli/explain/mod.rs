@@ -105,6 +105,7 @@ async fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
     let store = world.store.clone();
     let core = world.core(clock.clone());
     core.resolver.adopt(&policy);
+    core.resolver.signing().load(clock.now()).await.map_err(|error| store_failed(&error))?;
     let decision = core.pipeline.decide(&policy, &attributes).await;
     Report::of(&policy, &attributes, &decision, &store, clock.now()).await
 }

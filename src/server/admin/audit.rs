@@ -6,12 +6,15 @@ use axum::response::Response;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::request::QueryOf;
+use super::request::{QueryOf, project_filter};
 use super::wire::audit::{AuditBody, AuditPage, ListAudit};
 use super::wire::timestamp;
 use super::{AdminState, page_size};
 use crate::domain::time::Timestamp;
 use crate::store::AuditQuery;
+
+/// What every reader of JSON takes for a whole number: 2^53 - 1. No log gets there.
+const MAX_ROW: u64 = 9_007_199_254_740_991;
 
 pub async fn list(
     State(state): State<AdminState>,
@@ -19,11 +22,11 @@ pub async fn list(
     QueryOf(asked): QueryOf<ListAudit>,
 ) -> Result<Response, ApiError> {
     let limit = page_size(asked.limit)?;
-    if asked.before == Some(0) {
+    if asked.before.is_some_and(|number| !(1..=MAX_ROW).contains(&number)) {
         return Err(ApiError::invalid_field("before", "must be the number of a row, from 1"));
     }
     let query = AuditQuery {
-        project: asked.project,
+        project: project_filter(asked.project)?,
         actor: asked.actor,
         act: asked.act,
         target: asked.target,
@@ -41,5 +44,7 @@ pub async fn list(
 
 fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {
     let wrong = || ApiError::invalid_field(field, "must be a time by RFC 3339, such as 2027-01-31T12:00:00Z");
-    text.map(|text| timestamp(text).ok_or_else(wrong)).transpose()
+    // Nothing is older than the log, so a time before 1970 is as good as its beginning.
+    let read = |text: &str| text.parse::<jiff::Timestamp>().ok().map(|_| timestamp(text).unwrap_or_default());
+    text.map(|text| read(text).ok_or_else(wrong)).transpose()
 }

@@ -88,6 +88,6 @@ grammar!(PasswordText, {
     "minLength": 12,
     "maxLength": 256,
     "writeOnly": true,
-    "description": "At least 12 characters, and at most 256 bytes in UTF-8.",
+    "description": "12 to 256 characters.",
     "examples": ["correct horse battery staple"]
 });

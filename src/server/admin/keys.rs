@@ -8,7 +8,7 @@ use axum::response::Response;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::request::{IdempotencyKey, IfMatch, JsonBody, OptionalBody, PathOf, QueryOf};
+use super::request::{IdempotencyKey, IfMatch, JsonBody, OptionalBody, PathOf, QueryOf, name_filter, project_filter};
 use super::wire::keys::{CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey};
 use super::wire::{KEYS, timestamp};
 use super::{AdminState, page_size};
@@ -80,7 +80,8 @@ pub async fn list(
             Some(KeyId::parse(text).ok_or_else(|| ApiError::invalid_field("after", "must be the id of a key"))?)
         }
     };
-    let query = KeyQuery { project: asked.project, plane: asked.plane, after, limit: limit + 1 };
+    let (project, plane) = (project_filter(asked.project)?, name_filter("plane", asked.plane)?);
+    let query = KeyQuery { project, plane, after, limit: limit + 1 };
     let mut views = state.registry.keys(&caller.actor, query).await?;
     let more = views.len() > limit;
     views.truncate(limit);

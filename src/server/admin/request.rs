@@ -11,6 +11,8 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::reply::{self, ApiError};
+use crate::domain::name::{NAME_RULE, is_name};
+use crate::domain::record::EVERY;
 use crate::registry::{Expected, Once};
 
 const MAX_BODY: usize = 64 * 1024;
@@ -95,6 +97,19 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryOf<T> {
             Err(problem) => Err(ApiError::invalid(problem.body_text())),
         }
     }
+}
+
+/// A filter that is a name; nothing else could find anything.
+pub fn name_filter(field: &str, text: Option<String>) -> Result<Option<String>, ApiError> {
+    match text {
+        Some(text) if !is_name(&text) => Err(ApiError::invalid_field(field, &format!("must be {NAME_RULE}"))),
+        text => Ok(text),
+    }
+}
+
+/// A filter that is a project, or `*` for what belongs to every one.
+pub fn project_filter(text: Option<String>) -> Result<Option<String>, ApiError> {
+    if text.as_deref() == Some(EVERY) { Ok(text) } else { name_filter("project", text) }
 }
 
 /// The version that a change is meant for, if the client said one.

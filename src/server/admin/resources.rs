@@ -6,7 +6,7 @@ use axum::response::Response;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::request::{IfMatch, JsonBody, PathOf, QueryOf};
+use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
 use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use super::{AdminState, page_size};
 use crate::domain::name::is_name;
@@ -25,7 +25,8 @@ pub async fn list(
         Some(Some((kind, id))) => Some((kind.to_owned(), id.to_owned())),
         Some(None) => return Err(ApiError::invalid_field("after", "must be `kind:id`")),
     };
-    let query = ResourceQuery { kind: asked.kind, project: asked.project, after, limit: limit + 1 };
+    let (kind, project) = (name_filter("kind", asked.kind)?, name_filter("project", asked.project)?);
+    let query = ResourceQuery { kind, project, after, limit: limit + 1 };
     let mut found = state.registry.resources(&caller.actor, query).await?;
     let more = found.len() > limit;
     found.truncate(limit);

@@ -15,6 +15,7 @@ use super::wire::rfc3339;
 use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
 use super::wire::users::Password;
 use crate::login::LoginError;
+use crate::registry::RegistryError;
 use crate::telemetry::AUDIT;
 
 /// How long others may go on with a set of keys; a token of a newer key has them look again.
@@ -65,7 +66,11 @@ fn refusal(error: &LoginError) -> ApiError {
 pub async fn logout(State(state): State<AdminState>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
     let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let token = bearer.split_once(' ').map_or("", |(_, token)| token.trim());
-    state.logins.logout(&state.live.load_full(), &caller.actor, token).await?;
+    state.logins.logout(&state.live.load_full(), &caller.actor, token).await.map_err(|error| match error {
+        // The request is in order; there is no session behind its credential.
+        RegistryError::Invalid { problem, .. } => ApiError::conflict(problem),
+        other => other.into(),
+    })?;
     caller.changed(&state, &caller.actor.subject, caller.actor.project.as_deref().unwrap_or_default());
     reply::record(StatusCode::OK, &LogoutBody { subject: caller.actor.subject })
 }

@@ -7,7 +7,7 @@ use axum::response::Response;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf};
+use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf, project_filter};
 use super::wire::USERS;
 use super::wire::users::{CreateUser, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
 use super::{AdminState, page_size};
@@ -42,7 +42,7 @@ pub async fn list(
     if asked.after.as_deref().is_some_and(|name| !is_user_name(name)) {
         return Err(ApiError::invalid_field("after", "must be the name of a user"));
     }
-    let query = UserQuery { project: asked.project, after: asked.after, limit: limit + 1 };
+    let query = UserQuery { project: project_filter(asked.project)?, after: asked.after, limit: limit + 1 };
     let mut found = state.registry.users(&caller.actor, query).await?;
     let more = found.len() > limit;
     found.truncate(limit);
@@ -111,7 +111,7 @@ fn possible(path: &UserPath) -> Result<&str, ApiError> {
 }
 
 async fn hashed(state: &AdminState, Password(text): Password) -> Result<String, ApiError> {
-    Passwords::check_rules(&text).map_err(|rule| ApiError::invalid_field("password", rule))?;
+    Passwords::check_rules(&text).map_err(|rule| ApiError::invalid_field("password", &format!("must have {rule}")))?;
     let busy = |_| ApiError::unavailable("Too many passwords are being hashed: try again.");
     state.logins.passwords().hash(text).await.map_err(busy)
 }

@@ -7,8 +7,8 @@ pub mod resources;
 pub mod session;
 pub mod users;
 
-use serde::Deserialize;
-use serde::Deserializer;
+use serde::de::{Error, Unexpected};
+use serde::{Deserialize, Deserializer};
 
 use crate::domain::time::Timestamp;
 
@@ -28,6 +28,18 @@ fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<O
     T::deserialize(field).map(Some)
 }
 
+/// Reads a whole number, or null. As in JSON Schema, `90.0` is one.
+fn whole<'de, D: Deserializer<'de>>(field: D) -> Result<Option<u64>, D::Error> {
+    let number = Option::<serde_json::Number>::deserialize(field)?;
+    let exact = |float: f64| (float.fract() == 0.0 && (0.0..=MAX_EXACT).contains(&float)).then_some(float as u64);
+    let read = |number: serde_json::Number| number.as_u64().or_else(|| number.as_f64().and_then(exact));
+    let wrong = || D::Error::invalid_type(Unexpected::Other("another value"), &"a whole number that is not negative");
+    number.map(|number| read(number).ok_or_else(wrong)).transpose()
+}
+
+/// Up to here a float tells whole numbers apart: 2^53.
+const MAX_EXACT: f64 = 9_007_199_254_740_992.0;
+
 /// A point in time for people and programs. A time beyond the calendar reads as the last that it has.
 pub fn rfc3339(time: Timestamp) -> String {
     let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
@@ -43,6 +55,18 @@ pub fn timestamp(text: &str) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_are_numbers_without_a_fraction() {
+        for (text, expected) in
+            [("90", Some(90)), ("90.0", Some(90)), ("9e1", Some(90)), ("null", None), ("0", Some(0))]
+        {
+            assert_eq!(whole(&mut serde_json::Deserializer::from_str(text)).unwrap(), expected, "{text}");
+        }
+        for bad in ["-1", "-1.0", "1.5", "1e300", "\"1\"", "true", "[1]"] {
+            assert!(whole(&mut serde_json::Deserializer::from_str(bad)).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn times_go_there_and_back() {

@@ -150,3 +150,18 @@ async fn a_creation_that_is_repeated_is_made_once() {
     let list = api.operate("GET", KEYS, Value::Null).await;
     assert_eq!(list.body["keys"].as_array().unwrap().len(), 2);
 }
+
+#[tokio::test]
+async fn a_filter_that_could_find_nothing_is_refused() {
+    let api = Api::new();
+    for path in [
+        "/api/v1/auth/api-keys?project=",
+        "/api/v1/auth/api-keys?plane=a/b",
+        "/api/v1/users?project=a%20b",
+        "/api/v1/audit?project=",
+        "/api/v1/resources?kind=",
+        "/api/v1/resources?project=*",
+    ] {
+        api.operate("GET", path, Value::Null).await.is(400, "VALIDATION_ERROR");
+    }
+}

@@ -57,6 +57,7 @@ async fn what_does_not_fit_is_refused_and_a_password_is_not_echoed() {
         ("name", json!("a b")),
         ("name", json!("@a")),
         ("password", json!("short")),
+        ("password", json!("ä".repeat(11))),
         ("password", json!("x".repeat(257))),
         ("project", json!("a/b")),
         ("permissions", json!(["fly"])),

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use super::rfc3339;
 use crate::domain::record::AuditEntry;
-use crate::server::admin::grammar::{Name, Time};
+use crate::server::admin::grammar::{NameOrEvery, Time};
 
 /// Which rows are listed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ListAudit {
-    /// About this project alone.
-    #[schemars(with = "Name")]
+    /// About this project alone; `*` for what belongs to every one.
+    #[schemars(with = "NameOrEvery")]
     pub project: Option<String>,
     /// By this one alone: `key:<id>`, `user:<name>`, `<issuer>:<subject>` or `operator`.
     #[schemars(with = "String")]
@@ -30,7 +30,7 @@ pub struct ListAudit {
     #[schemars(with = "Time")]
     pub until: Option<String>,
     /// Only what is older than the row of this number: the `next` of the page before.
-    #[schemars(with = "u64", range(min = 1))]
+    #[schemars(with = "u64", range(min = 1, max = 9_007_199_254_740_991_u64))]
     pub before: Option<u64>,
     /// At most this many; 100 if it is left out.
     #[schemars(with = "usize", range(min = 1, max = 1000))]

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{present, rfc3339};
+use super::{present, rfc3339, whole};
 use crate::domain::credential::KeyId;
 use crate::domain::record::ApiKey;
 use crate::domain::time::Timestamp;
@@ -36,11 +36,11 @@ pub struct CreateKey {
     #[schemars(with = "Option<Scopes>")]
     pub workloads: Option<Vec<String>>,
     /// When it expires, in days from now. Say this or `expires_in_seconds`; without either it does not expire.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[schemars(range(min = 1, max = 36_500))]
     pub expires_in_days: Option<u64>,
     /// When it expires, in seconds from now.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[schemars(range(min = 1, max = 3_153_600_000_u64))]
     pub expires_in_seconds: Option<u64>,
 }
@@ -91,6 +91,7 @@ impl UpdateKey {
 #[serde(deny_unknown_fields)]
 pub struct RotateKey {
     /// How long the old key goes on; 0 or absent: it ends at once.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "whole")]
     #[schemars(range(max = 31_622_400))]
     pub grace_seconds: Option<u64>,
 }

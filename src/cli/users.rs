@@ -1,0 +1,237 @@
+//! `tollgate users`: people who log in with a password, through the running server. Takes a password from the terminal or from
+//! standard input alone, and never prints one.
+
+use axum::http::Method;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::Failure;
+use super::client::{encoded, query};
+use super::connect::{ConnectArgs, Target, target};
+use super::keys::{read, shortened};
+use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
+use super::prompt;
+use crate::server::admin::wire::USERS;
+use crate::server::admin::wire::users::{CreateUser, Password, SetPassword, UpdateUser, UserBody, UserPage};
+
+#[derive(Debug, Args)]
+pub struct UsersArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    command: UsersCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum UsersCommand {
+    /// Make a user; the password is asked for
+    #[command(after_help = "Examples:
+  tollgate users create alice@example.com --project acme --permissions manage_keys,run_inference
+  pass show tollgate/ci | tollgate users create ci --project acme --permissions run_inference --password-stdin")]
+    Create(CreateArgs),
+    /// List users
+    #[command(after_help = "Example:
+  tollgate users list --project acme -o json")]
+    List(ListArgs),
+    /// Show one user
+    #[command(after_help = "Example:
+  tollgate users show alice@example.com")]
+    Show(OneArgs),
+    /// Change what a user may do; what is left out stays
+    #[command(after_help = "Example:
+  tollgate users update alice@example.com --permissions run_inference")]
+    Update(UpdateArgs),
+    /// End every session of a user at once, and let no new one begin
+    #[command(after_help = "Example:
+  tollgate users disable alice@example.com")]
+    Disable(OneArgs),
+    /// Let a disabled user log in again
+    #[command(after_help = "Example:
+  tollgate users enable alice@example.com")]
+    Enable(OneArgs),
+    /// Set the password of a user, and end every session of theirs at once
+    #[command(after_help = "Examples:
+  tollgate users passwd alice@example.com
+  pass show tollgate/ci | tollgate users passwd ci --password-stdin")]
+    Passwd(PasswdArgs),
+    /// Delete a user, and end every session of theirs at once
+    #[command(after_help = "Example:
+  tollgate users delete alice@example.com")]
+    Delete(OneArgs),
+}
+
+#[derive(Debug, Args)]
+struct CreateArgs {
+    /// What the user logs in with
+    name: String,
+    /// The project of the user, or `*` for every project; by default your own
+    #[arg(long)]
+    project: Option<String>,
+    /// What the user may do, with commas between them
+    #[arg(long, value_delimiter = ',', value_name = "NAMES", required = true)]
+    permissions: Vec<String>,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Of this project alone
+    #[arg(long)]
+    project: Option<String>,
+    /// Only what comes behind this name
+    #[arg(long, value_name = "NAME")]
+    after: Option<String>,
+    /// At most this many, up to 1000
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    limit: usize,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct OneArgs {
+    /// What the user logs in with
+    name: String,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct UpdateArgs {
+    /// What the user logs in with
+    name: String,
+    #[command(flatten)]
+    change: ChangeArgs,
+    /// Change this version alone
+    #[arg(long, value_name = "NUMBER")]
+    if_version: Option<u64>,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+/// What changes of a user.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct ChangeArgs {
+    /// The project of the user, or `*` for every project
+    #[arg(long)]
+    project: Option<String>,
+    /// Everything that the user may do from now on, with commas between them
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    permissions: Option<Vec<String>>,
+}
+
+#[derive(Debug, Args)]
+struct PasswdArgs {
+    /// What the user logs in with
+    name: String,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+pub async fn run(args: UsersArgs) -> Result<(), Failure> {
+    let target = target(&args.connect)?;
+    match args.command {
+        UsersCommand::Create(args) => {
+            let password = Password(prompt::new_password(args.password_stdin)?);
+            let CreateArgs { name, project, permissions, output, .. } = args;
+            let body = CreateUser { name, password, project, permissions };
+            show(target.change(Method::POST, USERS, None, &body).await?, output)
+        }
+        UsersCommand::Passwd(args) => {
+            let body = SetPassword { password: Password(prompt::new_password(args.password_stdin)?) };
+            let path = format!("{}/password", path_of(&args.name));
+            show(target.change(Method::PUT, &path, None, &body).await?, args.output)
+        }
+        UsersCommand::Update(args) => {
+            let ChangeArgs { project, permissions } = args.change;
+            let change = UpdateUser { project, permissions, disabled: None };
+            show(update(&target, &args.name, args.if_version, &change).await?, args.output)
+        }
+        UsersCommand::Disable(args) => able(&target, args, true).await,
+        UsersCommand::Enable(args) => able(&target, args, false).await,
+        UsersCommand::Show(args) => show(target.call(Method::GET, &path_of(&args.name), None).await?, args.output),
+        UsersCommand::Delete(args) => show(target.call(Method::DELETE, &path_of(&args.name), None).await?, args.output),
+        UsersCommand::List(args) => {
+            let query =
+                query(&[("project", args.project), ("after", args.after), ("limit", Some(args.limit.to_string()))]);
+            let answer = target.call(Method::GET, &format!("{USERS}{query}"), None).await?;
+            match args.output {
+                Format::Json => output::print(&json(&answer)?),
+                Format::Table => list(&read(answer)?),
+            }
+        }
+    }
+}
+
+fn path_of(name: &str) -> String {
+    format!("{USERS}/{}", encoded(name))
+}
+
+async fn able(target: &Target, args: OneArgs, disabled: bool) -> Result<(), Failure> {
+    let change = UpdateUser { disabled: Some(disabled), ..UpdateUser::default() };
+    show(update(target, &args.name, None, &change).await?, args.output)
+}
+
+async fn update(target: &Target, name: &str, version: Option<u64>, change: &UpdateUser) -> Result<Value, Failure> {
+    let if_match = version.map_or_else(|| "*".to_owned(), |version| format!("\"{version}\""));
+    target.change(Method::PATCH, &path_of(name), Some(&if_match), change).await
+}
+
+fn show(answer: Value, format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Json => output::print(&json(&answer)?),
+        Format::Table => output::print(&record(&read(answer)?)),
+    }
+}
+
+fn record(user: &UserBody) -> String {
+    fields(&[
+        ("Name", user.name.clone()),
+        ("State", state(user).to_owned()),
+        ("Project", user.project.clone()),
+        ("Permissions", user.permissions.join(", ")),
+        ("Created", format!("{} by {}", output::time(Some(&user.created_at)), user.created_by)),
+        ("Changed", output::time(Some(&user.changed_at))),
+        ("Version", user.version.to_string()),
+    ])
+}
+
+fn state(user: &UserBody) -> &'static str {
+    if user.disabled { "disabled" } else { "enabled" }
+}
+
+fn list(page: &UserPage) -> Result<(), Failure> {
+    if page.users.is_empty() {
+        note("No users.");
+        return Ok(());
+    }
+    let mut table = Table::new(&["NAME", "STATE", "PROJECT", "PERMISSIONS", "CHANGED"]);
+    for user in &page.users {
+        let colour = if user.disabled { Colour::Red } else { Colour::Green };
+        table.row(vec![
+            user.name.as_str().into(),
+            Cell::coloured(state(user), Some(colour)),
+            user.project.as_str().into(),
+            shortened(&user.permissions).as_str().into(),
+            output::time(Some(&user.changed_at)).as_str().into(),
+        ]);
+    }
+    output::print(&table.render(output::is_colourful()))?;
+    if let Some(next) = &page.next {
+        note(&format!("There are more: --after {}", output::printable(next)));
+    }
+    Ok(())
+}

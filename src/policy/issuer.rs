@@ -53,8 +53,9 @@ pub struct Meaning {
     pub roles: Option<ClaimPath>,
     /// The permissions of each role.
     pub role_permissions: Vec<(Box<str>, Vec<Box<str>>)>,
-    /// Every permission that exists on the plane; others in a token mean nothing.
-    pub known_permissions: Vec<Box<str>>,
+    /// The permissions that a claim may name, which are the declared ones; others mean nothing there. Built-in ones, which
+    /// administer, come from the configuration alone: at many issuers a client chooses its own scopes.
+    pub declared: Vec<Box<str>>,
 }
 
 /// A word of the configuration, or whatever a claim says.
@@ -146,7 +147,7 @@ pub struct Header {
 }
 
 /// A name of a key is at most this long.
-const MAX_KEY_ID: usize = 256;
+const MAX_KEY_ID: usize = 128;
 const MAX_SUBJECT: usize = 256;
 /// The most workloads, or permissions, that a token can say.
 const MAX_LIST: usize = 256;
@@ -267,7 +268,7 @@ impl Issuer {
                 _ => return Err(Denial::TokenClaims),
             },
         };
-        let workloads = words(&meaning.workloads, claims)?;
+        let workloads = meaning.workloads(claims)?;
         let permissions = meaning.permissions(claims)?;
         Grant::new(plane, project, &workloads, &permissions)
             .map(|grant| (subject, grant))
@@ -276,29 +277,40 @@ impl Issuer {
 }
 
 impl Meaning {
+    /// Names, or what the configuration says: no token reaches every workload because it says so.
+    fn workloads(&self, claims: &Claims) -> Result<Vec<String>, Denial> {
+        words(&self.workloads, claims, |word| if is_name(word) { Ok(true) } else { Err(Denial::TokenClaims) })
+    }
+
     fn permissions(&self, claims: &Claims) -> Result<Vec<String>, Denial> {
-        let mut permissions = words(&self.permissions, claims)?;
+        // An issuer speaks of other things too, such as `openid`.
+        let is_declared = |word: &str| Ok(self.declared.iter().any(|known| **known == *word));
+        let mut permissions = words(&self.permissions, claims, is_declared)?;
         if let Some(roles) = &self.roles {
             for role in listed(roles, claims)? {
                 let of_role = self.role_permissions.iter().filter(|(name, _)| **name == *role);
                 permissions.extend(of_role.flat_map(|(_, permissions)| permissions).map(|name| name.to_string()));
             }
         }
-        // An issuer speaks of other things too, such as `openid`.
-        permissions.retain(|permission| self.known_permissions.iter().any(|known| **known == *permission));
         permissions.sort();
         permissions.dedup();
         Ok(permissions)
     }
 }
 
-/// What the terms say, in order and without duplicates.
-fn words(terms: &[Term], claims: &Claims) -> Result<Vec<String>, Denial> {
+/// What the terms say, in order and without duplicates; of what claims say only the words that are `taken`.
+fn words(terms: &[Term], claims: &Claims, taken: impl Fn(&str) -> Result<bool, Denial>) -> Result<Vec<String>, Denial> {
     let mut words: Vec<String> = Vec::new();
     for term in terms {
         match term {
             Term::Literal(word) => words.push(word.to_string()),
-            Term::Claim(path) => words.extend(listed(path, claims)?.into_iter().map(str::to_owned)),
+            Term::Claim(path) => {
+                for word in listed(path, claims)? {
+                    if taken(word)? {
+                        words.push(word.to_owned());
+                    }
+                }
+            }
         }
     }
     words.sort();

@@ -100,10 +100,23 @@ impl<T> std::fmt::Debug for Cache<T> {
 
 impl<T: Send + Sync + 'static> Cache<T> {
     pub fn new(stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+        Self::with(stamps, sizes, None)
+    }
+
+    /// Forgets everything after this time.
+    pub fn for_a_while(stamps: Arc<Stamps>, sizes: Sizes, life: Duration) -> Self {
+        Self::with(stamps, sizes, Some(life))
+    }
+
+    fn with(stamps: Arc<Stamps>, sizes: Sizes, life: Option<Duration>) -> Self {
         let entries = |capacity| moka::sync::Cache::builder().max_capacity(capacity);
+        let known = match life {
+            Some(life) => entries(sizes.known).time_to_live(life),
+            None => entries(sizes.known),
+        };
         Self {
             stamps,
-            known: entries(sizes.known).build_with_hasher(BuildHasherDefault::default()),
+            known: known.build_with_hasher(BuildHasherDefault::default()),
             unknown: entries(sizes.unknown).time_to_live(UNKNOWN_LIFE).build_with_hasher(BuildHasherDefault::default()),
             flights: Arc::default(),
             permits: Arc::new(Semaphore::new(sizes.loads)),

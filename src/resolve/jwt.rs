@@ -5,6 +5,7 @@ pub mod key_set;
 pub mod source;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -12,6 +13,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::ResolveError;
 use super::cache::{Cache, Sizes};
 use super::revocation::Stamps;
+use crate::domain::credential::Digest;
 use crate::domain::decision::Denial;
 use crate::domain::json::parse_object;
 use crate::domain::principal::{Grant, Principal};
@@ -21,15 +23,19 @@ use crate::policy::Policy;
 use crate::policy::issuer::{Claims, Header, Issuer, claimed_issuer, read_header, validity};
 use crate::policy::login::{Login, Session};
 use key_set::{KeySet, NotSigned};
-use source::{Freshness, IssuerKeys};
+use source::{Freshness, IssuerKeys, Withdrawals};
 
 /// The issuers of one policy, and what their tokens were found to be.
 #[derive(Debug)]
 pub struct Issuers {
     others: Vec<Follows>,
     login: Option<Login>,
+    withdrawals: Withdrawals,
     pub(super) cache: Cache<Principal>,
 }
+
+/// A verified token is verified again after this time, however long it says that it lives.
+const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
 
 /// An issuer and its keys.
 #[derive(Clone, Debug)]
@@ -49,7 +55,12 @@ pub enum Genuine {
 
 impl Issuers {
     pub fn none(stamps: Arc<Stamps>, sizes: Sizes) -> Self {
-        Self { others: Vec::new(), login: None, cache: Cache::new(stamps, sizes) }
+        Self {
+            others: Vec::new(),
+            login: None,
+            withdrawals: Withdrawals::default(),
+            cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
+        }
     }
 
     /// The issuers of a policy, with the keys that are followed already where their source is the same.
@@ -59,11 +70,27 @@ impl Issuers {
                 old.rules.keys == rules.keys && old.rules.algorithms == rules.algorithms && old.rules.name == rules.name
             };
             let keys = before.others.iter().find(same).map(|old| Arc::clone(&old.keys));
-            let follow = || Arc::new(IssuerKeys::follow(&rules.name, &rules.keys, &rules.algorithms));
+            let follow =
+                || Arc::new(IssuerKeys::follow(&rules.name, &rules.keys, &rules.algorithms, &before.withdrawals));
             Follows { rules: rules.clone(), keys: keys.unwrap_or_else(follow) }
         };
         let others = policy.issuers.iter().map(followed).collect();
-        Self { others, login: policy.login.clone(), cache: Cache::new(stamps, sizes) }
+        Self {
+            others,
+            login: policy.login.clone(),
+            withdrawals: before.withdrawals.clone(),
+            cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
+        }
+    }
+
+    /// The name under which a token is remembered, until the next withdrawal of a key.
+    pub(super) fn name(&self, token: Digest) -> Digest {
+        let number = self.withdrawals.number().to_be_bytes();
+        let mut name = token;
+        for (byte, mixed) in name.0.iter_mut().zip(number) {
+            *byte ^= mixed;
+        }
+        name
     }
 
     /// Whether nothing has to be done to follow this policy.

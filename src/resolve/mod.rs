@@ -117,10 +117,13 @@ impl Resolver {
     /// [`ResolveError::Refused`] if it is not genuine or not valid.
     pub async fn token(&self, token: &PresentedToken<'_>, now: Timestamp) -> Result<Resolved<Principal>, ResolveError> {
         let digest = self.digester.of_token(token);
-        if let Some(hit) = self.issuers.load().cache.get(&digest) {
+        let issuers = self.issuers.load();
+        // Before the keys are looked at: see `Withdrawals`.
+        let name = issuers.name(digest);
+        if let Some(hit) = issuers.cache.get(&name) {
             return Ok(hit);
         }
-        let issuers = self.issuers.load_full();
+        let issuers = Arc::clone(&issuers);
         let stamp = self.stamps.take();
         match issuers.verify(token, &self.signing.verifying(), now).await? {
             Genuine::Other { subject, grant, expires_at } => {
@@ -130,9 +133,9 @@ impl Resolver {
                     self.grants.share(&grant),
                     expires_at,
                 );
-                Ok(issuers.cache.put(digest, Arc::new(principal), stamp, Slots::of_digests(&[digest])))
+                Ok(issuers.cache.put(name, Arc::new(principal), stamp, Slots::of_digests(&[digest])))
             }
-            Genuine::Session(session, plane) => issuers.cache.load(digest, || self.session(&session, &plane)).await,
+            Genuine::Session(session, plane) => issuers.cache.load(name, || self.session(&session, &plane)).await,
         }
     }
 

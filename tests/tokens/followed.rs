@@ -72,7 +72,7 @@ async fn an_issuer_that_is_down_keeps_its_known_keys_and_makes_unknown_ones_503(
         Answer::Status(500),
         Answer::Status(404),
         Answer::Text("<html>".to_owned()),
-        Answer::Text(r#"{"keys":[]}"#.to_owned()),
+        Answer::Text(r#"{"keys":[{"kty":"oct","k":"c2VjcmV0"}]}"#.to_owned()),
         Answer::Text(format!("{{\"keys\":[], \"x\":\"{}\"}}", "x".repeat(300_000))),
         Answer::Silence,
     ] {
@@ -85,6 +85,31 @@ async fn an_issuer_that_is_down_keeps_its_known_keys_and_makes_unknown_ones_503(
             let fresh = known.token(&json!({"iss": crate::world::ISSUER, "aud": "tollgate", "sub": "b", "exp": 1_796_000_000u64, "tenant": "acme", "scope": "run"}));
             assert_eq!(world.denial(&fresh).await, None, "{down:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_token_does_not_outlive_the_key_that_signed_it() {
+    let (kept, stolen) = (SigningKey::generate("kept", "EdDSA"), SigningKey::generate("stolen", "ES256"));
+    // The key is taken away, another one stands under its name, or there is none at all any more.
+    let impostor = SigningKey::generate("stolen", "ES256");
+    for (after, denial) in [
+        (jwks([&kept]), Denial::TokenKey),
+        (jwks([&kept, &impostor]), Denial::TokenSignature),
+        (json!({"keys": []}), Denial::TokenKey),
+    ] {
+        let idp = Idp::start(Answer::Keys(jwks([&kept, &stolen]))).await;
+        let world = world_of(&idp).await;
+        let (good, bad) = (kept.token(&claims()), stolen.token(&claims()));
+        world.wait_for(&bad, None).await;
+        assert_eq!((world.denial(&good).await, world.denial(&bad).await), (None, None));
+        idp.answer_with(Answer::Keys(after.clone()));
+        // Somebody's unknown key has the set fetched anew.
+        let stranger = SigningKey::generate("unknown", "EdDSA");
+        assert_eq!(world.denial(&stranger.token(&claims())).await, Some(Denial::TokenKey));
+        assert_eq!(world.denial(&bad).await, Some(denial), "{after}");
+        let is_kept = after["keys"].as_array().is_some_and(|keys| !keys.is_empty());
+        assert_eq!(world.denial(&good).await, (!is_kept).then_some(Denial::TokenKey));
     }
 }
 

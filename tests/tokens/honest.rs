@@ -124,6 +124,7 @@ async fn claims_become_who_it_is_and_what_they_may() {
         (json!({"https://example.com/tenant": ""}), Denial::TokenClaims),
         (json!({"workloads": ["chat", "*"]}), Denial::TokenClaims),
         (json!({"workloads": "*"}), Denial::TokenClaims),
+        (json!({"workloads": ["*"]}), Denial::TokenClaims),
         (json!({"workloads": ["a,b"]}), Denial::TokenClaims),
     ] {
         assert_eq!(world.denial(&with(&changes)).await, Some(denial), "{changes}");
@@ -178,6 +179,34 @@ async fn a_token_reaches_its_plane_and_the_routes_that_take_tokens() {
     ));
     unplaced.wait_for(&token, Some(Denial::WrongPlane)).await;
     assert_eq!(unplaced.denial_at("/admin", &token).await, Some(Denial::WrongPlane));
+}
+
+#[tokio::test]
+async fn no_token_makes_itself_an_administrator() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let file = folder.path().join("jwks.json");
+    std::fs::write(&file, jwks([&key]).to_string()).unwrap();
+    let issuer = |permissions: &str| {
+        World::of(&format!(
+            "issuers:
+  - {{name: sso, issuer: {}, audience: [tollgate], jwks: {{file: {}}}, plane: admin, project: \"*\",
+     workloads: [\"*\"], {permissions}}}
+",
+            crate::world::ISSUER,
+            file.display()
+        ))
+    };
+    let token = key.token(&claims_with(&json!({"scope": "manage_keys manage_users run", "roles": ["boss"]})));
+    let of_scope = issuer("permissions: [\"{scope}\"]");
+    of_scope.wait_for(&token, Some(Denial::WrongPlane)).await;
+    assert_eq!(of_scope.denial_at("/admin", &token).await, Some(Denial::PermissionMissing));
+    // The operator may, by name or by role.
+    for given in ["permissions: [manage_keys]", "role_claim: \"{roles}\", roles: {boss: [manage_keys]}"] {
+        let world = issuer(given);
+        world.wait_for(&token, Some(Denial::WrongPlane)).await;
+        assert_eq!(world.denial_at("/admin", &token).await, None, "{given}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,6 @@ use http::Uri;
 
 use crate::domain::name::{NAME_RULE, is_name};
 use crate::domain::record::EVERY;
-use crate::policy::ADMIN_PERMISSIONS;
 use crate::policy::issuer::{Algorithm, ClaimPath, Issuer, KeySource, Meaning, Term};
 use crate::policy::login::Login;
 
@@ -136,7 +135,6 @@ impl Compiler<'_> {
         if roles.is_some() == issuer.roles.is_empty() {
             findings.add(&self.path.key("roles"), "`role_claim` and `roles` go together");
         }
-        let built_in = ADMIN_PERMISSIONS.into_iter().filter(|_| self.admin);
         Some(Meaning {
             subject: subject?,
             project: project?,
@@ -144,7 +142,7 @@ impl Compiler<'_> {
             permissions: permissions?,
             roles,
             role_permissions: self.roles(findings),
-            known_permissions: self.names.permissions.iter().cloned().chain(built_in.map(Into::into)).collect(),
+            declared: self.names.permissions.clone(),
         })
     }
 

@@ -42,8 +42,8 @@ pub struct Issuer {
     pub project: String,
     /// The workloads that its tokens reach: names, claims with names, or `"*"` alone for all of the project.
     pub workloads: Vec<String>,
-    /// The permissions that its tokens have: names, or claims with names (a list, or one text with spaces). Names that are not
-    /// declared mean nothing.
+    /// The permissions that its tokens have: names, or claims with names (a list, or one text with spaces). In a claim only
+    /// names of `permissions` mean anything: built-in ones, which administer, are named here or in `roles`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub permissions: Vec<String>,
     /// The claim that names roles.

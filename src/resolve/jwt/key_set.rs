@@ -24,6 +24,8 @@ struct PinnedKey {
     id: Option<String>,
     algorithm: Algorithm,
     key: DecodingKey,
+    /// The public key, as a JWK has it.
+    material: Vec<Vec<u8>>,
 }
 
 /// Why a token is not the issuer's.
@@ -38,7 +40,8 @@ impl KeySet {
     /// Reads a JWK Set (RFC 7517 section 5). Keys that cannot verify one of `allowed` are passed over, as section 5 asks.
     ///
     /// # Errors
-    /// A sentence for the log if it is no JWK Set at all, or has no key that is of use.
+    /// A sentence for the log if it is no JWK Set at all, or has keys of which none is of use. Without any key it is a good
+    /// set: an issuer in trouble says so.
     pub fn parse(bytes: &[u8], allowed: &[Algorithm]) -> Result<Self, String> {
         if bytes.len() > MAX_BYTES {
             return Err(format!("it is longer than {MAX_BYTES} bytes"));
@@ -48,8 +51,9 @@ impl KeySet {
         if keys.len() > MAX_KEYS {
             return Err(format!("it has more than {MAX_KEYS} keys"));
         }
+        let is_empty = keys.is_empty();
         let keys: Vec<PinnedKey> = keys.iter().filter_map(|key| pinned(key.as_object()?, allowed)).collect();
-        if keys.is_empty() {
+        if keys.is_empty() && !is_empty {
             return Err("it has no key that signs with an accepted algorithm".to_owned());
         }
         Ok(Self(keys))
@@ -57,11 +61,21 @@ impl KeySet {
 
     /// One Ed25519 key, by its 32 bytes, for EdDSA.
     pub fn push_ed25519(&mut self, id: String, public: &[u8]) {
-        self.0.push(PinnedKey { id: Some(id), algorithm: Algorithm::EdDsa, key: DecodingKey::from_ed_der(public) });
+        let (key, material) = (DecodingKey::from_ed_der(public), vec![public.to_vec()]);
+        self.0.push(PinnedKey { id: Some(id), algorithm: Algorithm::EdDsa, key, material });
     }
 
     pub fn empty() -> Self {
         Self(Vec::new())
+    }
+
+    /// Whether every key of another set is in this one too, under its name.
+    pub fn has_all_of(&self, other: &Self) -> bool {
+        let has = |key: &PinnedKey| {
+            let same = |own: &&PinnedKey| own.id == key.id && own.algorithm == key.algorithm;
+            self.0.iter().filter(same).any(|own| own.material == key.material)
+        };
+        other.0.iter().all(has)
     }
 
     pub fn len(&self) -> usize {
@@ -123,22 +137,26 @@ fn pinned(jwk: &Claims, allowed: &[Algorithm]) -> Option<PinnedKey> {
         Some(name) => Some(Algorithm::parse(name.as_str()?)?),
     };
     let of_curve = |algorithm: Algorithm| said.is_none_or(|said| said == algorithm).then_some(algorithm);
-    let (algorithm, key) = match (text("kty")?, text("crv")) {
+    let (algorithm, key, material) = match (text("kty")?, text("crv")) {
         ("RSA", _) => {
             let first = || allowed.iter().copied().find(|algorithm| algorithm.is_rsa());
             let algorithm = said.or_else(first).filter(|algorithm| algorithm.is_rsa())?;
-            (algorithm, DecodingKey::from_rsa_raw_components(&bytes("n")?, &bytes("e")?))
+            let (n, e) = (bytes("n")?, bytes("e")?);
+            (algorithm, DecodingKey::from_rsa_raw_components(&n, &e), vec![n, e])
         }
-        ("EC", Some("P-256")) => (of_curve(Algorithm::Es256)?, point(&bytes("x")?, &bytes("y")?, 32)?),
-        ("EC", Some("P-384")) => (of_curve(Algorithm::Es384)?, point(&bytes("x")?, &bytes("y")?, 48)?),
+        ("EC", Some(curve @ ("P-256" | "P-384"))) => {
+            let (algorithm, length) = if curve == "P-256" { (Algorithm::Es256, 32) } else { (Algorithm::Es384, 48) };
+            let (x, y) = (bytes("x")?, bytes("y")?);
+            (of_curve(algorithm)?, point(&x, &y, length)?, vec![x, y])
+        }
         ("OKP", Some("Ed25519")) => {
             let key = bytes("x").filter(|key| key.len() == 32)?;
-            (of_curve(Algorithm::EdDsa)?, DecodingKey::from_ed_der(&key))
+            (of_curve(Algorithm::EdDsa)?, DecodingKey::from_ed_der(&key), vec![key])
         }
         _ => return None,
     };
     let id = text("kid").map(str::to_owned);
-    allowed.contains(&algorithm).then_some(PinnedKey { id, algorithm, key })
+    allowed.contains(&algorithm).then_some(PinnedKey { id, algorithm, key, material })
 }
 
 /// An uncompressed point (SEC 1 section 2.3.3), each coordinate of full length (RFC 7518 section 6.2.1.2).

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -36,6 +37,21 @@ const FILE_AGE: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(2);
 const MAX_RETRY: Duration = Duration::from_secs(120);
 
+/// How often keys were withdrawn. What was verified before the last time must be verified again.
+#[derive(Clone, Debug, Default)]
+pub struct Withdrawals(Arc<AtomicU64>);
+
+impl Withdrawals {
+    /// Read it before the keys, so that what they verify is remembered under a number that a later withdrawal leaves behind.
+    pub fn number(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn count(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 /// The keys of one issuer, followed until this is dropped.
 pub struct IssuerKeys {
     shared: Arc<Shared>,
@@ -47,6 +63,7 @@ pub struct IssuerKeys {
 
 struct Shared {
     keys: ArcSwapOption<KeySet>,
+    withdrawals: Withdrawals,
     wanted: Notify,
     fetches: watch::Sender<Fetches>,
 }
@@ -82,9 +99,10 @@ pub enum Freshness {
 
 impl IssuerKeys {
     /// Begins to follow a source. Must be called on a runtime that outlives the keys.
-    pub fn follow(name: &str, source: &KeySource, allowed: &[Algorithm]) -> Self {
+    pub fn follow(name: &str, source: &KeySource, allowed: &[Algorithm], withdrawals: &Withdrawals) -> Self {
         let shared = Arc::new(Shared {
             keys: ArcSwapOption::empty(),
+            withdrawals: withdrawals.clone(),
             wanted: Notify::new(),
             fetches: watch::Sender::new(Fetches::default()),
         });
@@ -174,7 +192,7 @@ impl Follower {
             let pause = match outcome {
                 Ok((keys, age)) => {
                     failures = 0;
-                    self.shared.keys.store(Some(Arc::new(keys)));
+                    self.adopt(keys);
                     self.shared.fetches.send_modify(|fetches| fetches.answer(true));
                     // Before it is old.
                     age.mul_f64(0.8)
@@ -186,6 +204,16 @@ impl Follower {
                 }
             };
             self.pause(pause).await;
+        }
+    }
+
+    /// What a key signed that the issuer has taken back is not believed any more, wherever it is remembered.
+    fn adopt(&self, keys: KeySet) {
+        let keys = Arc::new(keys);
+        let before = self.shared.keys.swap(Some(Arc::clone(&keys)));
+        if before.is_some_and(|before| !keys.has_all_of(&before)) {
+            self.shared.withdrawals.count();
+            tracing::info!(issuer = self.name, "an issuer has withdrawn a key: its tokens are verified anew");
         }
     }
 
@@ -204,7 +232,7 @@ impl Follower {
 
     /// What fetches; `None` where a file is read.
     async fn client(&self) -> Result<Option<reqwest::Client>, String> {
-        let KeySource::Url { ca, .. } = &self.source else { return Ok(None) };
+        let KeySource::Url { url, ca } = &self.source else { return Ok(None) };
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
             .timeout(FETCH_TIME)
@@ -212,6 +240,10 @@ impl Follower {
             .pool_max_idle_per_host(0)
             .referer(false)
             .redirect(redirect::Policy::custom(same_origin_only));
+        if url.starts_with("http:") {
+            // It is allowed because it does not leave this machine.
+            builder = builder.no_proxy();
+        }
         if let Some(ca) = ca {
             let pem = read(ca).await?;
             let authorities =

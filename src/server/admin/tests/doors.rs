@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Api, KEYS, policy};
 use crate::server::admin::Door;
+use crate::server::admin::operations::{Access, OPERATIONS};
 
 #[tokio::test]
 async fn http_takes_an_admin_key_with_the_permission_and_nothing_else() {
@@ -190,4 +191,41 @@ async fn an_expired_admin_key_is_refused() {
     assert_eq!(shown.text("last_used_at"), "2026-11-18T11:06:40Z");
     api.clock.fetch_add(60_000, Ordering::Relaxed);
     http.call("GET", KEYS, &key, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
+}
+
+#[tokio::test]
+async fn every_operation_demands_what_the_table_says() {
+    let api = Api::new();
+    let (without, id) = api.mint("admin", "acme", &["run_inference"]).await;
+    let (data, _) = api.mint("data", "acme", &["run_inference"]).await;
+    for operation in &OPERATIONS {
+        let names = [("{id}", "abcdefghijkl"), ("{name}", "bob"), ("{kind}", "workload")];
+        let path = names.iter().fold(operation.path.to_owned(), |path, (name, value)| path.replace(name, value));
+        for door in [Door::Http, Door::ThroughEnvoy] {
+            let call = async |key: &str| api.at(door).call(operation.method, &path, key, Value::Null).await;
+            let anonymous = call("").await;
+            if !operation.doors.contains(&door) {
+                assert!(matches!(anonymous.status.as_u16(), 404 | 405), "{} {door:?}", operation.name);
+                continue;
+            }
+            match operation.access {
+                Access::Public => assert!(!matches!(anonymous.status.as_u16(), 403..=405), "{}", operation.name),
+                Access::Anyone => anonymous.is(401, "AUTHENTICATION_FAILED"),
+                Access::Permission(permission) => {
+                    anonymous.is(401, "AUTHENTICATION_FAILED");
+                    call(&data).await.is(403, "PERMISSION_DENIED");
+                    let refused = call(&without).await;
+                    refused.is(403, "PERMISSION_DENIED");
+                    assert_eq!(refused.body["error"]["details"]["all_of"], json!([permission]), "{}", operation.name);
+                    let log = api.operate("GET", "/api/v1/audit?limit=1", Value::Null).await;
+                    let row = &log.body["entries"][0];
+                    assert_eq!(
+                        (&row["act"], &row["actor"], &row["outcome"]),
+                        (&json!(operation.name), &json!(format!("key:{id}")), &json!("refused"))
+                    );
+                }
+                Access::Operator => panic!("{} is for the socket alone", operation.name),
+            }
+        }
+    }
 }

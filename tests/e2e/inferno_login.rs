@@ -1,7 +1,9 @@
 //! Inferno, F2 and I7: a password for a token that lives one hour, through Envoy; who guesses is throttled, and what ends a
 //! session ends it with the next request.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -11,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::client::{Reply, Sent, http1_from};
 use super::deployment::{Deployment, LOGIN, LOGOUT, PASSWORD, WHOAMI, login, refusal};
+use super::harness::{Key, clean_command, wait_for};
 
 fn seconds(time: &Value) -> i64 {
     time.as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_second()
@@ -159,6 +162,36 @@ async fn i7_a_token_lives_one_hour() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn i7_the_command_line_needs_a_login_and_no_key() {
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["manage_keys", "run_inference"]).await;
+    let home = tempfile::tempdir().unwrap();
+    let url = format!("http://{}", inferno.stack.envoy);
+    let run = |arguments: &[&str]| {
+        let mut command = clean_command(env!("CARGO_BIN_EXE_tollgate"));
+        command.args(arguments).env("HOME", home.path()).env_remove("XDG_CONFIG_HOME");
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // Who reads no password closes the pipe.
+        let _ = child.stdin.take().unwrap().write_all(PASSWORD.as_bytes());
+        child.wait_with_output().unwrap()
+    };
+    let shown = |arguments: &[&str]| {
+        let output = run(&[arguments, &["-o", "json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    assert!(!run(&["keys", "list", "--url", &url]).status.success(), "nobody is logged in");
+    assert!(run(&["login", "--url", &url, "--username", "ada", "--password-stdin"]).status.success());
+    assert_eq!(shown(&["whoami"])["subject"], "user:ada");
+    let key = Key::of(&shown(&["keys", "create", "--name", "batch", "--permissions", "run_inference"]));
+    assert_eq!(inferno.call(&key.text).await, 200);
+    shown(&["keys", "revoke", &key.id]);
+    assert_eq!(inferno.call(&key.text).await, 401);
+    assert!(run(&["logout"]).status.success());
+    assert!(!run(&["whoami", "--url", &url]).status.success(), "nobody is logged in any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_session_that_was_ended_is_refused_with_the_next_request() {
     let inferno = Deployment::start().await;
     for way in ["logout", "disable", "enable", "password", "delete"] {
@@ -196,5 +229,30 @@ async fn a_session_that_was_ended_is_refused_with_the_next_request() {
     }
     // A key is no session: it is revoked instead.
     let key = Sent::new("POST", LOGOUT).bearer(&inferno.root.text);
-    assert_eq!(refusal(&inferno.stack.send(&key).await), (400, "VALIDATION_ERROR".to_owned()));
+    assert_eq!(refusal(&inferno.stack.send(&key).await), (409, "CONFLICT".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_log_has_a_password_a_token_or_an_email_address() {
+    let inferno = Deployment::start().await;
+    let token = inferno.token_of_new("ada@example.com", "acme", &["run_inference"]).await;
+    let guess = "a-guess-of-somebody";
+    assert_eq!(inferno.login("ada@example.com", guess).await.status, 401);
+    assert_eq!(inferno.call(&token).await, 200);
+    let denied = inferno.stack.send(&Sent::new("GET", "/metrics").bearer(&token)).await;
+    assert_eq!(denied.status, 403);
+    let last = denied.header("x-request-id").unwrap();
+    let log = |name: &str| std::fs::read_to_string(inferno.stack.dir.path().join(name)).unwrap();
+    let told = ["logged in", "a login was refused", &last];
+    wait_for("the logs", async || {
+        log("envoy.log").contains(&last) && told.iter().all(|told| log("tollgate.log").contains(told))
+    })
+    .await;
+    let signature = token.rsplit('.').next().unwrap();
+    for (name, secret) in ["envoy.log", "tollgate.log"]
+        .into_iter()
+        .flat_map(|name| [PASSWORD, guess, signature, "ada@example.com"].map(|secret| (name, secret)))
+    {
+        assert!(!log(name).contains(secret), "{name} has {secret}");
+    }
 }

@@ -381,8 +381,18 @@ fn with_identity_provider(text: &str, url: &str) -> String {
     format!("{}{issuer}{}", &text[..start], &text[end..])
 }
 
-/// Loopback addresses that were free a moment ago.
+/// Loopback addresses that were free a moment ago. Below the ports that the system gives to connections (`ip_local_port_range`),
+/// which come and go with every request of the tests beside this one.
 fn free_addresses<const N: usize>() -> [SocketAddr; N] {
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let held = [(); N].map(|()| {
+        let free = || TcpListener::bind(("127.0.0.1", random_port())).ok();
+        std::iter::repeat_with(free).take(1000).find_map(|listener| listener).unwrap()
+    });
     held.map(|listener| listener.local_addr().unwrap())
+}
+
+fn random_port() -> u16 {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new().hash_one(std::process::id());
+    10_000 + u16::try_from(random % 22_000).unwrap()
 }

@@ -1,8 +1,7 @@
 //! When a key was last used, without a write per request: noted in memory, flushed now and then. Never blocks a check.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::credential::KeyId;
 use crate::domain::time::Timestamp;
@@ -10,14 +9,16 @@ use crate::domain::time::Timestamp;
 /// Uses are told apart by the minute.
 const RESOLUTION_SECS: u64 = 60;
 const MARKS: usize = 1 << 18;
-/// More keys than this in one flush interval are noted at their next use.
+/// More uses than this in one flush interval are noted the next time.
 const MAX_PENDING: usize = 100_000;
 
 /// Uses that are not in the store yet.
 pub struct LastUsed {
     /// By a hash of the id: the minute and part of the hash of the last key noted there.
     marks: Box<[AtomicU32]>,
-    pending: Mutex<HashMap<KeyId, Timestamp>>,
+    /// In the order in which they came, and perhaps several of one key: a list is appended to without looking anything up.
+    pending: Mutex<Vec<(KeyId, Timestamp)>>,
+    is_full: AtomicBool,
 }
 
 impl std::fmt::Debug for LastUsed {
@@ -28,13 +29,17 @@ impl std::fmt::Debug for LastUsed {
 
 impl Default for LastUsed {
     fn default() -> Self {
-        Self { marks: (0..MARKS).map(|_| AtomicU32::new(0)).collect(), pending: Mutex::default() }
+        let marks = (0..MARKS).map(|_| AtomicU32::new(0)).collect();
+        Self { marks, pending: Mutex::default(), is_full: AtomicBool::new(false) }
     }
 }
 
 impl LastUsed {
     /// Notes a use; cheap if the key was noted in this minute already.
     pub fn note(&self, id: KeyId, now: Timestamp) {
+        if self.is_full.load(Ordering::Relaxed) {
+            return;
+        }
         let hash = crc32fast::hash(id.as_str().as_bytes());
         let mark = &self.marks[hash as usize % MARKS];
         let minute = now.as_secs() / RESOLUTION_SECS;
@@ -45,32 +50,80 @@ impl LastUsed {
         }
         // While another thread is at it this use goes unnoted: a check does not wait, and a key in use is used again.
         let Ok(mut pending) = self.pending.try_lock() else { return };
-        if pending.len() < MAX_PENDING || pending.contains_key(&id) {
-            pending.insert(id, now);
+        if pending.len() < MAX_PENDING {
+            pending.push((id, now));
             mark.store(stamped, Ordering::Relaxed);
+        } else {
+            self.is_full.store(true, Ordering::Relaxed);
         }
     }
 
-    /// What has been noted and not yet taken, for the store.
+    /// What has been noted and not yet taken, for the store. The later use of a key wins there.
     pub fn take(&self) -> Vec<(KeyId, Timestamp)> {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *pending).into_iter().collect()
+        let uses = std::mem::take(&mut *self.lock());
+        self.is_full.store(false, Ordering::Relaxed);
+        uses
     }
 
     /// Notes again what could not be stored.
-    pub fn put_back(&self, uses: Vec<(KeyId, Timestamp)>) {
-        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, at) in uses {
-            if pending.len() >= MAX_PENDING && !pending.contains_key(&id) {
-                continue;
-            }
-            let latest = pending.entry(id).or_insert(at);
-            *latest = at.max(*latest);
-        }
+    pub fn put_back(&self, mut uses: Vec<(KeyId, Timestamp)>) {
+        let mut pending = self.lock();
+        // The newest are kept where there is no room for all.
+        uses.append(&mut pending);
+        let surplus = uses.len().saturating_sub(MAX_PENDING);
+        uses.drain(..surplus);
+        *pending = uses;
     }
 
     /// The last use that is not in the store yet.
     pub fn pending(&self, id: KeyId) -> Option<Timestamp> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+        self.lock().iter().filter(|(used, _)| *used == id).map(|(_, at)| *at).max()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(KeyId, Timestamp)>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: usize) -> KeyId {
+        KeyId::parse(&format!("{number:012}")).unwrap()
+    }
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_secs(1_795_000_020 + seconds)
+    }
+
+    #[test]
+    fn a_use_is_noted_once_a_minute_and_the_last_one_is_told() {
+        let uses = LastUsed::default();
+        for second in 0..100 {
+            uses.note(id(1), at(second));
+        }
+        uses.note(id(2), at(5));
+        assert_eq!((uses.pending(id(1)), uses.pending(id(2)), uses.pending(id(3))), (Some(at(60)), Some(at(5)), None));
+        assert_eq!(uses.take().len(), 3);
+        assert_eq!(uses.pending(id(1)), None);
+    }
+
+    #[test]
+    fn a_flood_of_keys_is_bounded_and_what_failed_is_kept() {
+        let uses = LastUsed::default();
+        for number in 0..MAX_PENDING + 10 {
+            uses.note(id(number), at(0));
+        }
+        let taken = uses.take();
+        assert!(taken.len() <= MAX_PENDING && taken.len() > MAX_PENDING / 2, "{}", taken.len());
+        uses.note(id(1_000_000), at(1));
+        let count = taken.len();
+        uses.put_back(taken);
+        assert_eq!(uses.pending(id(1_000_000)), Some(at(1)));
+        assert_eq!(uses.take().len(), (count + 1).min(MAX_PENDING));
+        // There is room again.
+        uses.note(id(1_000_001), at(2));
+        assert_eq!(uses.pending(id(1_000_001)), Some(at(2)));
     }
 }

@@ -146,8 +146,9 @@ pub static OPERATIONS: [Operation; 23] = [
         .by(VIEW_AUDIT_LOGS, PRIVATE)
         .says(
             "Read the audit log",
-            "Every administrative change, and every attempt that was refused to somebody who is known: who, what, when \
-             and from where, newest first. An administrator of one project sees the rows of that project.",
+            "Every administrative change, and what this API refused to somebody who is known, up to 120 times a minute for \
+             each: who, what, when and from where, newest first. An administrator of one project sees the rows of that \
+             project.",
         )
         .filters::<ListAudit>(),
     Operation::new::<ResourcePage>("resource.list", "GET", RESOURCES, || get(resources::list), 200)

@@ -45,7 +45,7 @@ pub struct File {
     #[serde(default = "default_planes")]
     pub planes: IndexMap<String, Plane>,
     /// Every permission that routes ask for and keys can be given, declared once. `manage_keys`, `manage_resources`,
-    /// `manage_users` and `view_audit_logs` are built in. Takes effect on reload.
+    /// `manage_secrets`, `manage_users` and `view_audit_logs` are built in. Takes effect on reload.
     #[serde(default)]
     pub permissions: Vec<String>,
     /// The request headers that may carry a credential. A request with more than one is refused, and the back end sees none of
@@ -182,8 +182,8 @@ pub struct Plane {
     /// What a revoked key is answered with: 401, as if it were unknown, or 403.
     #[serde(default)]
     pub revoked: Revoked,
-    /// Whether its keys may be given power over Tollgate itself: `manage_keys`, `manage_resources`, `manage_users` and
-    /// `view_audit_logs`.
+    /// Whether its keys may be given power over Tollgate itself: `manage_keys`, `manage_resources`, `manage_secrets`,
+    /// `manage_users` and `view_audit_logs`.
     #[serde(default)]
     pub admin: bool,
 }

@@ -66,7 +66,8 @@ pub enum RevokedStatus {
 }
 
 /// Permissions over Tollgate itself. They exist only on planes marked `admin`.
-pub const ADMIN_PERMISSIONS: [&str; 4] = ["manage_keys", "manage_resources", "manage_users", "view_audit_logs"];
+pub const ADMIN_PERMISSIONS: [&str; 5] =
+    ["manage_keys", "manage_resources", "manage_secrets", "manage_users", "view_audit_logs"];
 
 /// The names of the headers that tell the back end who asks; `None`: this one is not sent.
 #[derive(Clone, Debug, PartialEq, Eq)]

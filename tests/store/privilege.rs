@@ -12,7 +12,8 @@ use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
 use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
 use crate::support::{at, id, key_of, resource, user};
 
-const EVERYTHING: [&str; 6] = ["manage_keys", "manage_resources", "manage_users", "view_audit_logs", "run", "read"];
+const EVERYTHING: [&str; 7] =
+    ["manage_keys", "manage_resources", "manage_secrets", "manage_users", "view_audit_logs", "run", "read"];
 
 /// In the order of the columns of [`TABLE`].
 fn actors() -> [Actor; 6] {

@@ -343,7 +343,7 @@ async fn a_user_must_fit_the_plane_of_users() {
 async fn the_first_key_may_do_everything() {
     let desk = Desk::new();
     let key = desk.registry.bootstrap(&desk.policy, &Actor::operator()).await.unwrap().record;
-    let all = ["manage_keys", "manage_resources", "manage_users", "read", "run", "view_audit_logs"];
+    let all = ["manage_keys", "manage_resources", "manage_secrets", "manage_users", "read", "run", "view_audit_logs"];
     assert_eq!((key.permissions, &*key.plane, &*key.project), (names(&all), "admin", "*"));
     let again = desk.registry.bootstrap(&desk.policy, &Actor::operator()).await;
     assert!(matches!(again, Err(RegistryError::Conflict(_))));

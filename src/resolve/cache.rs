@@ -1,9 +1,10 @@
 //! L1: what was found lately, in process, guarded by stamps. One flight a digest; a bounded number of flights. Never
 //! caches a verdict, and never lets unknown digests push known ones out.
 
+mod entries;
+
 use std::collections::HashMap;
 use std::future::Future;
-use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use super::ResolveError;
 use super::revocation::{Slots, Stamp, Stamps};
 use crate::domain::credential::Digest;
 use crate::domain::decision::Tier;
+use entries::Entries;
 
 /// How much is kept, and how many look-ups may be under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,15 +79,14 @@ impl<T> Entry<T> {
     }
 }
 
-type Entries<T> = moka::sync::Cache<Name, Entry<T>, BuildHasherDefault<NameHasher>>;
 type Outcome<T> = Result<Entry<T>, ResolveError>;
 type Flights<T> = Arc<Mutex<HashMap<Digest, watch::Receiver<Option<Outcome<T>>>>>>;
 
 /// A cache of one kind of thing, by digest.
 pub struct Cache<T> {
     stamps: Arc<Stamps>,
-    known: Entries<T>,
-    unknown: Entries<T>,
+    known: Entries<Entry<T>>,
+    unknown: Entries<Entry<T>>,
     flights: Flights<T>,
     permits: Arc<Semaphore>,
     loads: AtomicU64,
@@ -100,24 +101,19 @@ impl<T> std::fmt::Debug for Cache<T> {
 
 impl<T: Send + Sync + 'static> Cache<T> {
     pub fn new(stamps: Arc<Stamps>, sizes: Sizes) -> Self {
-        Self::with(stamps, sizes, None)
+        Self::with(stamps, sizes, Entries::lasting(sizes.known))
     }
 
     /// Forgets everything after this time.
     pub fn for_a_while(stamps: Arc<Stamps>, sizes: Sizes, life: Duration) -> Self {
-        Self::with(stamps, sizes, Some(life))
+        Self::with(stamps, sizes, Entries::passing(sizes.known, life))
     }
 
-    fn with(stamps: Arc<Stamps>, sizes: Sizes, life: Option<Duration>) -> Self {
-        let entries = |capacity| moka::sync::Cache::builder().max_capacity(capacity);
-        let known = match life {
-            Some(life) => entries(sizes.known).time_to_live(life),
-            None => entries(sizes.known),
-        };
+    fn with(stamps: Arc<Stamps>, sizes: Sizes, known: Entries<Entry<T>>) -> Self {
         Self {
             stamps,
-            known: known.build_with_hasher(BuildHasherDefault::default()),
-            unknown: entries(sizes.unknown).time_to_live(UNKNOWN_LIFE).build_with_hasher(BuildHasherDefault::default()),
+            known,
+            unknown: Entries::passing(sizes.unknown, UNKNOWN_LIFE),
             flights: Arc::default(),
             permits: Arc::new(Semaphore::new(sizes.loads)),
             loads: AtomicU64::new(0),
@@ -127,8 +123,8 @@ impl<T: Send + Sync + 'static> Cache<T> {
 
     /// What is cached and still true.
     pub fn get(&self, digest: &Digest) -> Option<Resolved<T>> {
-        let hit = |entries: &Entries<T>, tier| {
-            let entry = entries.get(&Name(*digest))?;
+        let hit = |entries: &Entries<Entry<T>>, tier| {
+            let entry = entries.get(digest)?;
             self.stamps.allow(entry.stamp, &entry.slots).then(|| entry.resolved(tier))
         };
         hit(&self.known, Tier::Cache).or_else(|| hit(&self.unknown, Tier::NegativeCache))
@@ -137,7 +133,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
     /// Keeps what was found without a load; `stamp` was taken before.
     pub fn put(&self, digest: Digest, value: Arc<T>, stamp: Stamp, slots: Slots) -> Resolved<T> {
         let entry = Entry { value: Some(value), stamp, slots };
-        self.known.insert(Name(digest), entry.clone());
+        self.known.insert(digest, entry.clone());
         entry.resolved(Tier::Verified)
     }
 
@@ -191,12 +187,12 @@ impl<T: Send + Sync + 'static> Cache<T> {
             if let Ok(entry) = &outcome {
                 match entry.value {
                     Some(_) => {
-                        known.insert(Name(digest), entry.clone());
-                        unknown.invalidate(&Name(digest));
+                        known.insert(digest, entry.clone());
+                        unknown.remove(&digest);
                     }
                     None => {
-                        unknown.insert(Name(digest), entry.clone());
-                        known.invalidate(&Name(digest));
+                        unknown.insert(digest, entry.clone());
+                        known.remove(&digest);
                     }
                 }
             }
@@ -210,8 +206,8 @@ impl<T: Send + Sync + 'static> Cache<T> {
 
     pub fn stats(&self) -> CacheStats {
         CacheStats {
-            entries: self.known.entry_count(),
-            unknown_entries: self.unknown.entry_count(),
+            entries: self.known.count(),
+            unknown_entries: self.unknown.count(),
             loads: self.loads.load(Ordering::Relaxed),
             refused_loads: self.refused_loads.load(Ordering::Relaxed),
         }
@@ -235,36 +231,5 @@ struct Landing<T> {
 impl<T> Drop for Landing<T> {
     fn drop(&mut self) {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
-    }
-}
-
-/// A digest as a key of a hash table: its first eight bytes are uniform, and keyed, already.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Name(Digest);
-
-impl Hash for Name {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Digest([a, b, c, d, e, f, g, h, ..]) = self.0;
-        state.write_u64(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
-    }
-}
-
-/// Passes on the one number that [`Name`] writes.
-#[derive(Default)]
-struct NameHasher(u64);
-
-impl Hasher for NameHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = number;
     }
 }

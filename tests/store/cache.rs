@@ -158,6 +158,18 @@ async fn unknown_digests_push_no_known_one_out() {
 }
 
 #[tokio::test]
+async fn known_ones_are_bounded_and_what_is_asked_for_stays() {
+    let (cache, _) = cache(Sizes { known: 500, ..SIZES });
+    for n in 0..5000 {
+        cache.load(digest(n), || async move { found(n, n) }).await.unwrap();
+        if n >= 1000 {
+            assert!(cache.get(&digest(1000)).is_some(), "pushed out by {n}");
+        }
+    }
+    assert!((250..=512).contains(&cache.stats().entries), "{}", cache.stats().entries);
+}
+
+#[tokio::test]
 async fn what_was_found_and_is_gone_is_not_found_again() {
     let (cache, stamps) = cache(SIZES);
     cache.load(digest(1), || async { found(1, 1) }).await.unwrap();

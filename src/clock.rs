@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::domain::time::Moment;
 use crate::domain::time::Timestamp;
 
 /// Where `now` comes from.
@@ -22,6 +23,19 @@ impl Clock {
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
             Self::Manual(millis) => Timestamp::from_millis(millis.load(Ordering::Relaxed)),
+        }
+    }
+
+    /// The clock for leases: it never steps. By hand it is the same number as [`Clock::now`].
+    pub fn moment(&self) -> Moment {
+        match self {
+            Self::System => {
+                // CLOCK_BOOTTIME counts the time that the machine was suspended, too: a lease ends in its sleep.
+                let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+                let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
+                Moment::from_millis(u64::try_from(millis).unwrap_or_default())
+            }
+            Self::Manual(millis) => Moment::from_millis(millis.load(Ordering::SeqCst)),
         }
     }
 }

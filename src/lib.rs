@@ -21,9 +21,10 @@ pub mod password;
 pub mod registry;
 pub mod resolve;
 
-// 1: the rules, the port to the store, the clock
+// 1: the rules, what makes a cache forget, the port to the store, the clock
 pub mod clock;
 pub mod policy;
+pub mod revocation;
 pub mod store;
 
 // 0: the nouns

@@ -216,6 +216,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::domain::change::Event;
     use crate::domain::credential::{Digest, KeyId};
     use crate::domain::record::ApiKey;
     use crate::domain::time::Timestamp;
@@ -266,7 +267,7 @@ mod tests {
                 replaced_by: None,
                 version: 1,
             };
-            self.store.apply(vec![Write::CreateKey(key.clone())]).await.unwrap();
+            self.store.commit(vec![Write::CreateKey(key.clone())], Event::touching(&[])).await.unwrap();
             key
         }
     }
@@ -370,7 +371,7 @@ mod tests {
 
         key.revoked_at = Some(Timestamp::from_millis(2));
         key.version = 2;
-        house.store.apply(vec![Write::UpdateKey(key)]).await.unwrap();
+        house.store.commit(vec![Write::UpdateKey(key)], Event::touching(&[])).await.unwrap();
         house.load(2, &[2]).await.unwrap();
     }
 

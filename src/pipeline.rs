@@ -2,6 +2,7 @@
 //! itself, and everything before the permit that goes wrong is a denial.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::domain::attributes::Attributes;
@@ -52,21 +53,23 @@ impl Pipeline {
             Admission::Public(permit) => return Ok(permit),
             Admission::Guarded(ask) => ask,
         };
+        let grace = ask.grace();
         for _ in 0..ATTEMPTS {
             // Resolve: who holds the credential, and to whom the thing asked for belongs.
             let found = match &ask.credential {
-                Credential::ApiKey(key) => self.resolver.principal(key).await?,
-                Credential::Jwt(token) => self.resolver.token(token, self.clock.now()).await?,
+                Credential::ApiKey(key) => self.resolver.principal(key, grace).await?,
+                Credential::Jwt(token) => self.resolver.token(token, self.clock.now(), grace).await?,
             };
             trace.principal = Some(found.tier());
             let principal = found.value.clone().ok_or(Denial::CredentialUnknown)?;
-            let resource = self.resource(&ask, &principal, trace).await?;
+            let resource = self.resource(&ask, &principal, grace, trace).await?;
             let thing = resource.as_ref().and_then(|found| found.value.clone());
             // Authorize, on a clock read after the look-ups.
             let now = self.clock.now();
             let permit = authorize(&ask, principal, thing, now)?;
             // What was looked up must still be true now that it has been judged.
-            if self.resolver.is_current(&found) && resource.as_ref().is_none_or(|found| self.resolver.is_current(found))
+            if self.resolver.is_current(&found, grace)
+                && resource.as_ref().is_none_or(|found| self.resolver.is_current(found, grace))
             {
                 if let Credential::ApiKey(key) = &ask.credential {
                     self.last_used.note(key.id(), now);
@@ -83,11 +86,12 @@ impl Pipeline {
         &self,
         ask: &Ask<'_>,
         principal: &Principal,
+        grace: Duration,
         trace: &mut Trace,
     ) -> Result<Option<Resolved<Resource>>, Denial> {
         let Some(reference) = ask.resource() else { return Ok(None) };
         qualify(ask, principal, self.clock.now())?;
-        let found = self.resolver.resource(reference).await?;
+        let found = self.resolver.resource(reference, grace).await?;
         trace.resource = Some(found.tier());
         Ok(Some(found))
     }

@@ -17,10 +17,11 @@ use std::sync::Arc;
 use tokio::sync::Mutex;
 
 use crate::clock::Clock;
+use crate::domain::change::{Event, Touched};
 use crate::domain::record::Outcome;
 use crate::resolve::api_key::Digester;
 use crate::resolve::last_used::LastUsed;
-use crate::resolve::revocation::{Slots, Stamps};
+use crate::revocation::stamps::Stamps;
 use crate::store::{Store, StoreError, Write};
 use audit::Attempt;
 use refusals::Refusals;
@@ -40,7 +41,7 @@ pub struct Registry {
     last_used: Arc<LastUsed>,
     clock: Clock,
     /// What was touched by writes that failed: whether they were done is not known.
-    unsettled: Arc<Mutex<Vec<Slots>>>,
+    unsettled: Arc<Mutex<Vec<Touched>>>,
     refusals: Arc<std::sync::Mutex<Refusals>>,
 }
 
@@ -95,7 +96,9 @@ impl From<StoreError> for RegistryError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(message) => Self::Conflict(message),
-            StoreError::Unavailable(_) | StoreError::Damaged(_) => Self::Unavailable(error.to_string()),
+            StoreError::Unavailable(_) | StoreError::Unreplicated(_) | StoreError::Damaged(_) => {
+                Self::Unavailable(error.to_string())
+            }
         }
     }
 }
@@ -112,15 +115,14 @@ struct Change<T> {
     project: Option<String>,
     /// Empty: everything is as it should be already.
     writes: Vec<Write>,
-    /// What is cached of it.
-    touched: Slots,
+    event: Event,
     /// What the actor is told when it is made.
     result: T,
 }
 
 impl<T> Change<T> {
     fn none(result: T) -> Self {
-        Self { project: None, writes: Vec::new(), touched: Slots::of_digests(&[]), result }
+        Self { project: None, writes: Vec::new(), event: Event::touching(&[]), result }
     }
 }
 
@@ -177,25 +179,26 @@ impl Registry {
 
     /// Makes a change and writes it down, both or neither.
     async fn commit<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Result<T> {
-        let Change { project, mut writes, touched, result } = change;
+        let Change { project, mut writes, event, result } = change;
         if !writes.is_empty() {
             writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
-            self.apply(writes, &[touched]).await?;
+            self.apply(writes, event).await?;
         }
         Ok(result)
     }
 
     /// Durable first, then visible to the cache; the caller acknowledges after that. Runs to its end even if the caller
     /// is dropped, so that no durable change stays invisible.
-    async fn apply(&self, batch: Vec<Write>, slots: &[Slots]) -> Result<()> {
-        let (store, stamps, slots) = (self.store.clone(), Arc::clone(&self.stamps), slots.to_vec());
+    async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<()> {
+        let (store, stamps) = (self.store.clone(), Arc::clone(&self.stamps));
         let unsettled = Arc::clone(&self.unsettled);
         let task = tokio::spawn(async move {
-            let result = store.apply(batch).await;
+            let touched = event.touched.clone();
+            let result = store.commit(batch, event).await;
             match &result {
-                Ok(sequence) => stamps.raise(*sequence, &slots),
+                Ok(sequence) => stamps.acknowledge(*sequence, &touched),
                 Err(StoreError::Conflict(_)) => {}
-                Err(_) => unsettled.lock().await.extend(slots),
+                Err(_) => unsettled.lock().await.push(touched),
             }
             Ok(result.map(|_| ())?)
         });
@@ -210,7 +213,9 @@ impl Registry {
     async fn settle(&self) -> std::result::Result<(), StoreError> {
         let mut unsettled = self.unsettled.lock().await;
         if !unsettled.is_empty() {
-            self.stamps.raise(self.store.apply(Vec::new()).await?, &unsettled);
+            let touched = Touched::all_of(&unsettled);
+            let event = Event { touched: touched.clone(), ended: Vec::new() };
+            self.stamps.acknowledge(self.store.commit(Vec::new(), event).await?, &touched);
             unsettled.clear();
         }
         Ok(())

@@ -29,7 +29,8 @@ use crate::resolve::Resolver;
 use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
 use crate::resolve::last_used::LastUsed;
-use crate::resolve::revocation::Stamps;
+use crate::revocation::stamps::Stamps;
+use crate::revocation::sticky::Sticky;
 use crate::server::admin::{self, AdminState, Door};
 use crate::server::ext_authz::CheckService;
 use crate::server::listen::{CheckListener, Options};
@@ -72,7 +73,9 @@ impl Core {
     pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
         let (digester, stamps) = (Arc::new(digester), Arc::new(Stamps::default()));
         let last_used = Arc::new(LastUsed::default());
-        let resolver = Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes));
+        let sticky = Arc::new(Sticky::default());
+        let resolver =
+            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
         Self { pipeline, registry, resolver, store }

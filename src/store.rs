@@ -7,8 +7,9 @@ mod records;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::change::Event;
 use crate::domain::credential::{Digest, KeyId};
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Resource, SigningKey, User};
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 use embedded::Embedded;
 
@@ -21,6 +22,10 @@ pub enum StoreError {
     /// The record is not what the writer thought it was: it exists already, is gone, or has another version.
     #[error("{0}")]
     Conflict(String),
+    /// The write is recorded, and would be lost if the store's primary were lost now: not every replica has it. Trying again
+    /// is safe.
+    #[error("recorded, not yet replicated: {0}")]
+    Unreplicated(String),
     /// The store holds something that cannot be read.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -29,7 +34,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again, unchanged, may succeed.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_))
+        matches!(self, Self::Unavailable(_) | Self::Unreplicated(_))
     }
 }
 
@@ -49,6 +54,9 @@ pub enum Write {
     UpdateResource(Resource),
     /// Conflict unless it is there with this version.
     DeleteResource { kind: String, id: String, version: u64 },
+    /// Conflict unless the stored version is one less than the new one (none counts as 0), or if the project is deleted and
+    /// would not be any more.
+    PutProject(Project),
     /// Conflict if the name is taken, be it by a tombstone.
     CreateUser(User),
     /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, or if the stored user is
@@ -137,6 +145,37 @@ pub struct AuditQuery {
     pub limit: usize,
 }
 
+/// What a check needs to know of a key, of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyLoad {
+    pub key: ApiKey,
+    /// `None`: nothing was said of it, so it is active.
+    pub project: Option<Project>,
+}
+
+/// What a check needs to know of a session, of one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SessionLoad {
+    /// Also a deleted one.
+    pub user: Option<User>,
+    pub ended: bool,
+    pub project: Option<Project>,
+}
+
+/// What was loaded, with the number of the newest change that the store had made then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsOf<T> {
+    pub found: T,
+    /// `None`: the store cannot go back.
+    pub sequence: Option<u64>,
+}
+
+impl<T> AsOf<T> {
+    fn ever(found: T) -> Self {
+        Self { found, sequence: None }
+    }
+}
+
 /// A pepper's version and a value that only the same pepper yields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PepperCheck {
@@ -159,6 +198,26 @@ impl Store {
         self.embedded(move |store| store.key_by_digest(&digests)).await
     }
 
+    /// As [`Store::key_by_digest`], for a check: never from a store that was replaced by another one.
+    pub async fn load_key(&self, digests: Vec<Digest>) -> Result<AsOf<Option<KeyLoad>>, StoreError> {
+        self.embedded(move |store| store.load_key(&digests)).await.map(AsOf::ever)
+    }
+
+    /// As [`Store::user`] and [`Store::ended_session`], for a check.
+    pub async fn load_session(&self, user: String, session: String) -> Result<AsOf<SessionLoad>, StoreError> {
+        self.embedded(move |store| store.load_session(&user, &session)).await.map(AsOf::ever)
+    }
+
+    /// As [`Store::resource`], for a check.
+    pub async fn load_resource(&self, kind: String, id: String) -> Result<AsOf<Option<Resource>>, StoreError> {
+        self.embedded(move |store| store.resource(&kind, &id)).await.map(AsOf::ever)
+    }
+
+    /// As [`Store::project`], for a check.
+    pub async fn load_project(&self, name: String) -> Result<AsOf<Option<Project>>, StoreError> {
+        self.embedded(move |store| store.project(&name)).await.map(AsOf::ever)
+    }
+
     pub async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
         self.embedded(move |store| store.key(id)).await
     }
@@ -173,6 +232,16 @@ impl Store {
 
     pub async fn resources(&self, query: ResourceQuery) -> Result<Vec<Resource>, StoreError> {
         self.embedded(move |store| store.resources(&query)).await
+    }
+
+    /// What was said of a project, if anything.
+    pub async fn project(&self, name: String) -> Result<Option<Project>, StoreError> {
+        self.embedded(move |store| store.project(&name)).await
+    }
+
+    /// The projects of which something was said, by name.
+    pub async fn projects(&self, after: Option<String>, limit: usize) -> Result<Vec<Project>, StoreError> {
+        self.embedded(move |store| store.projects(after.as_deref(), limit)).await
     }
 
     /// The user of this name, also a deleted one.
@@ -203,12 +272,15 @@ impl Store {
         self.embedded(move |store| store.once(&digest)).await
     }
 
-    /// Applies a batch, durably, and gives its sequence number: greater than that of every earlier batch.
+    /// Applies a batch, durably, tells of it by `event`, and gives its sequence number: greater than that of every earlier
+    /// batch.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if a step does not fit, and nothing was written. After
     /// [`StoreError::Unavailable`] the batch may or may not have been written; trying again is safe.
-    pub async fn apply(&self, batch: Vec<Write>) -> Result<u64, StoreError> {
+    pub async fn commit(&self, batch: Vec<Write>, event: Event) -> Result<u64, StoreError> {
+        // Whoever owns the file is the only one to cache what is in it.
+        drop(event);
         self.embedded(move |store| store.apply(&batch)).await
     }
 

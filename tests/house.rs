@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor.
-const FLOORS: [(&str, u8); 17] = [
+const FLOORS: [(&str, u8); 18] = [
     ("lib", 7),
     ("main", 6),
     ("cli", 5),
@@ -22,6 +22,7 @@ const FLOORS: [(&str, u8); 17] = [
     ("resolve", 2),
     ("clock", 1),
     ("policy", 1),
+    ("revocation", 1),
     ("store", 1),
     ("domain", 0),
 ];

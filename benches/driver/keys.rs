@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
+use tollgate::domain::change::Event;
 use tollgate::domain::credential::{MintedKey, PresentedKey};
 use tollgate::domain::record::{ApiKey, User};
 use tollgate::domain::time::Timestamp;
@@ -72,11 +73,11 @@ impl Keys {
                 }
                 batch.push(Write::CreateKey(record(&digester, &presented)));
             }
-            runtime.block_on(embedded.apply(batch))?;
+            runtime.block_on(embedded.commit(batch, Event::touching(&[])))?;
             made += size;
         }
         let hash = runtime.block_on(password_hash())?;
-        runtime.block_on(embedded.apply(vec![Write::CreateUser(user(hash))]))?;
+        runtime.block_on(embedded.commit(vec![Write::CreateUser(user(hash))], Event::touching(&[])))?;
         // What is still on its way to the disk would be waited for by whoever syncs next: the start that is measured.
         text.into_inner()?.sync_all()?;
         Ok(Self { store, pepper, file, count, hot })

@@ -7,6 +7,7 @@ mod routes;
 mod settings;
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::domain::name::{NAME_RULE, is_name};
 use crate::domain::record::EVERY;
@@ -86,6 +87,7 @@ fn planes(file: &File, findings: &mut Findings) -> Vec<Plane> {
             findings.add(&path.key("prefix"), problem);
         }
         planes.push(Plane {
+            grace: Duration::ZERO,
             name: name.as_str().into(),
             prefix: plane.prefix.as_str().into(),
             revoked: if plane.revoked.0 == 403 { RevokedStatus::Forbidden } else { RevokedStatus::Unauthenticated },

@@ -1,8 +1,10 @@
 //! The nouns: plain values that every other room speaks of. Imports nothing of ours; no clock, no I/O, no log.
 
 pub mod attributes;
+pub mod change;
 pub mod credential;
 pub mod decision;
+pub mod fleet;
 pub mod json;
 pub mod name;
 pub mod principal;

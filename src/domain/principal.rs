@@ -76,6 +76,11 @@ impl Grant {
         })
     }
 
+    /// One project, or [`EVERY`].
+    pub fn project(&self) -> &str {
+        &self.project
+    }
+
     /// # Errors
     /// As [`Grant::new`].
     pub fn of_key(key: &ApiKey) -> Result<Self, InvalidRecord> {

@@ -115,6 +115,38 @@ impl Resource {
     }
 }
 
+/// What is said of a project as a whole. A project that nothing was said of is active.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Project {
+    pub name: String,
+    pub state: ProjectState,
+    pub changed_at: Timestamp,
+    /// As [`AuditEntry::actor`].
+    pub changed_by: String,
+    /// Counts the writes of this record, from 1.
+    pub version: u64,
+}
+
+/// Whether anybody of a project is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProjectState {
+    Active,
+    /// Nobody, until it is active again.
+    Suspended,
+    /// Nobody, for good.
+    Deleted,
+}
+
+impl ProjectState {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
 /// Somebody who logs in with a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct User {

@@ -11,6 +11,8 @@ mod path_table;
 pub mod respond;
 pub mod route;
 
+use std::time::Duration;
+
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Trace};
 use authorize::Permit;
@@ -54,6 +56,8 @@ pub struct Plane {
     pub revoked: RevokedStatus,
     /// Only on such a plane do administrative permissions exist.
     pub admin: bool,
+    /// How long what is cached stays good after a fleet's store has fallen silent, beyond what is certain.
+    pub grace: Duration,
 }
 
 /// What a revoked or retired key of a plane is answered with.
@@ -162,6 +166,13 @@ pub struct Ask<'r> {
     pub(in crate::policy) request: Matched<'r>,
     pub(in crate::policy) requirement: &'r Requirement,
     pub(in crate::policy) plane: &'r Plane,
+}
+
+impl Ask<'_> {
+    /// How long what is cached of who asks stays good after the store has fallen silent.
+    pub fn grace(&self) -> Duration {
+        self.plane.grace
+    }
 }
 
 /// Steps 1 and 2: which route this is, and the one credential it carries, judged by all that needs no look-up.

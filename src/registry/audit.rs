@@ -5,6 +5,7 @@ use std::sync::PoisonError;
 
 use super::actor::Actor;
 use super::{Registry, RegistryError, Result};
+use crate::domain::change::Event;
 use crate::domain::credential::KeyId;
 use crate::domain::name::is_name;
 use crate::domain::record::{AuditEntry, EVERY, Outcome, ResourceRef};
@@ -61,7 +62,7 @@ impl Registry {
         }
         let attempt = Attempt { actor, act, target: target.to_owned() };
         let row = self.row(&attempt, project, Outcome::Refused, Some(reason));
-        if let Err(error) = self.apply(vec![Write::Audit(row)], &[]).await {
+        if let Err(error) = self.apply(vec![Write::Audit(row)], Event::touching(&[])).await {
             let (actor, target) = (&*self.logged(&actor.subject), &*self.logged(target));
             tracing::error!(%error, actor, act, target, "a refusal could not be written down");
         }

@@ -10,11 +10,11 @@ use super::audit::Attempt;
 use super::once::Once;
 use super::rules::{check_label, check_permissions, check_project, check_workloads, invalid, plane, sorted};
 use super::{Change, Expected, Registry, RegistryError, Result};
+use crate::domain::change::{Ended, Event, Slots};
 use crate::domain::credential::{Digest, KeyId, MintedKey, PresentedKey};
 use crate::domain::record::{ApiKey, EVERY, KeyState, Outcome};
 use crate::domain::time::Timestamp;
 use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
-use crate::resolve::revocation::Slots;
 use crate::store::{KeyQuery, Write};
 
 /// A key to be made.
@@ -206,8 +206,8 @@ impl Registry {
             let also = Write::Audit(self.row(&also, Some(&retired.project), Outcome::Done, None));
             let digests = [new.record.digest, retired.digest];
             let writes = vec![Write::CreateKey(new.record.clone()), Write::UpdateKey(retired), also];
-            let Change { project, writes, touched, result } = key_change(writes, &digests, new.record);
-            Ok(Change { project, writes, touched, result: NewKey { record: result, secret: new.secret } })
+            let Change { project, writes, event, result } = key_change(writes, &digests, new.record);
+            Ok(Change { project, writes, event, result: NewKey { record: result, secret: new.secret } })
         })
         .await
     }
@@ -335,7 +335,13 @@ impl Registry {
 }
 
 fn key_change(writes: Vec<Write>, digests: &[Digest], key: ApiKey) -> Change<ApiKey> {
-    Change { project: Some(key.project.clone()), writes, touched: Slots::of_digests(digests), result: key }
+    let ended = |write: &Write| match write {
+        Write::UpdateKey(key) => Some(Ended { digest: key.digest, at: key.revoked_at? }),
+        _ => None,
+    };
+    let event =
+        Event { ended: writes.iter().filter_map(ended).collect(), ..Event::touching(&[Slots::of_digests(digests)]) };
+    Change { project: Some(key.project.clone()), writes, event, result: key }
 }
 
 /// What was asked for, in the order that a record has, if such a key may exist under this policy.

@@ -4,8 +4,8 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::{check_label, check_name};
 use super::{Change, Expected, Registry, RegistryError, Result};
+use crate::domain::change::{Event, Slots, named};
 use crate::domain::record::Resource;
-use crate::resolve::revocation::Slots;
 use crate::store::{ResourceQuery, Write};
 
 /// A resource to be registered.
@@ -111,8 +111,9 @@ impl Registry {
     }
 
     fn resource_change(&self, write: Write, resource: Resource) -> Change<Resource> {
-        let touched = Slots::of_digests(&[self.digester.of_resource(resource.reference())]);
-        Change { project: Some(resource.project.clone()), writes: vec![write], touched, result: resource }
+        let touched = Slots::of_digests(&[named("resource", &resource.reference().to_string())]);
+        let event = Event::touching(&[touched]);
+        Change { project: Some(resource.project.clone()), writes: vec![write], event, result: resource }
     }
 }
 

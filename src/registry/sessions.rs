@@ -4,9 +4,9 @@ use super::actor::{Actor, Held};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
 use super::{Change, Registry, RegistryError, Result};
+use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::{EVERY, EndedSession, SigningKey};
-use crate::resolve::revocation::Slots;
 use crate::store::Write;
 
 impl Registry {
@@ -27,8 +27,10 @@ impl Registry {
             } else {
                 Some(self.reachable_user(&attempt, &session.user).await?.project)
             };
-            let touched = Slots::of_digests(&[self.digester.of_name("session", &session.id)]);
-            Ok(Change { project, writes: vec![Write::EndSession(session.clone())], touched, result: () })
+            let digest = named("session", &session.id);
+            let ended = vec![Ended { digest, at: session.ended_at }];
+            let event = Event { ended, ..Event::touching(&[Slots::of_digests(&[digest])]) };
+            Ok(Change { project, writes: vec![Write::EndSession(session.clone())], event, result: () })
         })
         .await
     }
@@ -56,8 +58,8 @@ impl Registry {
             let reason = "only the operator changes signing keys";
             return self.refuse(&attempt, Some(EVERY), reason, RegistryError::Forbidden(reason.to_owned())).await;
         }
-        let touched = Slots::of_digests(&[self.digester.of_name("signing_key", id)]);
-        self.commit(&attempt, Change { project: Some(EVERY.to_owned()), writes: vec![write], touched, result: () })
-            .await
+        let event = Event::touching(&[Slots::of_digests(&[named("signing_key", id)])]);
+        let project = Some(EVERY.to_owned());
+        self.commit(&attempt, Change { project, writes: vec![write], event, result: () }).await
     }
 }

@@ -10,10 +10,10 @@ use super::audit::Attempt;
 use super::once::Once;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
 use super::{Change, Expected, Registry, RegistryError, Result};
+use crate::domain::change::{Event, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::User;
 use crate::policy::Policy;
-use crate::resolve::revocation::Slots;
 use crate::store::{UserQuery, Write};
 
 /// A user to be made.
@@ -222,8 +222,8 @@ impl Registry {
     }
 
     fn user_change(&self, writes: Vec<Write>, user: User) -> Change<User> {
-        let touched = Slots::of_digests(&[self.digester.of_name("user", &user.name)]);
-        Change { project: Some(user.project.clone()), writes, touched, result: user }
+        let event = Event::touching(&[Slots::of_digests(&[named("user", &user.name)])]);
+        Change { project: Some(user.project.clone()), writes, event, result: user }
     }
 }
 

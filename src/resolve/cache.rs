@@ -13,9 +13,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 use super::ResolveError;
-use super::revocation::{Slots, Stamp, Stamps};
+use crate::domain::change::Slots;
 use crate::domain::credential::Digest;
 use crate::domain::decision::Tier;
+use crate::revocation::stamps::Proof;
+use crate::revocation::stamps::Stamps;
 use entries::Entries;
 
 /// How much is kept, and how many look-ups may be under way.
@@ -41,8 +43,7 @@ pub struct Resolved<T> {
     /// `None`: it does not exist.
     pub value: Option<Arc<T>>,
     pub(super) tier: Tier,
-    pub(super) stamp: Stamp,
-    pub(super) slots: Slots,
+    pub(super) proof: Proof,
 }
 
 /// What a load found.
@@ -63,19 +64,18 @@ pub struct CacheStats {
 
 struct Entry<T> {
     value: Option<Arc<T>>,
-    stamp: Stamp,
-    slots: Slots,
+    proof: Proof,
 }
 
 impl<T> Clone for Entry<T> {
     fn clone(&self) -> Self {
-        Self { value: self.value.clone(), stamp: self.stamp, slots: self.slots }
+        Self { value: self.value.clone(), proof: self.proof }
     }
 }
 
 impl<T> Entry<T> {
     fn resolved(self, tier: Tier) -> Resolved<T> {
-        Resolved { value: self.value, tier, stamp: self.stamp, slots: self.slots }
+        Resolved { value: self.value, tier, proof: self.proof }
     }
 }
 
@@ -121,18 +121,18 @@ impl<T: Send + Sync + 'static> Cache<T> {
         }
     }
 
-    /// What is cached and still true.
-    pub fn get(&self, digest: &Digest) -> Option<Resolved<T>> {
+    /// What is cached and still true. `grace` extends the lease; see [`Stamps::stand`].
+    pub fn get(&self, digest: &Digest, grace: Duration) -> Option<Resolved<T>> {
         let hit = |entries: &Entries<Entry<T>>, tier| {
             let entry = entries.get(digest)?;
-            self.stamps.allow(entry.stamp, &entry.slots).then(|| entry.resolved(tier))
+            self.stamps.stand(&entry.proof, grace).then(|| entry.resolved(tier))
         };
         hit(&self.known, Tier::Cache).or_else(|| hit(&self.unknown, Tier::NegativeCache))
     }
 
-    /// Keeps what was found without a load; `stamp` was taken before.
-    pub fn put(&self, digest: Digest, value: Arc<T>, stamp: Stamp, slots: Slots) -> Resolved<T> {
-        let entry = Entry { value: Some(value), stamp, slots };
+    /// Keeps what was found without a load.
+    pub fn put(&self, digest: Digest, value: Arc<T>, proof: Proof) -> Resolved<T> {
+        let entry = Entry { value: Some(value), proof };
         self.known.insert(digest, entry.clone());
         entry.resolved(Tier::Verified)
     }
@@ -150,7 +150,8 @@ impl<T: Send + Sync + 'static> Cache<T> {
             let entry = wait(self.flight(digest, &load)?).await?;
             // A load that began before a change that was acknowledged before we arrived proves nothing to us. The next
             // flight, joined or started, began after this one ended, and so after we arrived.
-            if self.stamps.allow(entry.stamp, &entry.slots) || Stamps::began_after(entry.stamp, arrival) {
+            let Proof { stamp, slots, .. } = &entry.proof;
+            if self.stamps.allow(*stamp, slots) || Stamps::began_after(*stamp, arrival) {
                 return Ok(entry.resolved(Tier::Store));
             }
         }
@@ -180,10 +181,11 @@ impl<T: Send + Sync + 'static> Cache<T> {
 
         let landing = Landing { flights: Arc::clone(&self.flights), digest };
         let (known, unknown) = (self.known.clone(), self.unknown.clone());
-        let stamp = self.stamps.take();
+        let (stamp, sent) = (self.stamps.take(), self.stamps.now());
         let load = load();
         tokio::spawn(async move {
-            let outcome = load.await.map(|Loaded { value, slots }| Entry { value, stamp, slots });
+            let outcome =
+                load.await.map(|Loaded { value, slots }| Entry { value, proof: Proof { stamp, slots, sent } });
             if let Ok(entry) = &outcome {
                 match entry.value {
                     Some(_) => {

@@ -12,7 +12,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::ResolveError;
 use super::cache::{Cache, Sizes};
-use super::revocation::Stamps;
 use crate::domain::credential::Digest;
 use crate::domain::decision::Denial;
 use crate::domain::json::parse_object;
@@ -22,6 +21,7 @@ use crate::domain::token::PresentedToken;
 use crate::policy::Policy;
 use crate::policy::issuer::{Claims, Header, Issuer, claimed_issuer, read_header, validity};
 use crate::policy::login::{Login, Session};
+use crate::revocation::stamps::Stamps;
 use key_set::{KeySet, NotSigned};
 use source::{Freshness, IssuerKeys, Withdrawals};
 

@@ -5,30 +5,33 @@ pub mod cache;
 mod grants;
 pub mod jwt;
 pub mod last_used;
-pub mod revocation;
 pub mod seal;
 pub mod signing;
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use crate::domain::change::Slots;
+use crate::domain::change::named;
 use crate::domain::credential::PresentedKey;
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
 use crate::domain::principal::{Grant, Principal};
-use crate::domain::record::{EVERY, Resource, ResourceRef};
+use crate::domain::record::{EVERY, Project, ProjectState, Resource, ResourceRef};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::policy::Policy;
 use crate::policy::login::Session;
-use crate::store::Store;
+use crate::revocation::stamps::{Proof, Stamps};
+use crate::revocation::sticky::Sticky;
+use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use grants::Grants;
 use jwt::{Genuine, Issuers};
-use revocation::{Slots, Stamps};
 use signing::SigningKeys;
 
 /// Finds principals and resources.
@@ -37,8 +40,10 @@ pub struct Resolver {
     store: Store,
     digester: Arc<Digester>,
     stamps: Arc<Stamps>,
+    sticky: Arc<Sticky>,
     keys: Cache<Principal>,
     resources: Cache<Resource>,
+    projects: Cache<Project>,
     grants: Arc<Grants>,
     issuers: ArcSwap<Issuers>,
     signing: Arc<SigningKeys>,
@@ -62,12 +67,25 @@ impl From<Denial> for ResolveError {
 }
 
 impl Resolver {
-    pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+    pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>, sticky: Arc<Sticky>, sizes: Sizes) -> Self {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
+        let projects = Cache::new(Arc::clone(&stamps), sizes);
         let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester)));
         let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes));
-        Self { store, digester, stamps, keys, resources, grants: Arc::default(), issuers, signing, sizes }
+        Self {
+            store,
+            digester,
+            stamps,
+            sticky,
+            keys,
+            resources,
+            projects,
+            grants: Arc::default(),
+            issuers,
+            signing,
+            sizes,
+        }
     }
 
     /// The keys that our own tokens are signed with.
@@ -79,22 +97,27 @@ impl Resolver {
     ///
     /// # Errors
     /// [`ResolveError`], and then nothing is known: neither yes nor no.
-    pub async fn principal(&self, key: &PresentedKey<'_>) -> Result<Resolved<Principal>, ResolveError> {
+    pub async fn principal(
+        &self,
+        key: &PresentedKey<'_>,
+        grace: Duration,
+    ) -> Result<Resolved<Principal>, ResolveError> {
         let digest = self.digester.current(key);
-        if let Some(hit) = self.keys.get(&digest) {
+        if let Some(hit) = self.keys.get(&digest, grace) {
             return Ok(hit);
         }
         let digests = self.digester.all(key);
         let load = || {
-            let (store, digests, grants) = (self.store.clone(), digests.clone(), Arc::clone(&self.grants));
+            let (reader, digests, grants) = (self.reader(), digests.clone(), Arc::clone(&self.grants));
             async move {
                 let slots = Slots::of_digests(&digests);
-                let Some(record) = store.key_by_digest(digests).await? else {
+                let Some(KeyLoad { key, project }) = reader.truth(reader.store.load_key(digests).await?)? else {
                     return Ok(Loaded { value: None, slots });
                 };
-                let grant = Grant::of_key(&record).map_err(|_| ResolveError::Damaged)?;
-                let principal = Principal::of_key(&record, grants.share(&grant));
-                let slots = Slots::of_key(&record.digest, &record.project);
+                let grant = Grant::of_key(&key).map_err(|_| ResolveError::Damaged)?;
+                let mut principal = Principal::of_key(&key, grants.share(&grant));
+                principal.revoked |= is_barred(project.as_ref()) || reader.sticky.contradicts(&key.digest);
+                let slots = Slots::of_digests(&[key.digest, named("project", &key.project)]);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }
         };
@@ -115,25 +138,29 @@ impl Resolver {
     ///
     /// # Errors
     /// [`ResolveError::Refused`] if it is not genuine or not valid.
-    pub async fn token(&self, token: &PresentedToken<'_>, now: Timestamp) -> Result<Resolved<Principal>, ResolveError> {
+    pub async fn token(
+        &self,
+        token: &PresentedToken<'_>,
+        now: Timestamp,
+        grace: Duration,
+    ) -> Result<Resolved<Principal>, ResolveError> {
         let digest = self.digester.of_token(token);
         let issuers = self.issuers.load();
         // Before the keys are looked at: see `Withdrawals`.
         let name = issuers.name(digest);
-        if let Some(hit) = issuers.cache.get(&name) {
+        if let Some(hit) = issuers.cache.get(&name, grace) {
             return Ok(hit);
         }
         let issuers = Arc::clone(&issuers);
-        let stamp = self.stamps.take();
         match issuers.verify(token, &self.signing.verifying(), now).await? {
             Genuine::Other { subject, grant, expires_at } => {
-                let principal = Principal::of_subject(
-                    &subject,
-                    self.digester.logged(&subject),
-                    self.grants.share(&grant),
-                    expires_at,
-                );
-                Ok(issuers.cache.put(name, Arc::new(principal), stamp, Slots::of_digests(&[digest])))
+                let project = self.project(grant.project()).await?;
+                let logged = self.digester.logged(&subject);
+                let mut principal = Principal::of_subject(&subject, logged, self.grants.share(&grant), expires_at);
+                principal.revoked = is_barred(project.value.as_deref());
+                // Of all that it says, only the project can change while it is valid.
+                let slots = Slots::of_digests(&[digest, named("project", grant.project())]);
+                Ok(issuers.cache.put(name, Arc::new(principal), Proof { slots, ..project.proof }))
             }
             Genuine::Session(session, plane) => issuers.cache.load(name, || self.session(&session, &plane)).await,
         }
@@ -145,21 +172,29 @@ impl Resolver {
         session: &Session,
         plane: &str,
     ) -> impl Future<Output = Result<Loaded<Principal>, ResolveError>> + use<> {
-        let digests = [self.digester.of_name("user", &session.user), self.digester.of_name("session", &session.id)];
-        let (store, grants) = (self.store.clone(), Arc::clone(&self.grants));
+        let (reader, grants) = (self.reader(), Arc::clone(&self.grants));
         let (session, plane) = (session.clone(), plane.to_owned());
         let subject = format!("user:{}", session.user);
         let logged = self.digester.logged(&subject);
         async move {
-            let slots = Slots::of_digests(&digests);
-            let user = store.user(session.user.clone()).await?;
-            let Some(user) = user.filter(|user| !user.deleted) else { return Ok(Loaded { value: None, slots }) };
+            let own = named("session", &session.id);
+            let digests = [named("user", &session.user), own];
+            let load = reader.store.load_session(session.user.clone(), session.id.clone()).await?;
+            let SessionLoad { user, ended, project } = reader.truth(load)?;
+            let Some(user) = user.filter(|user| !user.deleted) else {
+                return Ok(Loaded { value: None, slots: Slots::of_digests(&digests) });
+            };
             let every_workload = [EVERY.to_owned()];
             let grant = Grant::new(&plane, &user.project, &every_workload, &user.permissions);
             let grant = grants.share(&grant.map_err(|_| ResolveError::Damaged)?);
             let mut principal = Principal::of_subject(&subject, logged, grant, session.expires_at);
-            principal.revoked =
-                user.disabled || user.sessions != session.generation || store.ended_session(session.id.clone()).await?;
+            principal.revoked = user.disabled
+                || user.sessions != session.generation
+                || is_barred(project.as_ref())
+                || ended
+                || reader.sticky.contradicts(&own);
+            let [user_slot, own] = digests;
+            let slots = Slots::of_digests(&[user_slot, own, named("project", &user.project)]);
             Ok(Loaded { value: Some(Arc::new(principal)), slots })
         }
     }
@@ -168,29 +203,54 @@ impl Resolver {
     ///
     /// # Errors
     /// As [`Resolver::principal`].
-    pub async fn resource(&self, reference: ResourceRef<'_>) -> Result<Resolved<Resource>, ResolveError> {
+    pub async fn resource(
+        &self,
+        reference: ResourceRef<'_>,
+        grace: Duration,
+    ) -> Result<Resolved<Resource>, ResolveError> {
         let digest = self.digester.of_resource(reference);
-        if let Some(hit) = self.resources.get(&digest) {
+        if let Some(hit) = self.resources.get(&digest, grace) {
             return Ok(hit);
         }
         let load = || {
-            let (store, kind, id) = (self.store.clone(), reference.kind.to_owned(), reference.id.to_owned());
+            let (reader, kind, id) = (self.reader(), reference.kind.to_owned(), reference.id.to_owned());
+            let slots = Slots::of_digests(&[named("resource", &reference.to_string())]);
             async move {
-                let value = match store.resource(kind, id).await? {
+                let value = match reader.truth(reader.store.load_resource(kind, id).await?)? {
                     Some(found) if !is_name(&found.project) || !is_name(&found.slug) => {
                         return Err(ResolveError::Damaged);
                     }
                     found => found.map(Arc::new),
                 };
-                Ok(Loaded { value, slots: Slots::of_digests(&[digest]) })
+                Ok(Loaded { value, slots })
             }
         };
         self.resources.load(digest, load).await
     }
 
+    /// What was said of a project; `None` if nothing was.
+    async fn project(&self, name: &str) -> Result<Resolved<Project>, ResolveError> {
+        let digest = named("project", name);
+        if let Some(hit) = self.projects.get(&digest, Duration::ZERO) {
+            return Ok(hit);
+        }
+        let load = || {
+            let (reader, name) = (self.reader(), name.to_owned());
+            async move {
+                let value = reader.truth(reader.store.load_project(name).await?)?.map(Arc::new);
+                Ok(Loaded { value, slots: Slots::of_digests(&[digest]) })
+            }
+        };
+        self.projects.load(digest, load).await
+    }
+
+    fn reader(&self) -> Reader {
+        Reader { store: self.store.clone(), sticky: Arc::clone(&self.sticky), position: self.stamps.position() }
+    }
+
     /// Whether nothing has changed since this was found that could make it untrue.
-    pub fn is_current<T>(&self, resolved: &Resolved<T>) -> bool {
-        self.stamps.allow(resolved.stamp, &resolved.slots)
+    pub fn is_current<T>(&self, resolved: &Resolved<T>, grace: Duration) -> bool {
+        self.stamps.stand(&resolved.proof, grace)
     }
 
     pub fn key_stats(&self) -> CacheStats {
@@ -200,6 +260,28 @@ impl Resolver {
     pub fn resource_stats(&self) -> CacheStats {
         self.resources.stats()
     }
+}
+
+/// What a load is made with; made before the load is sent.
+struct Reader {
+    store: Store,
+    sticky: Arc<Sticky>,
+    /// Up to which change this replica had heard then.
+    position: u64,
+}
+
+impl Reader {
+    /// What was loaded, unless it comes from a store that has not heard what this replica has.
+    fn truth<T>(&self, load: AsOf<T>) -> Result<T, ResolveError> {
+        match load.sequence {
+            Some(sequence) if sequence < self.position => Err(ResolveError::Unavailable),
+            _ => Ok(load.found),
+        }
+    }
+}
+
+fn is_barred(project: Option<&Project>) -> bool {
+    project.is_some_and(|project| project.state != ProjectState::Active)
 }
 
 /// The word for a trace.
@@ -213,7 +295,9 @@ impl From<crate::store::StoreError> for ResolveError {
     fn from(error: crate::store::StoreError) -> Self {
         match error {
             crate::store::StoreError::Damaged(_) => Self::Damaged,
-            crate::store::StoreError::Unavailable(_) | crate::store::StoreError::Conflict(_) => Self::Unavailable,
+            crate::store::StoreError::Unavailable(_)
+            | crate::store::StoreError::Unreplicated(_)
+            | crate::store::StoreError::Conflict(_) => Self::Unavailable,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
@@ -22,7 +23,7 @@ use crate::resolve::Resolver;
 use crate::resolve::api_key::{Digester, Pepper};
 use crate::resolve::cache::Sizes;
 use crate::resolve::last_used::LastUsed;
-use crate::resolve::revocation::Stamps;
+use crate::revocation::stamps::Stamps;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::telemetry::Telemetry;
@@ -47,7 +48,8 @@ impl Fixture {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
-        let resolver = Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes));
+        let resolver =
+            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), Clock::System);
         let registry = Registry::new(store.clone(), digester, stamps, last_used, Clock::System);
         let telemetry = Arc::new(Telemetry::new(None).unwrap());
@@ -103,6 +105,7 @@ fn policy() -> Policy {
             prefix: "ik_live".into(),
             revoked: RevokedStatus::Unauthenticated,
             admin: false,
+            grace: Duration::ZERO,
         }],
         permissions: vec!["run_inference".into()],
         credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],

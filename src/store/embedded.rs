@@ -4,6 +4,7 @@
 mod batch;
 mod engine;
 mod journal;
+mod projects;
 mod sessions;
 mod source;
 mod users;
@@ -19,7 +20,7 @@ use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, StorageBackend};
 
 use super::keyspace::{self, Bytes, DigestKey, id_key, is_part, key_id, rest_of, scope_end, scoped};
 use super::records::{decode_key, decode_resource};
-use super::{KeyQuery, PepperCheck, ResourceQuery, StoreError, Write};
+use super::{KeyLoad, KeyQuery, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
 use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
@@ -89,19 +90,7 @@ impl Embedded {
     }
 
     pub fn key_by_digest(&self, digests: &[Digest]) -> Result<Option<ApiKey>, StoreError> {
-        self.engine.read(|read| {
-            let keys = read.open_table(keyspace::KEYS)?;
-            for digest in digests {
-                if let Some(bytes) = keys.get(&digest.0)? {
-                    let key = decode_key(bytes.value())?;
-                    if !key.digest.matches(digest) {
-                        return damaged(format!("the record of key {} stands in the wrong place", key.id));
-                    }
-                    return Ok(Some(key));
-                }
-            }
-            Ok(None)
-        })
+        self.engine.read(|read| key_of_digests(&read.open_table(keyspace::KEYS)?, digests))
     }
 
     pub fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
@@ -193,6 +182,28 @@ impl Embedded {
         })
     }
 
+    /// The key with one of these digests and what is said of its project, of one moment.
+    pub fn load_key(&self, digests: &[Digest]) -> Result<Option<KeyLoad>, StoreError> {
+        self.engine.read(|read| {
+            let Some(key) = key_of_digests(&read.open_table(keyspace::KEYS)?, digests)? else { return Ok(None) };
+            let project = projects::stored(&read.open_table(keyspace::PROJECTS)?, &key.project)?;
+            Ok(Some(KeyLoad { key, project }))
+        })
+    }
+
+    /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
+    pub fn load_session(&self, user: &str, session: &str) -> Result<SessionLoad, StoreError> {
+        self.engine.read(|read| {
+            let user = users::stored(&read.open_table(keyspace::USERS)?, user)?;
+            let ended = read.open_table(keyspace::ENDED_SESSIONS)?.get(session)?.is_some();
+            let project = match &user {
+                Some(user) => projects::stored(&read.open_table(keyspace::PROJECTS)?, &user.project)?,
+                None => None,
+            };
+            Ok(SessionLoad { user, ended, project })
+        })
+    }
+
     pub fn apply(&self, batch: &[Write]) -> Result<u64, StoreError> {
         let sequence = self.engine.write(|transaction| {
             let mut tables = Batch::begin(transaction)?;
@@ -258,6 +269,19 @@ impl Embedded {
             }
         })
     }
+}
+
+fn key_of_digests(keys: &impl ReadableTable<DigestKey, Bytes>, digests: &[Digest]) -> Act<Option<ApiKey>> {
+    for digest in digests {
+        if let Some(bytes) = keys.get(&digest.0)? {
+            let key = decode_key(bytes.value())?;
+            if !key.digest.matches(digest) {
+                return damaged(format!("the record of key {} stands in the wrong place", key.id));
+            }
+            return Ok(Some(key));
+        }
+    }
+    Ok(None)
 }
 
 /// A page of the ids in one scope of an index, in order.

@@ -4,8 +4,11 @@
 use prost::Message;
 
 use super::{OnceRecord, StoreError};
+use crate::domain::change::{Ended, Event, SLOTS, Touched};
 use crate::domain::credential::{Digest, KeyId};
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Outcome, Resource, SigningKey, User};
+use crate::domain::record::{
+    ApiKey, AuditEntry, EndedSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
+};
 use crate::domain::time::Timestamp;
 
 #[allow(missing_debug_implementations)]
@@ -90,6 +93,67 @@ pub(super) fn decode_resource(bytes: &[u8]) -> Result<Resource, StoreError> {
         owner: wire.owner,
         created_at: Timestamp::from_millis(wire.created_at_ms),
         version: wire.version,
+    })
+}
+
+pub(super) fn encode_project(project: &Project) -> Vec<u8> {
+    let state = match project.state {
+        ProjectState::Active => wire::project::State::Active,
+        ProjectState::Suspended => wire::project::State::Suspended,
+        ProjectState::Deleted => wire::project::State::Deleted,
+    };
+    let wire = wire::Project {
+        name: project.name.clone(),
+        state: state.into(),
+        changed_at_ms: project.changed_at.as_millis(),
+        changed_by: project.changed_by.clone(),
+        version: project.version,
+    };
+    wire.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no project.
+pub(super) fn decode_project(bytes: &[u8]) -> Result<Project, StoreError> {
+    let wire = wire::Project::decode(bytes).map_err(|_| damaged("a project"))?;
+    // A state that is not known lets nobody in.
+    let state = match wire::project::State::try_from(wire.state).map_err(|_| damaged("a project"))? {
+        wire::project::State::Active => ProjectState::Active,
+        wire::project::State::Suspended => ProjectState::Suspended,
+        wire::project::State::Deleted => ProjectState::Deleted,
+    };
+    Ok(Project {
+        name: wire.name,
+        state,
+        changed_at: Timestamp::from_millis(wire.changed_at_ms),
+        changed_by: wire.changed_by,
+        version: wire.version,
+    })
+}
+
+pub(super) fn encode_event(event: &Event) -> Vec<u8> {
+    let (slots, all) = match &event.touched {
+        Touched::All => (Vec::new(), true),
+        Touched::Slots(slots) => (slots.iter().map(|slot| u32::from(*slot)).collect(), false),
+    };
+    let ended = |ended: &Ended| wire::event::Ended { digest: ended.digest.0.to_vec(), at_ms: ended.at.as_millis() };
+    wire::Event { slots, all, ended: event.ended.iter().map(ended).collect() }.encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no event.
+pub(super) fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
+    let damaged = || damaged("an event");
+    let wire = wire::Event::decode(bytes).map_err(|_| damaged())?;
+    let slot = |slot: &u32| u16::try_from(*slot).ok().filter(|slot| usize::from(*slot) < SLOTS).ok_or_else(damaged);
+    let slots = wire.slots.iter().map(slot).collect::<Result<Vec<u16>, _>>()?;
+    let ended = |ended: &wire::event::Ended| {
+        let digest = Digest::from_slice(&ended.digest).ok_or_else(damaged)?;
+        Ok(Ended { digest, at: Timestamp::from_millis(ended.at_ms) })
+    };
+    Ok(Event {
+        touched: if wire.all { Touched::All } else { Touched::Slots(slots) },
+        ended: wire.ended.iter().map(ended).collect::<Result<Vec<Ended>, StoreError>>()?,
     })
 }
 

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tollgate::domain::change::{Slots, Touched};
 use tollgate::domain::credential::Digest;
 use tollgate::resolve::ResolveError;
 use tollgate::resolve::cache::{Cache, Loaded, Sizes};
-use tollgate::resolve::revocation::{Slots, Stamps};
+use tollgate::revocation::stamps::Stamps;
 
 use crate::support::Random;
 
@@ -73,7 +74,7 @@ async fn a_thousand_misses_make_one_flight() {
     }
     assert_eq!(loads.load(Ordering::SeqCst), 1);
     assert_eq!(cache.stats().loads, 1);
-    assert_eq!(cache.get(&digest(1)).unwrap().value.as_deref(), Some(&42));
+    assert_eq!(cache.get(&digest(1), Duration::ZERO).unwrap().value.as_deref(), Some(&42));
 }
 
 #[tokio::test]
@@ -96,7 +97,7 @@ async fn a_load_that_a_change_overtook_is_not_served() {
     });
     begun.notified().await;
     // The change is durable, visible and acknowledged while the old value is on its way.
-    stamps.raise(1, &[slots(1)]);
+    stamps.apply(1, &Touched::of(&[slots(1)]));
     let late = tokio::spawn({
         let cache = Arc::clone(&cache);
         async move { cache.load(digest(1), || async { found(1, 2) }).await.unwrap().value }
@@ -105,7 +106,7 @@ async fn a_load_that_a_change_overtook_is_not_served() {
     gate.add_permits(1);
     assert_eq!(late.await.unwrap().as_deref(), Some(&2), "who came after the change gets what it changed to");
     assert_eq!(early.await.unwrap().as_deref(), Some(&1), "who came before it may get what was before");
-    assert_eq!(cache.get(&digest(1)).unwrap().value.as_deref(), Some(&2));
+    assert_eq!(cache.get(&digest(1), Duration::ZERO).unwrap().value.as_deref(), Some(&2));
 }
 
 #[tokio::test]
@@ -114,21 +115,21 @@ async fn what_a_change_overtook_is_not_cached() {
     let overtaken = || {
         let stamps = Arc::clone(&stamps);
         async move {
-            stamps.raise(1, &[slots(1)]);
+            stamps.apply(1, &Touched::of(&[slots(1)]));
             found(1, 1)
         }
     };
     assert_eq!(cache.load(digest(1), overtaken).await.unwrap().value.as_deref(), Some(&1));
-    assert!(cache.get(&digest(1)).is_none());
+    assert!(cache.get(&digest(1), Duration::ZERO).is_none());
 
     cache.load(digest(2), || async { absent(2) }).await.unwrap();
-    assert!(cache.get(&digest(2)).unwrap().value.is_none());
-    stamps.raise(2, &[slots(2)]);
-    assert!(cache.get(&digest(2)).is_none(), "a key that is made ends its absence");
+    assert!(cache.get(&digest(2), Duration::ZERO).unwrap().value.is_none());
+    stamps.apply(2, &Touched::of(&[slots(2)]));
+    assert!(cache.get(&digest(2), Duration::ZERO).is_none(), "a key that is made ends its absence");
     cache.load(digest(2), || async { found(2, 7) }).await.unwrap();
-    assert_eq!(cache.get(&digest(2)).unwrap().value.as_deref(), Some(&7));
+    assert_eq!(cache.get(&digest(2), Duration::ZERO).unwrap().value.as_deref(), Some(&7));
     stamps.raise_all();
-    assert!(cache.get(&digest(2)).is_none());
+    assert!(cache.get(&digest(2), Duration::ZERO).is_none());
 }
 
 #[tokio::test]
@@ -136,9 +137,9 @@ async fn other_slots_are_left_alone() {
     let (cache, stamps) = cache(SIZES);
     cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
     for other in 2..100 {
-        stamps.raise(other, &[slots(other)]);
+        stamps.apply(other, &Touched::of(&[slots(other)]));
     }
-    assert!(cache.get(&digest(1)).is_some());
+    assert!(cache.get(&digest(1), Duration::ZERO).is_some());
 }
 
 #[tokio::test]
@@ -151,9 +152,9 @@ async fn unknown_digests_push_no_known_one_out() {
         cache.load(digest(n), || async move { absent(n) }).await.unwrap();
     }
     for n in 0..300 {
-        assert_eq!(cache.get(&digest(n)).unwrap().value.as_deref(), Some(&n));
+        assert_eq!(cache.get(&digest(n), Duration::ZERO).unwrap().value.as_deref(), Some(&n));
     }
-    let kept = (1000..6000).filter(|n| cache.get(&digest(*n)).is_some()).count();
+    let kept = (1000..6000).filter(|n| cache.get(&digest(*n), Duration::ZERO).is_some()).count();
     assert!(kept <= 200, "{kept} unknown ones are kept");
 }
 
@@ -163,7 +164,7 @@ async fn known_ones_are_bounded_and_what_is_asked_for_stays() {
     for n in 0..5000 {
         cache.load(digest(n), || async move { found(n, n) }).await.unwrap();
         if n >= 1000 {
-            assert!(cache.get(&digest(1000)).is_some(), "pushed out by {n}");
+            assert!(cache.get(&digest(1000), Duration::ZERO).is_some(), "pushed out by {n}");
         }
     }
     assert!((250..=512).contains(&cache.stats().entries), "{}", cache.stats().entries);
@@ -173,12 +174,12 @@ async fn known_ones_are_bounded_and_what_is_asked_for_stays() {
 async fn what_was_found_and_is_gone_is_not_found_again() {
     let (cache, stamps) = cache(SIZES);
     cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
-    stamps.raise(1, &[slots(1)]);
+    stamps.apply(1, &Touched::of(&[slots(1)]));
     cache.load(digest(1), || async { absent(1) }).await.unwrap();
-    assert!(cache.get(&digest(1)).unwrap().value.is_none());
-    stamps.raise(2, &[slots(1)]);
+    assert!(cache.get(&digest(1), Duration::ZERO).unwrap().value.is_none());
+    stamps.apply(2, &Touched::of(&[slots(1)]));
     cache.load(digest(1), || async { found(1, 2) }).await.unwrap();
-    assert_eq!(cache.get(&digest(1)).unwrap().value.as_deref(), Some(&2));
+    assert_eq!(cache.get(&digest(1), Duration::ZERO).unwrap().value.as_deref(), Some(&2));
 }
 
 #[tokio::test]
@@ -226,7 +227,7 @@ async fn an_error_is_not_kept() {
     let (cache, _) = cache(Sizes { loads: 1, ..SIZES });
     let broken = || async { Err(ResolveError::Damaged) };
     assert_eq!(cache.load(digest(1), broken).await.unwrap_err(), ResolveError::Damaged);
-    assert!(cache.get(&digest(1)).is_none());
+    assert!(cache.get(&digest(1), Duration::ZERO).is_none());
     assert!(cache.load(digest(1), || async { found(1, 1) }).await.is_ok());
 }
 
@@ -253,7 +254,7 @@ async fn a_load_goes_on_when_nobody_waits() {
     caller.abort();
     assert!(caller.await.unwrap_err().is_cancelled());
     gate.add_permits(1);
-    while cache.get(&digest(1)).is_none() {
+    while cache.get(&digest(1), Duration::ZERO).is_none() {
         tokio::task::yield_now().await;
     }
 }
@@ -287,7 +288,7 @@ async fn nothing_older_than_what_was_acknowledged_is_read() {
                     (*sequence, truth.stored[thing as usize].fetch_add(1, Ordering::SeqCst) + 1)
                 };
                 pause(&mut random).await;
-                stamps.raise(sequence, &[slots(thing)]);
+                stamps.apply(sequence, &Touched::of(&[slots(thing)]));
                 truth.acknowledged[thing as usize].fetch_max(version, Ordering::SeqCst);
                 pause(&mut random).await;
             }
@@ -302,7 +303,7 @@ async fn nothing_older_than_what_was_acknowledged_is_read() {
             while writing.load(Ordering::SeqCst) > 0 {
                 let thing = random.below(THINGS);
                 let before = truth.acknowledged[thing as usize].load(Ordering::SeqCst);
-                let seen = match cache.get(&digest(thing)) {
+                let seen = match cache.get(&digest(thing), Duration::ZERO) {
                     Some(hit) => {
                         hits += 1;
                         hit

@@ -13,13 +13,13 @@ use tollgate::resolve::Resolver;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
 use tollgate::resolve::last_used::LastUsed;
-use tollgate::resolve::revocation::Stamps;
+use tollgate::revocation::stamps::Stamps;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, Write};
 use zeroize::Zeroizing;
 
 use crate::faults::{Fault, Faulty, RECOVERY, prepared};
-use crate::support::{key, minted};
+use crate::support::{Apply, key, minted};
 
 struct House {
     store: Store,
@@ -34,7 +34,7 @@ impl House {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
-        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes);
+        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes);
         let registry = Registry::new(store.clone(), Arc::clone(&digester), stamps, last_used, Clock::System);
         Self { store, digester, resolver, registry }
     }
@@ -47,7 +47,7 @@ impl House {
     }
 
     async fn tier(&self, secret: &MintedKey) -> Tier {
-        self.resolver.principal(&presented(secret)).await.unwrap().tier()
+        self.resolver.principal(&presented(secret), Duration::ZERO).await.unwrap().tier()
     }
 }
 
@@ -66,7 +66,7 @@ async fn a_revocation_is_seen_at_once_and_leaves_other_keys_cached() {
         assert_eq!(house.tier(secret).await, Tier::Cache);
     }
     house.registry.revoke_key(&Actor::operator(), revoked.id(), Expected::Any).await.unwrap();
-    let found = house.resolver.principal(&presented(&revoked)).await.unwrap();
+    let found = house.resolver.principal(&presented(&revoked), Duration::ZERO).await.unwrap();
     assert!(found.value.as_ref().unwrap().revoked);
     assert_eq!(house.tier(&other).await, Tier::Cache, "a change of one key costs the others of its project nothing");
 }
@@ -88,7 +88,7 @@ async fn a_write_that_failed_and_was_done_leaves_nothing_old_in_the_cache() {
         let disk = Faulty::with(&bytes);
         let house = House::on(disk.open().unwrap());
         house.registry.put_resource(&operator, moved_to("acme"), false, Expected::Any).await.unwrap();
-        let cached = house.resolver.resource(workload).await.unwrap();
+        let cached = house.resolver.resource(workload, Duration::ZERO).await.unwrap();
         assert_eq!(cached.value.as_ref().unwrap().project, "acme");
 
         disk.fail(Fault::Unwritable, after, 1);
@@ -102,7 +102,7 @@ async fn a_write_that_failed_and_was_done_leaves_nothing_old_in_the_cache() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
-        let found = house.resolver.resource(workload).await.unwrap();
+        let found = house.resolver.resource(workload, Duration::ZERO).await.unwrap();
         assert_eq!(found.value.as_ref().unwrap().project, "beta", "with a fault at act {after}");
         if !was_hit {
             break;

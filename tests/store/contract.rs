@@ -4,7 +4,7 @@ use tollgate::domain::credential::Digest;
 use tollgate::domain::record::{ApiKey, AuditEntry, Resource, User};
 use tollgate::store::{KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
 
-use crate::support::{at, id, key, key_of, resource, revoked, row, user};
+use crate::support::{Apply, at, id, key, key_of, resource, revoked, row, user};
 
 macro_rules! for_every_backend {
     ($($name:ident),* $(,)?) => {

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tollgate::clock::Clock;
 use tollgate::config;
+use tollgate::domain::change::Slots;
 use tollgate::domain::record::{AuditEntry, User};
 use tollgate::policy::Policy;
 use tollgate::policy::login::Login;
 use tollgate::registry::{Actor, Held, KeySpec, NewKey, Registry, RegistryError, UserSpec};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::last_used::LastUsed;
-use tollgate::resolve::revocation::{Slots, Stamps};
+use tollgate::revocation::stamps::Stamps;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, Store};
 use zeroize::Zeroizing;

@@ -10,8 +10,8 @@ use tollgate::domain::credential::PresentedKey;
 use tollgate::domain::record::ApiKey;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
-use tollgate::resolve::revocation::Stamps;
 use tollgate::resolve::{ResolveError, Resolver};
+use tollgate::revocation::stamps::Stamps;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, StoreError, Write};
 use zeroize::Zeroizing;
@@ -446,20 +446,32 @@ async fn cached_keys_pass_while_the_disk_is_broken() {
     drop(store);
     let store = Arc::new(disk.open().unwrap());
     let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
-    let resolver = Resolver::new(Store::Embedded(Arc::clone(&store)), digester, Arc::new(Stamps::default()), sizes);
-    assert_eq!(resolver.principal(&cached).await.unwrap().value.as_ref().unwrap().key_id(), Some(cached.id().as_str()));
+    let resolver = Resolver::new(
+        Store::Embedded(Arc::clone(&store)),
+        digester,
+        Arc::new(Stamps::default()),
+        Arc::default(),
+        sizes,
+    );
+    assert_eq!(
+        resolver.principal(&cached, Duration::ZERO).await.unwrap().value.as_ref().unwrap().key_id(),
+        Some(cached.id().as_str())
+    );
 
     disk.begin(Fault::Broken);
     // A page of it may be in memory still; it is not once the fault was noticed.
     assert!(store.apply(&[]).is_err());
     for _ in 0..10 {
-        assert!(resolver.principal(&cached).await.unwrap().value.is_some());
-        assert_eq!(resolver.principal(&cold).await.unwrap_err(), ResolveError::Unavailable);
+        assert!(resolver.principal(&cached, Duration::ZERO).await.unwrap().value.is_some());
+        assert_eq!(resolver.principal(&cold, Duration::ZERO).await.unwrap_err(), ResolveError::Unavailable);
     }
     let ended = disk.end();
-    while resolver.principal(&cold).await.is_err() {
+    while resolver.principal(&cold, Duration::ZERO).await.is_err() {
         assert!(ended.elapsed() < RECOVERY);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(resolver.principal(&cold).await.unwrap().value.as_ref().unwrap().key_id(), Some(cold.id().as_str()));
+    assert_eq!(
+        resolver.principal(&cold, Duration::ZERO).await.unwrap().value.as_ref().unwrap().key_id(),
+        Some(cold.id().as_str())
+    );
 }

@@ -10,7 +10,7 @@ use tollgate::registry::{Actor, Expected, KeyChange, RegistryError, ResourceSpec
 use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
 
 use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
-use crate::support::{at, id, key_of, resource, user};
+use crate::support::{Apply, at, id, key_of, resource, user};
 
 const EVERYTHING: [&str; 7] =
     ["manage_keys", "manage_resources", "manage_secrets", "manage_users", "view_audit_logs", "run", "read"];

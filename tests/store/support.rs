@@ -4,11 +4,23 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tollgate::domain::change::Event;
 use tollgate::domain::credential::{Digest, KeyId, MintedKey};
 use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Resource, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
-use tollgate::store::{KeyQuery, Store};
+use tollgate::store::{KeyQuery, Store, StoreError, Write};
+
+/// Writes of which nobody needs to hear.
+pub trait Apply {
+    async fn apply(&self, batch: Vec<Write>) -> Result<u64, StoreError>;
+}
+
+impl Apply for Store {
+    async fn apply(&self, batch: Vec<Write>) -> Result<u64, StoreError> {
+        self.commit(batch, Event::touching(&[])).await
+    }
+}
 
 pub fn at(millis: u64) -> Timestamp {
     Timestamp::from_millis(millis)

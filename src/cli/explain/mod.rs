@@ -17,6 +17,7 @@ use super::{Exit, Failure, connect, invalid};
 use crate::clock::Clock;
 use crate::config::{self, Compiled};
 use crate::domain::attributes::Attributes;
+use crate::domain::change::Event;
 use crate::domain::decision::Trace;
 use crate::pepper;
 use crate::policy::extract::Credential;
@@ -161,7 +162,11 @@ impl World {
             batch.push(crate::store::Write::CreateKey(record));
         }
         batch.extend(resources.iter().map(|resource| crate::store::Write::CreateResource(resource.record())));
-        world.store.apply(batch).await.map_err(|error| Failure::usage(format!("--key and --resource: {error}")))?;
+        world
+            .store
+            .commit(batch, Event::touching(&[]))
+            .await
+            .map_err(|error| Failure::usage(format!("--key and --resource: {error}")))?;
         Ok(world)
     }
 

@@ -36,7 +36,7 @@ use crate::resolve::Resolver;
 use crate::resolve::api_key::{Digester, Pepper};
 use crate::resolve::cache::Sizes;
 use crate::resolve::last_used::LastUsed;
-use crate::resolve::revocation::Stamps;
+use crate::revocation::stamps::Stamps;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 
@@ -82,6 +82,7 @@ fn policy() -> Policy {
         prefix: prefix.into(),
         revoked: RevokedStatus::Unauthenticated,
         admin,
+        grace: Duration::ZERO,
     };
     let credential = |name: &str, scheme: Option<&str>| CredentialHeader {
         name: name.into(),
@@ -133,7 +134,7 @@ impl Api {
         let digester = Arc::new(Digester::new(&pepper, &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
-        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sizes);
+        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes);
         resolver.adopt(&policy);
         let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());

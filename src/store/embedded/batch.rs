@@ -7,7 +7,7 @@ use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_ke
 use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::{StoreError, Write};
 use super::engine::{Act, Failure};
-use super::{indexed_key, journal, key_ids_in, sessions, users};
+use super::{indexed_key, journal, key_ids_in, projects, sessions, users};
 use crate::domain::credential::KeyId;
 use crate::domain::record::{ApiKey, KeyState, Resource};
 use crate::domain::time::Timestamp;
@@ -46,6 +46,7 @@ impl<'t> Batch<'t> {
             Write::CreateResource(resource) => self.create_resource(resource),
             Write::UpdateResource(resource) => self.update_resource(resource),
             Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version),
+            Write::PutProject(project) => projects::put(self.transaction, project),
             Write::CreateUser(user) => users::create(self.transaction, user),
             Write::UpdateUser(user) => users::update(self.transaction, user),
             Write::EndSession(session) => sessions::end(self.transaction, session),

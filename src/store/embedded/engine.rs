@@ -157,7 +157,10 @@ impl Engine {
                 fault.reason = match error {
                     OpenError::Locked => format!("{} is in use by another process", self.source),
                     OpenError::Failed(
-                        StoreError::Unavailable(reason) | StoreError::Damaged(reason) | StoreError::Conflict(reason),
+                        StoreError::Unavailable(reason)
+                        | StoreError::Unreplicated(reason)
+                        | StoreError::Damaged(reason)
+                        | StoreError::Conflict(reason),
                     ) => reason,
                 };
                 Err(StoreError::Unavailable(fault.reason.clone()))

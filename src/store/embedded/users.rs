@@ -68,7 +68,7 @@ fn users_of_project(
     Ok(page)
 }
 
-fn stored(users: &impl ReadableTable<&'static str, Bytes>, name: &str) -> Act<Option<User>> {
+pub(super) fn stored(users: &impl ReadableTable<&'static str, Bytes>, name: &str) -> Act<Option<User>> {
     let Some(bytes) = users.get(name)? else { return Ok(None) };
     let user = decode_user(bytes.value())?;
     if user.name != name {

@@ -4,7 +4,7 @@ use tollgate::domain::record::{AuditEntry, Outcome};
 use tollgate::store::{AuditQuery, OnceRecord, Store, Write};
 
 use super::assert_conflict;
-use crate::support::{at, id, key, row, user};
+use crate::support::{Apply, at, id, key, row, user};
 
 const DAY: u64 = 24 * 3600 * 1000;
 

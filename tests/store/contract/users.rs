@@ -4,7 +4,7 @@ use tollgate::domain::record::{EndedSession, SigningKey, User};
 use tollgate::store::{Store, UserQuery, Write};
 
 use super::assert_conflict;
-use crate::support::{at, user};
+use crate::support::{Apply, at, user};
 
 const DAY: u64 = 24 * 3600 * 1000;
 

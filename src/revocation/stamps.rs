@@ -1,0 +1,202 @@
+//! Stamps and the lease: what makes a cached entry invalid the moment a change was acknowledged, or when nobody can tell any
+//! more. Never holds an entry itself.
+//!
+//! Every change has a sequence number and touches a few slots. An entry carries the sequence that was applied **before** its
+//! load was sent, and is good only while no later change touched one of its slots. So a load that raced a change is never
+//! served, whichever of the two finished first. Where others make changes too, all this holds only under a lease, which says
+//! that every change before a moment has been applied.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::GUARD;
+use crate::clock::Clock;
+use crate::domain::change::{SLOTS, Slots, Touched};
+use crate::domain::time::Moment;
+
+/// What an entry was loaded after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    epoch: u64,
+    applied: u64,
+}
+
+/// What an entry is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    pub stamp: Stamp,
+    pub slots: Slots,
+    /// When its load was sent.
+    pub sent: Moment,
+}
+
+/// The last change of each slot, the newest change applied, and until when that is known to be enough.
+pub struct Stamps {
+    clock: Clock,
+    epoch: AtomicU64,
+    /// Counts on when the store's own numbers go back, so that a number is never given twice.
+    applied: AtomicU64,
+    /// What is added to the store's numbers for that.
+    offset: AtomicU64,
+    last: Box<[AtomicU64]>,
+    /// The store's own number of the newest change applied.
+    position: AtomicU64,
+    lease: AtomicU64,
+    sealed: AtomicBool,
+}
+
+/// The lease of whoever is the only one to make changes.
+const FOREVER: Moment = Moment::from_millis(u64::MAX);
+
+impl Default for Stamps {
+    fn default() -> Self {
+        Self::new(Clock::System, FOREVER)
+    }
+}
+
+impl Stamps {
+    /// For a store that others change as well: nothing cached is good before the first lease.
+    pub fn leased(clock: Clock) -> Self {
+        Self::new(clock, Moment::default())
+    }
+
+    fn new(clock: Clock, lease: Moment) -> Self {
+        Self {
+            clock,
+            epoch: AtomicU64::new(0),
+            applied: AtomicU64::new(0),
+            offset: AtomicU64::new(0),
+            last: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
+            position: AtomicU64::new(0),
+            lease: AtomicU64::new(lease.as_millis()),
+            sealed: AtomicBool::new(false),
+        }
+    }
+
+    /// Taken before a load is sent.
+    pub fn take(&self) -> Stamp {
+        Stamp { epoch: self.epoch.load(Ordering::SeqCst), applied: self.applied.load(Ordering::SeqCst) }
+    }
+
+    /// What an entry will be judged by whose load is sent now.
+    pub fn now(&self) -> Moment {
+        self.clock.moment()
+    }
+
+    /// The store's own number of the newest change that was applied. A load that comes from before it is to be refused.
+    pub fn position(&self) -> u64 {
+        self.position.load(Ordering::SeqCst)
+    }
+
+    /// Whether what was loaded after `stamp` has not been touched since, as far as changes have been heard of.
+    pub fn allow(&self, stamp: Stamp, slots: &Slots) -> bool {
+        stamp.epoch == self.epoch.load(Ordering::SeqCst)
+            && slots.numbers().iter().all(|slot| stamp.applied >= self.last[usize::from(*slot)].load(Ordering::SeqCst))
+    }
+
+    /// Whether an entry may be served now: it is untouched, and either a lease says that no change went unheard of, or its
+    /// own load is as young. `grace` extends the lease.
+    ///
+    /// The order is the argument: the lease as it was **before** the stamps were read, and then a fresh clock. Whatever
+    /// stops this thread in between, a lease that covers the clock at the end covered the stamps.
+    pub fn stand(&self, proof: &Proof, grace: Duration) -> bool {
+        let lease = Moment::from_millis(self.lease.load(Ordering::SeqCst));
+        if self.sealed.load(Ordering::SeqCst) || !self.allow(proof.stamp, &proof.slots) {
+            return false;
+        }
+        if lease == FOREVER {
+            return true;
+        }
+        // There is nothing to extend before the first lease.
+        let grace = if lease == Moment::default() { Duration::ZERO } else { grace };
+        self.clock.moment() < lease.plus(grace).max(proof.sent.plus(GUARD))
+    }
+
+    /// Whether there is a lease now.
+    pub fn is_leased(&self) -> bool {
+        let lease = Moment::from_millis(self.lease.load(Ordering::SeqCst));
+        !self.is_sealed() && (lease == FOREVER || self.clock.moment() < lease)
+    }
+
+    pub fn is_sealed(&self) -> bool {
+        self.sealed.load(Ordering::SeqCst)
+    }
+
+    /// Whether a load stamped `stamp` began at or after the moment `arrival` was taken.
+    pub fn began_after(stamp: Stamp, arrival: Stamp) -> bool {
+        stamp.epoch >= arrival.epoch && stamp.applied >= arrival.applied
+    }
+
+    /// What the maker of a change does once it is durable, and before it is acknowledged.
+    pub fn acknowledge(&self, sequence: u64, touched: &Touched) {
+        if self.lease.load(Ordering::SeqCst) == FOREVER.as_millis() {
+            self.apply(sequence, touched)
+        } else {
+            self.touch(touched)
+        }
+    }
+
+    /// Applies a change that is durable, by its number in the store, in its turn.
+    pub fn apply(&self, sequence: u64, touched: &Touched) {
+        let number = self.offset.load(Ordering::SeqCst).wrapping_add(sequence);
+        match touched {
+            Touched::All => self.raise_all(),
+            Touched::Slots(slots) => self.raise(number, slots),
+        }
+        self.applied.fetch_max(number, Ordering::SeqCst);
+        self.position.fetch_max(sequence, Ordering::SeqCst);
+    }
+
+    /// Makes invalid at once what a change touched whose number will be applied in its turn: everything on its slots whose
+    /// load was sent before now.
+    pub fn touch(&self, touched: &Touched) {
+        match touched {
+            Touched::All => self.raise_all(),
+            Touched::Slots(slots) => self.raise(self.applied.load(Ordering::SeqCst).saturating_add(1), slots),
+        }
+    }
+
+    /// Goes over to another history, of which everything up to `sequence` counts as applied. Nothing that was loaded before
+    /// is good any more, and no number is given again.
+    pub fn adopt(&self, sequence: u64) {
+        self.raise_all();
+        let next = self.applied.load(Ordering::SeqCst).saturating_add(1);
+        self.offset.store(next.wrapping_sub(sequence), Ordering::SeqCst);
+        self.applied.store(next, Ordering::SeqCst);
+        self.position.store(sequence, Ordering::SeqCst);
+    }
+
+    /// Every change before the lease's beginning has been applied, and the store promises to say so of no other.
+    pub fn grant(&self, until: Moment) {
+        self.lease.fetch_max(until.as_millis(), Ordering::SeqCst);
+    }
+
+    /// Nothing is served until the store is again what it was: see [`Stamps::unseal`].
+    pub fn seal(&self) {
+        self.sealed.store(true, Ordering::SeqCst);
+    }
+
+    pub fn unseal(&self) {
+        self.sealed.store(false, Ordering::SeqCst);
+    }
+
+    /// Makes every entry invalid.
+    pub fn raise_all(&self) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn raise(&self, number: u64, slots: &[u16]) {
+        for slot in slots {
+            if let Some(last) = self.last.get(usize::from(*slot)) {
+                last.fetch_max(number, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Stamps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Stamps({:?})", self.take())
+    }
+}

@@ -1,0 +1,51 @@
+//! Projects in the embedded store. Never brings a deleted one back.
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::super::StoreError;
+use super::super::keyspace::{self, Bytes};
+use super::super::records::{decode_project, encode_project};
+use super::batch::{check_version, conflict};
+use super::engine::Act;
+use super::{Embedded, damaged};
+use crate::domain::record::{Project, ProjectState};
+
+impl Embedded {
+    pub fn project(&self, name: &str) -> Result<Option<Project>, StoreError> {
+        self.engine.read(|read| stored(&read.open_table(keyspace::PROJECTS)?, name))
+    }
+
+    pub fn projects(&self, after: Option<&str>, limit: usize) -> Result<Vec<Project>, StoreError> {
+        use std::ops::Bound;
+        self.engine.read(|read| {
+            let projects = read.open_table(keyspace::PROJECTS)?;
+            let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let page = projects.range::<&str>((start, Bound::Unbounded))?.take(limit);
+            page.map(|entry| Ok(decode_project(entry?.1.value())?)).collect()
+        })
+    }
+}
+
+pub(super) fn stored(projects: &impl ReadableTable<&'static str, Bytes>, name: &str) -> Act<Option<Project>> {
+    let Some(bytes) = projects.get(name)? else { return Ok(None) };
+    let project = decode_project(bytes.value())?;
+    if project.name != name {
+        return damaged(format!("the record of project {} stands in the wrong place", project.name));
+    }
+    Ok(Some(project))
+}
+
+pub(super) fn put(transaction: &WriteTransaction, project: &Project) -> Act<()> {
+    let mut projects = transaction.open_table(keyspace::PROJECTS)?;
+    let known = stored(&projects, &project.name)?;
+    check_version(
+        &format!("project {}", project.name),
+        known.as_ref().map_or(0, |known| known.version),
+        project.version,
+    )?;
+    if known.is_some_and(|known| known.state == ProjectState::Deleted) && project.state != ProjectState::Deleted {
+        return conflict(format!("project {} is deleted, and stays so", project.name));
+    }
+    projects.insert(&*project.name, &*encode_project(project))?;
+    Ok(())
+}

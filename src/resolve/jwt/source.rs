@@ -104,7 +104,8 @@ impl IssuerKeys {
             keys: ArcSwapOption::empty(),
             withdrawals: withdrawals.clone(),
             wanted: Notify::new(),
-            fetches: watch::Sender::new(Fetches::default()),
+            // The first one is asked for by nobody's turn.
+            fetches: watch::Sender::new(Fetches { asked: 1, ..Fetches::default() }),
         });
         let follower = Follower {
             name: name.to_owned(),

@@ -3,6 +3,7 @@
 pub mod embedded;
 pub mod keyspace;
 mod records;
+pub mod redis;
 
 use std::sync::Arc;
 use std::time::Duration;

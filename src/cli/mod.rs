@@ -4,7 +4,6 @@
 mod audit;
 mod client;
 mod connect;
-mod duration;
 mod explain;
 mod keys;
 mod login;
@@ -23,6 +22,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use serde_json::json;
 
 use crate::config;
+use crate::domain::duration;
 use crate::run::{self, RunError};
 use crate::server::admin::openapi;
 use output::Format;

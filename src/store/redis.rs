@@ -3,3 +3,4 @@
 mod access;
 pub mod connect;
 pub mod place;
+pub mod survey;

@@ -20,6 +20,16 @@ impl Place {
     pub fn single(address: Address) -> Self {
         Self { topology: Topology::Single(address), login: Login::default(), tls: None, replicas: 0 }
     }
+
+    /// Whether nobody on the way can listen.
+    pub fn is_private(&self) -> bool {
+        let addresses = match &self.topology {
+            Topology::Single(address) => std::slice::from_ref(address),
+            Topology::Sentinel { sentinels, .. } => sentinels,
+            Topology::Cluster(seeds) => seeds,
+        };
+        self.tls.is_some() || addresses.iter().all(Address::is_local)
+    }
 }
 
 /// How the servers are arranged.

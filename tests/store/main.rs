@@ -16,4 +16,5 @@ mod redis;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod registry;
+mod shared;
 mod support;

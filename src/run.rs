@@ -81,7 +81,7 @@ impl Core {
         let last_used = Arc::new(LastUsed::default());
         let sticky = Arc::new(Sticky::default());
         let resolver =
-            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes));
+            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes, None));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
         Self { pipeline, registry, resolver, store }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::GUARD;
+use super::LISTED;
 use crate::clock::Clock;
 use crate::domain::change::{SLOTS, Slots, Touched};
 use crate::domain::time::Moment;
@@ -49,6 +50,9 @@ pub struct Stamps {
 /// The lease of whoever is the only one to make changes.
 const FOREVER: Moment = Moment::from_millis(u64::MAX);
 
+/// Of whoever has not had one, or has given it up.
+const NEVER: Moment = Moment::from_millis(0);
+
 impl Default for Stamps {
     fn default() -> Self {
         Self::new(Clock::System, FOREVER)
@@ -58,7 +62,7 @@ impl Default for Stamps {
 impl Stamps {
     /// For a store that others change as well: nothing cached is good before the first lease.
     pub fn leased(clock: Clock) -> Self {
-        Self::new(clock, Moment::default())
+        Self::new(clock, NEVER)
     }
 
     fn new(clock: Clock, lease: Moment) -> Self {
@@ -101,21 +105,33 @@ impl Stamps {
     /// The order is the argument: the lease as it was **before** the stamps were read, and then a fresh clock. Whatever
     /// stops this thread in between, a lease that covers the clock at the end covered the stamps.
     pub fn stand(&self, proof: &Proof, grace: Duration) -> bool {
-        let lease = Moment::from_millis(self.lease.load(Ordering::SeqCst));
-        if self.sealed.load(Ordering::SeqCst) || !self.allow(proof.stamp, &proof.slots) {
-            return false;
+        let lease = self.lease();
+        self.is_untouched(proof) && self.is_covered(proof, lease, grace)
+    }
+
+    /// The first step of [`Stamps::stand`].
+    pub fn lease(&self) -> Moment {
+        Moment::from_millis(self.lease.load(Ordering::SeqCst))
+    }
+
+    /// The second step.
+    pub fn is_untouched(&self, proof: &Proof) -> bool {
+        !self.is_sealed() && self.allow(proof.stamp, &proof.slots)
+    }
+
+    /// The third step, with what the first one gave.
+    pub fn is_covered(&self, proof: &Proof, lease: Moment, grace: Duration) -> bool {
+        // Before the first lease nobody who waits for a change to arrive everywhere knows of this replica.
+        if lease == FOREVER || lease == NEVER {
+            return lease == FOREVER;
         }
-        if lease == FOREVER {
-            return true;
-        }
-        // There is nothing to extend before the first lease.
-        let grace = if lease == Moment::default() { Duration::ZERO } else { grace };
-        self.clock.moment() < lease.plus(grace).max(proof.sent.plus(GUARD))
+        let by_itself = proof.sent.plus(GUARD).min(lease.plus(LISTED));
+        self.clock.moment() < lease.plus(grace).max(by_itself)
     }
 
     /// Whether there is a lease now.
     pub fn is_leased(&self) -> bool {
-        let lease = Moment::from_millis(self.lease.load(Ordering::SeqCst));
+        let lease = self.lease();
         !self.is_sealed() && (lease == FOREVER || self.clock.moment() < lease)
     }
 
@@ -130,11 +146,7 @@ impl Stamps {
 
     /// What the maker of a change does once it is durable, and before it is acknowledged.
     pub fn acknowledge(&self, sequence: u64, touched: &Touched) {
-        if self.lease.load(Ordering::SeqCst) == FOREVER.as_millis() {
-            self.apply(sequence, touched)
-        } else {
-            self.touch(touched)
-        }
+        if self.lease() == FOREVER { self.apply(sequence, touched) } else { self.touch(touched) }
     }
 
     /// Applies a change that is durable, by its number in the store, in its turn.
@@ -170,6 +182,11 @@ impl Stamps {
     /// Every change before the lease's beginning has been applied, and the store promises to say so of no other.
     pub fn grant(&self, until: Moment) {
         self.lease.fetch_max(until.as_millis(), Ordering::SeqCst);
+    }
+
+    /// Gives the lease up for good. Whoever leaves the fleet does so once nobody asks any more.
+    pub fn release(&self) {
+        self.lease.store(NEVER.as_millis(), Ordering::SeqCst);
     }
 
     /// Nothing is served until the store is again what it was: see [`Stamps::unseal`].

@@ -11,6 +11,7 @@ mod lists;
 mod loads;
 pub mod place;
 mod scripts;
+pub mod shared;
 pub mod survey;
 mod usage;
 mod values;

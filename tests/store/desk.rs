@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate::clock::Clock;
 use tollgate::config;
-use tollgate::domain::change::Slots;
+use tollgate::domain::change::{Slots, named};
 use tollgate::domain::record::{AuditEntry, User};
 use tollgate::policy::Policy;
 use tollgate::policy::login::Login;
@@ -34,7 +34,6 @@ pub struct Desk {
     pub registry: Registry,
     pub policy: Policy,
     pub stamps: Arc<Stamps>,
-    pub digester: Arc<Digester>,
     clock: Arc<AtomicU64>,
 }
 
@@ -45,9 +44,9 @@ impl Desk {
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000));
         let manual = Clock::Manual(Arc::clone(&clock));
-        let registry = Registry::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), last_used, manual);
+        let registry = Registry::new(store.clone(), digester, Arc::clone(&stamps), last_used, manual);
         let policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
-        let mut desk = Self { store, registry, policy, stamps, digester, clock };
+        let mut desk = Self { store, registry, policy, stamps, clock };
         desk.users_stand_on(Some("admin"));
         desk
     }
@@ -93,7 +92,7 @@ impl Desk {
 
     /// What is cached under a name, such as `user` and `ann`.
     pub fn slots(&self, kind: &str, name: &str) -> Slots {
-        Slots::of_digests(&[self.digester.of_name(kind, name)])
+        Slots::of_digests(&[named(kind, name)])
     }
 }
 

@@ -113,7 +113,7 @@ fn a_store_of_a_newer_tollgate_is_left_alone() {
     {
         let database = redb::Database::open(&path).unwrap();
         let write = database.begin_write().unwrap();
-        write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 2).unwrap();
+        write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 1_000).unwrap();
         write.commit().unwrap();
     }
     let error = Embedded::open(&path, Duration::ZERO).unwrap_err();
@@ -137,6 +137,7 @@ fn an_older_store_gets_what_it_lacks() {
         "audit_by_project",
         "once",
         "once_by_time",
+        "projects",
     ];
     let tables = |database: &redb::Database| database.begin_read().unwrap().list_tables().unwrap().count();
     let complete = {

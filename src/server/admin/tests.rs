@@ -134,7 +134,8 @@ impl Api {
         let digester = Arc::new(Digester::new(&pepper, &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
-        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes);
+        let resolver =
+            Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes, None);
         resolver.adopt(&policy);
         let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());

@@ -1,6 +1,8 @@
 //! The only place that builds things: from a configuration file to a running process, started and drained in order.
 //! Decides nothing about requests.
 
+pub mod store;
+
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -36,12 +38,12 @@ use crate::server::ext_authz::CheckService;
 use crate::server::listen::{CheckListener, Options};
 use crate::server::ops::{self, OpsState};
 use crate::server::socket::{self, SocketFile};
-use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Telemetry};
+use store::Opened;
 
-/// How long a new process waits for the old one to let go of the store.
-const LOCK_WAIT: Duration = Duration::from_secs(60);
+/// How long a new process waits for the old one to let go of the store, or for a server to be reachable.
+const STORE_WAIT: Duration = Duration::from_secs(60);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the process could not start, or ended.
@@ -71,7 +73,11 @@ pub struct Core {
 impl Core {
     /// Opens nothing: the store is open and the peppers are read.
     pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
-        let (digester, stamps) = (Arc::new(digester), Arc::new(Stamps::default()));
+        let stamps = match &store {
+            Store::Embedded(_) => Stamps::default(),
+            Store::Redis(_) => Stamps::leased(clock.clone()),
+        };
+        let (digester, stamps) = (Arc::new(digester), Arc::new(stamps));
         let last_used = Arc::new(LastUsed::default());
         let sticky = Arc::new(Sticky::default());
         let resolver =
@@ -91,10 +97,7 @@ impl Core {
 
     /// Opens the store and reads the peppers.
     async fn open(settings: &Settings) -> Result<Self, RunError> {
-        let path = settings.store.clone();
-        let opened = tokio::task::spawn_blocking(move || Embedded::open(&path, LOCK_WAIT)).await;
-        let embedded = opened.map_err(|error| RunError::Start(error.to_string()))??;
-        let store = Store::Embedded(Arc::new(embedded));
+        let Opened { store, .. } = store::open(&settings.store, STORE_WAIT).await?;
         let (current, older) = pepper::load(&settings.pepper, &store).await?;
         Ok(Self::new(store, Digester::new(&current, &older), settings.cache, Clock::System))
     }

@@ -11,6 +11,7 @@ mod output;
 mod prompt;
 mod resources;
 mod session;
+mod store;
 mod users;
 
 use std::fmt;
@@ -70,6 +71,8 @@ finish, then the process ends.")]
     Users(users::UsersArgs),
     /// Say which project a workload or another resource belongs to
     Resources(resources::ResourcesArgs),
+    /// Prepare the store of a fleet
+    Store(store::StoreArgs),
     /// Read the log of administrative acts
     Audit(audit::AuditArgs),
     /// Log in with a password, and use the token for the commands that follow
@@ -199,6 +202,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
         Command::Users(args) => block_on(users::run(args)).map(|()| Exit::Done),
+        Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),
         Command::Audit(args) => block_on(audit::run(args)).map(|()| Exit::Done),
         Command::Login(args) => block_on(login::login(args)).map(|()| Exit::Done),
         Command::Logout => block_on(login::logout()).map(|()| Exit::Done),

@@ -84,11 +84,14 @@ fn password(path: &Path) -> Result<Zeroizing<String>, StoreError> {
     password.map(|password| Zeroizing::new(password.to_owned())).ok_or_else(|| at_fault(path, &problem))
 }
 
+type Pem = Zeroizing<Vec<u8>>;
+
 /// What TLS is spoken with.
 pub(super) struct Tls {
     pub(super) config: Arc<ClientConfig>,
-    ca: Option<Zeroizing<Vec<u8>>>,
-    identity: Option<(Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>)>,
+    ca: Option<Pem>,
+    /// Certificate and key.
+    identity: Option<(Pem, Pem)>,
 }
 
 impl Tls {
@@ -160,8 +163,8 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// The whole file, of which no copy is left behind.
-fn content(path: &Path, limit: u64) -> Result<Zeroizing<Vec<u8>>, StoreError> {
-    let read = || -> io::Result<Zeroizing<Vec<u8>>> {
+fn content(path: &Path, limit: u64) -> Result<Pem, StoreError> {
+    let read = || -> io::Result<Pem> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
         if length > limit {

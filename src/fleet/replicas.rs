@@ -1,0 +1,81 @@
+//! Asks who answers checks from this store, and waits for a change to reach them. Never changes a record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport, Waited};
+use crate::domain::time::Timestamp;
+use crate::store::embedded::Embedded;
+use crate::store::{Store, StoreError};
+
+/// Everybody who answers checks from one store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Replicas {
+    Sole(Arc<Sole>),
+}
+
+impl Replicas {
+    /// Those of a store that this process has opened at `since`.
+    pub fn of(store: &Store, since: Timestamp) -> Self {
+        let Store::Embedded(store) = store;
+        Self::Sole(Arc::new(Sole::new(Arc::clone(store), since)))
+    }
+
+    /// Waits until nobody can act any more on what was before the change with this number, or until `limit` has passed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody could be asked.
+    pub async fn wait(&self, sequence: u64, limit: Duration) -> Result<Waited, StoreError> {
+        let Self::Sole(sole) = self;
+        // What is acknowledged counts here already, so there is nothing to wait for.
+        let _ = limit;
+        Ok(Waited::Done(sole.report(sequence)))
+    }
+
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody could be asked.
+    pub async fn view(&self) -> Result<FleetView, StoreError> {
+        let Self::Sole(sole) = self;
+        sole.view().await
+    }
+}
+
+/// The process that owns its store.
+#[derive(Debug)]
+pub struct Sole {
+    store: Arc<Embedded>,
+    replica: Replica,
+    since: Timestamp,
+}
+
+impl Sole {
+    fn new(store: Arc<Embedded>, since: Timestamp) -> Self {
+        let id = format!("{:x}", since.as_millis());
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { store, replica: Replica { id, name, grace: Duration::ZERO }, since }
+    }
+
+    fn level() -> String {
+        Standing::Sole.as_str().to_owned()
+    }
+
+    fn report(&self, sequence: u64) -> WaitReport {
+        WaitReport { level: Self::level(), sequence, confirmed: 1, fenced: Vec::new(), lagging: Vec::new() }
+    }
+
+    async fn view(&self) -> Result<FleetView, StoreError> {
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || store.sequence()).await;
+        let head = read.map_err(|error| StoreError::Unavailable(format!("the store's thread ended: {error}")))??;
+        let asked = ReplicaView {
+            replica: self.replica.clone(),
+            is_asked: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            standing: Standing::Sole,
+            since: self.since,
+            position: head,
+            lease: None,
+        };
+        Ok(FleetView { level: Self::level(), head, replicas: vec![asked] })
+    }
+}

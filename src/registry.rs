@@ -5,6 +5,7 @@ mod actor;
 mod audit;
 mod keys;
 mod once;
+mod projects;
 mod refusals;
 mod resources;
 mod rules;
@@ -12,6 +13,7 @@ mod sessions;
 mod users;
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -63,6 +65,24 @@ impl Expected {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made<T> {
+    /// What there is now.
+    pub result: T,
+    /// The number of the change in the store, for whoever waits until every replica has it; `None`: everything was as it
+    /// should be already.
+    pub sequence: Option<u64>,
+}
+
+impl<T> Deref for Made<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.result
     }
 }
 
@@ -162,7 +182,7 @@ impl Registry {
 
     /// Makes a change that depends on what is stored: when somebody else writes the record in between, `plan` judges it
     /// anew as it is then.
-    async fn make<T, P>(&self, attempt: &Attempt<'_>, plan: impl Fn() -> P) -> Result<T>
+    async fn make<T, P>(&self, attempt: &Attempt<'_>, plan: impl Fn() -> P) -> Result<Made<T>>
     where
         P: Future<Output = Result<Change<T>>>,
     {
@@ -178,18 +198,27 @@ impl Registry {
     }
 
     /// Makes a change and writes it down, both or neither.
-    async fn commit<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Result<T> {
+    async fn commit<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Result<Made<T>> {
         let Change { project, mut writes, event, result } = change;
-        if !writes.is_empty() {
-            writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
-            self.apply(writes, event).await?;
+        if writes.is_empty() {
+            return Ok(Made { result, sequence: None });
         }
-        Ok(result)
+        writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
+        let sequence = Some(self.apply(writes, event).await?);
+        Ok(Made { result, sequence })
+    }
+
+    /// A number behind those of all changes so far, also of those that somebody else made.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`] if the store does not give one.
+    pub async fn mark(&self) -> Result<u64> {
+        self.apply(Vec::new(), Event::touching(&[])).await
     }
 
     /// Durable first, then visible to the cache; the caller acknowledges after that. Runs to its end even if the caller
-    /// is dropped, so that no durable change stays invisible.
-    async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<()> {
+    /// is dropped, so that no durable change stays invisible. Gives the number of the change.
+    async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<u64> {
         let (store, stamps) = (self.store.clone(), Arc::clone(&self.stamps));
         let unsettled = Arc::clone(&self.unsettled);
         let task = tokio::spawn(async move {
@@ -200,7 +229,7 @@ impl Registry {
                 Err(StoreError::Conflict(_)) => {}
                 Err(_) => unsettled.lock().await.push(touched),
             }
-            Ok(result.map(|_| ())?)
+            Ok(result?)
         });
         match task.await {
             Ok(result) => result,

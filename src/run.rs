@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
+use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pepper::{self, PepperError};
@@ -176,6 +177,7 @@ impl Doors {
         let admin = AdminState::new(
             Arc::clone(live),
             core.registry.clone(),
+            Replicas::of(&core.store, Clock::System.now()),
             core.pipeline.clone(),
             logins,
             Clock::System,

@@ -12,6 +12,17 @@ use crate::store::{Store, StoreError};
 #[derive(Clone, Debug)]
 pub enum Replicas {
     Sole(Arc<Sole>),
+    /// Answers to waits in their order, for tests of who asks.
+    #[cfg(test)]
+    Scripted(Arc<Script>),
+}
+
+/// What is answered, the last one first, and what was asked.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub struct Script {
+    pub answers: std::sync::Mutex<Vec<Waited>>,
+    pub asked: std::sync::Mutex<Vec<(u64, Duration)>>,
 }
 
 impl Replicas {
@@ -26,17 +37,33 @@ impl Replicas {
     /// # Errors
     /// [`StoreError::Unavailable`] if nobody could be asked.
     pub async fn wait(&self, sequence: u64, limit: Duration) -> Result<Waited, StoreError> {
-        let Self::Sole(sole) = self;
-        // What is acknowledged counts here already, so there is nothing to wait for.
-        let _ = limit;
-        Ok(Waited::Done(sole.report(sequence)))
+        match self {
+            Self::Sole(sole) => {
+                // What is acknowledged counts here already, however long somebody would wait.
+                let _ = limit;
+                Ok(Waited::Done(sole.report(sequence)))
+            }
+            #[cfg(test)]
+            Self::Scripted(script) => script.wait(sequence, limit),
+        }
     }
 
     /// # Errors
     /// [`StoreError::Unavailable`] if nobody could be asked.
     pub async fn view(&self) -> Result<FleetView, StoreError> {
-        let Self::Sole(sole) = self;
-        sole.view().await
+        match self {
+            Self::Sole(sole) => sole.view().await,
+            #[cfg(test)]
+            Self::Scripted(_) => Err(StoreError::Unavailable("nobody is there".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Script {
+    fn wait(&self, sequence: u64, limit: Duration) -> Result<Waited, StoreError> {
+        self.asked.lock().unwrap().push((sequence, limit));
+        self.answers.lock().unwrap().pop().ok_or_else(|| StoreError::Unavailable("nobody is there".to_owned()))
     }
 }
 

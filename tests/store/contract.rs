@@ -27,6 +27,7 @@ macro_rules! for_every_backend {
 }
 
 mod journal;
+mod projects;
 mod users;
 
 fn ids(keys: &[ApiKey]) -> Vec<String> {

@@ -12,5 +12,6 @@ mod file;
 mod kill;
 mod power;
 mod privilege;
+mod projects;
 mod registry;
 mod support;

@@ -3,7 +3,9 @@
 mod audit;
 mod conventions;
 mod doors;
+mod fleet;
 mod keys;
+mod projects;
 mod resources;
 mod sessions;
 mod users;
@@ -23,6 +25,7 @@ use zeroize::Zeroizing;
 use super::{AdminState, Door, router};
 use crate::clock::Clock;
 use crate::config::{Admin, KeyDefaults, UnixAddress};
+use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
@@ -139,6 +142,7 @@ impl Api {
         let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock.clone());
+        let replicas = Replicas::of(&store, clock.now());
         let logins = Logins::new(store, registry.clone(), signing, Passwords::start().unwrap(), clock.clone());
         let settings = Admin {
             unix: UnixAddress { path: "/none".into(), mode: 0o600, group: None },
@@ -148,7 +152,7 @@ impl Api {
             key_defaults,
         };
         let live = Arc::new(ArcSwap::from_pointee(policy));
-        let state = AdminState::new(live, registry, pipeline, logins, clock, Arc::new(settings));
+        let state = AdminState::new(live, registry, replicas, pipeline, logins, clock, Arc::new(settings));
         Self { state, clock: time, door: Door::Socket }
     }
 

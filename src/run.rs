@@ -71,12 +71,13 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens nothing: the store is open and the peppers are read.
+    /// For whoever is the only one to look at the store, or looks at it once. Opens nothing: the store is open and the
+    /// peppers are read.
     pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
-        let stamps = match &store {
-            Store::Embedded(_) => Stamps::default(),
-            Store::Redis(_) => Stamps::leased(clock.clone()),
-        };
+        Self::guarded(store, digester, Stamps::default(), sizes, clock)
+    }
+
+    fn guarded(store: Store, digester: Digester, stamps: Stamps, sizes: Sizes, clock: Clock) -> Self {
         let (digester, stamps) = (Arc::new(digester), Arc::new(stamps));
         let last_used = Arc::new(LastUsed::default());
         let sticky = Arc::new(Sticky::default());
@@ -97,9 +98,13 @@ impl Core {
 
     /// Opens the store and reads the peppers.
     async fn open(settings: &Settings) -> Result<Self, RunError> {
-        let Opened { store, .. } = store::open(&settings.store, STORE_WAIT).await?;
+        let Opened { store, fleet } = store::open(&settings.store, STORE_WAIT).await?;
         let (current, older) = pepper::load(&settings.pepper, &store).await?;
-        Ok(Self::new(store, Digester::new(&current, &older), settings.cache, Clock::System))
+        let stamps = match fleet {
+            None => Stamps::default(),
+            Some(_) => Stamps::leased(Clock::System),
+        };
+        Ok(Self::guarded(store, Digester::new(&current, &older), stamps, settings.cache, Clock::System))
     }
 }
 

@@ -16,4 +16,6 @@ mod redis;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod registry;
+#[path = "../support/servers.rs"]
+mod servers;
 mod support;

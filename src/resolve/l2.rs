@@ -12,6 +12,7 @@ use super::api_key::Digester;
 use crate::clock::Clock;
 use crate::domain::credential::Digest;
 use crate::domain::time::Timestamp;
+use crate::store::StoreError;
 use crate::store::redis::shared::{SharedCache, SharedKey};
 
 /// The cache that a fleet shares, as the resolver uses it. Cheap to clone.
@@ -28,6 +29,7 @@ struct Inner {
 }
 
 /// What the fleet knows of a thing.
+#[derive(Debug)]
 pub enum Known {
     /// The value, when it was found, and the right to say something newer.
     Value(Zeroizing<Vec<u8>>, Timestamp, Ticket),
@@ -85,6 +87,14 @@ impl L2 {
     /// Whether the caller is the one in the fleet to find this out; see [`SharedCache::begin`].
     pub async fn begin(&self, key: SharedKey<'_>, limit: Duration) -> bool {
         self.0.cache.begin(key, limit).await.unwrap_or(true)
+    }
+
+    /// Forgets everything of a tenant; see [`SharedCache::purge`].
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`](crate::store::StoreError::Unavailable)
+    pub async fn purge(&self, tenant: &str) -> Result<u64, StoreError> {
+        self.0.cache.purge(tenant).await
     }
 
     /// The key of a verified signature: of this token, under these very keys.

@@ -347,10 +347,11 @@ async fn pause(random: &mut Random) {
     }
 }
 
-/// A cache under leases, with a clock that is set by hand.
+/// A cache that has had a lease, with a clock that is set by hand to 10,000.
 fn leased() -> (Cache<u64>, Arc<Stamps>, Arc<AtomicU64>) {
     let now = Arc::new(AtomicU64::new(10_000));
     let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
+    stamps.grant(Moment::from_millis(9_000));
     (Cache::new(Arc::clone(&stamps), SIZES), stamps, now)
 }
 
@@ -396,9 +397,13 @@ async fn a_load_without_a_lease_counts_from_when_it_was_sent() {
 async fn grace_extends_a_lease_that_there_was_and_nothing_else() {
     let (cache, stamps, now) = leased();
     let grace = Duration::from_secs(30);
-    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    let never = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
+    let alone = Cache::new(never, SIZES);
+    for cache in [&cache, &alone] {
+        cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    }
+    assert!(alone.get(&digest(1), grace).is_none(), "there was no lease yet");
     now.store(11_000, Ordering::SeqCst);
-    assert!(cache.get(&digest(1), grace).is_none(), "there was no lease yet");
     stamps.grant(Moment::from_millis(11_500));
     now.store(41_499, Ordering::SeqCst);
     assert!(cache.get(&digest(1), grace).is_some() && cache.get(&digest(1), Duration::ZERO).is_none());

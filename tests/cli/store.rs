@@ -1,9 +1,11 @@
 //! The store of a fleet from outside: made once, shown, refused with a reason, and shared by two processes.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use super::server::{self, free_port, write_config, write_secret};
-use super::{Done, run, servers};
+use super::{Done, run, servers, tollgate};
 
 const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
@@ -24,8 +26,14 @@ impl House {
         Self::with(&store(redis))
     }
 
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = tollgate();
+        command.args(arguments).arg("--config").arg(&self.config);
+        command
+    }
+
     fn run(&self, arguments: &[&str]) -> Done {
-        run(&[arguments, &["--config", self.config.to_str().unwrap()]].concat())
+        self.command(arguments).output().unwrap().into()
     }
 
     fn give_pepper(&self) {
@@ -94,6 +102,32 @@ fn create_key(server: &server::Server, how: &[&str]) -> Done {
     let socket = server.socket();
     let key = ["keys", "create", "--name", "chat", "--plane", "data", "--project", "acme", "--workloads", "*"];
     run(&[&key[..], &["--permissions", "run_inference", "--socket", &socket], how].concat()).ends(0)
+}
+
+#[test]
+fn a_server_that_comes_late_is_waited_for() {
+    let mut redis = servers::Server::start();
+    let house = House::on(&redis);
+    house.run(&["store", "init"]).ends(0);
+    house.give_pepper();
+    redis.kill();
+    let mut child = Running(house.command(&["serve"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+    let log = BufReader::new(child.0.stdout.take().unwrap());
+    let mut lines = log.lines().map(Result::unwrap);
+    let warned = lines.find(|line| line.contains("cannot be reached yet")).expect("it goes on trying");
+    assert!(warned.contains(&redis.address()), "{warned}");
+    redis.restart();
+    lines.find(|line| line.contains("\"serving\"")).expect("it serves");
+}
+
+/// Ended by its id with the test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 #[test]

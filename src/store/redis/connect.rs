@@ -156,7 +156,7 @@ impl Connector {
         }
         let failed = |error: &RedisError| {
             let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-            StoreError::Unavailable(format!("the Cluster of {}: {}", seeds.join(", "), explained(error)))
+            StoreError::Unavailable(format!("the Cluster of {} {}", seeds.join(", "), explained(error)))
         };
         let client = client.build().map_err(|error| failed(&error))?;
         let connection = timeout(2 * CONNECT_LIMIT, client.get_async_connection()).await;

@@ -217,10 +217,12 @@ async fn a_cluster_leads_to_the_owner_of_the_slot() {
 }
 
 #[tokio::test]
-async fn a_single_server_is_no_cluster() {
+async fn a_single_server_is_no_cluster_and_no_sentinel() {
     let server = Server::start();
     let why = refusal(&Connector::open(in_cluster(&[server.address()])).unwrap()).await;
-    assert!(why.contains(&server.address()), "{why}");
+    assert!(why.contains(&server.address()) && why.contains("no node of a Cluster"), "{why}");
+    let why = refusal(&Connector::open(by_sentinel(&[server.address()], "tollgate")).unwrap()).await;
+    assert!(why.contains(&server.address()) && why.contains("no sentinel"), "{why}");
 }
 
 #[tokio::test]

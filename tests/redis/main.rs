@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod connect;
+mod docs;
 #[path = "../support/servers.rs"]
 mod servers;
 mod survey;

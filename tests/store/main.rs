@@ -1,5 +1,5 @@
 //! The store and what stands right on it: the contract of every backend, crashes, power cuts, broken disks, the cache.
-//! Uses no network, and no file outside a temporary folder.
+//! Uses no network but loopback, and no file outside a temporary folder.
 
 #![cfg(test)]
 
@@ -17,5 +17,7 @@ mod redis;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod registry;
+#[path = "../support/servers.rs"]
+mod servers;
 mod shared;
 mod support;

@@ -32,7 +32,8 @@ impl RedisServer {
 
     /// With more options, as they stand on the command line.
     pub async fn start_with(options: &[&str]) -> Self {
-        let always = ["--save", "", "--appendonly", "yes", "--appendfsync", "always"];
+        let always =
+            ["--save", "", "--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
         let options: Vec<String> = always.iter().chain(options).map(ToString::to_string).collect();
         let (folder, port) = (tempfile::tempdir().unwrap(), next_port());
         let mut server = Self { child: spawn(port, folder.path(), &options), port, folder, options };
@@ -87,7 +88,7 @@ impl RedisServer {
         Client::open(format!("redis://{}", self.address())).unwrap()
     }
 
-    /// Waits until this very process answers; `false` if it ended, as when the port is taken.
+    /// Waits until this very process has read its data and answers; `false` if it ended, as when the port is taken.
     async fn answers(&mut self) -> bool {
         let deadline = Instant::now() + DEADLINE;
         let own = format!("process_id:{}\r\n", self.child.id());
@@ -97,7 +98,8 @@ impl RedisServer {
             }
             if let Ok(mut connection) = self.client().get_multiplexed_async_connection().await {
                 let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(&mut connection).await;
-                if info.is_ok_and(|info| info.contains(&own)) {
+                let ready: Result<String, _> = redis::cmd("PING").query_async(&mut connection).await;
+                if info.is_ok_and(|info| info.contains(&own)) && ready.is_ok() {
                     return true;
                 }
             }

@@ -156,7 +156,7 @@ impl Connector {
         }
         let failed = |error: &RedisError| {
             let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-            StoreError::Unavailable(format!("the Cluster of {}: {}", seeds.join(", "), explained(error)))
+            StoreError::Unavailable(format!("the Cluster of {} {}", seeds.join(", "), explained(error)))
         };
         let client = client.build().map_err(|error| failed(&error))?;
         let connection = timeout(2 * CONNECT_LIMIT, client.get_async_connection()).await;
@@ -205,7 +205,7 @@ impl Connector {
                 .arg(master)
                 .query_async(&mut connection)
                 .await
-                .map_err(|error| unavailable(sentinel, &explained(&error)))?;
+                .map_err(|error| without_command(sentinel, "no sentinel", &error))?;
             match address {
                 Some((host, port)) => Ok(Address::Tcp { host, port }),
                 None => Err(unavailable(sentinel, &format!("knows no primary named `{master}`"))),
@@ -218,11 +218,10 @@ impl Connector {
     async fn primary_by_node(&self, node: &Address) -> Result<Address, StoreError> {
         let asked = async {
             let mut connection = self.open_node(node, &self.0.access).await?;
-            let slots: Vec<Value> = cmd("CLUSTER")
-                .arg("SLOTS")
-                .query_async(&mut connection)
-                .await
-                .map_err(|error| unavailable(node, &explained(&error)))?;
+            let slots: Vec<Value> =
+                cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await.map_err(|error| {
+                    without_command(node, "no node of a Cluster: give it as `store.redis.url`", &error)
+                })?;
             slots.into_iter().find_map(|range| owner_of_our_slot(range, node)).ok_or_else(|| {
                 unavailable(node, "knows no node for the slot of Tollgate's records: is the Cluster whole?")
             })
@@ -347,6 +346,12 @@ fn unavailable(address: &Address, problem: &str) -> StoreError {
 
 fn unreachable(address: &Address, error: &io::Error) -> StoreError {
     unavailable(address, &format!("cannot be reached: {error}"))
+}
+
+/// What a server is not that does not know its command.
+fn without_command(address: &Address, kind: &str, error: &RedisError) -> StoreError {
+    let problem = if error.code() == Some("ERR") { format!("is {kind}") } else { explained(error) };
+    unavailable(address, &problem)
 }
 
 /// In our words: a server's may repeat what it was sent, which during a login is the password.

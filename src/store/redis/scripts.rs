@@ -31,13 +31,29 @@ scripts! {
 /// Why a script gave no answer.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The server answered that it will not, or the connection is no longer one: nothing was done over it.
+    /// The server will not run it, so nothing was done.
     Refused(String),
     /// Nobody knows what became of it.
     Unknown(String),
     /// What it answered makes no sense.
     Damaged(String),
 }
+
+/// What a server answers instead of running a script.
+const BEFORE_IT_RUNS: [&str; 12] = [
+    "READONLY",
+    "NOREPLICAS",
+    "MISCONF",
+    "OOM",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "MOVED",
+    "ASK",
+    "TRYAGAIN",
+    "NOAUTH",
+    "BUSY",
+];
 
 impl Silence {
     pub(super) fn into_error(self) -> StoreError {
@@ -51,7 +67,8 @@ impl Silence {
 impl From<&RedisError> for Silence {
     fn from(error: &RedisError) -> Self {
         let reason = explained(error);
-        if error.code().is_some() { Self::Refused(reason) } else { Self::Unknown(reason) }
+        let is_refused = error.code().is_some_and(|code| BEFORE_IT_RUNS.contains(&code));
+        if is_refused { Self::Refused(reason) } else { Self::Unknown(reason) }
     }
 }
 

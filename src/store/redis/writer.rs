@@ -155,7 +155,6 @@ impl Writer {
         let refusal = judged.err();
         let mut answer = match run(connection, &script).await {
             Ok(answer) => answer,
-            Err(Silence::Refused(reason)) => return Err(Setback::Failed(StoreError::Unavailable(reason))),
             Err(silence) => return Err(Setback::Failed(unknown_end(silence))),
         };
         match (&*answer.word, refusal) {

@@ -100,6 +100,9 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
     let mut primary = connector.primary().await?;
     let info: String = cmd("INFO").query_async(&mut primary).await.map_err(failed)?;
     let info = parsed(&info);
+    if info.get("loading") == Some(&"1") {
+        return Err(StoreError::Unavailable("the server is still loading what it has on its disk".to_owned()));
+    }
     let (engine, version) = version(&info).ok_or_else(|| {
         StoreError::Unavailable("the server does not say its version: is it Redis or Valkey?".to_owned())
     })?;

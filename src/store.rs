@@ -3,10 +3,13 @@
 pub mod embedded;
 pub mod keyspace;
 mod records;
+pub mod redis;
+mod rules;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::redis::Redis;
 use crate::domain::change::Event;
 use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
@@ -187,6 +190,7 @@ pub struct PepperCheck {
 #[derive(Clone, Debug)]
 pub enum Store {
     Embedded(Arc<Embedded>),
+    Redis(Arc<Redis>),
 }
 
 impl Store {
@@ -195,81 +199,134 @@ impl Store {
     /// # Errors
     /// [`StoreError::Unavailable`] or [`StoreError::Damaged`], as for every read below.
     pub async fn key_by_digest(&self, digests: Vec<Digest>) -> Result<Option<ApiKey>, StoreError> {
-        self.embedded(move |store| store.key_by_digest(&digests)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.key_by_digest(&digests)).await,
+            Self::Redis(store) => store.key_by_digest(&digests).await,
+        }
     }
 
     /// As [`Store::key_by_digest`], for a check: never from a store that was replaced by another one.
     pub async fn load_key(&self, digests: Vec<Digest>) -> Result<AsOf<Option<KeyLoad>>, StoreError> {
-        self.embedded(move |store| store.load_key(&digests)).await.map(AsOf::ever)
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.load_key(&digests)).await.map(AsOf::ever),
+            Self::Redis(store) => store.load_key(&digests).await,
+        }
     }
 
     /// As [`Store::user`] and [`Store::ended_session`], for a check.
     pub async fn load_session(&self, user: String, session: String) -> Result<AsOf<SessionLoad>, StoreError> {
-        self.embedded(move |store| store.load_session(&user, &session)).await.map(AsOf::ever)
+        match self {
+            Self::Embedded(store) => {
+                on_thread(store, move |store| store.load_session(&user, &session)).await.map(AsOf::ever)
+            }
+            Self::Redis(store) => store.load_session(&user, &session).await,
+        }
     }
 
     /// As [`Store::resource`], for a check.
     pub async fn load_resource(&self, kind: String, id: String) -> Result<AsOf<Option<Resource>>, StoreError> {
-        self.embedded(move |store| store.resource(&kind, &id)).await.map(AsOf::ever)
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.resource(&kind, &id)).await.map(AsOf::ever),
+            Self::Redis(store) => store.load_resource(&kind, &id).await,
+        }
     }
 
     /// As [`Store::project`], for a check.
     pub async fn load_project(&self, name: String) -> Result<AsOf<Option<Project>>, StoreError> {
-        self.embedded(move |store| store.project(&name)).await.map(AsOf::ever)
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.project(&name)).await.map(AsOf::ever),
+            Self::Redis(store) => store.load_project(&name).await,
+        }
     }
 
     pub async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
-        self.embedded(move |store| store.key(id)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.key(id)).await,
+            Self::Redis(store) => store.key(id).await,
+        }
     }
 
     pub async fn keys(&self, query: KeyQuery) -> Result<Vec<ApiKey>, StoreError> {
-        self.embedded(move |store| store.keys(&query)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.keys(&query)).await,
+            Self::Redis(store) => store.keys(&query).await,
+        }
     }
 
     pub async fn resource(&self, kind: String, id: String) -> Result<Option<Resource>, StoreError> {
-        self.embedded(move |store| store.resource(&kind, &id)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.resource(&kind, &id)).await,
+            Self::Redis(store) => store.resource(&kind, &id).await,
+        }
     }
 
     pub async fn resources(&self, query: ResourceQuery) -> Result<Vec<Resource>, StoreError> {
-        self.embedded(move |store| store.resources(&query)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.resources(&query)).await,
+            Self::Redis(store) => store.resources(&query).await,
+        }
     }
 
     /// What was said of a project, if anything.
     pub async fn project(&self, name: String) -> Result<Option<Project>, StoreError> {
-        self.embedded(move |store| store.project(&name)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.project(&name)).await,
+            Self::Redis(store) => store.project(&name).await,
+        }
     }
 
     /// The projects of which something was said, by name.
     pub async fn projects(&self, after: Option<String>, limit: usize) -> Result<Vec<Project>, StoreError> {
-        self.embedded(move |store| store.projects(after.as_deref(), limit)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.projects(after.as_deref(), limit)).await,
+            Self::Redis(store) => store.projects(after.as_deref(), limit).await,
+        }
     }
 
     /// The user of this name, also a deleted one.
     pub async fn user(&self, name: String) -> Result<Option<User>, StoreError> {
-        self.embedded(move |store| store.user(&name)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.user(&name)).await,
+            Self::Redis(store) => store.user(&name).await,
+        }
     }
 
     pub async fn users(&self, query: UserQuery) -> Result<Vec<User>, StoreError> {
-        self.embedded(move |store| store.users(&query)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.users(&query)).await,
+            Self::Redis(store) => store.users(&query).await,
+        }
     }
 
     /// Whether the session with this id was ended.
     pub async fn ended_session(&self, id: String) -> Result<bool, StoreError> {
-        self.embedded(move |store| store.ended_session(&id)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.ended_session(&id)).await,
+            Self::Redis(store) => store.ended_session(&id).await,
+        }
     }
 
     /// The oldest first.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        self.embedded(|store| store.signing_keys()).await
+        match self {
+            Self::Embedded(store) => on_thread(store, |store| store.signing_keys()).await,
+            Self::Redis(store) => store.signing_keys().await,
+        }
     }
 
     pub async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
-        self.embedded(move |store| store.audit(&query)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.audit(&query)).await,
+            Self::Redis(store) => store.audit(&query).await,
+        }
     }
 
     /// What was made under the idempotency key with this digest, if it is still remembered.
     pub async fn once(&self, digest: [u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        self.embedded(move |store| store.once(&digest)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.once(&digest)).await,
+            Self::Redis(store) => store.once(&digest).await,
+        }
     }
 
     /// Applies a batch, durably, tells of it by `event`, and gives its sequence number: greater than that of every earlier
@@ -279,50 +336,69 @@ impl Store {
     /// [`StoreError::Conflict`] if a step does not fit, and nothing was written. After
     /// [`StoreError::Unavailable`] the batch may or may not have been written; trying again is safe.
     pub async fn commit(&self, batch: Vec<Write>, event: Event) -> Result<u64, StoreError> {
-        // Whoever owns the file is the only one to cache what is in it.
-        drop(event);
-        self.embedded(move |store| store.apply(&batch)).await
+        match self {
+            // Whoever owns the file is the only one to cache what is in it.
+            Self::Embedded(store) => on_thread(store, move |store| store.apply(&batch)).await,
+            Self::Redis(store) => store.commit(&batch, &event).await,
+        }
     }
 
     /// Notes when keys were last used; later times win. Changes no record and no sequence number.
     pub async fn note_use(&self, uses: Vec<(KeyId, Timestamp)>) -> Result<(), StoreError> {
-        self.embedded(move |store| store.note_use(&uses)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.note_use(&uses)).await,
+            Self::Redis(store) => store.note_use(&uses).await,
+        }
     }
 
     /// When each key was last used, in the order of `ids`.
     pub async fn last_used(&self, ids: Vec<KeyId>) -> Result<Vec<Option<Timestamp>>, StoreError> {
-        self.embedded(move |store| store.last_used(&ids)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.last_used(&ids)).await,
+            Self::Redis(store) => store.last_used(&ids).await,
+        }
     }
 
     /// Whether there is not one key.
     pub async fn has_no_keys(&self) -> Result<bool, StoreError> {
-        self.embedded(|store| store.has_no_keys()).await
+        match self {
+            Self::Embedded(store) => on_thread(store, |store| store.has_no_keys()).await,
+            Self::Redis(store) => store.has_no_keys().await,
+        }
     }
 
     pub async fn pepper_checks(&self) -> Result<Vec<PepperCheck>, StoreError> {
-        self.embedded(|store| store.pepper_checks()).await
+        match self {
+            Self::Embedded(store) => on_thread(store, |store| store.pepper_checks()).await,
+            Self::Redis(store) => store.pepper_checks().await,
+        }
     }
 
     /// Keeps the check value of a pepper version. Conflict if the version has another one.
     pub async fn put_pepper_check(&self, check: PepperCheck) -> Result<(), StoreError> {
-        self.embedded(move |store| store.put_pepper_check(check)).await
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.put_pepper_check(check)).await,
+            Self::Redis(store) => store.put_pepper_check(check).await,
+        }
     }
 
     /// Whether a read succeeds now, for readiness.
     pub async fn is_available(&self) -> bool {
-        self.embedded(|store| store.has_no_keys()).await.is_ok()
-    }
-
-    /// Runs a blocking act off the threads that answer checks.
-    async fn embedded<T: Send + 'static>(
-        &self,
-        act: impl FnOnce(&Embedded) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let Self::Embedded(store) = self;
-        let store = Arc::clone(store);
-        match tokio::task::spawn_blocking(move || act(&store)).await {
-            Ok(result) => result,
-            Err(error) => Err(StoreError::Unavailable(format!("the store's thread ended: {error}"))),
+        match self {
+            Self::Embedded(_) => self.has_no_keys().await.is_ok(),
+            Self::Redis(store) => store.is_available().await,
         }
+    }
+}
+
+/// Runs a blocking act off the threads that answer checks.
+async fn on_thread<T: Send + 'static>(
+    store: &Arc<Embedded>,
+    act: impl FnOnce(&Embedded) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let store = Arc::clone(store);
+    match tokio::task::spawn_blocking(move || act(&store)).await {
+        Ok(result) => result,
+        Err(error) => Err(StoreError::Unavailable(format!("the store's thread ended: {error}"))),
     }
 }

@@ -1,5 +1,7 @@
 //! Every table and key of the stores in one place. Never reads or writes anything itself.
 
+pub mod redis;
+
 use redb::TableDefinition;
 
 use crate::domain::credential::KeyId;

@@ -10,7 +10,7 @@ use redb::{ReadableDatabase, TableHandle};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, PepperCheck, StoreError, UserQuery, Write};
 
-use crate::support::{Apply, at, every_key, id, key, user};
+use crate::support::{at, every_key, id, key, user};
 
 const LONG: Duration = Duration::from_secs(30);
 

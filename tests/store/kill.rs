@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{KeyQuery, Write};
 
-use crate::support::{Apply, Random, every_key, key, revoked};
+use crate::support::{Random, every_key, key, revoked};
 
 const STORE: &str = "TOLLGATE_TEST_MINT_INTO";
 const FIRST: &str = "TOLLGATE_TEST_MINT_FROM";

@@ -12,5 +12,8 @@ mod file;
 mod kill;
 mod power;
 mod privilege;
+mod redis;
+#[path = "../support/redis.rs"]
+mod redis_server;
 mod registry;
 mod support;

@@ -4,12 +4,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::credential::{Digest, KeyId, MintedKey};
 use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Resource, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
 use tollgate::store::{KeyQuery, Store, StoreError, Write};
+
+use crate::redis_server::RedisServer;
 
 /// Writes of which nobody needs to hear.
 pub trait Apply {
@@ -117,6 +122,19 @@ pub fn in_file() -> (Store, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = Embedded::open(&folder.path().join("store.redb"), Duration::ZERO).unwrap();
     (Store::Embedded(Arc::new(store)), folder)
+}
+
+/// A new store on a Redis server of its own.
+pub async fn in_redis() -> (Store, Arc<Redis>, RedisServer) {
+    let server = RedisServer::start().await;
+    let redis = on_server(&server);
+    redis.init().await.unwrap();
+    (Store::Redis(Arc::clone(&redis)), redis, server)
+}
+
+/// What a process would use that has just been started.
+pub fn on_server(server: &RedisServer) -> Arc<Redis> {
+    Arc::new(Redis::new(Connector::single(&server.address()).unwrap(), Handle::current()))
 }
 
 /// Every record that the store lists, each found by its id and by its digest, too.

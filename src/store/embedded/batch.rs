@@ -3,8 +3,9 @@
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, is_part, scoped};
+use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped};
 use super::super::records::{decode_resource, encode_key, encode_resource};
+use super::super::rules::{check_key_update, check_parts, check_resource_deletion, check_resource_update};
 use super::super::{StoreError, Write};
 use super::engine::{Act, Failure};
 use super::{indexed_key, journal, key_ids_in, projects, sessions, users};
@@ -76,10 +77,7 @@ impl<'t> Batch<'t> {
         let Some(stored) = self.stored_key(&key.id)? else {
             return conflict(format!("there is no key {}", key.id));
         };
-        check_version(&format!("key {}", key.id), stored.version, key.version)?;
-        if stored.revoked_at.is_some() && key.revoked_at.is_none() {
-            return conflict(format!("key {} is revoked, and stays so", key.id));
-        }
+        check_key_update(&stored, key)?;
         if stored.digest == key.digest {
             self.keys.insert(&key.digest.0, &*encode_key(key))?;
         } else {
@@ -143,7 +141,7 @@ impl<'t> Batch<'t> {
         let Some(stored) = self.stored_resource(&key)? else {
             return conflict(format!("there is no resource {}", resource.reference()));
         };
-        check_version(&resource.reference().to_string(), stored.version, resource.version)?;
+        check_resource_update(&stored, resource)?;
         self.resources.insert(&*key, &*encode_resource(resource))?;
         self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
         self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
@@ -156,9 +154,7 @@ impl<'t> Batch<'t> {
         let Some(stored) = self.stored_resource(&key)? else {
             return conflict(format!("there is no resource {kind}:{id}"));
         };
-        if stored.version != version {
-            return conflict(format!("{kind}:{id} has been changed meanwhile (it has version {})", stored.version));
-        }
+        check_resource_deletion(&stored, version)?;
         self.resources.remove(&*key)?;
         self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
         Ok(())
@@ -168,20 +164,6 @@ impl<'t> Batch<'t> {
         let Some(bytes) = self.resources.get(key)? else { return Ok(None) };
         Ok(Some(decode_resource(bytes.value())?))
     }
-}
-
-pub(super) fn check_version(what: &str, stored: u64, new: u64) -> Act<()> {
-    if stored.checked_add(1) == Some(new) {
-        return Ok(());
-    }
-    conflict(format!("{what} has been changed meanwhile (it has version {stored})"))
-}
-
-pub(super) fn check_parts<const N: usize>(parts: [&str; N]) -> Act<()> {
-    if parts.into_iter().all(is_part) {
-        return Ok(());
-    }
-    conflict("a name holds a NUL character".to_owned())
 }
 
 pub(super) fn conflict<T>(reason: String) -> Act<T> {

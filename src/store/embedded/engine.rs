@@ -276,7 +276,7 @@ fn check(database: &Database, newest: Option<u64>) -> Act<u64> {
 
 /// Whether the last table that was ever added is there; tables are made all at once.
 fn has_every_table(read: &ReadTransaction) -> Act<bool> {
-    match read.open_table(keyspace::ONCE_BY_TIME) {
+    match read.open_table(keyspace::PROJECTS) {
         Ok(_) => Ok(true),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
         Err(error) => Err(error.into()),
@@ -302,6 +302,7 @@ fn make_tables(transaction: &WriteTransaction) -> Act<()> {
     transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
     transaction.open_table(keyspace::ONCE)?;
     transaction.open_table(keyspace::ONCE_BY_TIME)?;
+    transaction.open_table(keyspace::PROJECTS)?;
     Ok(())
 }
 

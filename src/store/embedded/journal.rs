@@ -6,8 +6,8 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::super::keyspace::{self, Bytes, is_part, rest_of, rest_of_timed, scoped, timed};
 use super::super::records::{decode_audit, decode_once, encode_audit, encode_once};
+use super::super::rules::{check_once, check_parts};
 use super::super::{AuditQuery, ONCE_KEPT, OnceRecord, StoreError};
-use super::batch::{check_parts, conflict};
 use super::engine::Act;
 use super::{Embedded, damaged};
 use crate::domain::record::AuditEntry;
@@ -54,18 +54,6 @@ impl Embedded {
     }
 }
 
-impl AuditQuery {
-    /// All but the place of the row.
-    fn matches(&self, row: &AuditEntry) -> bool {
-        let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted == text);
-        is(&self.actor, &row.actor)
-            && is(&self.act, &row.act)
-            && is(&self.target, &row.target)
-            && self.since.is_none_or(|since| row.at >= since)
-            && self.until.is_none_or(|until| row.at < until)
-    }
-}
-
 /// The row that the list of a project points to.
 fn listed_row(rows: &impl ReadableTable<u64, Bytes>, listed: &[u8]) -> Act<AuditEntry> {
     let sequence = rest_of(listed).and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes);
@@ -96,14 +84,9 @@ pub(super) fn once(transaction: &WriteTransaction, once: &OnceRecord) -> Act<()>
         Some(bytes) => Some(decode_once(once.digest, bytes.value())?),
         None => None,
     };
-    match earlier {
-        Some(earlier) if earlier.holds(once.at) => {
-            return conflict(format!("this idempotency key made {} already", earlier.target));
-        }
-        Some(earlier) => {
-            by_time.remove(&*timed(earlier.at, &once.digest))?;
-        }
-        None => {}
+    if let Some(earlier) = earlier {
+        check_once(&earlier, once)?;
+        by_time.remove(&*timed(earlier.at, &once.digest))?;
     }
     known.insert(&once.digest, &*encode_once(once))?;
     by_time.insert(&*timed(once.at, &once.digest), ())?;

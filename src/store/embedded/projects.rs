@@ -5,10 +5,10 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::StoreError;
 use super::super::keyspace::{self, Bytes};
 use super::super::records::{decode_project, encode_project};
-use super::batch::{check_version, conflict};
+use super::super::rules::check_project_put;
 use super::engine::Act;
 use super::{Embedded, damaged};
-use crate::domain::record::{Project, ProjectState};
+use crate::domain::record::Project;
 
 impl Embedded {
     pub fn project(&self, name: &str) -> Result<Option<Project>, StoreError> {
@@ -38,14 +38,7 @@ pub(super) fn stored(projects: &impl ReadableTable<&'static str, Bytes>, name: &
 pub(super) fn put(transaction: &WriteTransaction, project: &Project) -> Act<()> {
     let mut projects = transaction.open_table(keyspace::PROJECTS)?;
     let known = stored(&projects, &project.name)?;
-    check_version(
-        &format!("project {}", project.name),
-        known.as_ref().map_or(0, |known| known.version),
-        project.version,
-    )?;
-    if known.is_some_and(|known| known.state == ProjectState::Deleted) && project.state != ProjectState::Deleted {
-        return conflict(format!("project {} is deleted, and stays so", project.name));
-    }
+    check_project_put(known.as_ref(), project)?;
     projects.insert(&*project.name, &*encode_project(project))?;
     Ok(())
 }

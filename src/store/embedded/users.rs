@@ -6,8 +6,9 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
 use super::super::records::{decode_user, encode_user};
+use super::super::rules::{check_parts, check_user_update};
 use super::super::{StoreError, UserQuery};
-use super::batch::{check_parts, check_version, conflict};
+use super::batch::conflict;
 use super::engine::Act;
 use super::{Embedded, damaged};
 use crate::domain::record::User;
@@ -92,10 +93,7 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User) -> Act<()> {
         let Some(known) = stored(&users, &user.name)? else {
             return conflict(format!("there is no user {}", user.name));
         };
-        check_version(&format!("user {}", user.name), known.version, user.version)?;
-        if user.sessions < known.sessions || (known.deleted && !user.deleted && user.sessions == known.sessions) {
-            return conflict(format!("sessions of user {} that have ended would be open again", user.name));
-        }
+        check_user_update(&known, user)?;
         users.insert(&*user.name, &*encode_user(user))?;
         known
     };

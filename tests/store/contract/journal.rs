@@ -172,5 +172,10 @@ for_every_backend!(
     a_change_and_its_row_are_one,
     many_write_rows_at_once,
     an_idempotency_key_counts_for_a_day,
-    idempotency_keys_are_forgotten_after_a_day,
 );
+
+mod forgetting {
+    use super::idempotency_keys_are_forgotten_after_a_day;
+
+    for_every_file!(idempotency_keys_are_forgotten_after_a_day);
+}

@@ -182,6 +182,11 @@ for_every_backend!(
     a_deleted_user_comes_back_without_old_sessions,
     users_are_listed_by_name_in_pages,
     an_ended_session_stays_ended,
-    ended_sessions_are_forgotten_a_day_after_their_tokens,
     signing_keys_come_and_go,
 );
+
+mod forgetting {
+    use super::ended_sessions_are_forgotten_a_day_after_their_tokens;
+
+    for_every_file!(ended_sessions_are_forgotten_a_day_after_their_tokens);
+}

@@ -1,0 +1,144 @@
+//! The names of everything in Redis. Never names a record outside the one hash slot of `{tg}`, so that one script can read
+//! and write several records; what may spread over a Cluster has names of its own.
+//!
+//! Names from outside stand at the end only, or behind a NUL that no name holds, so that none can pass for another.
+
+use std::fmt::Write as _;
+
+use crate::domain::credential::{Digest, KeyId};
+
+/// Hash: `format`, `id` (the lineage), `seq` and `h` of the newest change.
+pub const HEAD: &str = "tg:{tg}:head";
+/// Stream of the changes: ids `<sequence>-0`, fields `h` and `p` (`tollgate.v1.Event`).
+pub const LOG: &str = "tg:{tg}:log";
+/// Hash of the replicas: id to what it says of itself, as JSON.
+pub const MEMBERS: &str = "tg:{tg}:members";
+/// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). Never trimmed.
+pub const AUDIT: &str = "tg:{tg}:audit";
+
+/// Hexadecimal digest to project, NUL, `tollgate.v1.ApiKey`.
+pub const KEYS: &str = "tg:{tg}:k:";
+/// Id of a key to its digest.
+pub const KEY_IDS: &str = "tg:{tg}:i:";
+/// Name to project, NUL, `tollgate.v1.User`, also of deleted ones.
+pub const USERS: &str = "tg:{tg}:u:";
+/// Name to `tollgate.v1.Project`, if anything was said of it.
+pub const PROJECTS: &str = "tg:{tg}:p:";
+/// Id of a session to `tollgate.v1.EndedSession`.
+pub const ENDED_SESSIONS: &str = "tg:{tg}:s:";
+/// Kind, NUL, id to `tollgate.v1.Resource`.
+pub const RESOURCES: &str = "tg:{tg}:r:";
+/// Id to `tollgate.v1.SigningKey`.
+pub const SIGNING_KEYS: &str = "tg:{tg}:signing:";
+/// Version of a pepper to its check value.
+pub const PEPPERS: &str = "tg:{tg}:pepper:";
+/// Hexadecimal digest of an idempotency key to `tollgate.v1.Once`.
+pub const ONCE: &str = "tg:{tg}:once:";
+
+/// Sorted sets in which every score is 0, so that they are in the order of their members.
+pub const KEY_LIST: &str = "tg:{tg}:list:keys";
+pub const USER_LIST: &str = "tg:{tg}:list:users";
+pub const PROJECT_LIST: &str = "tg:{tg}:list:projects";
+pub const RESOURCE_LIST: &str = "tg:{tg}:list:resources";
+pub const SIGNING_KEY_LIST: &str = "tg:{tg}:list:signing";
+pub const PEPPER_LIST: &str = "tg:{tg}:list:peppers";
+
+pub fn key(digest: &Digest) -> String {
+    format!("{KEYS}{}", hex(&digest.0))
+}
+
+pub fn key_id(id: &KeyId) -> String {
+    format!("{KEY_IDS}{id}")
+}
+
+pub fn user(name: &str) -> String {
+    format!("{USERS}{name}")
+}
+
+pub fn project(name: &str) -> String {
+    format!("{PROJECTS}{name}")
+}
+
+pub fn ended_session(id: &str) -> String {
+    format!("{ENDED_SESSIONS}{id}")
+}
+
+pub fn resource(kind: &str, id: &str) -> String {
+    format!("{RESOURCES}{kind}\0{id}")
+}
+
+pub fn signing_key(id: &str) -> String {
+    format!("{SIGNING_KEYS}{id}")
+}
+
+pub fn pepper(version: u32) -> String {
+    format!("{PEPPERS}{version}")
+}
+
+pub fn once(digest: &[u8; 32]) -> String {
+    format!("{ONCE}{}", hex(digest))
+}
+
+pub fn keys_of_project(project: &str) -> String {
+    format!("{KEY_LIST}:project:{project}")
+}
+
+pub fn keys_of_plane(plane: &str) -> String {
+    format!("{KEY_LIST}:plane:{plane}")
+}
+
+pub fn keys_of_both(project: &str, plane: &str) -> String {
+    format!("{KEY_LIST}:both:{project}\0{plane}")
+}
+
+pub fn users_of_project(project: &str) -> String {
+    format!("{USER_LIST}:project:{project}")
+}
+
+pub fn resources_of_project(project: &str) -> String {
+    format!("{RESOURCE_LIST}:project:{project}")
+}
+
+/// A sorted set of numbers of rows, each its own score.
+pub fn audit_of_project(project: &str) -> String {
+    format!("{AUDIT}:project:{project}")
+}
+
+/// Hash of ids of keys to the milliseconds since the Unix epoch of their last use: in one of many slots, apart from records.
+pub fn last_used(id: &KeyId) -> String {
+    let bucket: String = id.as_str().chars().take(2).collect();
+    format!("tg:use:{{{bucket}}}")
+}
+
+/// The bytes of a digest, as they stand in a name.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a text cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_is_in_one_slot() {
+        let names = [
+            key(&Digest([7; 32])),
+            user("ann}{x"),
+            project("acme"),
+            resource("workload", "w-1"),
+            keys_of_both("acme", "data"),
+            audit_of_project("acme"),
+        ];
+        for name in names {
+            assert!(name.starts_with("tg:{tg}:"), "{name}");
+        }
+        let id = KeyId::parse("abcdefABCDEF").unwrap();
+        assert_eq!(key_id(&id), "tg:{tg}:i:abcdefABCDEF");
+        assert_eq!(last_used(&id), "tg:use:{ab}");
+        assert_eq!(hex(&[0, 255, 16]), "00ff10");
+    }
+}

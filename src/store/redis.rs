@@ -1,0 +1,149 @@
+//! The store of a fleet: Redis or Valkey, shared by every replica. Never believes a server that is not the primary, and never
+//! takes one that was emptied for a store without records.
+
+mod batch;
+mod channel;
+pub mod connect;
+mod draft;
+mod lanes;
+mod lists;
+mod loads;
+mod scripts;
+mod usage;
+mod values;
+mod writer;
+
+use std::fmt;
+
+use redis::{ScriptInvocation, Value};
+use tokio::runtime::Handle;
+
+use super::{PepperCheck, StoreError, Write};
+use crate::domain::change::Event;
+use crate::store::keyspace::redis as names;
+use connect::Connector;
+use lanes::Lanes;
+use scripts::{Answer, READ, list};
+use usage::Usage;
+use writer::Writer;
+
+pub use channel::Channel;
+
+/// The layout of the records. It rises with a change that an older Tollgate would misread.
+const FORMAT: u64 = 1;
+/// How many changes the log holds at least.
+const LOG_LENGTH: usize = 100_000;
+
+/// The store in Redis. Opens its connections when they are needed, and anew after each fault.
+pub struct Redis {
+    connector: Connector,
+    lanes: Lanes,
+    writer: Writer,
+    usage: Usage,
+}
+
+/// Whether a head was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Init {
+    Made { lineage: String },
+    WasThere { lineage: String, sequence: u64 },
+}
+
+impl Redis {
+    /// Connects to nothing yet. Connections live on this runtime.
+    pub fn new(connector: Connector, runtime: Handle) -> Self {
+        let lanes = Lanes::new(connector.clone(), runtime.clone());
+        let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH);
+        Self { lanes, writer, usage: Usage::new(connector.clone(), runtime), connector }
+    }
+
+    /// With a log that holds about so many changes.
+    pub fn with_log_length(mut self, entries: usize) -> Self {
+        self.writer.log_length = entries;
+        self
+    }
+
+    /// With so many replicas that must confirm each write, whatever the configuration says.
+    pub fn with_replicas(mut self, replicas: u32) -> Self {
+        self.writer.replicas = replicas;
+        self
+    }
+
+    /// Makes the head of a new store, unless there is one. Nothing else ever makes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if there is a store that this Tollgate cannot read.
+    pub async fn init(&self) -> Result<Init, StoreError> {
+        self.writer.init().await
+    }
+
+    /// As [`super::Store::commit`].
+    pub async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
+        self.writer.commit(batch, event).await
+    }
+
+    pub async fn put_pepper_check(&self, check: PepperCheck) -> Result<(), StoreError> {
+        self.writer.put_pepper_check(check).await
+    }
+
+    /// A connection of its own for who follows the log. It lives on the runtime that this is called on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn channel(&self) -> Result<Channel, StoreError> {
+        self.connector.primary().await.map(Channel::new)
+    }
+
+    /// Has the connections for reading made anew before they are used again.
+    pub fn drop_loads(&self) {
+        self.lanes.drop_all();
+    }
+
+    /// Records and, with `naming`, the project that the first found among so many of the first ones names.
+    async fn read(&self, wanted: &[String], naming: usize) -> Result<Read, StoreError> {
+        let mut answer = self.lanes.ask(&read_script(wanted, naming)).await?;
+        Read::of(&mut answer)
+    }
+
+    /// One record.
+    async fn record(&self, name: String) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.read(&[name], 0).await?.values.pop().flatten())
+    }
+}
+
+fn read_script(wanted: &[String], naming: usize) -> ScriptInvocation<'static> {
+    let mut script = READ.prepare_invoke();
+    script.key(names::HEAD);
+    for name in wanted {
+        script.key(name);
+    }
+    script.arg(naming).arg(names::PROJECTS);
+    script
+}
+
+/// Records of one moment.
+struct Read {
+    lineage: String,
+    sequence: u64,
+    values: Vec<Option<Vec<u8>>>,
+    project: Option<Vec<u8>>,
+}
+
+impl Read {
+    fn of(answer: &mut Answer) -> Result<Self, StoreError> {
+        let (lineage, sequence) = (answer.text()?, answer.number()?);
+        let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
+        Ok(Self { lineage, sequence, values, project: answer.bytes()? })
+    }
+}
+
+/// A list of texts in an answer.
+fn texts(value: Value) -> Result<Vec<String>, StoreError> {
+    list(value)?.into_iter().map(scripts::text).collect()
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Redis({:?})", self.connector)
+    }
+}

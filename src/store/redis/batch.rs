@@ -1,0 +1,312 @@
+//! The steps of a batch, judged by what the server held and put into a draft. Never takes back a revocation, and never puts a
+//! record over one that its writer had not seen.
+
+use std::time::Duration;
+
+use super::draft::{Draft, Halt, Seen, Step};
+use super::values::{key_of, key_value, user_of, user_value};
+use crate::domain::credential::KeyId;
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, KeyState, Project, Resource, SigningKey, User};
+use crate::domain::time::Timestamp;
+use crate::store::keyspace::redis as names;
+use crate::store::records::{
+    decode_once, decode_project, decode_resource, encode_audit, encode_ended_session, encode_once, encode_project,
+    encode_resource, encode_signing_key,
+};
+use crate::store::rules::{
+    check_key_update, check_once, check_parts, check_project_put, check_resource_deletion, check_resource_update,
+    check_user_update,
+};
+use crate::store::{ONCE_KEPT, OnceRecord, PepperCheck, StoreError, Write};
+
+/// How long the end of a session is remembered after its token expired, whatever the clocks say.
+const SESSION_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How much longer an idempotency key is there than it counts.
+const ONCE_SPARE: Duration = Duration::from_secs(3600);
+
+/// Takes each step. With something left to be read, the draft says what, and nothing else of it counts.
+///
+/// # Errors
+/// The first step that does not fit.
+pub(super) fn judge<'s>(batch: &[Write], seen: &'s Seen) -> Result<Draft<'s>, StoreError> {
+    let mut draft = Draft::new(seen);
+    for write in batch {
+        match step(&mut draft, write) {
+            Ok(()) | Err(Halt::Unseen) => {}
+            Err(Halt::Refused(error)) if draft.is_complete() => return Err(error),
+            // It may fit once everything is known.
+            Err(Halt::Refused(_)) => break,
+        }
+    }
+    Ok(draft)
+}
+
+fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
+    match write {
+        Write::CreateKey(key) => create_key(draft, key),
+        Write::UpdateKey(key) => update_key(draft, key),
+        Write::NoActiveKey { plane, now } => no_active_key(draft, plane, *now),
+        Write::CreateResource(resource) => create_resource(draft, resource),
+        Write::UpdateResource(resource) => update_resource(draft, resource),
+        Write::DeleteResource { kind, id, version } => delete_resource(draft, kind, id, *version),
+        Write::PutProject(project) => put_project(draft, project),
+        Write::CreateUser(user) => create_user(draft, user),
+        Write::UpdateUser(user) => update_user(draft, user),
+        Write::EndSession(session) => end_session(draft, session),
+        Write::CreateSigningKey(key) => create_signing_key(draft, key),
+        Write::DeleteSigningKey { id } => delete_signing_key(draft, id),
+        Write::Audit(entry) => append(draft, entry),
+        Write::Once(once) => note_once(draft, once),
+    }
+}
+
+fn create_key(draft: &mut Draft<'_>, key: &ApiKey) -> Step<()> {
+    check_parts([&key.project, &key.plane])?;
+    // Both are asked for before either is judged, so that one reading is enough.
+    let (id, digest) = (draft.record(&names::key_id(&key.id)), draft.record(&names::key(&key.digest)));
+    if id?.is_some() {
+        return refused(format!("the key id {} is taken", key.id));
+    }
+    if digest?.is_some() {
+        return digest_taken(key);
+    }
+    put_key(draft, key);
+    list_key(draft, key);
+    Ok(())
+}
+
+fn update_key(draft: &mut Draft<'_>, key: &ApiKey) -> Step<()> {
+    check_parts([&key.project, &key.plane])?;
+    let Some(stored) = stored_key(draft, &key.id)? else {
+        return refused(format!("there is no key {}", key.id));
+    };
+    check_key_update(&stored, key)?;
+    if stored.digest != key.digest {
+        if draft.record(&names::key(&key.digest))?.is_some() {
+            return digest_taken(key);
+        }
+        draft.remove(names::key(&stored.digest));
+    }
+    let id = key.id.as_str();
+    draft.unlist(names::keys_of_project(&stored.project), id);
+    draft.unlist(names::keys_of_plane(&stored.plane), id);
+    draft.unlist(names::keys_of_both(&stored.project, &stored.plane), id);
+    put_key(draft, key);
+    list_key(draft, key);
+    Ok(())
+}
+
+fn digest_taken(key: &ApiKey) -> Step<()> {
+    refused(format!("the digest of key {} is taken by another key", key.id))
+}
+
+fn put_key(draft: &mut Draft<'_>, key: &ApiKey) {
+    draft.put(names::key_id(&key.id), names::hex(&key.digest.0).into_bytes());
+    draft.put(names::key(&key.digest), key_value(key));
+}
+
+fn list_key(draft: &mut Draft<'_>, key: &ApiKey) {
+    let id = key.id.as_str();
+    draft.enlist(names::KEY_LIST, id);
+    draft.enlist(names::keys_of_project(&key.project), id);
+    draft.enlist(names::keys_of_plane(&key.plane), id);
+    draft.enlist(names::keys_of_both(&key.project, &key.plane), id);
+}
+
+fn stored_key(draft: &mut Draft<'_>, id: &KeyId) -> Step<Option<ApiKey>> {
+    let Some(digest) = draft.record(&names::key_id(id))? else { return Ok(None) };
+    let digest = String::from_utf8_lossy(&digest);
+    let Some(value) = draft.record(&format!("{}{digest}", names::KEYS))? else {
+        return Err(StoreError::Damaged(format!("key {id} points to no record")).into());
+    };
+    let key = key_of(&value)?;
+    if key.id != *id {
+        return Err(StoreError::Damaged(format!("key {id} points to the record of key {}", key.id)).into());
+    }
+    Ok(Some(key))
+}
+
+fn no_active_key(draft: &mut Draft<'_>, plane: &str, now: Timestamp) -> Step<()> {
+    check_parts([plane])?;
+    let mut unseen = false;
+    for id in draft.list(&names::keys_of_plane(plane))? {
+        let Some(id) = KeyId::parse(&id) else {
+            return Err(StoreError::Damaged("a list holds what is no id".to_owned()).into());
+        };
+        let stored = match stored_key(draft, &id) {
+            Err(Halt::Unseen) => {
+                unseen = true;
+                continue;
+            }
+            stored => stored?,
+        };
+        let is_active = |key: &ApiKey| matches!(key.state(now), KeyState::Active | KeyState::Retiring);
+        if stored.as_ref().is_some_and(is_active) {
+            return refused(format!("there is an active key on plane {plane} already: {id}"));
+        }
+    }
+    if unseen { Err(Halt::Unseen) } else { Ok(()) }
+}
+
+fn create_resource(draft: &mut Draft<'_>, resource: &Resource) -> Step<()> {
+    check_parts([&resource.kind, &resource.id, &resource.project])?;
+    if draft.record(&names::resource(&resource.kind, &resource.id))?.is_some() {
+        return refused(format!("{} is registered already", resource.reference()));
+    }
+    put_resource(draft, resource);
+    Ok(())
+}
+
+fn update_resource(draft: &mut Draft<'_>, resource: &Resource) -> Step<()> {
+    check_parts([&resource.kind, &resource.id, &resource.project])?;
+    let Some(stored) = stored_resource(draft, &resource.kind, &resource.id)? else {
+        return refused(format!("there is no resource {}", resource.reference()));
+    };
+    check_resource_update(&stored, resource)?;
+    draft.unlist(names::resources_of_project(&stored.project), resource_member(&stored));
+    put_resource(draft, resource);
+    Ok(())
+}
+
+fn delete_resource(draft: &mut Draft<'_>, kind: &str, id: &str, version: u64) -> Step<()> {
+    check_parts([kind, id])?;
+    let Some(stored) = stored_resource(draft, kind, id)? else {
+        return refused(format!("there is no resource {kind}:{id}"));
+    };
+    check_resource_deletion(&stored, version)?;
+    draft.remove(names::resource(kind, id));
+    draft.unlist(names::RESOURCE_LIST, resource_member(&stored));
+    draft.unlist(names::resources_of_project(&stored.project), resource_member(&stored));
+    Ok(())
+}
+
+fn put_resource(draft: &mut Draft<'_>, resource: &Resource) {
+    draft.put(names::resource(&resource.kind, &resource.id), encode_resource(resource));
+    draft.enlist(names::RESOURCE_LIST, resource_member(resource));
+    draft.enlist(names::resources_of_project(&resource.project), resource_member(resource));
+}
+
+fn resource_member(resource: &Resource) -> String {
+    format!("{}\0{}", resource.kind, resource.id)
+}
+
+fn stored_resource(draft: &mut Draft<'_>, kind: &str, id: &str) -> Step<Option<Resource>> {
+    let value = draft.record(&names::resource(kind, id))?;
+    Ok(value.map(|value| decode_resource(&value)).transpose()?)
+}
+
+fn put_project(draft: &mut Draft<'_>, project: &Project) -> Step<()> {
+    let stored = draft.record(&names::project(&project.name))?;
+    let stored = stored.map(|value| decode_project(&value)).transpose()?;
+    check_project_put(stored.as_ref(), project)?;
+    draft.put(names::project(&project.name), encode_project(project));
+    draft.enlist(names::PROJECT_LIST, &*project.name);
+    Ok(())
+}
+
+fn create_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
+    check_parts([&user.name, &user.project])?;
+    if draft.record(&names::user(&user.name))?.is_some() {
+        return refused(format!("the user name {} is taken", user.name));
+    }
+    put_user(draft, user);
+    Ok(())
+}
+
+fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
+    check_parts([&user.name, &user.project])?;
+    let Some(stored) = draft.record(&names::user(&user.name))? else {
+        return refused(format!("there is no user {}", user.name));
+    };
+    let stored = user_of(&stored)?;
+    check_user_update(&stored, user)?;
+    draft.unlist(names::USER_LIST, &*user.name);
+    draft.unlist(names::users_of_project(&stored.project), &*user.name);
+    put_user(draft, user);
+    Ok(())
+}
+
+/// A deleted one is on no list.
+fn put_user(draft: &mut Draft<'_>, user: &User) {
+    draft.put(names::user(&user.name), user_value(user));
+    if !user.deleted {
+        draft.enlist(names::USER_LIST, &*user.name);
+        draft.enlist(names::users_of_project(&user.project), &*user.name);
+    }
+}
+
+/// The first end counts.
+fn end_session(draft: &mut Draft<'_>, session: &EndedSession) -> Step<()> {
+    check_parts([&session.id])?;
+    let name = names::ended_session(&session.id);
+    if draft.record(&name)?.is_none() {
+        let left = session.expires_at.as_millis().saturating_sub(session.ended_at.as_millis());
+        let kept = Duration::from_millis(left).saturating_add(SESSION_KEPT);
+        draft.keep(name, encode_ended_session(session), kept);
+    }
+    Ok(())
+}
+
+fn create_signing_key(draft: &mut Draft<'_>, key: &SigningKey) -> Step<()> {
+    let name = names::signing_key(&key.id);
+    if draft.record(&name)?.is_some() {
+        return refused(format!("the id {} of a signing key is taken", key.id));
+    }
+    draft.put(name, encode_signing_key(key));
+    draft.enlist(names::SIGNING_KEY_LIST, &*key.id);
+    Ok(())
+}
+
+fn delete_signing_key(draft: &mut Draft<'_>, id: &str) -> Step<()> {
+    let name = names::signing_key(id);
+    if draft.record(&name)?.is_none() {
+        return refused(format!("there is no signing key {id}"));
+    }
+    draft.remove(name);
+    draft.unlist(names::SIGNING_KEY_LIST, id);
+    Ok(())
+}
+
+/// The number of a row is where it stands, so it is given when it is written.
+fn append(draft: &mut Draft<'_>, entry: &AuditEntry) -> Step<()> {
+    if let Some(project) = &entry.project {
+        check_parts([project])?;
+    }
+    let row = encode_audit(&AuditEntry { sequence: 0, ..entry.clone() });
+    draft.append(entry.project.as_deref().map(names::audit_of_project), row);
+    Ok(())
+}
+
+fn note_once(draft: &mut Draft<'_>, once: &OnceRecord) -> Step<()> {
+    let name = names::once(&once.digest);
+    if let Some(earlier) = draft.record(&name)? {
+        check_once(&decode_once(once.digest, &earlier)?, once)?;
+    }
+    draft.keep(name, encode_once(once), ONCE_KEPT + ONCE_SPARE);
+    Ok(())
+}
+
+/// Keeps the check value of a pepper version, unless it is kept already.
+///
+/// # Errors
+/// [`StoreError::Conflict`] if the version has another one.
+pub(super) fn judge_pepper<'s>(check: &PepperCheck, seen: &'s Seen) -> Result<Draft<'s>, StoreError> {
+    let mut draft = Draft::new(seen);
+    let name = names::pepper(check.version);
+    match draft.record(&name) {
+        Ok(Some(known)) if known != check.check => {
+            return Err(StoreError::Conflict(format!("pepper version {} is known with another value", check.version)));
+        }
+        Ok(_) => {
+            draft.put(name, check.check.to_vec());
+            draft.enlist(names::PEPPER_LIST, check.version.to_string());
+        }
+        Err(Halt::Unseen) => {}
+        Err(Halt::Refused(error)) => return Err(error),
+    }
+    Ok(draft)
+}
+
+fn refused<T>(reason: String) -> Step<T> {
+    Err(StoreError::Conflict(reason).into())
+}

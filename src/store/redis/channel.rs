@@ -1,0 +1,165 @@
+//! The connection over which a replica follows the log: it says where it stands, and is told what follows. Never decides what
+//! that means for what is cached.
+
+use std::time::Duration;
+
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use serde_json::json;
+
+use super::scripts::{MEMBERS, PRUNE, RENEW, Silence, bytes, explained, list, run, text, unreadable};
+use crate::domain::change::Position;
+use crate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
+use crate::domain::time::Timestamp;
+use crate::store::StoreError;
+use crate::store::keyspace::redis as names;
+use crate::store::records::decode_event;
+
+/// How long an answer may take, beyond what it was asked to wait.
+const LIMIT: Duration = Duration::from_millis(400);
+/// How many changes one renewal tells of.
+const MOST_ENTRIES: usize = 256;
+
+/// One connection to the primary, for one reader. After an error it is to be dropped.
+#[derive(Debug)]
+pub struct Channel {
+    connection: Connection,
+}
+
+/// Without a `Debug` of what is inside.
+struct Connection(MultiplexedConnection);
+
+impl Channel {
+    pub(super) fn new(mut connection: MultiplexedConnection) -> Self {
+        connection.set_response_timeout(LIMIT);
+        Self { connection: Connection(connection) }
+    }
+
+    /// Says where this replica stands, and hears what follows.
+    ///
+    /// # Errors
+    /// [`StoreError`], after which nothing is known of where the replica stands.
+    pub async fn renew(&mut self, member: &Member) -> Result<Renewal, StoreError> {
+        let nowhere = Member { position: Position { sequence: 0, chain: String::new() }, ..member.clone() };
+        let mut script = RENEW.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(&member.id);
+        script.arg(encode_member(member)).arg(encode_member(&nowhere));
+        script.arg(member.position.sequence).arg(&member.position.chain).arg(MOST_ENTRIES);
+        let mut answer = run(&mut self.connection.0, &script).await.map_err(Silence::into_error)?;
+        match &*answer.word {
+            "LOST" => Ok(Renewal::Lost),
+            "RESYNC" => Ok(Renewal::Resync(answer.head()?)),
+            "AHEAD" => {
+                let head = answer.head()?;
+                let entries = answer.list()?.into_iter().map(log_entry).collect::<Result<_, _>>()?;
+                Ok(Renewal::Ahead { head, entries })
+            }
+            _ => Err(unreadable("an answer to a renewal")),
+        }
+    }
+
+    /// Returns when there is a change behind this one, or after this time.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn bell(&mut self, after: u64, wait: Duration) -> Result<(), StoreError> {
+        let mut command = redis::cmd("XREAD");
+        command.arg("COUNT").arg(1).arg("BLOCK").arg(wait.as_millis().max(1).to_string());
+        command.arg("STREAMS").arg(names::LOG).arg(format!("{after}-0"));
+        self.connection.0.set_response_timeout(wait.saturating_add(LIMIT));
+        let rung: Result<Value, _> = command.query_async(&mut self.connection.0).await;
+        self.connection.0.set_response_timeout(LIMIT);
+        rung.map(|_| ()).map_err(|error| StoreError::Unavailable(explained(&error)))
+    }
+
+    /// Every replica that has not been forgotten. One whose words cannot be read has confirmed nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also if the head is lost.
+    pub async fn members(&mut self) -> Result<Vec<Member>, StoreError> {
+        let mut script = MEMBERS.prepare_invoke();
+        script.key(names::HEAD).key(names::MEMBERS);
+        let mut answer = run(&mut self.connection.0, &script).await.map_err(Silence::into_error)?.found()?;
+        let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+        let mut members = Vec::new();
+        let mut values = answer.list()?.into_iter();
+        while let (Some(id), Some(member)) = (values.next(), values.next()) {
+            members.push(decode_member(text(id)?, &bytes(member)?.unwrap_or_default()));
+        }
+        members.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+        Ok(members)
+    }
+
+    /// Forgets a replica that has ended.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn leave(&mut self, id: &str) -> Result<(), StoreError> {
+        let left = redis::cmd("HDEL").arg(names::MEMBERS).arg(id).query_async(&mut self.connection.0).await;
+        let _count: u64 = left.map_err(|error| StoreError::Unavailable(explained(&error)))?;
+        Ok(())
+    }
+
+    /// Forgets a replica if its beat is still this one.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn prune(&mut self, id: &str, beat: u64) -> Result<(), StoreError> {
+        let mut script = PRUNE.prepare_invoke();
+        script.key(names::MEMBERS).arg(id).arg(beat);
+        run(&mut self.connection.0, &script).await.map(|_| ()).map_err(Silence::into_error)
+    }
+}
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+/// `[id, [h, …, p, …]]`
+fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
+    let mut parts = list(value)?.into_iter();
+    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(unreadable("an entry of the log")) };
+    let (id, mut fields) = (text(id)?, list(fields)?.into_iter());
+    let sequence = id.split('-').next().and_then(|number| number.parse().ok());
+    let (Some(sequence), Some(_), Some(chain), Some(_), Some(event)) =
+        (sequence, fields.next(), fields.next(), fields.next(), fields.next())
+    else {
+        return Err(unreadable("an entry of the log"));
+    };
+    let event = decode_event(&bytes(event)?.unwrap_or_default())?;
+    Ok(LogEntry { position: Position { sequence, chain: text(chain)? }, event })
+}
+
+fn encode_member(member: &Member) -> String {
+    json!({
+        "name": member.name,
+        "seq": member.position.sequence,
+        "h": member.position.chain,
+        "beat": member.beat,
+        "state": member.state.as_str(),
+        "since": member.since.as_millis(),
+        "grace_ms": u64::try_from(member.grace.as_millis()).unwrap_or(u64::MAX),
+        "version": member.version,
+    })
+    .to_string()
+}
+
+/// Passes over what another version has added, and takes for the least what is not there.
+fn decode_member(id: String, bytes: &[u8]) -> Member {
+    let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let text = |field: &str| value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
+    let number = |field: &str| value.get(field).and_then(serde_json::Value::as_u64).unwrap_or_default();
+    let state = text("state");
+    Member {
+        id,
+        name: text("name"),
+        position: Position { sequence: number("seq"), chain: text("h") },
+        beat: number("beat"),
+        state: MemberState::ALL.into_iter().find(|known| known.as_str() == state).unwrap_or(MemberState::Detached),
+        since: Timestamp::from_millis(number("since")),
+        grace: Duration::from_millis(number("grace_ms")),
+        version: text("version"),
+    }
+}

@@ -1,0 +1,172 @@
+//! A batch as it is being judged: what the server held, and what the batch would put over it. Never writes a record whose
+//! place it has not seen.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
+
+use redis::ScriptInvocation;
+
+use crate::store::StoreError;
+
+/// What the server held when it was read.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) records: HashMap<String, Option<Vec<u8>>>,
+    pub(super) lists: HashMap<String, Vec<String>>,
+}
+
+/// What must be read before a batch can be judged.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) records: BTreeSet<String>,
+    pub(super) lists: BTreeSet<String>,
+}
+
+impl Wanted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.lists.is_empty()
+    }
+}
+
+/// Why a step was not taken.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// Something must be read first; the draft knows what.
+    Unseen,
+    Refused(StoreError),
+}
+
+impl From<StoreError> for Halt {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+pub(super) type Step<T> = Result<T, Halt>;
+
+#[derive(Debug)]
+enum Put {
+    Value(Vec<u8>),
+    /// Gone by itself after this time.
+    Kept(Vec<u8>, Duration),
+    Nothing,
+}
+
+#[derive(Debug)]
+pub(super) struct Draft<'s> {
+    seen: &'s Seen,
+    wanted: Wanted,
+    records: BTreeMap<String, Put>,
+    /// Whether a member of a list is on it.
+    lists: BTreeMap<(String, String), bool>,
+    /// List of the project or nothing, and row.
+    rows: Vec<(String, Vec<u8>)>,
+}
+
+impl<'s> Draft<'s> {
+    pub(super) fn new(seen: &'s Seen) -> Self {
+        let (wanted, records, lists, rows) = Default::default();
+        Self { seen, wanted, records, lists, rows }
+    }
+
+    pub(super) fn wanted(self) -> Wanted {
+        self.wanted
+    }
+
+    pub(super) fn is_complete(&self) -> bool {
+        self.wanted.is_empty()
+    }
+
+    /// What stands under a name, with what the batch has put there.
+    pub(super) fn record(&mut self, name: &str) -> Step<Option<Vec<u8>>> {
+        match self.records.get(name) {
+            Some(Put::Value(value) | Put::Kept(value, _)) => return Ok(Some(value.clone())),
+            Some(Put::Nothing) => return Ok(None),
+            None => {}
+        }
+        match self.seen.records.get(name) {
+            Some(value) => Ok(value.clone()),
+            None => {
+                self.wanted.records.insert(name.to_owned());
+                Err(Halt::Unseen)
+            }
+        }
+    }
+
+    /// The members of a list, with what the batch has done to it.
+    pub(super) fn list(&mut self, name: &str) -> Step<BTreeSet<String>> {
+        let Some(members) = self.seen.lists.get(name) else {
+            self.wanted.lists.insert(name.to_owned());
+            return Err(Halt::Unseen);
+        };
+        let mut members: BTreeSet<String> = members.iter().cloned().collect();
+        for ((_, member), listed) in self.lists.iter().filter(|((list, _), _)| list == name) {
+            if *listed {
+                members.insert(member.clone());
+            } else {
+                members.remove(member);
+            }
+        }
+        Ok(members)
+    }
+
+    pub(super) fn put(&mut self, name: String, value: Vec<u8>) {
+        self.records.insert(name, Put::Value(value));
+    }
+
+    pub(super) fn keep(&mut self, name: String, value: Vec<u8>, time: Duration) {
+        self.records.insert(name, Put::Kept(value, time));
+    }
+
+    pub(super) fn remove(&mut self, name: String) {
+        self.records.insert(name, Put::Nothing);
+    }
+
+    pub(super) fn enlist(&mut self, list: impl Into<String>, member: impl Into<String>) {
+        self.lists.insert((list.into(), member.into()), true);
+    }
+
+    pub(super) fn unlist(&mut self, list: impl Into<String>, member: impl Into<String>) {
+        self.lists.insert((list.into(), member.into()), false);
+    }
+
+    pub(super) fn append(&mut self, list_of_project: Option<String>, row: Vec<u8>) {
+        self.rows.push((list_of_project.unwrap_or_default(), row));
+    }
+
+    /// Adds what is to be written to a script that has its [`guards`].
+    pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
+        for (name, put) in &self.records {
+            match put {
+                Put::Value(value) => script.arg("SET").arg(name).arg(value),
+                Put::Kept(value, time) => script.arg("KEEP").arg(name).arg(value).arg(millis(*time)),
+                Put::Nothing => script.arg("DEL").arg(name),
+            };
+        }
+        for ((list, member), listed) in &self.lists {
+            script.arg(if *listed { "LIST" } else { "UNLIST" }).arg(list).arg(member);
+        }
+        for (list, row) in &self.rows {
+            script.arg("ROW").arg(list).arg(row);
+        }
+    }
+}
+
+/// Adds to a script that all is as it was seen. A list that has as many members, while none of the records it named has
+/// changed, is as it was.
+pub(super) fn guards(seen: &Seen, script: &mut ScriptInvocation<'_>) {
+    for (name, value) in &seen.records {
+        match value {
+            Some(value) => script.arg("IS").arg(name).arg(value),
+            None => script.arg("NONE").arg(name),
+        };
+    }
+    for (name, members) in &seen.lists {
+        script.arg("COUNT").arg(name).arg(members.len());
+    }
+}
+
+/// At least one, as a time of zero is refused.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}

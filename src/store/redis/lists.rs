@@ -1,0 +1,254 @@
+//! What people read: one record, and pages of them. Each page is of one moment. Never skips what is listed and not there.
+
+use redis::Value;
+
+use super::loads::{checked_resource, checked_user};
+use super::scripts::{LIST, ROWS, bytes, text};
+use super::values::key_of;
+use super::{Redis, texts};
+use crate::domain::credential::{Digest, KeyId};
+use crate::domain::record::{ApiKey, AuditEntry, Project, Resource, SigningKey, User};
+use crate::store::keyspace::is_part;
+use crate::store::keyspace::redis as names;
+use crate::store::records::{decode_audit, decode_once, decode_project, decode_signing_key};
+use crate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
+
+/// How much is read at once: a script must not hold everybody else up.
+const PAGE: usize = 500;
+/// Numbers of rows are scores, which are exact up to here.
+const MOST_ROWS: u64 = 1 << 53;
+
+/// A part of a list, by the order of its members' bytes.
+struct Range {
+    list: String,
+    first: Vec<u8>,
+    last: Vec<u8>,
+    limit: usize,
+}
+
+/// Where the records that a list names are.
+#[derive(Clone, Copy)]
+struct Place {
+    records: &'static str,
+    /// What points to them by the members of the list, if those are not their names.
+    pointers: &'static str,
+}
+
+const KEYS: Place = Place { records: names::KEYS, pointers: names::KEY_IDS };
+
+impl Range {
+    fn all(list: impl Into<String>, limit: usize) -> Self {
+        Self { list: list.into(), first: b"-".to_vec(), last: b"+".to_vec(), limit }
+    }
+
+    fn after(self, member: Option<&str>) -> Self {
+        match member {
+            Some(member) => Self { first: [b"(", member.as_bytes()].concat(), ..self },
+            None => self,
+        }
+    }
+}
+
+impl Redis {
+    pub async fn key_by_digest(&self, digests: &[Digest]) -> Result<Option<ApiKey>, StoreError> {
+        Ok(self.load_key(digests).await?.found.map(|load| load.key))
+    }
+
+    pub async fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+        let range = Range {
+            first: [b"[", id.as_str().as_bytes()].concat(),
+            last: [b"[", id.as_str().as_bytes()].concat(),
+            ..Range::all(names::KEY_LIST, 1)
+        };
+        Ok(self.keys_in(range).await?.pop())
+    }
+
+    pub async fn keys(&self, query: &KeyQuery) -> Result<Vec<ApiKey>, StoreError> {
+        let parts = [&query.project, &query.plane].into_iter().flatten();
+        if !parts.into_iter().all(|part| is_part(part)) {
+            return Ok(Vec::new());
+        }
+        let list = match (&query.project, &query.plane) {
+            (Some(project), Some(plane)) => names::keys_of_both(project, plane),
+            (Some(project), None) => names::keys_of_project(project),
+            (None, Some(plane)) => names::keys_of_plane(plane),
+            (None, None) => names::KEY_LIST.to_owned(),
+        };
+        self.keys_in(Range::all(list, query.limit).after(query.after.as_ref().map(KeyId::as_str))).await
+    }
+
+    async fn keys_in(&self, range: Range) -> Result<Vec<ApiKey>, StoreError> {
+        let entries = self.listed(range, KEYS).await?;
+        let key = |(id, value): (String, Vec<u8>)| {
+            let key = key_of(&value)?;
+            if key.id.as_str() == id {
+                Ok(key)
+            } else {
+                Err(StoreError::Damaged(format!("key {id} points to the record of key {}", key.id)))
+            }
+        };
+        entries.into_iter().map(key).collect()
+    }
+
+    pub async fn resource(&self, kind: &str, id: &str) -> Result<Option<Resource>, StoreError> {
+        Ok(self.load_resource(kind, id).await?.found)
+    }
+
+    pub async fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, StoreError> {
+        let parts = [&query.kind, &query.project].into_iter().flatten();
+        if !parts.into_iter().all(|part| is_part(part)) {
+            return Ok(Vec::new());
+        }
+        let list =
+            query.project.as_deref().map_or_else(|| names::RESOURCE_LIST.to_owned(), names::resources_of_project);
+        let mut range = Range::all(list, query.limit);
+        if let Some(kind) = &query.kind {
+            range.first = [b"[", kind.as_bytes(), &[0]].concat();
+            range.last = [b"(", kind.as_bytes(), &[1]].concat();
+        }
+        // Of the two lower bounds the one that is further on.
+        if let Some((kind, id)) = &query.after {
+            let after = [kind.as_bytes(), &[0], id.as_bytes()].concat();
+            if range.first.get(1..).is_none_or(|first| first <= &*after) {
+                range.first = [b"(", &*after].concat();
+            }
+        }
+        let place = Place { records: names::RESOURCES, pointers: "" };
+        let resource = |(member, value): (String, Vec<u8>)| {
+            let (kind, id) = member.split_once('\0').unwrap_or((&member, ""));
+            checked_resource(&value, kind, id)
+        };
+        self.listed(range, place).await?.into_iter().map(resource).collect()
+    }
+
+    pub async fn project(&self, name: &str) -> Result<Option<Project>, StoreError> {
+        Ok(self.load_project(name).await?.found)
+    }
+
+    pub async fn projects(&self, after: Option<&str>, limit: usize) -> Result<Vec<Project>, StoreError> {
+        let place = Place { records: names::PROJECTS, pointers: "" };
+        let entries = self.listed(Range::all(names::PROJECT_LIST, limit).after(after), place).await?;
+        entries.iter().map(|(_, value)| decode_project(value)).collect()
+    }
+
+    pub async fn user(&self, name: &str) -> Result<Option<User>, StoreError> {
+        self.record(names::user(name)).await?.map(|value| checked_user(&value, name)).transpose()
+    }
+
+    pub async fn users(&self, query: &UserQuery) -> Result<Vec<User>, StoreError> {
+        let list = match &query.project {
+            Some(project) if !is_part(project) => return Ok(Vec::new()),
+            Some(project) => names::users_of_project(project),
+            None => names::USER_LIST.to_owned(),
+        };
+        let range = Range::all(list, query.limit).after(query.after.as_deref());
+        let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
+        entries.iter().map(|(name, value)| checked_user(value, name)).collect()
+    }
+
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
+        let place = Place { records: names::SIGNING_KEYS, pointers: "" };
+        let entries = self.listed(Range::all(names::SIGNING_KEY_LIST, usize::MAX), place).await?;
+        let keys: Result<Vec<_>, _> = entries.iter().map(|(_, value)| decode_signing_key(value)).collect();
+        let mut keys = keys?;
+        keys.sort_by_key(|key| key.created_at);
+        Ok(keys)
+    }
+
+    pub async fn pepper_checks(&self) -> Result<Vec<PepperCheck>, StoreError> {
+        let place = Place { records: names::PEPPERS, pointers: "" };
+        let damaged = || StoreError::Damaged("the check value of a pepper cannot be read".to_owned());
+        let check = |(version, value): (String, Vec<u8>)| {
+            let check = value.try_into().map_err(|_| damaged())?;
+            Ok(PepperCheck { version: version.parse().map_err(|_| damaged())?, check })
+        };
+        let entries = self.listed(Range::all(names::PEPPER_LIST, usize::MAX), place).await?;
+        let mut checks = entries.into_iter().map(check).collect::<Result<Vec<_>, StoreError>>()?;
+        checks.sort_by_key(|check| check.version);
+        Ok(checks)
+    }
+
+    pub async fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
+        self.record(names::once(digest)).await?.map(|value| decode_once(*digest, &value)).transpose()
+    }
+
+    pub async fn has_no_keys(&self) -> Result<bool, StoreError> {
+        Ok(self.listed(Range::all(names::KEY_LIST, 1), KEYS).await?.is_empty())
+    }
+
+    /// Members of a list with their records, read a page at a time.
+    async fn listed(&self, mut range: Range, place: Place) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+        let mut found: Vec<(String, Vec<u8>)> = Vec::new();
+        while found.len() < range.limit {
+            let most = PAGE.min(range.limit - found.len());
+            let mut script = LIST.prepare_invoke();
+            script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
+            script.arg(place.records).arg(place.pointers);
+            let mut answer = self.lanes.ask(&script).await?;
+            let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+            let (members, records) = (texts(answer.value()?)?, answer.list()?);
+            let is_last = members.len() < most;
+            for (member, record) in members.into_iter().zip(records) {
+                match bytes(record)? {
+                    Some(record) => found.push((member, record)),
+                    None => return Err(not_there(&range.list)),
+                }
+            }
+            if is_last {
+                break;
+            }
+            if let Some((last, _)) = found.last() {
+                range.first = [b"(", last.as_bytes()].concat();
+            }
+        }
+        Ok(found)
+    }
+
+    pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+        let list = match &query.project {
+            Some(project) if !is_part(project) => return Ok(Vec::new()),
+            Some(project) => Some(names::audit_of_project(project)),
+            None => None,
+        };
+        let mut before = query.before.unwrap_or(MOST_ROWS).min(MOST_ROWS);
+        let mut page = Vec::new();
+        while page.len() < query.limit && before > 1 {
+            let rows = self.rows(list.as_deref(), before - 1).await?;
+            let is_last = rows.len() < PAGE;
+            before = rows.last().map_or(0, |row| row.sequence);
+            let wanted = rows.into_iter().filter(|row| query.matches(row));
+            page.extend(wanted.take(query.limit - page.len()));
+            if is_last {
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// A page of rows from this number downwards.
+    async fn rows(&self, list: Option<&str>, from: u64) -> Result<Vec<AuditEntry>, StoreError> {
+        let mut script = ROWS.prepare_invoke();
+        script.key(names::HEAD).key(names::AUDIT);
+        if let Some(list) = list {
+            script.key(list);
+        }
+        script.arg(from).arg(PAGE);
+        let mut answer = self.lanes.ask(&script).await?;
+        let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+        let (ids, rows) = (answer.list()?, answer.list()?);
+        ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect()
+    }
+}
+
+fn numbered_row(id: Value, row: Value) -> Result<AuditEntry, StoreError> {
+    let id = text(id)?;
+    let number = id.split('-').next().and_then(|number| number.parse().ok());
+    match (number, bytes(row)?) {
+        (Some(sequence), Some(row)) => Ok(AuditEntry { sequence, ..decode_audit(&row)? }),
+        _ => Err(not_there(names::AUDIT)),
+    }
+}
+
+fn not_there(list: &str) -> StoreError {
+    StoreError::Damaged(format!("what {} lists is not there", list.escape_debug()))
+}

@@ -1,0 +1,161 @@
+//! The scripts that run in Redis, and what they answer. Never takes an empty server for an empty store: where the head is
+//! lost, nothing is found and nothing is missing, it is an error.
+
+use std::sync::LazyLock;
+
+use redis::aio::ConnectionLike;
+use redis::{RedisError, Script, ScriptInvocation, Value};
+
+use crate::domain::change::{Head, Position};
+use crate::store::StoreError;
+
+macro_rules! scripts {
+    ($($name:ident = $file:literal;)*) => {
+        $(pub(super) static $name: LazyLock<Script> =
+            LazyLock::new(|| Script::new(include_str!(concat!("scripts/", $file, ".lua"))));)*
+    };
+}
+
+scripts! {
+    READ = "read";
+    LIST = "list";
+    ROWS = "audit";
+    WRITE = "write";
+    INIT = "init";
+    RENEW = "renew";
+    MEMBERS = "members";
+    PRUNE = "prune";
+    USE = "use";
+}
+
+/// Why a script gave no answer.
+#[derive(Debug)]
+pub(super) enum Silence {
+    /// The server answered that it will not, or the connection is no longer one: nothing was done over it.
+    Refused(String),
+    /// Nobody knows what became of it.
+    Unknown(String),
+    /// What it answered makes no sense.
+    Damaged(String),
+}
+
+impl Silence {
+    pub(super) fn into_error(self) -> StoreError {
+        match self {
+            Self::Refused(reason) | Self::Unknown(reason) => StoreError::Unavailable(reason),
+            Self::Damaged(reason) => StoreError::Damaged(reason),
+        }
+    }
+}
+
+impl From<&RedisError> for Silence {
+    fn from(error: &RedisError) -> Self {
+        let reason = explained(error);
+        if error.code().is_some() { Self::Refused(reason) } else { Self::Unknown(reason) }
+    }
+}
+
+/// In our words: those of a server may repeat what it was sent.
+pub(super) fn explained(error: &RedisError) -> String {
+    let what = match error.code() {
+        Some("READONLY") => "it is a replica now, and does not tell the truth any more",
+        Some("NOREPLICAS") => "too few replicas are connected to it: start them, or lower `min-replicas-to-write`",
+        Some("MISCONF") => "it cannot save to its disk, and refuses writes until it can",
+        Some("OOM") => "its memory is full: raise `maxmemory`",
+        Some("LOADING") => "it is still reading its data",
+        Some("CLUSTERDOWN" | "MOVED" | "ASK" | "TRYAGAIN") => "its Cluster is being changed",
+        Some("NOAUTH" | "WRONGPASS") => "it wants another login: see `username` and `password`",
+        Some("NOPERM") => "it does not let this user do what Tollgate needs: widen the rules of its ACL",
+        Some("WRONGTYPE") => "something that is not Tollgate's stands in the place of a record",
+        Some("BUSY") => "it is busy with a script",
+        Some(code) => return format!("Redis answers {code}"),
+        None if error.is_timeout() => "it did not answer in time",
+        None if error.is_io_error() => "the connection broke off",
+        None => return format!("Redis: {}", error.category()),
+    };
+    format!("Redis: {what}")
+}
+
+pub(super) fn lost() -> StoreError {
+    StoreError::Unavailable(
+        "Redis has lost its head: it was emptied, or it is the wrong server. Restore what was there, or make a new store \
+         with `tollgate store init`"
+            .to_owned(),
+    )
+}
+
+/// What a script answered: a word, and what follows it.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) word: String,
+    rest: std::vec::IntoIter<Value>,
+}
+
+pub(super) async fn run(
+    connection: &mut impl ConnectionLike,
+    script: &ScriptInvocation<'_>,
+) -> Result<Answer, Silence> {
+    let values: Vec<Value> = script.invoke_async(connection).await.map_err(|error| Silence::from(&error))?;
+    let mut rest = values.into_iter();
+    match rest.next() {
+        Some(Value::BulkString(word)) => Ok(Answer { word: String::from_utf8_lossy(&word).into_owned(), rest }),
+        _ => Err(Silence::Damaged("a script answered without a word".to_owned())),
+    }
+}
+
+impl Answer {
+    /// What follows the word; or why nothing does, if the head is lost.
+    pub(super) fn found(self) -> Result<Self, StoreError> {
+        if self.word == "LOST" { Err(lost()) } else { Ok(self) }
+    }
+
+    pub(super) fn value(&mut self) -> Result<Value, StoreError> {
+        self.rest.next().ok_or_else(|| unreadable("an answer"))
+    }
+
+    pub(super) fn bytes(&mut self) -> Result<Option<Vec<u8>>, StoreError> {
+        bytes(self.value()?)
+    }
+
+    pub(super) fn text(&mut self) -> Result<String, StoreError> {
+        text(self.value()?)
+    }
+
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
+        self.text()?.parse().map_err(|_| unreadable("a number"))
+    }
+
+    pub(super) fn list(&mut self) -> Result<Vec<Value>, StoreError> {
+        list(self.value()?)
+    }
+
+    pub(super) fn head(&mut self) -> Result<Head, StoreError> {
+        let lineage = self.text()?;
+        let sequence = self.number()?;
+        Ok(Head { lineage, position: Position { sequence, chain: self.text()? } })
+    }
+}
+
+pub(super) fn bytes(value: Value) -> Result<Option<Vec<u8>>, StoreError> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(bytes)),
+        _ => Err(unreadable("a value")),
+    }
+}
+
+pub(super) fn text(value: Value) -> Result<String, StoreError> {
+    let bytes = bytes(value)?.ok_or_else(|| unreadable("a text"))?;
+    String::from_utf8(bytes).map_err(|_| unreadable("a text"))
+}
+
+pub(super) fn list(value: Value) -> Result<Vec<Value>, StoreError> {
+    match value {
+        Value::Array(values) => Ok(values),
+        _ => Err(unreadable("a list")),
+    }
+}
+
+pub(super) fn unreadable(what: &str) -> StoreError {
+    StoreError::Damaged(format!("Redis holds what is not {what}"))
+}

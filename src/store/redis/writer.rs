@@ -1,0 +1,240 @@
+//! How a change is made: judged by what the server holds, written by one script that checks that it still holds it, confirmed
+//! by its replicas. Never acknowledges what a script has not answered for.
+
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use tokio::runtime::Handle;
+use tokio::sync::Mutex;
+
+use super::batch::{judge, judge_pepper};
+use super::connect::Connector;
+use super::draft::{Draft, Seen, Wanted, guards};
+use super::scripts::{Answer, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::{FORMAT, Init, Read, read_script, texts};
+use crate::domain::change::Event;
+use crate::store::keyspace::redis as names;
+use crate::store::records::encode_event;
+use crate::store::{PepperCheck, StoreError, Write};
+
+/// How long an answer may take: one script, or the replicas' confirmation.
+const LIMIT: Duration = Duration::from_secs(2);
+/// How long the replicas may take to confirm.
+const WAIT_MILLIS: u64 = 500;
+/// How often a batch is judged anew, as others change what it depends on.
+const ATTEMPTS: usize = 32;
+/// A script must not hold everybody else up.
+const MOST_STEPS: usize = 2048;
+/// How many records are read at once.
+const READ_AT_ONCE: usize = 512;
+
+/// The one connection that changes are made over, one at a time.
+pub(super) struct Writer {
+    connector: Connector,
+    runtime: Handle,
+    connection: Mutex<Option<MultiplexedConnection>>,
+    pub(super) log_length: usize,
+    pub(super) replicas: u32,
+}
+
+/// Why there is no sequence number.
+enum Setback {
+    /// Others have changed what the batch was judged by: it must be judged anew.
+    Stale,
+    /// Nothing was written, and the connection is of no use any more.
+    Broken(StoreError),
+    /// Final. The connection is sound.
+    Refused(StoreError),
+    /// Final, and the connection is of no use any more.
+    Failed(StoreError),
+}
+
+type Judge<'j> = dyn for<'s> Fn(&'s Seen) -> Result<Draft<'s>, StoreError> + Send + Sync + 'j;
+
+impl Writer {
+    pub(super) fn new(connector: Connector, runtime: Handle, log_length: usize) -> Self {
+        let replicas = connector.replicas();
+        Self { connector, runtime, connection: Mutex::default(), log_length, replicas }
+    }
+
+    pub(super) async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
+        if batch.len() > MOST_STEPS {
+            let reason = format!("{} changes at once are too many: make at most {MOST_STEPS} at a time", batch.len());
+            return Err(StoreError::Conflict(reason));
+        }
+        self.make(&|seen| judge(batch, seen), event).await
+    }
+
+    pub(super) async fn put_pepper_check(&self, check: PepperCheck) -> Result<(), StoreError> {
+        self.make(&|seen| judge_pepper(&check, seen), &Event::touching(&[])).await.map(|_| ())
+    }
+
+    pub(super) async fn init(&self) -> Result<Init, StoreError> {
+        let mut lineage = [0; 16];
+        getrandom::fill(&mut lineage).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let mut held = self.connection.lock().await;
+        // A fresh one: whoever makes a store must know where.
+        let mut connection = self.connect().await?;
+        let mut script = INIT.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(names::hex(&lineage)).arg(FORMAT);
+        let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?;
+        let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
+        if format != FORMAT {
+            return Err(StoreError::Damaged(format!(
+                "it has format {format}, made by another Tollgate; this one reads format {FORMAT}"
+            )));
+        }
+        self.confirm(&mut connection).await?;
+        *held = Some(connection);
+        Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
+    }
+
+    async fn make(&self, judge: &Judge<'_>, event: &Event) -> Result<u64, StoreError> {
+        let payload = encode_event(event);
+        let mut held = self.connection.lock().await;
+        for _ in 0..ATTEMPTS {
+            let is_used = held.is_some();
+            let mut connection = match held.take() {
+                Some(connection) => connection,
+                None => self.connect().await?,
+            };
+            let result = self.attempt(&mut connection, judge, &payload).await;
+            if !matches!(result, Err(Setback::Broken(_) | Setback::Failed(_))) {
+                *held = Some(connection);
+            }
+            match result {
+                Ok(sequence) => return Ok(sequence),
+                Err(Setback::Stale) => {}
+                // It may have been broken for long, as by a restart of the server.
+                Err(Setback::Broken(_)) if is_used => {}
+                Err(Setback::Broken(error) | Setback::Failed(error) | Setback::Refused(error)) => return Err(error),
+            }
+        }
+        Err(StoreError::Unavailable("others keep changing the same records: try again".to_owned()))
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
+        let connector = self.connector.clone();
+        let connecting = self.runtime.spawn(async move { connector.primary().await });
+        match connecting.await {
+            Ok(connection) => connection.map(|mut connection| {
+                connection.set_response_timeout(LIMIT);
+                connection
+            }),
+            Err(error) => Err(StoreError::Unavailable(format!("the connection was not made: {error}"))),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        connection: &mut MultiplexedConnection,
+        judge: &Judge<'_>,
+        payload: &[u8],
+    ) -> Result<u64, Setback> {
+        let mut seen = Seen::default();
+        let mut lineage = None;
+        let judged = loop {
+            let wanted = match judge(&seen) {
+                Ok(draft) if !draft.is_complete() => draft.wanted(),
+                judged if lineage.is_some() => break judged,
+                _ => Wanted::default(),
+            };
+            let as_of = look(connection, wanted, &mut seen).await?;
+            if lineage.get_or_insert_with(|| as_of.clone()) != &as_of {
+                return Err(Setback::Stale);
+            }
+        };
+        let mut script = WRITE.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).key(names::AUDIT).arg(lineage);
+        // What was read at several moments may refuse what the store never would have.
+        script.arg(if judged.is_ok() { "write" } else { "check" }).arg(self.log_length).arg(payload);
+        guards(&seen, &mut script);
+        if let Ok(draft) = &judged {
+            draft.add_to(&mut script);
+        }
+        let refusal = judged.err();
+        let mut answer = match run(connection, &script).await {
+            Ok(answer) => answer,
+            Err(Silence::Refused(reason)) => return Err(Setback::Failed(StoreError::Unavailable(reason))),
+            Err(silence) => return Err(Setback::Failed(unknown_end(silence))),
+        };
+        match (&*answer.word, refusal) {
+            ("LOST", _) => Err(Setback::Refused(lost())),
+            ("STALE", _) => Err(Setback::Stale),
+            ("DAMAGED", _) => Err(Setback::Refused(StoreError::Damaged(answer.text().map_err(Setback::Failed)?))),
+            (_, Some(refusal)) => Err(Setback::Refused(refusal)),
+            (_, None) => {
+                let sequence = numbered(&mut answer).map_err(Setback::Failed)?;
+                self.confirm(connection).await.map_err(Setback::Failed)?;
+                Ok(sequence)
+            }
+        }
+    }
+
+    /// Waits until the replicas have what was written over this connection.
+    async fn confirm(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        let confirmed = redis::cmd("WAIT").arg(self.replicas).arg(WAIT_MILLIS).query_async(connection).await;
+        let confirmed: u32 = confirmed.map_err(|error| StoreError::Unreplicated(explained(&error)))?;
+        if confirmed >= self.replicas {
+            return Ok(());
+        }
+        Err(StoreError::Unreplicated(format!(
+            "{confirmed} of {} replicas have confirmed it within {WAIT_MILLIS} ms: see to the replicas and try again",
+            self.replicas
+        )))
+    }
+}
+
+fn numbered(answer: &mut Answer) -> Result<u64, StoreError> {
+    let _lineage = answer.text()?;
+    answer.number()
+}
+
+/// Reads what a batch is to be judged by, and gives the lineage of the store.
+async fn look(connection: &mut MultiplexedConnection, wanted: Wanted, seen: &mut Seen) -> Result<String, Setback> {
+    let records: Vec<String> = wanted.records.into_iter().collect();
+    let mut chunks: Vec<&[String]> = records.chunks(READ_AT_ONCE).collect();
+    if chunks.is_empty() {
+        chunks.push(&[]);
+    }
+    let mut lineage = String::new();
+    for chunk in chunks {
+        let mut answer = asked(run(connection, &read_script(chunk, 0)).await)?;
+        let read = Read::of(&mut answer).map_err(Setback::Failed)?;
+        seen.records.extend(chunk.iter().cloned().zip(read.values));
+        lineage = read.lineage;
+    }
+    for list in wanted.lists {
+        let mut script = LIST.prepare_invoke();
+        script.key(names::HEAD).key(&list).arg("-").arg("+").arg(-1).arg("").arg("");
+        let mut answer = asked(run(connection, &script).await)?;
+        let mut members = || {
+            let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+            texts(answer.value()?)
+        };
+        let members = members().map_err(Setback::Failed)?;
+        seen.lists.insert(list, members);
+    }
+    Ok(lineage)
+}
+
+fn asked(answer: Result<Answer, Silence>) -> Result<Answer, Setback> {
+    match answer {
+        Ok(answer) => answer.found().map_err(Setback::Refused),
+        Err(Silence::Damaged(reason)) => Err(Setback::Failed(StoreError::Damaged(reason))),
+        Err(silence) => Err(Setback::Broken(silence.into_error())),
+    }
+}
+
+/// Of a write that nobody answered for.
+fn unknown_end(silence: Silence) -> StoreError {
+    match silence {
+        Silence::Unknown(reason) => {
+            StoreError::Unavailable(format!("{reason}; the change may have been made, and trying again is safe"))
+        }
+        silence => silence.into_error(),
+    }
+}

@@ -1,0 +1,79 @@
+//! What a record must be to take another one's place, the same in every store. Never reads anything itself.
+
+use super::keyspace::is_part;
+use super::{AuditQuery, OnceRecord, StoreError};
+use crate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
+
+pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
+    Err(StoreError::Conflict(reason))
+}
+
+fn check_version(what: &str, stored: u64, new: u64) -> Result<(), StoreError> {
+    if stored.checked_add(1) == Some(new) {
+        return Ok(());
+    }
+    conflict(format!("{what} has been changed meanwhile (it has version {stored})"))
+}
+
+/// Names stand beside each other in keys, with a NUL in between.
+pub(super) fn check_parts<const N: usize>(parts: [&str; N]) -> Result<(), StoreError> {
+    if parts.into_iter().all(is_part) {
+        return Ok(());
+    }
+    conflict("a name holds a NUL character".to_owned())
+}
+
+pub(super) fn check_key_update(stored: &ApiKey, new: &ApiKey) -> Result<(), StoreError> {
+    check_version(&format!("key {}", new.id), stored.version, new.version)?;
+    if stored.revoked_at.is_some() && new.revoked_at.is_none() {
+        return conflict(format!("key {} is revoked, and stays so", new.id));
+    }
+    Ok(())
+}
+
+pub(super) fn check_resource_update(stored: &Resource, new: &Resource) -> Result<(), StoreError> {
+    check_version(&new.reference().to_string(), stored.version, new.version)
+}
+
+pub(super) fn check_resource_deletion(stored: &Resource, version: u64) -> Result<(), StoreError> {
+    if stored.version == version {
+        return Ok(());
+    }
+    conflict(format!("{} has been changed meanwhile (it has version {})", stored.reference(), stored.version))
+}
+
+pub(super) fn check_project_put(stored: Option<&Project>, new: &Project) -> Result<(), StoreError> {
+    check_parts([&new.name])?;
+    check_version(&format!("project {}", new.name), stored.map_or(0, |stored| stored.version), new.version)?;
+    if stored.is_some_and(|stored| stored.state == ProjectState::Deleted) && new.state != ProjectState::Deleted {
+        return conflict(format!("project {} is deleted, and stays so", new.name));
+    }
+    Ok(())
+}
+
+pub(super) fn check_user_update(stored: &User, new: &User) -> Result<(), StoreError> {
+    check_version(&format!("user {}", new.name), stored.version, new.version)?;
+    if new.sessions < stored.sessions || (stored.deleted && !new.deleted && new.sessions == stored.sessions) {
+        return conflict(format!("sessions of user {} that have ended would be open again", new.name));
+    }
+    Ok(())
+}
+
+pub(super) fn check_once(earlier: &OnceRecord, new: &OnceRecord) -> Result<(), StoreError> {
+    if earlier.holds(new.at) {
+        return conflict(format!("this idempotency key made {} already", earlier.target));
+    }
+    Ok(())
+}
+
+impl AuditQuery {
+    /// All but the place of the row.
+    pub(super) fn matches(&self, row: &AuditEntry) -> bool {
+        let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted == text);
+        is(&self.actor, &row.actor)
+            && is(&self.act, &row.act)
+            && is(&self.target, &row.target)
+            && self.since.is_none_or(|since| row.at >= since)
+            && self.until.is_none_or(|until| row.at < until)
+    }
+}

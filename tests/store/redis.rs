@@ -1,0 +1,298 @@
+//! What Redis alone can get wrong: a server that was emptied, demoted, filled, stopped or restarted, and other writers.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tollgate::domain::change::{Event, Touched};
+use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState};
+use tollgate::store::redis::{Init, Redis};
+use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, StoreError, UserQuery, Write};
+
+use crate::redis_server::RedisServer;
+use crate::support::{at, id, in_redis, key, key_of, on_server, resource, revoked, row, user};
+
+mod alike;
+mod channel;
+
+const DAY: u64 = 24 * 3600 * 1000;
+
+fn event() -> Event {
+    Event { touched: Touched::Slots(vec![1, 2]), ended: Vec::new() }
+}
+
+async fn write(redis: &Redis, batch: Vec<Write>) -> Result<u64, StoreError> {
+    redis.commit(&batch, &event()).await
+}
+
+#[track_caller]
+fn assert_unavailable<T: std::fmt::Debug>(result: Result<T, StoreError>, why: &str) {
+    match result {
+        Err(StoreError::Unavailable(reason)) => assert!(reason.contains(why), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_head_is_made_once_and_by_nothing_else() {
+    let server = RedisServer::start().await;
+    let redis = on_server(&server);
+    assert_unavailable(write(&redis, vec![Write::CreateKey(key(1))]).await, "lost its head");
+    assert_eq!(server.send::<u64>("DBSIZE").await, 0);
+    let Init::Made { lineage } = redis.init().await.unwrap() else { panic!("there was a head") };
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    assert_eq!(redis.init().await.unwrap(), Init::WasThere { lineage, sequence: 1 });
+    server.send::<u64>("HSET tg:{tg}:head format 2").await;
+    assert!(matches!(redis.init().await, Err(StoreError::Damaged(_))));
+}
+
+#[tokio::test]
+async fn a_server_that_was_emptied_is_not_a_store_without_records() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1)), Write::CreateUser(user("ann"))]).await.unwrap();
+    let Init::WasThere { lineage: before, .. } = redis.init().await.unwrap() else { panic!("the head is gone") };
+    server.send::<()>("FLUSHALL").await;
+    let lost = "lost its head";
+    assert_unavailable(redis.load_key(&[key(1).digest]).await, lost);
+    assert_unavailable(redis.load_session("ann", "s-1").await, lost);
+    assert_unavailable(redis.load_resource("workload", "w").await, lost);
+    assert_unavailable(redis.load_project("acme").await, lost);
+    assert_unavailable(redis.key(id(1)).await, lost);
+    assert_unavailable(redis.keys(&KeyQuery { limit: 9, ..KeyQuery::default() }).await, lost);
+    assert_unavailable(redis.users(&UserQuery { limit: 9, ..UserQuery::default() }).await, lost);
+    assert_unavailable(redis.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).await, lost);
+    assert_unavailable(redis.has_no_keys().await, lost);
+    assert_unavailable(redis.pepper_checks().await, lost);
+    assert!(!redis.is_available().await);
+    assert_unavailable(write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await, lost);
+    assert_unavailable(write(&redis, vec![]).await, lost);
+    assert_eq!(server.send::<u64>("DBSIZE").await, 0, "nothing was written");
+    let Init::Made { lineage } = redis.init().await.unwrap() else { panic!("there was a head") };
+    assert_ne!(lineage, before);
+}
+
+/// Some processes on one server.
+fn processes(server: &RedisServer) -> [Arc<Redis>; 6] {
+    [(); 6].map(|()| on_server(server))
+}
+
+/// How many of these succeeded; the others must have been refused.
+async fn successes(writes: impl IntoIterator<Item = (Arc<Redis>, Vec<Write>)>) -> usize {
+    let tasks: Vec<_> =
+        writes.into_iter().map(|(redis, batch)| tokio::spawn(async move { write(&redis, batch).await })).collect();
+    let mut won = 0;
+    for task in tasks {
+        match task.await.unwrap() {
+            Ok(_) => won += 1,
+            Err(error) => assert!(matches!(error, StoreError::Conflict(_)), "{error}"),
+        }
+    }
+    won
+}
+
+#[tokio::test]
+async fn what_changed_between_reading_and_writing_is_not_overwritten() {
+    let (_, redis, server) = in_redis().await;
+    let processes = processes(&server);
+    let each = |batch: &dyn Fn(u64) -> Vec<Write>| {
+        let writes = (1..).zip(&processes).map(|(n, redis)| (Arc::clone(redis), batch(n)));
+        writes.collect::<Vec<_>>()
+    };
+    // Connections are made first, so that all write at the same time.
+    assert_eq!(successes(each(&|n| vec![Write::CreateKey(key(n))])).await, 6);
+    for version in 2..20 {
+        let named = |n: u64| ApiKey { name: format!("{n}"), version, ..key(1) };
+        assert_eq!(successes(each(&|n| vec![Write::UpdateKey(named(n))])).await, 1, "version {version}");
+    }
+    for round in 0..10 {
+        let plane = format!("plane-{round}");
+        let first = |n: u64| {
+            let none = Write::NoActiveKey { plane: plane.clone(), now: at(1) };
+            vec![none, Write::CreateKey(key_of(100 + 10 * round + n, &plane, "*"))]
+        };
+        assert_eq!(successes(each(&first)).await, 1, "{plane}");
+        let same = Write::CreateResource(resource("workload", &plane, "acme"));
+        assert_eq!(successes(each(&|_| vec![same.clone()])).await, 1, "{plane}");
+    }
+    let rows = each(&|n| vec![Write::Audit(row(&n.to_string())), Write::Audit(row(&n.to_string()))]);
+    assert_eq!(successes(rows).await, 6);
+    let rows = redis.audit(&AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), (1..=12).rev().collect::<Vec<u64>>());
+    assert!(rows.chunks(2).all(|pair| pair[0].target == pair[1].target), "the rows of a batch stand together");
+}
+
+#[tokio::test]
+async fn a_server_that_was_demoted_is_not_believed() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    assert!(redis.load_key(&[key(1).digest]).await.unwrap().found.is_some());
+    let mut channel = redis.channel().await.unwrap();
+    let other = RedisServer::start().await;
+    server.send::<()>(&format!("REPLICAOF 127.0.0.1 {}", other.port())).await;
+    for _ in 0..3 {
+        assert!(matches!(redis.load_key(&[key(1).digest]).await, Err(StoreError::Unavailable(_))));
+        assert!(matches!(redis.keys(&KeyQuery::default()).await.map(|_| ()), Ok(())), "nothing was asked for");
+        let listed = redis.keys(&KeyQuery { limit: 1, ..KeyQuery::default() }).await;
+        assert!(matches!(listed, Err(StoreError::Unavailable(_))));
+        assert!(matches!(write(&redis, vec![]).await, Err(StoreError::Unavailable(_))));
+    }
+    assert!(matches!(channel.members().await, Err(StoreError::Unavailable(_))));
+    assert!(matches!(channel.renew(&channel::member("a")).await, Err(StoreError::Unavailable(_))));
+    assert!(redis.channel().await.is_err());
+    server.send::<()>("REPLICAOF NO ONE").await;
+}
+
+#[tokio::test]
+async fn a_full_server_still_takes_revocations_and_answers_checks() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    server.send::<()>("CONFIG SET maxmemory 1").await;
+    write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await.unwrap();
+    let load = redis.load_key(&[key(1).digest]).await.unwrap();
+    assert_eq!(load.found.map(|load| load.key), Some(revoked(&key(1))));
+    assert!(redis.channel().await.unwrap().renew(&channel::member("a")).await.is_ok());
+    assert_unavailable(redis.note_use(&[(id(1), at(1))]).await, "memory is full");
+    server.send::<()>("CONFIG SET maxmemory 0").await;
+    redis.note_use(&[(id(1), at(1))]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_too_few_replicas_have_says_so() {
+    let server = RedisServer::start().await;
+    let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]).await;
+    let Ok(redis) = Arc::try_unwrap(on_server(&server)) else { panic!("it is in use") };
+    let redis = redis.with_replicas(1);
+    wait_for(async || server.send::<String>("INFO replication").await.contains("state=online")).await;
+    redis.init().await.unwrap();
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    drop(replica);
+    let update = vec![Write::UpdateKey(revoked(&key(1)))];
+    let result = write(&redis, update).await;
+    assert!(matches!(&result, Err(StoreError::Unreplicated(why)) if why.contains("0 of 1")), "{result:?}");
+    let load = redis.load_key(&[key(1).digest]).await.unwrap();
+    assert_eq!(load.found.map(|load| load.key), Some(revoked(&key(1))), "it is recorded");
+    assert_eq!(load.sequence, Some(2));
+    // An empty write confirms what came before it, once there is a replica again.
+    assert!(matches!(write(&redis, vec![]).await, Err(StoreError::Unreplicated(_))));
+    let _replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]).await;
+    wait_for(async || server.send::<String>("INFO replication").await.contains("state=online")).await;
+    assert_eq!(write(&redis, vec![]).await, Ok(4));
+}
+
+#[tokio::test]
+async fn a_restart_is_bridged_and_loses_nothing() {
+    let (_, redis, mut server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    redis.load_project("acme").await.unwrap();
+    server.kill();
+    assert_unavailable(redis.load_key(&[key(1).digest]).await, "");
+    assert_unavailable(write(&redis, vec![Write::CreateKey(key(2))]).await, "");
+    server.restart().await;
+    for _ in 0..4 {
+        assert!(redis.load_key(&[key(1).digest]).await.unwrap().found.is_some());
+    }
+    assert_eq!(write(&redis, vec![Write::CreateKey(key(2))]).await, Ok(2));
+    // With connections that were good before the restart.
+    server.kill();
+    server.restart().await;
+    assert!(redis.load_key(&[key(2).digest]).await.unwrap().found.is_some());
+    assert_eq!(write(&redis, vec![Write::CreateKey(key(3))]).await, Ok(3));
+    redis.drop_loads();
+    assert!(redis.load_key(&[key(3).digest]).await.unwrap().found.is_some());
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_is_given_up_in_time() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    redis.load_project("acme").await.unwrap();
+    let process = Pid::from_raw(i32::try_from(server.process()).unwrap()).unwrap();
+    kill_process(process, Signal::STOP).unwrap();
+    let began = Instant::now();
+    let loads: Vec<_> = (0..20)
+        .map(|_| {
+            let redis = Arc::clone(&redis);
+            tokio::spawn(async move { redis.load_key(&[key(1).digest]).await })
+        })
+        .collect();
+    for load in loads {
+        assert!(matches!(load.await.unwrap(), Err(StoreError::Unavailable(_))));
+    }
+    let took = began.elapsed();
+    kill_process(process, Signal::CONT).unwrap();
+    assert!(took < Duration::from_millis(1500), "they waited one behind the other: {took:?}");
+    wait_for(async || redis.load_key(&[key(1).digest]).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_load_tells_of_the_project_and_of_the_newest_change() {
+    let (_, redis, _server) = in_redis().await;
+    let barred = Project {
+        name: "acme".to_owned(),
+        state: ProjectState::Suspended,
+        changed_at: at(1),
+        changed_by: "operator".to_owned(),
+        version: 1,
+    };
+    write(&redis, vec![Write::CreateKey(key(1)), Write::CreateUser(user("ann"))]).await.unwrap();
+    let load = redis.load_key(&[key(9).digest, key(1).digest]).await.unwrap();
+    assert_eq!((load.sequence, load.found.unwrap().project), (Some(1), None));
+    write(&redis, vec![Write::PutProject(barred.clone())]).await.unwrap();
+    let load = redis.load_key(&[key(9).digest, key(1).digest]).await.unwrap();
+    assert_eq!(load.sequence, Some(2));
+    assert_eq!(load.found.unwrap().project.as_ref(), Some(&barred));
+    let load = redis.load_session("ann", "s-1").await.unwrap().found;
+    assert_eq!((load.user, load.ended, load.project), (Some(user("ann")), false, Some(barred)));
+    let load = redis.load_session("bob", "s-1").await.unwrap().found;
+    assert_eq!((load.user, load.ended, load.project), (None, false, None));
+}
+
+#[tokio::test]
+async fn what_has_a_life_of_its_own_ends_by_itself() {
+    let (_, redis, server) = in_redis().await;
+    let session =
+        EndedSession { id: "s-1".to_owned(), user: "ann".to_owned(), ended_at: at(1000), expires_at: at(61_000) };
+    let once = OnceRecord { digest: [1; 32], fingerprint: [2; 32], target: "key:1".to_owned(), at: at(1000) };
+    write(&redis, vec![Write::EndSession(session), Write::Once(once), Write::CreateKey(key(1))]).await.unwrap();
+    write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await.unwrap();
+    let left: u64 = server.send("PTTL tg:{tg}:s:s-1").await;
+    assert!((DAY + 30_000..=DAY + 60_000).contains(&left), "{left}");
+    let left: u64 = server.send(&format!("PTTL tg:{{tg}}:once:{}", "01".repeat(32))).await;
+    assert!((DAY + 3_000_000..=DAY + 3_600_000).contains(&left), "{left}");
+    let names: Vec<String> = server.send("KEYS tg:{tg}:k:*").await;
+    assert_eq!(server.send::<i64>(&format!("PTTL {}", names[0])).await, -1, "a tombstone stays");
+}
+
+#[tokio::test]
+async fn a_batch_that_would_hold_everybody_up_is_refused() {
+    let (_, redis, _server) = in_redis().await;
+    let rows = |count| vec![Write::Audit(row("x")); count];
+    assert_eq!(write(&redis, rows(2048)).await, Ok(1));
+    assert!(matches!(write(&redis, rows(2049)).await, Err(StoreError::Conflict(_))));
+}
+
+#[tokio::test]
+async fn what_is_not_ours_is_damage_and_not_an_answer() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1)), Write::CreateKey(key(2))]).await.unwrap();
+    let names: Vec<String> = server.send("KEYS tg:{tg}:k:*").await;
+    // The record of one key in the place of the other: whoever can write the store can do that.
+    server.send::<()>(&format!("COPY {} {} REPLACE", names[0], names[1])).await;
+    let loads = [redis.load_key(&[key(1).digest]).await, redis.load_key(&[key(2).digest]).await];
+    assert_eq!(loads.iter().filter(|load| matches!(load, Err(StoreError::Damaged(_)))).count(), 1);
+    for name in names {
+        server.send::<()>(&format!("SET {name} x")).await;
+    }
+    assert!(matches!(redis.load_key(&[key(1).digest]).await, Err(StoreError::Damaged(_))));
+    assert!(matches!(redis.key(id(1)).await, Err(StoreError::Damaged(_))));
+    let update = write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await;
+    assert!(matches!(update, Err(StoreError::Damaged(_))));
+}
+
+async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "it never came to be");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}

@@ -1,0 +1,236 @@
+//! How a replica follows the log: what it is told, and when it must begin anew.
+
+use std::time::{Duration, Instant};
+
+use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
+use tollgate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
+use tollgate::store::StoreError;
+use tollgate::store::redis::{Channel, Redis};
+
+use super::{wait_for, write};
+use crate::redis_server::RedisServer;
+use crate::support::{at, in_redis, key, on_server};
+
+pub fn member(id: &str) -> Member {
+    Member {
+        id: id.to_owned(),
+        name: format!("host-of-{id}"),
+        position: Position { sequence: 0, chain: String::new() },
+        beat: 1,
+        state: MemberState::Syncing,
+        since: at(17),
+        grace: Duration::from_secs(30),
+        version: "0.1.0".to_owned(),
+    }
+}
+
+fn standing_at(position: &Position) -> Member {
+    Member { position: position.clone(), ..member("a") }
+}
+
+async fn ahead(channel: &mut Channel, member: &Member) -> (Head, Vec<LogEntry>) {
+    match channel.renew(member).await.unwrap() {
+        Renewal::Ahead { head, entries } => (head, entries),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn resync(channel: &mut Channel, position: &Position) -> Head {
+    let member = standing_at(position);
+    let head = match channel.renew(&member).await.unwrap() {
+        Renewal::Resync(head) => head,
+        other => panic!("{other:?}"),
+    };
+    let noted = channel.members().await.unwrap().into_iter().find(|noted| noted.id == member.id).unwrap();
+    assert_eq!(noted, Member { position: Position { sequence: 0, chain: String::new() }, ..member });
+    head
+}
+
+async fn change(redis: &Redis, slot: u16) -> u64 {
+    redis.commit(&[], &Event { touched: Touched::Slots(vec![slot]), ended: Vec::new() }).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_replica_hears_every_change_in_order() {
+    let (_, redis, _server) = in_redis().await;
+    let mut channel = redis.channel().await.unwrap();
+    let (head, entries) = ahead(&mut channel, &member("a")).await;
+    assert_eq!((head.position, entries), (Position { sequence: 0, chain: String::new() }, vec![]));
+
+    change(&redis, 1).await;
+    let start = resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await;
+    assert_eq!((&start.lineage, start.position.sequence), (&head.lineage, 1));
+    let events = [
+        Event { touched: Touched::Slots(vec![3, 16_383]), ended: Vec::new() },
+        Event { touched: Touched::All, ended: vec![Ended { digest: key(1).digest, at: at(9) }] },
+        Event { touched: Touched::Slots(vec![]), ended: Vec::new() },
+    ];
+    for event in &events {
+        redis.commit(&[], event).await.unwrap();
+    }
+    let (newest, entries) = ahead(&mut channel, &standing_at(&start.position)).await;
+    assert_eq!(newest.lineage, head.lineage);
+    assert_eq!(entries.iter().map(|entry| entry.position.sequence).collect::<Vec<_>>(), [2, 3, 4]);
+    assert_eq!(entries.iter().map(|entry| entry.event.clone()).collect::<Vec<_>>(), events);
+    assert_eq!(entries[2].position, newest.position);
+    // From the middle of the log, and from its end.
+    let (_, rest) = ahead(&mut channel, &standing_at(&entries[0].position)).await;
+    assert_eq!(rest, entries[1..]);
+    assert_eq!(ahead(&mut channel, &standing_at(&newest.position)).await, (newest, vec![]));
+}
+
+#[tokio::test]
+async fn a_renewal_tells_of_a_bounded_number_of_changes() {
+    let (_, redis, _server) = in_redis().await;
+    change(&redis, 0).await;
+    let mut channel = redis.channel().await.unwrap();
+    let start = resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await.position;
+    for slot in 0..300 {
+        change(&redis, slot).await;
+    }
+    let (head, entries) = ahead(&mut channel, &standing_at(&start)).await;
+    assert_eq!((head.position.sequence, entries.len()), (301, 256));
+    let (head, rest) = ahead(&mut channel, &standing_at(&entries[255].position)).await;
+    assert_eq!((rest.len(), rest.last().map(|entry| &entry.position)), (44, Some(&head.position)));
+}
+
+#[tokio::test]
+async fn a_position_that_is_not_in_the_log_is_no_position() {
+    let (_, redis, _server) = in_redis().await;
+    for slot in 0..3 {
+        change(&redis, slot).await;
+    }
+    let mut channel = redis.channel().await.unwrap();
+    let newest = resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await.position;
+    let ahead_of_it = Position { sequence: 4, ..newest.clone() };
+    assert_eq!(resync(&mut channel, &ahead_of_it).await.position, newest);
+    for sequence in [1, 2] {
+        assert_eq!(resync(&mut channel, &Position { sequence, ..newest.clone() }).await.position, newest);
+    }
+    let other = Position { chain: "0".repeat(40), ..newest.clone() };
+    assert_eq!(resync(&mut channel, &other).await.position, newest);
+    ahead(&mut channel, &standing_at(&newest)).await;
+}
+
+#[tokio::test]
+async fn a_log_that_was_trimmed_says_so() {
+    let server = RedisServer::start_with(&["--stream-node-max-entries", "5"]).await;
+    let Ok(redis) = std::sync::Arc::try_unwrap(on_server(&server)) else { panic!("it is in use") };
+    let redis = redis.with_log_length(10);
+    redis.init().await.unwrap();
+    let mut channel = redis.channel().await.unwrap();
+    let mut positions = Vec::new();
+    for slot in 0..40 {
+        change(&redis, slot).await;
+        positions.push(resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await.position);
+    }
+    assert!(server.send::<usize>("XLEN tg:{tg}:log").await < 20);
+    resync(&mut channel, &positions[2]).await;
+    let (_, entries) = ahead(&mut channel, &standing_at(&positions[35])).await;
+    assert_eq!(entries.iter().map(|entry| &entry.position).collect::<Vec<_>>(), Vec::from_iter(&positions[36..]));
+    // Without any log a replica at the head is still at the head, and another one is not.
+    server.send::<()>("DEL tg:{tg}:log").await;
+    ahead(&mut channel, &standing_at(&positions[39])).await;
+    resync(&mut channel, &positions[38]).await;
+}
+
+#[tokio::test]
+async fn numbers_that_a_promoted_standby_used_again_are_seen_through() {
+    let primary = RedisServer::start().await;
+    let redis = on_server(&primary);
+    redis.init().await.unwrap();
+    let standby = RedisServer::start_with(&["--replicaof", "127.0.0.1", &primary.port().to_string()]).await;
+    change(&redis, 1).await;
+    change(&redis, 2).await;
+    let has = async |count: usize| standby.send::<usize>("XLEN tg:{tg}:log").await == count;
+    wait_for(async || has(2).await).await;
+    let mut channel = redis.channel().await.unwrap();
+    let common = resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await;
+    standby.send::<()>("REPLICAOF NO ONE").await;
+    change(&redis, 3).await;
+    let (lost, _) = ahead(&mut channel, &standing_at(&common.position)).await;
+
+    // The standby never heard of change 3, and makes another one.
+    let promoted = on_server(&standby);
+    let mut channel = promoted.channel().await.unwrap();
+    resync(&mut channel, &lost.position).await;
+    assert_eq!(change(&promoted, 4).await, lost.position.sequence);
+    let head = resync(&mut channel, &lost.position).await;
+    assert_eq!((head.lineage, head.position.sequence), (lost.lineage, 3));
+    assert_ne!(head.position.chain, lost.position.chain);
+    change(&promoted, 5).await;
+    resync(&mut channel, &lost.position).await;
+    let (_, entries) = ahead(&mut channel, &standing_at(&common.position)).await;
+    assert_eq!(entries.len(), 2);
+}
+
+#[tokio::test]
+async fn two_stores_with_the_same_changes_are_told_apart() {
+    let mut heads = Vec::new();
+    for _ in 0..2 {
+        let (_, redis, _server) = in_redis().await;
+        change(&redis, 1).await;
+        let mut channel = redis.channel().await.unwrap();
+        heads.push(resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await);
+    }
+    assert_ne!(heads[0].lineage, heads[1].lineage);
+    assert_ne!(heads[0].position.chain, heads[1].position.chain);
+}
+
+#[tokio::test]
+async fn an_emptied_server_says_that_it_is_lost() {
+    let (_, redis, server) = in_redis().await;
+    let mut channel = redis.channel().await.unwrap();
+    ahead(&mut channel, &member("a")).await;
+    server.send::<()>("FLUSHALL").await;
+    assert_eq!(channel.renew(&member("a")).await, Ok(Renewal::Lost));
+    assert!(matches!(channel.members().await, Err(StoreError::Unavailable(_))));
+    assert_eq!(server.send::<u64>("DBSIZE").await, 0);
+}
+
+#[tokio::test]
+async fn the_bell_rings_with_a_change_and_stops_by_itself() {
+    let (_, redis, _server) = in_redis().await;
+    let mut channel = redis.channel().await.unwrap();
+    let began = Instant::now();
+    channel.bell(0, Duration::from_millis(30)).await.unwrap();
+    assert!(began.elapsed() >= Duration::from_millis(25));
+    let bell = tokio::spawn(async move {
+        channel.bell(0, Duration::from_secs(30)).await.unwrap();
+        channel
+    });
+    assert_eq!(write(&redis, vec![]).await, Ok(1));
+    let mut channel = tokio::time::timeout(Duration::from_secs(10), bell).await.unwrap().unwrap();
+    // What has happened already rings at once.
+    let again = channel.bell(0, Duration::from_secs(30));
+    tokio::time::timeout(Duration::from_secs(10), again).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn members_come_go_and_are_forgotten() {
+    let (_, redis, server) = in_redis().await;
+    let mut channel = redis.channel().await.unwrap();
+    let attached = Member { state: MemberState::Attached, beat: 7, ..member("b") };
+    ahead(&mut channel, &member("a")).await;
+    ahead(&mut channel, &attached).await;
+    assert_eq!(channel.members().await.unwrap(), [member("a"), attached.clone()]);
+    channel.prune("b", 6).await.unwrap();
+    channel.prune("c", 1).await.unwrap();
+    assert_eq!(channel.members().await.unwrap().len(), 2, "it has been heard of since");
+    channel.prune("b", 7).await.unwrap();
+    assert_eq!(channel.members().await.unwrap(), [member("a")]);
+    channel.leave("a").await.unwrap();
+    channel.leave("a").await.unwrap();
+    assert!(channel.members().await.unwrap().is_empty());
+
+    // Of another version, and of nobody knows what: it is there, and has confirmed nothing.
+    server
+        .send::<u64>(r#"HSET tg:{tg}:members n {"name":"new","seq":4,"h":"x","beat":2,"state":"dancing","more":[1]}"#)
+        .await;
+    server.send::<u64>("HSET tg:{tg}:members z ?").await;
+    let members = channel.members().await.unwrap();
+    assert_eq!((members[0].id.as_str(), members[0].position.sequence), ("z", 0));
+    assert_eq!((members[1].position.sequence, members[1].beat, members[1].state), (4, 2, MemberState::Detached));
+    channel.prune("z", 0).await.unwrap();
+    assert_eq!(channel.members().await.unwrap().len(), 1);
+}

@@ -224,10 +224,13 @@ async fn a_session_follows_its_project_with_the_next_request() {
     assert_eq!(denials().await, [None, None, None]);
     registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
     assert_eq!(denials().await, [ended, None, None]);
+    assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Refused), "nor does a new one begin");
     registry.resume_project(&operator, "acme", Expected::Any).await.unwrap();
     assert_eq!(denials().await, [None, None, None]);
+    house.token("ada").await;
     registry.delete_project(&operator, "acme", Expected::Any).await.unwrap();
     assert_eq!(denials().await, [ended, None, None]);
+    assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Refused));
     assert!(registry.resume_project(&operator, "acme", Expected::Any).await.is_err());
     assert_eq!(denials().await, [ended, None, None]);
 }

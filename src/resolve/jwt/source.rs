@@ -100,14 +100,12 @@ pub enum Freshness {
 impl IssuerKeys {
     /// Begins to follow a source. Must be called on a runtime that outlives the keys.
     pub fn follow(name: &str, source: &KeySource, allowed: &[Algorithm], withdrawals: &Withdrawals) -> Self {
-        // The follower asks for the first one by itself: whoever comes before it has begun takes nobody's turn.
-        let mut fetches = Fetches::default();
-        fetches.ask();
         let shared = Arc::new(Shared {
             keys: ArcSwapOption::empty(),
             withdrawals: withdrawals.clone(),
             wanted: Notify::new(),
-            fetches: watch::Sender::new(fetches),
+            // The first one is asked for by nobody's turn.
+            fetches: watch::Sender::new(Fetches { asked: 1, ..Fetches::default() }),
         });
         let follower = Follower {
             name: name.to_owned(),

@@ -13,6 +13,7 @@ use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::QueryOf;
 use super::wire::fleet::{FleetBody, WaitBody, WaitFor, Waiting};
+use crate::fleet::replicas::Acknowledged;
 use crate::fleet::report::Waited;
 use crate::registry::{Expected, Made, RegistryError};
 
@@ -71,9 +72,10 @@ impl Patience {
         let Some(limit) = self.0 else { return Ok((change(expected).await?.result, None)) };
         let begun = Instant::now();
         for _ in 0..ATTEMPTS {
+            let lineages = state.replicas.lineages();
             let made = change(expected).await?;
             let rest = limit.saturating_sub(begun.elapsed());
-            if let Some(fleet) = confirmed(state, caller, made.sequence, rest).await? {
+            if let Some(fleet) = confirmed(state, caller, (made.sequence, lineages), rest).await? {
                 return Ok((made.result, Some(fleet)));
             }
             // What was expected was judged, and what is there now is either that or what was made of it.
@@ -89,9 +91,10 @@ impl Patience {
         caller: &Caller,
         change: impl Future<Output = Result<Made<T>, RegistryError>>,
     ) -> Result<(T, Option<WaitBody>), ApiError> {
+        let lineages = state.replicas.lineages();
         let made = change.await?;
         let Some(limit) = self.0 else { return Ok((made.result, None)) };
-        let fleet = confirmed(state, caller, made.sequence, limit).await?.ok_or_else(gone)?;
+        let fleet = confirmed(state, caller, (made.sequence, lineages), limit).await?.ok_or_else(gone)?;
         Ok((made.result, Some(fleet)))
     }
 }
@@ -100,7 +103,7 @@ impl Patience {
 async fn confirmed(
     state: &AdminState,
     caller: &Caller,
-    sequence: Option<u64>,
+    (sequence, lineages): (Option<u64>, u64),
     limit: Duration,
 ) -> Result<Option<WaitBody>, ApiError> {
     let sequence = match sequence {
@@ -108,7 +111,7 @@ async fn confirmed(
         // Nothing had to be changed, and whoever did it before may not have waited.
         None => state.registry.mark().await?,
     };
-    let waited = state.replicas.wait(sequence, limit).await.map_err(|error| {
+    let waited = state.replicas.wait(Acknowledged { sequence, lineages }, limit).await.map_err(|error| {
         ApiError::unavailable(format!("The change is made, and nobody could be asked who has it: {error}"))
     })?;
     Ok(match waited {

@@ -18,7 +18,7 @@ fn projects_from_the_first_to_the_last() {
     on(&["resume", "acme"]).ends(0);
     let waited = on(&["suspend", "acme", "--wait"]).ends(0);
     assert!(waited.err.contains("Confirmed by 1 replica."), "{}", waited.err);
-    let deleted = on(&["delete", "acme", "--wait=1s", "-o", "json"]).ends(0).json();
+    let deleted = on(&["delete", "acme", "--wait=2s", "-o", "json"]).ends(0).json();
     assert_eq!((deleted["state"].as_str(), deleted["fleet"]["confirmed"].as_u64()), (Some("deleted"), Some(1)));
     assert!(on(&["resume", "acme"]).ends(5).err.contains("is deleted"));
     let create = ["keys", "create", "--name", "n", "--plane", "data", "--project", "acme", "--workloads", "*"];

@@ -1,6 +1,7 @@
 //! The fleet over HTTP: who answers checks from this store, and changes that are answered when every replica has confirmed
 //! them. Never makes a change itself; names no host to whoever is bound to one project.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, State};
@@ -19,8 +20,8 @@ use crate::registry::{Expected, Made, RegistryError};
 
 /// How long a change is waited for where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Less than an answer may take, in seconds.
-const MAX_LIMIT: u64 = 8;
+/// In seconds: long enough to tell who is silent from who lags, and less than an answer may take.
+const LIMITS: RangeInclusive<u64> = 2..=8;
 /// How often a change is made again because the store went over to another history.
 const ATTEMPTS: usize = 3;
 
@@ -50,10 +51,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Patience {
 
 fn limit_of(text: &str) -> Result<Duration, ApiError> {
     let seconds = text.strip_suffix('s').filter(|digits| digits.len() == 1).and_then(|digits| digits.parse().ok());
-    match seconds {
-        Some(seconds @ 1..=MAX_LIMIT) => Ok(Duration::from_secs(seconds)),
-        _ => Err(ApiError::invalid_field("limit", "must be whole seconds from 1s to 8s")),
-    }
+    let seconds = seconds.filter(|seconds| LIMITS.contains(seconds));
+    let wrong = || ApiError::invalid_field("limit", "must be whole seconds from 2s to 8s");
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 impl Patience {

@@ -60,7 +60,7 @@ async fn a_wait_that_makes_no_sense_changes_nothing() {
         "wait=",
         "limit=5s",
         "wait=fleet&limit=",
-        "wait=fleet&limit=0s",
+        "wait=fleet&limit=1s",
         "wait=fleet&limit=9s",
         "wait=fleet&limit=05s",
         "wait=fleet&limit=5",

@@ -91,7 +91,8 @@ impl Redis {
     /// # Errors
     /// [`StoreError::Unavailable`]
     pub async fn channel(&self) -> Result<Channel, StoreError> {
-        self.connector.primary().await.map(Channel::new)
+        let connection = self.connector.primary().await?;
+        Ok(Channel::new(connection, self.writer.replicas))
     }
 
     /// Has the connections for reading made anew before they are used again.

@@ -17,6 +17,8 @@ use crate::store::records::decode_event;
 
 /// How long an answer may take, beyond what it was asked to wait.
 const LIMIT: Duration = Duration::from_millis(400);
+/// How long a new member waits for the store's replicas.
+const SETTLED: Duration = Duration::from_millis(250);
 /// How many changes one renewal tells of.
 const MOST_ENTRIES: usize = 256;
 
@@ -24,15 +26,32 @@ const MOST_ENTRIES: usize = 256;
 #[derive(Debug)]
 pub struct Channel {
     connection: Connection,
+    /// How many replicas of the store are to know of a member before it has its first lease.
+    replicas: u32,
 }
 
 /// Without a `Debug` of what is inside.
 struct Connection(MultiplexedConnection);
 
 impl Channel {
-    pub(super) fn new(mut connection: MultiplexedConnection) -> Self {
+    pub(super) fn new(mut connection: MultiplexedConnection, replicas: u32) -> Self {
         connection.set_response_timeout(LIMIT);
-        Self { connection: Connection(connection) }
+        Self { connection: Connection(connection), replicas }
+    }
+
+    /// Waits until the store's replicas have what was written over this connection; not for long, since a store that is fenced
+    /// takes no writes without them.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("WAIT");
+        command.arg(self.replicas).arg(SETTLED.as_millis().to_string());
+        let confirmed: Result<u64, _> = command.query_async(&mut self.connection.0).await;
+        confirmed.map(|_| ()).map_err(|error| StoreError::Unavailable(explained(&error)))
     }
 
     /// Says where this replica stands, and hears what follows.

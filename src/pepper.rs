@@ -28,6 +28,11 @@ pub enum PepperError {
          store: make it with `(umask 077 && openssl rand -hex 32 > {path})`"
     )]
     Missing { version: u32, path: PathBuf },
+    #[error(
+        "the pepper file {path} (version {version}) is missing, and a fleet shares its pepper, so none is made: make it once \
+         with `(umask 077 && openssl rand -hex 32 > {path})`, and give the same file to every replica"
+    )]
+    Unshared { version: u32, path: PathBuf },
     #[error("the current pepper, version {0}, has no file: add it to `pepper.keys`")]
     NoCurrent(u32),
     #[error("the pepper file {path} cannot be read: {error}")]
@@ -52,22 +57,28 @@ pub enum PepperError {
     Store(#[from] StoreError),
 }
 
-/// The current pepper and the older ones. Makes the current one if it is missing and the store is empty; leaves a check
-/// value of each in the store.
+/// The current pepper and the older ones. Makes the current one if it is missing, the store is empty and nobody shares it;
+/// leaves a check value of each in the store.
 ///
 /// # Errors
 /// [`PepperError`]: rather than start and refuse every key, Tollgate does not start.
 pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, Vec<Pepper>), PepperError> {
     let checks = store.pepper_checks().await?;
     let is_new = checks.is_empty() && store.has_no_keys().await?;
+    let is_shared = matches!(store, Store::Redis(_));
     let mut current = None;
     let mut older = Vec::new();
     for (version, path) in &settings.files {
         let is_current = *version == settings.current;
         let secret = match read(path)? {
             Some(secret) => secret,
-            None if is_current && is_new => make(path)?,
-            None => return Err(missing(*version, path, &checks, is_new)),
+            None if is_current && is_new && !is_shared => make(path)?,
+            None => {
+                return Err(match missing(*version, path, &checks, is_new) {
+                    PepperError::Missing { version, path } if is_shared => PepperError::Unshared { version, path },
+                    other => other,
+                });
+            }
         };
         let pepper = Pepper::new(*version, secret);
         match checks.iter().find(|check| check.version == *version) {
@@ -75,7 +86,13 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
                 return Err(PepperError::Wrong { version: *version, path: path.clone() });
             }
             Some(_) => {}
-            None => store.put_pepper_check(pepper.check()).await?,
+            None => match store.put_pepper_check(pepper.check()).await {
+                // Another replica was faster, with another pepper.
+                Err(StoreError::Conflict(_)) => {
+                    return Err(PepperError::Wrong { version: *version, path: path.clone() });
+                }
+                put => put?,
+            },
         }
         if is_current {
             current = Some(pepper);

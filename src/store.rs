@@ -334,7 +334,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if a step does not fit, and nothing was written. After
-    /// [`StoreError::Unavailable`] the batch may or may not have been written; trying again is safe.
+    /// [`StoreError::Unavailable`] the batch may or may not have been written; trying again is safe. After
+    /// [`StoreError::Unreplicated`] it was written.
     pub async fn commit(&self, batch: Vec<Write>, event: Event) -> Result<u64, StoreError> {
         match self {
             // Whoever owns the file is the only one to cache what is in it.

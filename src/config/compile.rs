@@ -5,9 +5,9 @@ mod headers;
 mod issuers;
 mod routes;
 mod settings;
+mod store;
 
 use std::collections::HashSet;
-use std::time::Duration;
 
 use crate::domain::name::{NAME_RULE, is_name};
 use crate::domain::record::EVERY;
@@ -87,7 +87,7 @@ fn planes(file: &File, findings: &mut Findings) -> Vec<Plane> {
             findings.add(&path.key("prefix"), problem);
         }
         planes.push(Plane {
-            grace: Duration::ZERO,
+            grace: store::grace(plane, &file.store, &path.key("grace"), findings),
             name: name.as_str().into(),
             prefix: plane.prefix.as_str().into(),
             revoked: if plane.revoked.0 == 403 { RevokedStatus::Forbidden } else { RevokedStatus::Unauthenticated },

@@ -3,6 +3,7 @@
 
 mod issuers;
 mod listen;
+mod store;
 
 use std::borrow::Cow;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
+pub use store::{ClientTls, Redis, SecretFile, Sentinel, Store};
 
 /// The configuration of Tollgate: one YAML file.
 ///
@@ -25,7 +27,7 @@ pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
 pub struct File {
     /// The version of this format: 1.
     pub version: Version,
-    /// Where keys and resources are kept. Needs a restart.
+    /// Where keys, users and resources are kept. Needs a restart.
     pub store: Store,
     /// The secrets that the digests of keys are keyed with. Needs a restart.
     pub pepper: Pepper,
@@ -102,22 +104,6 @@ impl JsonSchema for Version {
     }
 }
 
-/// The store; one kind must be chosen.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Store {
-    /// One file, owned by this process.
-    pub embedded: Embedded,
-}
-
-/// The store in one file.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Embedded {
-    /// The file; it is made if it is not there.
-    pub path: PathBuf,
-}
-
 /// The peppers, at most four versions of them.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -133,7 +119,7 @@ pub struct Pepper {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PepperKey {
-    /// A file that holds 32 bytes as 64 hexadecimal digits. It is made for an empty store, and never afterwards.
+    /// A file that holds 32 bytes as 64 hexadecimal digits. It is made for an empty embedded store, and never otherwise.
     pub file: PathBuf,
 }
 
@@ -186,6 +172,11 @@ pub struct Plane {
     /// `manage_users` and `view_audit_logs`.
     #[serde(default)]
     pub admin: bool,
+    /// How long its keys that are cached stay valid when the fleet's store cannot be reached, such as `30s`; at most `60m`. A key
+    /// that is revoked meanwhile goes on for as long. By default not at all. Not on an admin plane.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub grace: Option<String>,
 }
 
 /// 401 or 403.
@@ -492,7 +483,7 @@ fn default_realm() -> String {
 
 fn default_planes() -> IndexMap<String, Plane> {
     let plane = |name: &str, prefix: &str, revoked: u16, admin: bool| {
-        (name.to_owned(), Plane { prefix: prefix.to_owned(), revoked: Revoked(revoked), admin })
+        (name.to_owned(), Plane { prefix: prefix.to_owned(), revoked: Revoked(revoked), admin, grace: None })
     };
     IndexMap::from([
         plane("data", "ik_live", 401, false),

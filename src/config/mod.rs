@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::policy::Policy;
 use crate::resolve::cache::Sizes;
+use crate::store::redis::place::Place;
 
 pub use problems::{Problem, Problems};
 
@@ -89,7 +90,7 @@ pub struct Compiled {
 /// What the process is built from. Takes effect at start, but for `log`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    pub store: PathBuf,
+    pub store: StoreSettings,
     pub pepper: PepperSettings,
     pub check: CheckAddress,
     pub admin: Admin,
@@ -101,6 +102,22 @@ pub struct Settings {
     pub drain: Duration,
     /// Threads that answer checks.
     pub workers: usize,
+}
+
+/// Where what is durable is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoreSettings {
+    /// The file.
+    Embedded(PathBuf),
+    Redis(Box<RedisSettings>),
+}
+
+/// The store of a fleet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisSettings {
+    pub place: Place,
+    /// What this process is called in lists; `None`: as its host.
+    pub name: Option<String>,
 }
 
 /// Where the peppers are.

@@ -4,6 +4,7 @@ pub mod attributes;
 pub mod change;
 pub mod credential;
 pub mod decision;
+pub mod duration;
 pub mod fleet;
 pub mod json;
 pub mod name;

@@ -1,372 +1,501 @@
-//! Drives the state machine over a real connection: does what it says, and tells it what came of it. Never decides by itself
-//! what may be served.
+//! Follows the log of the store on a thread and connections of its own, so that checks cannot hold it up. Never grants a lease
+//! by itself: the state machine in `revocation/channel.rs` says what is to be done, and this does it.
 
-use std::collections::VecDeque;
-use std::future::Future;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::mpsc::error::TryRecvError;
-use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout_at};
 
-use super::roll::Roll;
-use super::{Own, Parts, Request, Seen, Shared, View, Waited};
+use super::members::{Members, fleet_view, wait_report};
+use super::report::{FleetView, Waited};
+use crate::clock::Clock;
+use crate::domain::change::Head;
 use crate::domain::fleet::{Member, MemberState, Renewal};
 use crate::domain::time::Moment;
-use crate::revocation::channel::{Action, Channel, Identity, Input, Now};
+use crate::revocation::channel::{Action, Channel as Protocol, Identity, Input, Now, Standing};
+use crate::revocation::stamps::Stamps;
+use crate::revocation::sticky::Sticky;
 use crate::revocation::wait::{Observation, Verdict, Wait};
 use crate::store::StoreError;
-use crate::store::redis::Channel as Connection;
+use crate::store::redis::{Channel, Redis};
 
-/// How long a connection may take to be made, and how long a command may take beyond its own limits.
-const CONNECTED: Duration = Duration::from_secs(2);
-const ANSWERED: Duration = Duration::from_secs(1);
+/// How long a replica listens at most before it renews its lease: a quarter of what a lease holds.
+const BELL: Duration = Duration::from_millis(200);
+/// The same while somebody waits for the others to confirm a change.
+const IMPATIENT_BELL: Duration = Duration::from_millis(10);
+/// How often the list of members is looked through for those that are gone.
+const LOOK_ROUND: Duration = Duration::from_secs(10);
+/// Before a thread that panicked is started again.
+const AFTER_PANIC: Duration = Duration::from_millis(200);
 
-/// How long to listen for the next change before the lease is renewed; less while somebody waits.
-const LISTENS: Duration = Duration::from_millis(200);
-const LISTENS_FOR_WAITERS: Duration = Duration::from_millis(20);
+/// This process's part in a fleet. Cheap to clone.
+#[derive(Clone)]
+pub struct Fleet(Arc<Shared>);
 
-/// How often the list is looked at for members that have ended.
-const ROLL_CALL: Duration = Duration::from_secs(60);
-
-/// The members, with the moments before and after they were asked for.
-struct List {
-    members: Vec<Member>,
-    asked: Moment,
-    listed: Moment,
+struct Shared {
+    requests: mpsc::UnboundedSender<Request>,
+    level: String,
+    clock: Clock,
+    position: watch::Receiver<u64>,
+    figures: Arc<Figures>,
+    histories: Arc<AtomicU64>,
 }
 
-/// Why the thread ends.
+/// What a replica brings along.
 #[derive(Debug)]
-pub(super) enum Ending {
-    Left,
+pub struct Joining {
+    pub redis: Arc<Redis>,
+    pub stamps: Arc<Stamps>,
+    pub sticky: Arc<Sticky>,
+    pub identity: Identity,
+    /// What the store's configuration guarantees, in words.
+    pub level: String,
+    pub clock: Clock,
+    /// Told when what was ended for good must be ended in a new history, too.
+    pub reconcile: mpsc::UnboundedSender<()>,
 }
 
-pub(super) struct Driver<'p> {
-    parts: &'p Parts,
-    shared: &'p Arc<Shared>,
-    channel: Channel,
-    connection: Option<Connection>,
-    queue: VecDeque<Action>,
-    head: u64,
-    waits: Vec<(Wait, oneshot::Sender<Waited>)>,
-    views: Vec<oneshot::Sender<View>>,
-    /// To be judged after the next renewal.
-    list: Option<List>,
-    roll: Roll,
-    called_at: Moment,
-    /// Everything that was ended is to be ended again.
-    reconciles: bool,
-    failing: bool,
+/// Counts since the start, and how things are now.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Index into [`MemberState::ALL`].
+    state: AtomicU64,
+    pub renewals: AtomicU64,
+    pub leases: AtomicU64,
+    pub resyncs: AtomicU64,
+    pub failures: AtomicU64,
+    pub events: AtomicU64,
+    /// How many changes there were that had not been applied, at the last renewal.
+    pub lag: AtomicU64,
 }
 
-/// A state machine for this replica.
-pub(super) fn channel(parts: &Parts, lineages: u64) -> Channel {
-    Channel::new(parts.identity.clone(), lineages, parts.clock.now())
+impl Figures {
+    pub fn state(&self) -> MemberState {
+        let index = usize::try_from(self.state.load(Ordering::Relaxed)).unwrap_or_default();
+        MemberState::ALL.get(index).copied().unwrap_or(MemberState::Detached)
+    }
+
+    fn set_state(&self, state: MemberState) {
+        let index = MemberState::ALL.iter().position(|known| *known == state).unwrap_or_default();
+        self.state.store(index as u64, Ordering::Relaxed);
+    }
 }
 
-impl Identity {
-    /// Of this process, which nobody else has ever been.
+enum Request {
+    Wait { sequence: u64, history: u64, limit: Duration, answer: oneshot::Sender<Waited> },
+    View { answer: oneshot::Sender<Result<FleetView, StoreError>> },
+    Leave { answer: oneshot::Sender<()> },
+}
+
+impl Fleet {
+    /// Joins. Nothing is served from a cache before the first lease.
     ///
     /// # Errors
-    /// If the system has no random numbers.
-    pub fn of_process(grace: Duration) -> Result<Self, getrandom::Error> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)?;
-        let id = format!("{:032x}", u128::from_be_bytes(random));
-        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        Ok(Self { id, name, grace, version: env!("CARGO_PKG_VERSION").to_owned() })
-    }
-}
-
-impl<'p> Driver<'p> {
-    pub(super) fn new(parts: &'p Parts, shared: &'p Arc<Shared>, lineages: u64) -> Self {
-        Self {
-            parts,
-            shared,
-            channel: channel(parts, lineages),
-            connection: None,
-            queue: VecDeque::from([Action::Connect { after: Duration::ZERO }]),
-            head: 0,
+    /// The system's, if there is no thread to be had.
+    pub fn start(joining: Joining) -> std::io::Result<Self> {
+        let (requests, received) = mpsc::unbounded_channel();
+        let (position, heard) = watch::channel(0);
+        let figures = Arc::new(Figures::default());
+        let histories = Arc::default();
+        let shared = Shared {
+            requests,
+            level: joining.level.clone(),
+            clock: joining.clock.clone(),
+            position: heard,
+            figures: Arc::clone(&figures),
+            histories: Arc::clone(&histories),
+        };
+        let mut driver = Driver {
+            protocol: Protocol::new(joining.identity.clone(), 0, joining.clock.now()),
+            joining,
+            requests: received,
+            position,
+            figures,
+            histories,
+            links: None,
+            listening: None,
+            head: None,
+            members: Members::default(),
             waits: Vec::new(),
             views: Vec::new(),
-            list: None,
-            roll: Roll::default(),
-            called_at: parts.clock.moment(),
-            reconciles: false,
-            failing: false,
-        }
-    }
-
-    pub(super) async fn run(mut self, asked: &mut UnboundedReceiver<Request>) -> Ending {
-        loop {
-            match self.hear(asked) {
-                Some(leave) => return self.leave(leave).await,
-                None => self.tell(),
-            }
-            match self.queue.pop_front() {
-                Some(Action::Connect { after }) => {
-                    self.connection = None;
-                    if let Some(leave) = self.pause(after, asked).await {
-                        return self.leave(leave).await;
-                    }
-                    let input = self.connect().await;
-                    self.take(input);
-                }
-                Some(Action::Renew { member, settle }) => {
-                    let input = self.renew(&member, settle).await;
-                    self.take(input);
-                }
-                Some(Action::Listen { after }) => {
-                    self.settle_up();
-                    let input = self.listen(after).await;
-                    self.take(input);
-                }
-                Some(Action::DropLoads) => self.parts.redis.drop_loads(),
-                Some(Action::Reconcile) => self.reconciles = true,
-                Some(action) => self.carry_out(&action),
-                // Each input leads to an action that leads to the next one.
-                None => self.take(Input::Failed),
-            }
-        }
-    }
-
-    fn take(&mut self, input: Input) {
-        if matches!(input, Input::Failed) {
-            self.shared.figures.note_reconnect();
-            self.list = None;
-        }
-        let now = Now {
-            moment: self.parts.clock.moment(),
-            time: self.parts.clock.now(),
-            random: getrandom::u64().unwrap_or_default(),
+            listed: None,
+            looked_round: Moment::default(),
         };
-        let before = self.channel.own().state;
-        self.queue.extend(self.channel.take(&now, input));
-        let state = self.channel.own().state;
-        match state {
-            MemberState::Sealed if before != state => tracing::error!(
-                "the store has lost its head: everything is refused. Restore its data, or make a new store with \
-                 `tollgate store init`"
-            ),
-            MemberState::Attached if before != state => tracing::debug!("at the head of the store's log"),
-            _ => {}
+        thread::Builder::new().name("tollgate-fleet".to_owned()).spawn(move || driver.run())?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// The number of the newest change that this replica has applied, as it rises.
+    pub fn position(&self) -> watch::Receiver<u64> {
+        self.0.position.clone()
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.0.figures
+    }
+
+    /// Counts the histories that this replica went over to. Read it before a change is made that is then waited for.
+    pub fn history(&self) -> u64 {
+        self.0.histories.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every replica has applied a change, or cannot act against it any more, or until `limit` has passed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody could be asked.
+    pub async fn wait(&self, sequence: u64, history: u64, limit: Duration) -> Result<Waited, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        // With time for one more look at the end.
+        let patience = limit.max(crate::revocation::FENCE) + 2 * BELL;
+        self.ask(Request::Wait { sequence, history, limit, answer }, patience, answered).await
+    }
+
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the store cannot be asked.
+    pub async fn view(&self) -> Result<FleetView, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::View { answer }, Duration::from_secs(2), answered).await?
+    }
+
+    /// Leaves the fleet, once nobody is answered any more.
+    pub async fn leave(&self) {
+        let (answer, answered) = oneshot::channel();
+        if let Err(error) = self.ask(Request::Leave { answer }, Duration::from_secs(1), answered).await {
+            tracing::warn!(%error, "the fleet was not told that this replica leaves: it is listed as silent for a while");
         }
     }
 
-    fn carry_out(&mut self, action: &Action) {
-        action.carry_out(&self.parts.stamps, &self.parts.sticky);
-        match action {
-            Action::Lease(_) => {
-                self.failing = false;
-                self.shared.figures.note_lease(self.parts.clock.moment());
+    async fn ask<T>(
+        &self,
+        request: Request,
+        patience: Duration,
+        answered: oneshot::Receiver<T>,
+    ) -> Result<T, StoreError> {
+        let unreachable = || StoreError::Unavailable("the store of the fleet cannot be reached now".to_owned());
+        self.0.requests.send(request).map_err(|_| unreachable())?;
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(unreachable()),
+        }
+    }
+
+    /// What the store's configuration guarantees, in words.
+    pub fn level(&self) -> &str {
+        &self.0.level
+    }
+
+    /// The clock that leases are counted by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fleet({})", self.0.figures.state().as_str())
+    }
+}
+
+/// The connection that is asked, and the one that rings.
+struct Links {
+    asked: Channel,
+    bell: Option<Channel>,
+}
+
+/// A wait that somebody is in.
+struct Waiting {
+    wait: Wait,
+    /// Nobody who lags is waited for beyond this.
+    until: Moment,
+    sequence: u64,
+    answer: Option<oneshot::Sender<Waited>>,
+}
+
+struct Driver {
+    joining: Joining,
+    protocol: Protocol,
+    requests: mpsc::UnboundedReceiver<Request>,
+    position: watch::Sender<u64>,
+    figures: Arc<Figures>,
+    histories: Arc<AtomicU64>,
+    links: Option<Links>,
+    /// A bell that is waited for; it gives its connection back.
+    listening: Option<JoinHandle<Result<Channel, StoreError>>>,
+    head: Option<Head>,
+    members: Members,
+    waits: Vec<Waiting>,
+    views: Vec<oneshot::Sender<Result<FleetView, StoreError>>>,
+    /// When the members were asked for before the renewal that is under way, and when they had been listed.
+    listed: Option<(Moment, Moment)>,
+    looked_round: Moment,
+}
+
+/// What ends the thread.
+struct Left;
+
+impl Driver {
+    fn run(&mut self) {
+        loop {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let outcome = match runtime {
+                Ok(runtime) => catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.follow()))),
+                Err(error) => {
+                    tracing::error!(%error, "the log cannot be followed: no runtime");
+                    Err(Box::new(error) as _)
+                }
+            };
+            self.links = None;
+            self.listening = None;
+            if let Ok(Left) = outcome {
+                return;
             }
-            Action::Adopt(_) => self.shared.figures.note_resync(),
-            _ => {}
+            // No lease is granted meanwhile, so the one there is ends by itself.
+            tracing::error!("the thread that follows the log ended and is started again");
+            // Whoever waits must see that this one knows nothing of what the one before had followed.
+            let histories = self.protocol.standing().lineages + 1;
+            self.protocol = Protocol::new(self.joining.identity.clone(), histories, self.joining.clock.now());
+            thread::sleep(AFTER_PANIC);
         }
     }
 
-    /// What others see of this replica. Not before everything up to there has been applied.
-    fn tell(&self) {
-        if self.queue.iter().any(|action| matches!(action, Action::Apply(_) | Action::Adopt(_))) {
-            return;
-        }
-        let (member, standing) = (self.channel.own(), self.channel.standing());
-        let behind = self.head.saturating_sub(standing.applied);
-        self.shared.figures.note_state(member.state, behind);
-        self.shared.own.send_if_modified(|own| {
-            let changed = own.standing != standing || own.member.state != member.state || own.head != self.head;
-            *own = Own { member: member.clone(), standing, head: self.head };
-            changed
-        });
-    }
-
-    async fn connect(&mut self) -> Input {
-        match timeout(CONNECTED, self.parts.redis.channel()).await {
-            Ok(Ok(connection)) => {
-                self.connection = Some(connection);
-                Input::Connected
+    async fn follow(&mut self) -> Left {
+        let mut input = self.connect().await;
+        loop {
+            let now = self.now();
+            let actions = self.protocol.take(&now, input.unwrap_or(Input::Failed));
+            input = None;
+            for action in actions {
+                action.carry_out(&self.joining.stamps, &self.joining.sticky);
+                self.count(&action);
+                match action {
+                    Action::DropLoads => self.joining.redis.drop_loads(),
+                    // Whoever would hear it is gone only when the process ends.
+                    Action::Reconcile => drop(self.joining.reconcile.send(())),
+                    Action::Lease(_) => self.observe(),
+                    Action::Connect { after } => match self.pause(after).await {
+                        Ok(()) => input = self.connect().await,
+                        Err(left) => return left,
+                    },
+                    Action::Renew { member, settle } => input = Some(self.renew(&member, settle).await),
+                    Action::Listen { after } => match self.listen(after).await {
+                        Ok(heard) => input = Some(heard),
+                        Err(left) => return left,
+                    },
+                    Action::Apply(_) | Action::Adopt(_) | Action::Seal | Action::Unseal => {}
+                }
+                self.publish();
             }
-            Ok(Err(error)) => self.failed(&error),
-            Err(_) => self.failed(&silence()),
         }
     }
 
-    /// A renewal, and before it the list of members if somebody asks for it: whoever judges the list then knows from a later
-    /// answer that it came from the primary.
+    fn now(&self) -> Now {
+        let mut random = [0; 8];
+        // Without chance a fleet merely returns in step.
+        let _ = getrandom::fill(&mut random);
+        let clock = &self.joining.clock;
+        Now { moment: clock.moment(), time: clock.now(), random: u64::from_ne_bytes(random) }
+    }
+
+    /// What others in this process read.
+    fn publish(&self) {
+        let Standing { lineages, .. } = self.protocol.standing();
+        self.histories.store(lineages, Ordering::SeqCst);
+        self.figures.set_state(self.protocol.own().state);
+        let applied = self.joining.stamps.position();
+        self.position.send_if_modified(|known| std::mem::replace(known, applied) != applied);
+    }
+
+    fn count(&self, action: &Action) {
+        let count = match action {
+            Action::Apply(_) => &self.figures.events,
+            Action::Lease(_) => &self.figures.leases,
+            Action::Adopt(_) => &self.figures.resyncs,
+            Action::Renew { .. } => &self.figures.renewals,
+            Action::Connect { .. } => &self.figures.failures,
+            Action::Seal => {
+                tracing::error!(
+                    "the store has lost its head: everything is refused until an operator has restored it, or has said \
+                     with `tollgate store init` that it begins anew"
+                );
+                return;
+            }
+            _ => return,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Without a connection; whoever leaves meanwhile does not wait for one.
+    async fn pause(&mut self, time: Duration) -> Result<(), Left> {
+        self.links = None;
+        self.listening = None;
+        self.listed = None;
+        let over = tokio::time::Instant::now() + time;
+        while let Ok(request) = timeout_at(over, self.requests.recv()).await {
+            match request {
+                Some(request) => self.accept(request).await?,
+                None => return Err(self.leave().await),
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` is a failure.
+    async fn connect(&mut self) -> Option<Input> {
+        let (asked, bell) = tokio::join!(self.joining.redis.channel(), self.joining.redis.channel());
+        match (asked, bell) {
+            (Ok(asked), Ok(bell)) => {
+                self.links = Some(Links { asked, bell: Some(bell) });
+                Some(Input::Connected)
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "the log of the store cannot be followed");
+                for view in self.views.drain(..) {
+                    let _ = view.send(Err(error.clone()));
+                }
+                None
+            }
+        }
+    }
+
     async fn renew(&mut self, member: &Member, settle: bool) -> Input {
-        if self.list.is_none() && self.wants_list() {
-            let Some(connection) = self.connection.as_mut() else { return Input::Failed };
-            let asked = self.parts.clock.moment();
-            match in_time(connection.members()).await {
-                Ok(members) => self.list = Some(List { members, asked, listed: self.parts.clock.moment() }),
-                Err(error) => return self.failed(&error),
-            }
-        }
-        let sent = self.parts.clock.moment();
-        let input = self.on_connection(async |it| {
-            let renewal = it.renew(member).await?;
-            if settle && matches!(renewal, Renewal::Ahead { .. }) {
-                it.settle().await?;
-            }
-            Ok(Input::Renewed { sent, renewal })
-        });
-        let input = input.await;
-        if let Input::Renewed { renewal: Renewal::Ahead { head, .. } | Renewal::Resync(head), .. } = &input {
-            self.head = head.position.sequence;
-        }
-        input
-    }
-
-    async fn listen(&mut self, after: u64) -> Input {
-        let now = self.parts.clock.moment();
-        let gone = self.roll.take_gone(now, &self.parts.identity.id);
-        let wait = if self.waits.is_empty() { LISTENS } else { LISTENS_FOR_WAITERS };
-        let rang = self.on_connection(async |it| {
-            for (id, beat) in gone {
-                it.prune(&id, beat).await?;
-            }
-            it.bell(after, wait).await.map(|()| Input::Rang)
-        });
-        rang.await
-    }
-
-    async fn on_connection(&mut self, ask: impl AsyncFnOnce(&mut Connection) -> Result<Input, StoreError>) -> Input {
-        let Some(connection) = self.connection.as_mut() else { return Input::Failed };
-        match in_time(ask(connection)).await {
-            Ok(input) => input,
-            Err(error) => self.failed(&error),
-        }
-    }
-
-    /// Said once for a series of failures.
-    fn failed(&mut self, error: &StoreError) -> Input {
-        if !std::mem::replace(&mut self.failing, true) {
-            tracing::warn!(%error, "the store's log cannot be followed; trying again");
-        }
-        Input::Failed
-    }
-
-    fn wants_list(&self) -> bool {
-        let is_due = self.parts.clock.moment().since(self.called_at) >= ROLL_CALL;
-        is_due || !self.waits.is_empty() || !self.views.is_empty()
-    }
-
-    /// After a renewal of which everything has been done.
-    fn settle_up(&mut self) {
-        self.reconcile();
-        if self.channel.own().state != MemberState::Attached {
-            return;
-        }
-        let now = self.parts.clock.moment();
-        let Some(List { members, asked, listed }) = self.list.take() else { return };
-        self.roll.call(&members, listed);
-        self.called_at = now;
-        let own = self.channel.standing();
-        let seen = Observation { asked, listed, members: &members, own, now };
-        for (mut wait, reply) in std::mem::take(&mut self.waits) {
-            // Nobody may be waiting any more.
-            let _ = match wait.observe(&seen) {
-                Verdict::Done(report) => reply.send(Waited::Done(report)),
-                Verdict::StartOver => reply.send(Waited::StartOver),
-                Verdict::Pending if reply.is_closed() => Ok(()),
-                Verdict::Pending => {
-                    self.waits.push((wait, reply));
-                    Ok(())
+        match self.try_renew(member, settle).await {
+            Ok((sent, renewal)) => {
+                if let Renewal::Ahead { head, entries } = &renewal {
+                    let reached = entries.last().map_or(member.position.sequence, |last| last.position.sequence);
+                    self.figures.lag.store(head.position.sequence.saturating_sub(reached), Ordering::Relaxed);
+                    self.head = Some(head.clone());
                 }
+                Input::Renewed { sent, renewal }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                Input::Failed
+            }
+        }
+    }
+
+    async fn try_renew(&mut self, member: &Member, settle: bool) -> Result<(Moment, Renewal), StoreError> {
+        let clock = self.joining.clock.clone();
+        let Some(links) = &mut self.links else {
+            return Err(StoreError::Unavailable("there is no connection".to_owned()));
+        };
+        let is_time = clock.moment().since(self.looked_round) >= LOOK_ROUND;
+        if is_time || !self.waits.is_empty() || !self.views.is_empty() {
+            let asked = clock.moment();
+            let members = links.asked.members().await?;
+            let now = clock.moment();
+            for (id, beat) in self.members.see(members, now) {
+                links.asked.prune(&id, beat).await?;
+            }
+            self.listed = Some((asked, now));
+            self.looked_round = now;
+        }
+        let sent = clock.moment();
+        let renewal = links.asked.renew(member).await?;
+        if settle {
+            links.asked.settle().await?;
+        }
+        Ok((sent, renewal))
+    }
+
+    /// Until there is something to hear, or it is time for the next renewal.
+    async fn listen(&mut self, after: u64) -> Result<Input, Left> {
+        // What was asked meanwhile comes first.
+        while let Ok(request) = self.requests.try_recv() {
+            self.accept(request).await?;
+        }
+        let impatient = !self.waits.is_empty() || !self.views.is_empty();
+        if self.listening.is_none() {
+            let Some(mut bell) = self.links.as_mut().and_then(|links| links.bell.take()) else {
+                return Ok(Input::Failed);
             };
+            self.listening = Some(tokio::spawn(async move {
+                bell.bell(after, BELL).await?;
+                Ok(bell)
+            }));
         }
-        for reply in std::mem::take(&mut self.views) {
-            let _ = reply.send(self.view(&members, now));
-        }
-    }
-
-    fn view(&self, members: &[Member], now: Moment) -> View {
-        let seen = |member: &Member| Seen {
-            member: member.clone(),
-            behind: self.head.saturating_sub(member.position.sequence),
-            silent: self.roll.silent(member, now),
-        };
-        let own = Own { member: self.channel.own().clone(), standing: self.channel.standing(), head: self.head };
-        View { own, members: members.iter().map(seen).collect() }
-    }
-
-    /// Hands on what is to be ended again, as soon as there is room.
-    fn reconcile(&mut self) {
-        let Ok(room) = self.parts.reconcile.try_reserve() else { return };
-        let again = if std::mem::take(&mut self.reconciles) {
-            self.parts.sticky.all()
-        } else {
-            self.parts.sticky.take_contradicted()
-        };
-        if !again.is_empty() {
-            room.send(again);
-        }
-    }
-
-    /// Takes what is asked; whether it is to leave.
-    fn hear(&mut self, asked: &mut UnboundedReceiver<Request>) -> Option<Leave> {
-        loop {
-            match asked.try_recv() {
-                Ok(request) => {
-                    if let Some(leave) = self.note(request) {
-                        return Some(leave);
+        let Some(listening) = &mut self.listening else { return Ok(Input::Failed) };
+        tokio::select! {
+            rung = listening => {
+                self.listening = None;
+                match (rung, &mut self.links) {
+                    (Ok(Ok(bell)), Some(links)) => {
+                        links.bell = Some(bell);
+                        Ok(Input::Rang)
                     }
+                    _ => Ok(Input::Failed),
                 }
-                Err(TryRecvError::Empty) => return None,
-                Err(TryRecvError::Disconnected) => return Some(None),
+            }
+            () = sleep(IMPATIENT_BELL), if impatient => Ok(Input::Rang),
+            request = self.requests.recv() => {
+                match request {
+                    Some(request) => self.accept(request).await?,
+                    None => return Err(self.leave().await),
+                }
+                Ok(Input::Rang)
             }
         }
     }
 
-    fn note(&mut self, request: Request) -> Option<Leave> {
+    async fn accept(&mut self, request: Request) -> Result<(), Left> {
         match request {
-            Request::Wait { wait, reply } => self.waits.push((wait, reply)),
-            Request::View { reply } => self.views.push(reply),
-            Request::Leave { reply } => return Some(Some(reply)),
-        }
-        None
-    }
-
-    async fn pause(&mut self, time: Duration, asked: &mut UnboundedReceiver<Request>) -> Option<Leave> {
-        self.waits.retain(|(_, reply)| !reply.is_closed());
-        self.views.retain(|reply| !reply.is_closed());
-        let end = Instant::now() + time;
-        while let Ok(request) = timeout_at(end, asked.recv()).await {
-            let leave = match request {
-                Some(request) => self.note(request),
-                None => Some(None),
-            };
-            if leave.is_some() {
-                return leave;
+            Request::Wait { sequence, history, limit, answer } => {
+                let now = self.joining.clock.moment();
+                let wait = Wait::new(sequence, history, now);
+                self.waits.push(Waiting { wait, until: now.plus(limit), sequence, answer: Some(answer) });
+            }
+            Request::View { answer } => self.views.push(answer),
+            Request::Leave { answer } => {
+                let left = self.leave().await;
+                // Whoever asked may have given up.
+                let _ = answer.send(());
+                return Err(left);
             }
         }
-        None
+        Ok(())
     }
 
-    /// The lease first: whoever is not on the list must not act on it.
-    async fn leave(mut self, reply: Leave) -> Ending {
-        self.parts.stamps.release();
-        if let Some(connection) = self.connection.as_mut() {
-            let _ = in_time(connection.leave(&self.parts.identity.id)).await;
+    /// Gives the lease up first, so that nobody who waits for a change misses a replica that can still answer.
+    async fn leave(&mut self) -> Left {
+        self.joining.stamps.release();
+        if let Some(links) = &mut self.links
+            && let Err(error) = links.asked.leave(&self.joining.identity.id).await
+        {
+            tracing::warn!(%error, "the fleet was not told that this replica leaves: it is listed as silent for a while");
         }
-        if let Some(reply) = reply {
-            let _ = reply.send(());
-        }
-        Ending::Left
+        Left
     }
-}
 
-/// Whom to tell that it is done, if anybody asked.
-type Leave = Option<oneshot::Sender<()>>;
-
-/// The commands have limits of their own; this one is for what they forget.
-async fn in_time<T>(answer: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    timeout(ANSWERED, answer).await.unwrap_or_else(|_| Err(silence()))
-}
-
-fn silence() -> StoreError {
-    StoreError::Unavailable("it does not answer".to_owned())
+    /// Whether the list that was made before the renewal that has just confirmed the lease ends a wait.
+    fn observe(&mut self) {
+        let Some((asked, listed)) = self.listed.take() else { return };
+        let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
+        let (members, level) = (self.members.listed(), &self.joining.level);
+        for waiting in &mut self.waits {
+            let verdict = waiting.wait.observe(&Observation { asked, listed, members, own, now });
+            let waited = match verdict {
+                Verdict::Pending => continue,
+                // Those that are heard of may confirm it yet.
+                Verdict::Done(report) if !report.lagging.is_empty() && now < waiting.until => continue,
+                Verdict::Done(report) => Waited::Done(wait_report(level, waiting.sequence, &report)),
+                Verdict::StartOver => Waited::StartOver,
+            };
+            if let Some(answer) = waiting.answer.take() {
+                // Whoever waited may have given up.
+                let _ = answer.send(waited);
+            }
+        }
+        self.waits.retain(|waiting| waiting.answer.as_ref().is_some_and(|answer| !answer.is_closed()));
+        let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
+        for view in self.views.drain(..) {
+            let view_now = fleet_view(level, head, &self.members, &self.joining.identity.id, now);
+            let _ = view.send(Ok(view_now));
+        }
+    }
 }

@@ -102,6 +102,11 @@ pub enum Algorithm {
 }
 
 impl Algorithm {
+    /// Whether to verify it costs more than to ask another machine.
+    pub fn is_slow(self) -> bool {
+        self == Self::Es384
+    }
+
     pub const ALL: [Self; 9] = [
         Self::Rs256,
         Self::Rs384,

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use super::ResolveError;
 use super::cache::{Cache, Sizes};
+use super::l2::{Known, L2};
 use crate::domain::credential::Digest;
 use crate::domain::decision::Denial;
 use crate::domain::json::parse_object;
@@ -22,6 +23,7 @@ use crate::policy::Policy;
 use crate::policy::issuer::{Claims, Header, Issuer, claimed_issuer, read_header, validity};
 use crate::policy::login::{Login, Session};
 use crate::revocation::stamps::Stamps;
+use crate::store::redis::shared::SharedKey;
 use key_set::{KeySet, NotSigned};
 use source::{Freshness, IssuerKeys, Withdrawals};
 
@@ -31,6 +33,7 @@ pub struct Issuers {
     others: Vec<Follows>,
     login: Option<Login>,
     withdrawals: Withdrawals,
+    l2: Option<L2>,
     pub(super) cache: Cache<Principal>,
 }
 
@@ -54,11 +57,12 @@ pub enum Genuine {
 }
 
 impl Issuers {
-    pub fn none(stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+    pub fn none(stamps: Arc<Stamps>, sizes: Sizes, l2: Option<L2>) -> Self {
         Self {
             others: Vec::new(),
             login: None,
             withdrawals: Withdrawals::default(),
+            l2,
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
     }
@@ -70,8 +74,7 @@ impl Issuers {
                 old.rules.keys == rules.keys && old.rules.algorithms == rules.algorithms && old.rules.name == rules.name
             };
             let keys = before.others.iter().find(same).map(|old| Arc::clone(&old.keys));
-            let follow =
-                || Arc::new(IssuerKeys::follow(&rules.name, &rules.keys, &rules.algorithms, &before.withdrawals));
+            let follow = || Arc::new(IssuerKeys::follow(rules, &before.withdrawals, before.l2.clone()));
             Follows { rules: rules.clone(), keys: keys.unwrap_or_else(follow) }
         };
         let others = policy.issuers.iter().map(followed).collect();
@@ -79,8 +82,13 @@ impl Issuers {
             others,
             login: policy.login.clone(),
             withdrawals: before.withdrawals.clone(),
+            l2: before.l2.clone(),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
+    }
+
+    pub(super) fn l2(&self) -> Option<&L2> {
+        self.l2.as_ref()
     }
 
     /// The name under which a token is remembered, until the next withdrawal of a key.
@@ -98,14 +106,15 @@ impl Issuers {
         self.login == policy.login && self.others.iter().map(|follows| &follows.rules).eq(&policy.issuers)
     }
 
-    /// Whether the token is genuine and valid now, and what it stands for. `own`: the keys that our own tokens are signed
-    /// with.
+    /// Whether the token is genuine and valid now, and what it stands for. `digest` is that of the token; `own` are the keys
+    /// that our own tokens are signed with.
     ///
     /// # Errors
     /// [`ResolveError::Refused`] if it is not; [`ResolveError::Unavailable`] if its issuer's keys cannot be had now.
     pub async fn verify(
         &self,
         token: &PresentedToken<'_>,
+        digest: Digest,
         own: &KeySet,
         now: Timestamp,
     ) -> Result<Genuine, ResolveError> {
@@ -123,7 +132,7 @@ impl Issuers {
         if !follows.rules.algorithms.contains(&header.algorithm) {
             return Err(Denial::TokenHeader.into());
         }
-        follows.verify(&header, token).await?;
+        follows.verify(&header, token, digest, self.l2.as_ref()).await?;
         follows.genuine(&claims, now)
     }
 }
@@ -144,7 +153,38 @@ pub fn own_session(
 }
 
 impl Follows {
-    async fn verify(&self, header: &Header, token: &PresentedToken<'_>) -> Result<(), ResolveError> {
+    /// Verifies here, or learns that another replica has: only that a signature is good under these very keys is shared, and
+    /// all that a token says is judged here.
+    async fn verify(
+        &self,
+        header: &Header,
+        token: &PresentedToken<'_>,
+        digest: Digest,
+        l2: Option<&L2>,
+    ) -> Result<(), ResolveError> {
+        let (Some(l2), Some(keys)) = (l2.filter(|_| header.algorithm.is_slow()), self.keys.keys()) else {
+            return self.verify_here(header, token).await;
+        };
+        let key = l2.signature(&self.rules.name, digest, &keys.fingerprint());
+        match l2.look(key).await {
+            Known::Value(..) => Ok(()),
+            Known::Unreachable => self.verify_here(header, token).await,
+            Known::Nothing(ticket) => {
+                self.verify_here(header, token).await?;
+                // It may have taken newer keys than those that this is for.
+                if self.keys.keys().is_some_and(|now| Arc::ptr_eq(&now, &keys)) {
+                    let (l2, tenant) = (l2.clone(), self.rules.name.clone());
+                    let (kind, name) = (key.kind, key.name);
+                    tokio::spawn(async move {
+                        l2.tell(SharedKey { tenant: &tenant, kind, name }, b"", REMEMBERED_FOR, ticket).await;
+                    });
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn verify_here(&self, header: &Header, token: &PresentedToken<'_>) -> Result<(), ResolveError> {
         let attempt = || match self.keys.keys() {
             Some(keys) => keys.verify(header, token.signed(), token.signature()),
             None => Err(NotSigned::UnknownKey),

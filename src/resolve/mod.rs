@@ -4,6 +4,7 @@ pub mod api_key;
 pub mod cache;
 mod grants;
 pub mod jwt;
+pub mod l2;
 pub mod last_used;
 pub mod seal;
 pub mod signing;
@@ -32,6 +33,7 @@ use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use grants::Grants;
 use jwt::{Genuine, Issuers};
+use l2::L2;
 use signing::SigningKeys;
 
 /// Finds principals and resources.
@@ -67,12 +69,19 @@ impl From<Denial> for ResolveError {
 }
 
 impl Resolver {
-    pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>, sticky: Arc<Sticky>, sizes: Sizes) -> Self {
+    pub fn new(
+        store: Store,
+        digester: Arc<Digester>,
+        stamps: Arc<Stamps>,
+        sticky: Arc<Sticky>,
+        sizes: Sizes,
+        l2: Option<L2>,
+    ) -> Self {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
         let projects = Cache::new(Arc::clone(&stamps), sizes);
         let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester)));
-        let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes));
+        let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes, l2));
         Self {
             store,
             digester,
@@ -91,6 +100,21 @@ impl Resolver {
     /// The keys that our own tokens are signed with.
     pub fn signing(&self) -> &Arc<SigningKeys> {
         &self.signing
+    }
+
+    /// What was heard to be ended for good.
+    pub fn sticky(&self) -> &Arc<Sticky> {
+        &self.sticky
+    }
+
+    /// What the fleet finds out once, if there is a fleet.
+    pub fn l2(&self) -> Option<L2> {
+        self.issuers.load().l2().cloned()
+    }
+
+    /// Whether a check can be answered now, as far as the store's log is concerned.
+    pub fn can_serve(&self) -> bool {
+        self.stamps.can_serve()
     }
 
     /// Who holds this key; `None` if nobody does.
@@ -152,7 +176,7 @@ impl Resolver {
             return Ok(hit);
         }
         let issuers = Arc::clone(&issuers);
-        match issuers.verify(token, &self.signing.verifying(), now).await? {
+        match issuers.verify(token, digest, &self.signing.verifying(), now).await? {
             Genuine::Other { subject, grant, expires_at } => {
                 let project = self.project(grant.project()).await?;
                 let logged = self.digester.logged(&subject);

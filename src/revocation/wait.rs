@@ -69,7 +69,7 @@ impl Wait {
             return Verdict::StartOver;
         }
         // Somebody may have come after this list was made and before the change was.
-        if seen.asked <= self.began {
+        if seen.asked < self.began {
             return Verdict::Pending;
         }
         for member in seen.members {
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!(done(standing(911), &confirmed), Verdict::Pending, "attached for too short a time");
         assert_eq!(done(Standing { attached_since: None, ..standing(0) }, &confirmed), Verdict::Pending);
         assert_eq!(done(Standing { applied: 6, ..standing(0) }, &confirmed), Verdict::Pending);
-        let early = Wait::new(7, 1, at(2_010)).observe(&seen(2_010, &confirmed, standing(0)));
+        let early = Wait::new(7, 1, at(2_011)).observe(&seen(2_010, &confirmed, standing(0)));
         assert_eq!(early, Verdict::Pending, "a list from before the wait");
         let newcomer = [member("a", 7, 1, 0), member("b", 8, 1, 0), member("new", 0, 1, 0)];
         assert_eq!(done(standing(0), &newcomer), Verdict::Pending);
@@ -165,9 +165,9 @@ mod tests {
         let mut wait = Wait::new(7, 1, at(2_000));
         let list =
             |beat| [member("a", 7, beat, 0), member("b", 6, 4, 0), member("c", 6, beat, 0), member("d", 6, 1, 9)];
-        assert_eq!(wait.observe(&seen(2_001, &list(1), standing(0))), Verdict::Pending);
+        assert_eq!(wait.observe(&seen(2_000, &list(1), standing(0))), Verdict::Pending);
         assert_eq!(wait.observe(&seen(3_099, &list(2), standing(0))), Verdict::Pending);
-        let Verdict::Done(report) = wait.observe(&seen(3_101, &list(2), standing(0))) else { panic!("not done") };
+        let Verdict::Done(report) = wait.observe(&seen(3_100, &list(2), standing(0))) else { panic!("not done") };
         let names = |members: &[Member]| members.iter().map(|member| member.id.clone()).collect::<Vec<_>>();
         let places = [&report.confirmed, &report.fenced, &report.lagging, &report.graced];
         assert_eq!(places.map(|place| names(place)), [["a"], ["b"], ["c"], ["d"]]);

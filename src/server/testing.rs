@@ -48,8 +48,14 @@ impl Fixture {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
-        let resolver =
-            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes));
+        let resolver = Arc::new(Resolver::new(
+            store.clone(),
+            Arc::clone(&digester),
+            Arc::clone(&stamps),
+            Arc::default(),
+            sizes,
+            None,
+        ));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), Clock::System);
         let registry = Registry::new(store.clone(), digester, stamps, last_used, Clock::System);
         let telemetry = Arc::new(Telemetry::new(None).unwrap());

@@ -7,8 +7,9 @@ use redb::TableDefinition;
 use crate::domain::credential::KeyId;
 use crate::domain::time::Timestamp;
 
-/// The layout of the store. It rises with a change that an older Tollgate would misread; see `records.proto`.
-pub const FORMAT: u64 = 1;
+/// The layout of the store. It rises with a change that an older Tollgate would misread; see `records.proto`. From 2 on a
+/// project can be suspended, which takes rights away from its keys.
+pub const FORMAT: u64 = 2;
 
 pub type DigestKey = &'static [u8; 32];
 pub type IdKey = &'static [u8; 12];

@@ -1,6 +1,7 @@
 //! The store of a fleet: Redis or Valkey, shared by every replica. Never believes a server that is not the primary, and never
 //! takes one that was emptied for a store without records.
 
+mod access;
 mod batch;
 mod channel;
 pub mod connect;
@@ -8,7 +9,10 @@ mod draft;
 mod lanes;
 mod lists;
 mod loads;
+pub mod place;
 mod scripts;
+pub mod shared;
+pub mod survey;
 mod usage;
 mod values;
 mod writer;
@@ -55,6 +59,11 @@ impl Redis {
         let lanes = Lanes::new(connector.clone(), runtime.clone());
         let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH);
         Self { lanes, writer, usage: Usage::new(connector.clone(), runtime), connector }
+    }
+
+    /// Where the server is.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
     }
 
     /// With a log that holds about so many changes.
@@ -132,7 +141,7 @@ struct Read {
 
 impl Read {
     fn of(answer: &mut Answer) -> Result<Self, StoreError> {
-        let (lineage, sequence) = (answer.text()?, answer.number()?);
+        let (lineage, sequence) = answer.as_of()?;
         let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
         Ok(Self { lineage, sequence, values, project: answer.bytes()? })
     }

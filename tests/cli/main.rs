@@ -5,6 +5,9 @@
 mod help;
 mod login;
 mod server;
+#[path = "../support/servers.rs"]
+mod servers;
+mod store;
 mod users;
 
 use std::io::Write;

@@ -2,16 +2,19 @@
 
 use std::io::Read;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
 use super::tollgate;
 
+const EMBEDDED: &str = "{embedded: {path: FOLDER/store.redb}}";
+
 const CONFIG: &str = r#"
 version: 1
-store: {embedded: {path: FOLDER/store.redb}}
+store: STORE
 pepper: {current: 1, keys: {1: {file: FOLDER/pepper.1}}}
 listen:
   check: {unix: {path: FOLDER/check.sock, mode: "0600"}}
@@ -42,7 +45,25 @@ pub struct Server {
     log: Option<JoinHandle<String>>,
 }
 
-fn free_port() -> u16 {
+/// Writes the configuration with this store into a folder.
+pub fn write_config(folder: &Path, store: &str, admin_port: u16) -> PathBuf {
+    let config = CONFIG
+        .replace("STORE", store)
+        .replace("FOLDER", folder.to_str().unwrap())
+        .replace("ADMIN", &admin_port.to_string())
+        .replace("OPS", &free_port().to_string());
+    let file = folder.join("tollgate.yaml");
+    std::fs::write(&file, config).unwrap();
+    file
+}
+
+/// Writes a file for its owner alone.
+pub fn write_secret(file: &Path, text: &str) {
+    std::fs::write(file, text).unwrap();
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -50,18 +71,21 @@ impl Server {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
         // A port that was free may be taken when the server wants it.
-        (0..5).find_map(|_| Self::try_start()).expect("the server starts")
+        (0..5).find_map(|_| Self::try_start(EMBEDDED, None)).expect("the server starts")
     }
 
-    fn try_start() -> Option<Self> {
+    /// Starts one on a store that is there, with this pepper.
+    pub fn start_on(store: &str, pepper: &str) -> Self {
+        (0..5).find_map(|_| Self::try_start(store, Some(pepper))).expect("the server starts")
+    }
+
+    fn try_start(store: &str, pepper: Option<&str>) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let admin_port = free_port();
-        let config = CONFIG
-            .replace("FOLDER", folder.path().to_str().unwrap())
-            .replace("ADMIN", &admin_port.to_string())
-            .replace("OPS", &free_port().to_string());
-        let file = folder.path().join("tollgate.yaml");
-        std::fs::write(&file, config).unwrap();
+        let file = write_config(folder.path(), store, admin_port);
+        if let Some(pepper) = pepper {
+            write_secret(&folder.path().join("pepper.1"), pepper);
+        }
         let mut child = tollgate()
             .args(["serve", "--config", file.to_str().unwrap()])
             .stdout(Stdio::piped())

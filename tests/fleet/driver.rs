@@ -10,13 +10,13 @@ use tokio::sync::mpsc;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Position};
 use tollgate::domain::fleet::{Member, MemberState};
-use tollgate::domain::time::Timestamp;
-use tollgate::fleet::{Fleet, Parts, Waited};
+use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::fleet::driver::{Fleet, Joining};
+use tollgate::fleet::report::{WaitReport, Waited};
+use tollgate::revocation::FENCE;
 use tollgate::revocation::channel::Identity;
 use tollgate::revocation::stamps::Stamps;
 use tollgate::revocation::sticky::Sticky;
-use tollgate::revocation::wait::Report;
-use tollgate::revocation::{FENCE, GUARD};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 
@@ -30,23 +30,25 @@ struct House {
     stamps: Arc<Stamps>,
     sticky: Arc<Sticky>,
     fleet: Fleet,
-    reconcile: mpsc::Receiver<Vec<Ended>>,
+    reconcile: mpsc::UnboundedReceiver<()>,
 }
 
 impl House {
-    fn on(server: &RedisServer) -> Self {
+    fn on(server: &RedisServer, id: &str) -> Self {
         let redis = Arc::new(redis(server));
         let (stamps, sticky) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Sticky::default()));
-        let (reconciled, reconcile) = mpsc::channel(4);
-        let parts = Parts {
+        let (reconciled, reconcile) = mpsc::unbounded_channel();
+        let (id, name, version) = (id.to_owned(), id.to_owned(), "1".to_owned());
+        let joining = Joining {
             redis: Arc::clone(&redis),
             stamps: Arc::clone(&stamps),
             sticky: Arc::clone(&sticky),
+            identity: Identity { id, name, grace: Duration::ZERO, version },
+            level: "bounded (1 s)".to_owned(),
             clock: Clock::System,
-            identity: Identity::of_process(Duration::ZERO).unwrap(),
             reconcile: reconciled,
         };
-        Self { redis, stamps, sticky, fleet: Fleet::start(parts).unwrap(), reconcile }
+        Self { redis, stamps, sticky, fleet: Fleet::start(joining).unwrap(), reconcile }
     }
 
     async fn attached(&self) {
@@ -59,13 +61,20 @@ impl House {
         self.redis.commit(&[], &Event { ended, ..Event::touching(&[slots(0)]) }).await.unwrap()
     }
 
-    async fn revoke_and_wait(&self) -> Report {
-        let lineages = self.fleet.lineages();
+    async fn revoke_and_wait(&self, limit: Duration) -> WaitReport {
+        let history = self.fleet.history();
         let sequence = self.revoke().await;
-        match self.fleet.wait(sequence, lineages, DEADLINE).await {
+        match self.fleet.wait(sequence, history, limit).await.unwrap() {
             Waited::Done(report) => report,
-            other => panic!("{other:?}"),
+            Waited::StartOver => panic!("there is no other history"),
         }
+    }
+
+    async fn heard(&self, sequence: u64) {
+        tokio::time::timeout(DEADLINE, self.fleet.position().wait_for(|applied| *applied >= sequence))
+            .await
+            .expect("it must hear of its own change")
+            .unwrap();
     }
 
     fn has_heard(&self) -> bool {
@@ -106,12 +115,12 @@ fn signal(server: &RedisServer, signal: Signal) {
 #[tokio::test]
 async fn a_change_reaches_the_others_and_its_maker() {
     let server = store().await;
-    let (one, other) = (House::on(&server), House::on(&server));
+    let (one, other) = (House::on(&server, "one"), House::on(&server, "other"));
     one.attached().await;
     other.attached().await;
     let before = other.stamps.take();
     let sequence = one.revoke().await;
-    assert!(one.fleet.heard(sequence).await);
+    one.heard(sequence).await;
     until("heard", || other.has_heard()).await;
     assert!(!other.stamps.allow(before, &slots(0)) && other.stamps.allow(before, &slots(1)));
 }
@@ -119,21 +128,22 @@ async fn a_change_reaches_the_others_and_its_maker() {
 #[tokio::test]
 async fn a_wait_is_over_when_everybody_has_confirmed() {
     let server = store().await;
-    let (one, other) = (House::on(&server), House::on(&server));
+    let (one, other) = (House::on(&server, "one"), House::on(&server, "other"));
     one.attached().await;
     other.attached().await;
-    let since = one.fleet.own().standing.attached_since.unwrap();
-    until("attached for long enough", || Clock::System.moment().since(since) >= FENCE).await;
+    let since = Instant::now();
+    until("attached for long enough", || since.elapsed() >= FENCE).await;
     let begun = Instant::now();
-    let report = one.revoke_and_wait().await;
-    assert!(other.has_heard() && report.is_complete() && report.confirmed.len() == 2, "{report:?}");
+    let report = one.revoke_and_wait(DEADLINE).await;
+    assert!(other.has_heard());
+    assert_eq!((report.confirmed, report.fenced.len(), report.lagging.len()), (2, 0, 0), "{report:?}");
     assert!(begun.elapsed() < FENCE, "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn a_wait_names_who_is_silent() {
     let server = store().await;
-    let house = House::on(&server);
+    let house = House::on(&server, "one");
     house.attached().await;
     let silent = Member {
         id: "silent".to_owned(),
@@ -147,70 +157,83 @@ async fn a_wait_names_who_is_silent() {
     };
     house.redis.channel().await.unwrap().renew(&silent).await.unwrap();
     let begun = Instant::now();
-    let report = house.revoke_and_wait().await;
+    let report = house.revoke_and_wait(DEADLINE).await;
     assert!(begun.elapsed() >= FENCE);
-    assert_eq!((report.confirmed.len(), report.graced.len()), (1, 0));
-    assert!(report.fenced.iter().chain(&report.lagging).all(|member| member.id == "silent"));
+    assert_eq!((report.confirmed, report.fenced.len(), report.lagging.len()), (1, 1, 0), "{report:?}");
+    assert_eq!(report.fenced[0].id, "silent");
     let view = house.fleet.view().await.unwrap();
-    assert_eq!(view.members.iter().map(|seen| seen.behind).max(), Some(view.own.head), "{view:?}");
+    let silent = view.replicas.iter().find(|replica| replica.replica.id == "silent").unwrap();
+    assert_eq!((silent.standing.as_str(), silent.lease), ("fenced", None), "{view:?}");
 }
 
 #[tokio::test]
 async fn a_server_that_hangs_ends_the_lease_and_one_that_is_back_renews_it() {
     let server = store().await;
-    let house = House::on(&server);
+    let house = House::on(&server, "one");
     house.attached().await;
     signal(&server, Signal::STOP);
     until("no lease", || !house.stamps.is_leased()).await;
     until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
-    assert_eq!(house.fleet.wait(1, house.fleet.lineages(), GUARD).await, Waited::Unknown);
+    assert!(house.fleet.wait(1, house.fleet.history(), FENCE).await.is_err(), "nobody can be asked");
     signal(&server, Signal::CONT);
     house.attached().await;
-    assert!(house.fleet.figures().counts().reconnects > 0);
 }
 
 #[tokio::test]
 async fn a_server_that_comes_back_with_its_data_is_followed_on() {
     let mut server = store().await;
-    let house = House::on(&server);
+    let house = House::on(&server, "one");
     house.attached().await;
-    let (lineages, before) = (house.fleet.lineages(), house.stamps.take());
+    let (history, before) = (house.fleet.history(), house.stamps.take());
     server.kill();
     until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
     server.restart().await;
     house.attached().await;
-    assert_eq!(house.fleet.lineages(), lineages);
+    assert_eq!(house.fleet.history(), history);
     assert!(house.stamps.allow(before, &slots(0)), "what is cached is good as long as nothing has changed");
 }
 
 #[tokio::test]
 async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
     let server = store().await;
-    let mut house = House::on(&server);
+    let mut house = House::on(&server, "one");
     house.attached().await;
     let sequence = house.revoke().await;
-    assert!(house.fleet.heard(sequence).await);
-    let (lineages, before) = (house.fleet.lineages(), house.stamps.take());
+    house.heard(sequence).await;
+    let (history, before) = (house.fleet.history(), house.stamps.take());
     server.send::<()>("FLUSHALL").await;
     until("sealed", || house.stamps.is_sealed()).await;
     assert_eq!(house.fleet.figures().state(), MemberState::Sealed);
     init(&server).await;
     house.attached().await;
     assert!(!house.stamps.is_sealed() && !house.stamps.allow(before, &slots(1)));
-    assert_eq!(house.fleet.wait(sequence, lineages, DEADLINE).await, Waited::StartOver);
-    let again = tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();
-    assert_eq!(again.iter().map(|ended| ended.digest).collect::<Vec<_>>(), [digest(0)]);
+    assert_eq!(house.fleet.wait(sequence, history, DEADLINE).await.unwrap(), Waited::StartOver);
+    // Once for each history: the first one, and the new one.
+    for _ in 0..2 {
+        tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(house.sticky.all().iter().map(|ended| ended.digest).collect::<Vec<_>>(), [digest(0)]);
 }
 
 #[tokio::test]
 async fn who_leaves_holds_no_lease_and_is_not_listed() {
     let server = store().await;
-    let (one, other) = (House::on(&server), House::on(&server));
+    let (one, other) = (House::on(&server, "one"), House::on(&server, "other"));
     one.attached().await;
     other.attached().await;
     other.fleet.leave().await;
     assert!(!other.stamps.is_leased());
     let view = one.fleet.view().await.unwrap();
-    assert_eq!(view.members.len(), 1, "{view:?}");
-    assert_eq!(view.members[0].member.id, view.own.member.id);
+    assert_eq!(view.replicas.iter().map(|listed| &*listed.replica.id).collect::<Vec<_>>(), ["one"]);
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_server_is_away_does_not_wait_for_it() {
+    let mut server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    server.kill();
+    until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
+    house.fleet.leave().await;
+    assert!(!house.stamps.is_leased() && house.stamps.lease() == Moment::default(), "the lease is given up");
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tollgate::config::{
-    self, Admin, CheckAddress, KeyDefaults, Log, LogLevel, LoggedDecisions, PepperSettings, Settings, Tls, UnixAddress,
+    self, Admin, CheckAddress, KeyDefaults, Log, LogLevel, LoggedDecisions, PepperSettings, Settings, StoreSettings,
+    Tls, UnixAddress,
 };
 use tollgate::domain::decision::Denial;
 use tollgate::policy::error_body::ErrorShape;
@@ -22,7 +23,7 @@ fn unix(path: &str, mode: u32, group: Option<&str>) -> UnixAddress {
 fn the_settings_of_the_example() {
     let settings = config::parse(GOOD).unwrap().settings;
     let expected = Settings {
-        store: PathBuf::from("/var/lib/tollgate/store.redb"),
+        store: StoreSettings::Embedded(PathBuf::from("/var/lib/tollgate/store.redb")),
         pepper: PepperSettings { current: 1, files: vec![(1, PathBuf::from("/var/lib/tollgate/pepper.1"))] },
         check: CheckAddress::Unix(unix("/run/tollgate/check.sock", 0o660, Some("envoy"))),
         admin: Admin {

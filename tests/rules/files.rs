@@ -89,9 +89,9 @@ fn shapes() {
 
 #[test]
 fn a_misspelt_key_that_is_required_is_both() {
-    let found = problems(&with("store: {embedded", "store: {embeded"));
+    let found = problems(&with("ops: {http", "ops: {htp"));
     let paths: Vec<&str> = found.iter().map(|problem| &*problem.path).collect();
-    assert!(paths.contains(&"store.embedded") && paths.contains(&"store.embeded"), "{found:#?}");
+    assert!(paths.contains(&"listen.ops.http") && paths.contains(&"listen.ops.htp"), "{found:#?}");
 }
 
 #[test]

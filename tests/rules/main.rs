@@ -10,4 +10,5 @@ mod files;
 mod identity;
 mod issuers;
 mod scopes;
+mod stores;
 mod world;

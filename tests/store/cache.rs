@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tollgate::clock::Clock;
 use tollgate::domain::change::{Slots, Touched};
 use tollgate::domain::credential::Digest;
+use tollgate::domain::time::Moment;
 use tollgate::resolve::ResolveError;
 use tollgate::resolve::cache::{Cache, Loaded, Sizes};
 use tollgate::revocation::stamps::Stamps;
@@ -343,4 +345,112 @@ async fn pause(random: &mut Random) {
         1..=4 => tokio::task::yield_now().await,
         _ => {}
     }
+}
+
+/// A cache that has had a lease, with a clock that is set by hand to 10,000.
+fn leased() -> (Cache<u64>, Arc<Stamps>, Arc<AtomicU64>) {
+    let now = Arc::new(AtomicU64::new(10_000));
+    let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
+    stamps.grant(Moment::from_millis(9_000));
+    (Cache::new(Arc::clone(&stamps), SIZES), stamps, now)
+}
+
+#[tokio::test]
+async fn without_a_lease_an_entry_is_as_good_as_its_own_load_is_young() {
+    let (cache, stamps, now) = leased();
+    let is_served = |cache: &Cache<u64>| cache.get(&digest(1), Duration::ZERO).is_some();
+    // Sent at 10,000.
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    for (at, expected) in [(10_000, true), (10_799, true), (10_800, false), (99_999, false)] {
+        now.store(at, Ordering::SeqCst);
+        assert_eq!(is_served(&cache), expected, "at {at}");
+    }
+    // Under a lease that began at 99,999 it is good to the end of it, and not a moment longer.
+    stamps.grant(Moment::from_millis(100_799));
+    assert!(is_served(&cache));
+    now.store(100_799, Ordering::SeqCst);
+    assert!(!is_served(&cache));
+    // A shorter lease takes nothing back.
+    stamps.grant(Moment::from_millis(100_900));
+    stamps.grant(Moment::from_millis(100_100));
+    assert!(is_served(&cache));
+}
+
+#[tokio::test]
+async fn a_load_without_a_lease_counts_from_when_it_was_sent() {
+    let (cache, _, now) = leased();
+    let clock = Arc::clone(&now);
+    let slow = move || {
+        let clock = Arc::clone(&clock);
+        async move {
+            clock.store(10_700, Ordering::SeqCst);
+            found(1, 1)
+        }
+    };
+    cache.load(digest(1), slow).await.unwrap();
+    assert!(cache.get(&digest(1), Duration::ZERO).is_some());
+    now.store(10_800, Ordering::SeqCst);
+    assert!(cache.get(&digest(1), Duration::ZERO).is_none());
+}
+
+#[tokio::test]
+async fn grace_extends_a_lease_that_there_was_and_nothing_else() {
+    let (cache, stamps, now) = leased();
+    let grace = Duration::from_secs(30);
+    let never = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
+    let alone = Cache::new(never, SIZES);
+    for cache in [&cache, &alone] {
+        cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    }
+    assert!(alone.get(&digest(1), grace).is_none(), "there was no lease yet");
+    now.store(11_000, Ordering::SeqCst);
+    stamps.grant(Moment::from_millis(11_500));
+    now.store(41_499, Ordering::SeqCst);
+    assert!(cache.get(&digest(1), grace).is_some() && cache.get(&digest(1), Duration::ZERO).is_none());
+    // What was heard of counts in the grace, too.
+    stamps.apply(1, &Touched::of(&[slots(1)]));
+    assert!(cache.get(&digest(1), grace).is_none());
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    assert!(cache.get(&digest(1), grace).is_some());
+    stamps.seal();
+    assert!(cache.get(&digest(1), grace).is_none(), "a store that lost its head leaves nothing standing");
+    stamps.unseal();
+    now.store(43_000, Ordering::SeqCst);
+    assert!(cache.get(&digest(1), grace).is_none());
+}
+
+#[tokio::test]
+async fn numbers_count_on_when_the_store_goes_back() {
+    let (cache, stamps, _) = leased();
+    stamps.grant(Moment::from_millis(99_999));
+    stamps.apply(100, &Touched::of(&[slots(1)]));
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    cache.load(digest(2), || async { found(2, 1) }).await.unwrap();
+    // The store has lost 20 changes, and gives their numbers anew.
+    stamps.adopt(80);
+    assert_eq!(stamps.position(), 80);
+    for number in [1, 2] {
+        assert!(cache.get(&digest(number), Duration::ZERO).is_none());
+        cache.load(digest(number), || async move { found(number, 2) }).await.unwrap();
+        assert!(cache.get(&digest(number), Duration::ZERO).is_some(), "what is loaded now is served");
+    }
+    stamps.apply(81, &Touched::of(&[slots(2)]));
+    assert!(cache.get(&digest(1), Duration::ZERO).is_some() && cache.get(&digest(2), Duration::ZERO).is_none());
+    assert_eq!(stamps.position(), 81);
+}
+
+#[tokio::test]
+async fn who_makes_a_change_hears_of_it_before_its_turn() {
+    let (cache, stamps, _) = leased();
+    stamps.grant(Moment::from_millis(99_999));
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    // Its number is 3; the changes of others before it have not been applied here yet.
+    stamps.acknowledge(3, &Touched::of(&[slots(1)]));
+    assert!(cache.get(&digest(1), Duration::ZERO).is_none());
+    assert_eq!(stamps.position(), 0, "the log is followed in its order");
+    for (sequence, other) in [(1, 7), (2, 8), (3, 1)] {
+        stamps.apply(sequence, &Touched::of(&[slots(other)]));
+    }
+    cache.load(digest(1), || async { found(1, 2) }).await.unwrap();
+    assert_eq!(cache.get(&digest(1), Duration::ZERO).unwrap().value.as_deref(), Some(&2));
 }

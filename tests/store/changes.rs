@@ -34,7 +34,8 @@ impl House {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
-        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes);
+        let resolver =
+            Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes, None);
         let registry = Registry::new(store.clone(), Arc::clone(&digester), stamps, last_used, Clock::System);
         Self { store, digester, resolver, registry }
     }

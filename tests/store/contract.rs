@@ -17,6 +17,21 @@ macro_rules! for_every_backend {
                 super::$name(store).await;
             })*
         }
+
+        // These take seconds to start, so that one does for all.
+        #[tokio::test]
+        async fn redis_sentinel() {
+            let fleet = crate::support::InRedis::behind_sentinels();
+            $(println!("{}", stringify!($name));
+            $name(fleet.empty().await).await;)*
+        }
+
+        #[tokio::test]
+        async fn redis_cluster() {
+            let fleet = crate::support::InRedis::in_a_cluster();
+            $(println!("{}", stringify!($name));
+            $name(fleet.empty().await).await;)*
+        }
     };
 }
 
@@ -42,6 +57,7 @@ macro_rules! for_every_file {
 }
 
 mod journal;
+mod projects;
 mod users;
 
 fn ids(keys: &[ApiKey]) -> Vec<String> {

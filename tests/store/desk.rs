@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate::clock::Clock;
 use tollgate::config;
-use tollgate::domain::change::Slots;
+use tollgate::domain::change::{Slots, named};
 use tollgate::domain::record::{AuditEntry, User};
 use tollgate::policy::Policy;
 use tollgate::policy::login::Login;
@@ -93,7 +93,7 @@ impl Desk {
 
     /// What is cached under a name, such as `user` and `ann`.
     pub fn slots(&self, kind: &str, name: &str) -> Slots {
-        Slots::of_digests(&[self.digester.of_name(kind, name)])
+        Slots::of_digests(&[named(kind, name)])
     }
 }
 

@@ -452,6 +452,7 @@ async fn cached_keys_pass_while_the_disk_is_broken() {
         Arc::new(Stamps::default()),
         Arc::default(),
         sizes,
+        None,
     );
     assert_eq!(
         resolver.principal(&cached, Duration::ZERO).await.unwrap().value.as_ref().unwrap().key_id(),

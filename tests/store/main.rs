@@ -1,5 +1,5 @@
 //! The store and what stands right on it: the contract of every backend, crashes, power cuts, broken disks, the cache.
-//! Uses no network, and no file outside a temporary folder.
+//! Uses no network but loopback, and no file outside a temporary folder.
 
 #![cfg(test)]
 
@@ -12,8 +12,12 @@ mod file;
 mod kill;
 mod power;
 mod privilege;
+mod projects;
 mod redis;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod registry;
+#[path = "../support/servers.rs"]
+mod servers;
+mod shared;
 mod support;

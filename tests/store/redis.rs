@@ -4,16 +4,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Handle;
 use tollgate::domain::change::{Event, Touched};
 use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState};
+use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::{Init, Redis};
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, StoreError, UserQuery, Write};
 
 use crate::redis_server::RedisServer;
 use crate::support::{at, id, in_redis, key, key_of, on_server, resource, revoked, row, user};
+use proxy::Proxy;
 
 mod alike;
 mod channel;
+mod proxy;
 
 const DAY: u64 = 24 * 3600 * 1000;
 
@@ -44,6 +48,9 @@ async fn a_head_is_made_once_and_by_nothing_else() {
     assert_eq!(redis.init().await.unwrap(), Init::WasThere { lineage, sequence: 1 });
     server.send::<u64>("HSET tg:{tg}:head format 2").await;
     assert!(matches!(redis.init().await, Err(StoreError::Damaged(_))));
+    assert!(matches!(redis.load_key(&[key(1).digest]).await, Err(StoreError::Damaged(_))), "another one can read it");
+    assert!(matches!(redis.has_no_keys().await, Err(StoreError::Damaged(_))));
+    assert!(matches!(write(&redis, vec![Write::CreateKey(key(2))]).await, Err(StoreError::Damaged(_))));
 }
 
 #[tokio::test]
@@ -162,8 +169,7 @@ async fn a_write_that_too_few_replicas_have_says_so() {
     let replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]).await;
     let Ok(redis) = Arc::try_unwrap(on_server(&server)) else { panic!("it is in use") };
     let redis = redis.with_replicas(1);
-    wait_for(async || server.send::<String>("INFO replication").await.contains("state=online")).await;
-    redis.init().await.unwrap();
+    wait_for(async || redis.init().await.is_ok()).await;
     write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
     drop(replica);
     let update = vec![Write::UpdateKey(revoked(&key(1)))];
@@ -175,8 +181,7 @@ async fn a_write_that_too_few_replicas_have_says_so() {
     // An empty write confirms what came before it, once there is a replica again.
     assert!(matches!(write(&redis, vec![]).await, Err(StoreError::Unreplicated(_))));
     let _replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]).await;
-    wait_for(async || server.send::<String>("INFO replication").await.contains("state=online")).await;
-    assert_eq!(write(&redis, vec![]).await, Ok(4));
+    wait_for(async || write(&redis, vec![]).await.is_ok()).await;
 }
 
 #[tokio::test]
@@ -287,6 +292,46 @@ async fn what_is_not_ours_is_damage_and_not_an_answer() {
     assert!(matches!(redis.key(id(1)).await, Err(StoreError::Damaged(_))));
     let update = write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await;
     assert!(matches!(update, Err(StoreError::Damaged(_))));
+}
+
+/// The answers to what holds these words are lost on the way.
+async fn through_a_proxy(server: &RedisServer, words: &str) -> (Redis, Proxy) {
+    let proxy = Proxy::start(server.port(), words).await;
+    let connector = Connector::single(&proxy.address.to_string()).unwrap();
+    (Redis::new(connector, Handle::current()), proxy)
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_is_lost_may_have_been_made() {
+    let (_, direct, server) = in_redis().await;
+    // From here on the server knows the script.
+    assert_eq!(write(&direct, vec![]).await, Ok(1));
+    let (redis, proxy) = through_a_proxy(&server, "key.create").await;
+    let batch = vec![Write::CreateKey(key(1)), Write::Audit(row("key:1"))];
+    assert_unavailable(write(&redis, batch.clone()).await, "may have been made");
+    assert_eq!(proxy.lost(), 1);
+    // A write of which nobody knows is not sent twice.
+    assert_eq!(direct.load_key(&[key(1).digest]).await.unwrap().sequence, Some(2));
+    assert!(matches!(write(&redis, batch).await, Err(StoreError::Conflict(_))), "trying again is safe");
+    assert_eq!(write(&redis, vec![]).await, Ok(3));
+}
+
+#[tokio::test]
+async fn a_confirmation_that_is_lost_is_none() {
+    let (_, direct, server) = in_redis().await;
+    let (redis, proxy) = through_a_proxy(&server, "WAIT").await;
+    let result = write(&redis.with_replicas(1), vec![Write::CreateKey(key(1))]).await;
+    assert!(matches!(result, Err(StoreError::Unreplicated(_))), "{result:?}");
+    assert_eq!(proxy.lost(), 1);
+    assert!(direct.load_key(&[key(1).digest]).await.unwrap().found.is_some());
+}
+
+#[tokio::test]
+async fn a_script_that_ended_in_the_middle_has_told_everybody() {
+    let (_, redis, server) = in_redis().await;
+    server.send::<()>("SET tg:{tg}:list:keys x").await;
+    assert_unavailable(write(&redis, vec![Write::CreateKey(key(1))]).await, "may have been made");
+    assert_eq!(redis.load_key(&[key(1).digest]).await.unwrap().sequence, Some(1));
 }
 
 async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {

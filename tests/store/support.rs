@@ -7,14 +7,16 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::credential::{Digest, KeyId, MintedKey};
-use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Resource, User};
+use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Project, ProjectState, Resource, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
+use tollgate::store::redis::place::{Address, Login, Place, Topology};
 use tollgate::store::{KeyQuery, Store, StoreError, Write};
 
 use crate::redis_server::RedisServer;
+use crate::servers::{Cluster, Sentinel};
 
 /// Writes of which nobody needs to hear.
 pub trait Apply {
@@ -84,6 +86,11 @@ pub fn resource(kind: &str, id: &str, project: &str) -> Resource {
     }
 }
 
+/// The first thing that was said of a project.
+pub fn project(name: &str, state: ProjectState) -> Project {
+    Project { name: name.to_owned(), state, changed_at: at(1), changed_by: "operator".to_owned(), version: 1 }
+}
+
 /// A user of project acme.
 pub fn user(name: &str) -> User {
     User {
@@ -135,6 +142,44 @@ pub async fn in_redis() -> (Store, Arc<Redis>, RedisServer) {
 /// What a process would use that has just been started.
 pub fn on_server(server: &RedisServer) -> Arc<Redis> {
     Arc::new(Redis::new(Connector::single(&server.address()).unwrap(), Handle::current()))
+}
+
+/// Servers that are several, and the place of the store in them.
+pub struct InRedis {
+    place: Place,
+    primaries: Vec<String>,
+    _servers: (Option<Sentinel>, Option<Cluster>),
+}
+
+impl InRedis {
+    /// A primary and two replicas that confirm each write, with three sentinels.
+    pub fn behind_sentinels() -> Self {
+        let fleet = Sentinel::start(2, 3, 6_000, &["min-replicas-to-write 2", "min-replicas-max-lag 2"]);
+        let sentinels = fleet.addresses().iter().map(|address| Address::tcp(address, 0).unwrap()).collect();
+        let topology = Topology::Sentinel { sentinels, master: Sentinel::MASTER.to_owned(), login: Login::default() };
+        let place = Place { topology, replicas: 2, ..Place::single(Address::Unix("unused".into())) };
+        Self { place, primaries: vec![fleet.servers[0].address()], _servers: (Some(fleet), None) }
+    }
+
+    /// Three primaries.
+    pub fn in_a_cluster() -> Self {
+        let cluster = Cluster::start(3, &[]);
+        let primaries = cluster.addresses();
+        let seeds = primaries.iter().map(|address| Address::tcp(address, 0).unwrap()).collect();
+        let place = Place { topology: Topology::Cluster(seeds), ..Place::single(Address::Unix("unused".into())) };
+        Self { place, primaries, _servers: (None, Some(cluster)) }
+    }
+
+    /// A new store in the place of whatever was there.
+    pub async fn empty(&self) -> Store {
+        for primary in &self.primaries {
+            let mut connection = Connector::single(primary).unwrap().primary().await.unwrap();
+            let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
+        }
+        let redis = Redis::new(Connector::open(self.place.clone()).unwrap(), Handle::current());
+        redis.init().await.unwrap();
+        Store::Redis(Arc::new(redis))
+    }
 }
 
 /// Every record that the store lists, each found by its id and by its digest, too.

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::output::{self, Format, json, note};
 use super::{Exit, Failure, connect, invalid};
 use crate::clock::Clock;
-use crate::config::{self, Compiled};
+use crate::config::{self, Compiled, StoreSettings};
 use crate::domain::attributes::Attributes;
 use crate::domain::change::Event;
 use crate::domain::decision::Trace;
@@ -24,7 +24,7 @@ use crate::policy::extract::Credential;
 use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::api_key::{Digester, Pepper};
 use crate::resolve::cache::Sizes;
-use crate::run::Core;
+use crate::run::{self, Core};
 use crate::server::admin::wire::timestamp;
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
@@ -179,9 +179,14 @@ impl World {
         if !matches!(admit(policy, request, &mut Trace::begin()), Ok(Admission::Guarded(_))) {
             return Self::in_memory();
         }
-        let place = settings.store.display();
+        let place = match &settings.store {
+            StoreSettings::Embedded(path) => path.display().to_string(),
+            StoreSettings::Redis(_) => "the configured Redis".to_owned(),
+        };
         let hint = "explain from records instead: `tollgate keys show ID -o json > key.json`, then `--key key.json`";
-        if !is_there(&settings.store)? {
+        if let StoreSettings::Embedded(path) = &settings.store
+            && !is_there(path)?
+        {
             note(&format!("There is no store at {place}, so no key is known; give records with --key."));
             return Self::in_memory();
         }
@@ -191,9 +196,8 @@ impl World {
                 return Err(Failure::new(Exit::Failed, problem));
             }
         }
-        let store = Embedded::open(&settings.store, Duration::ZERO)
-            .map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?;
-        let store = Store::Embedded(Arc::new(store));
+        let opened = run::store::open(&settings.store, Duration::ZERO).await;
+        let store = opened.map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?.store();
         // Loading a pepper that the store has not seen would write to it.
         let known = store.pepper_checks().await.map_err(|error| store_failed(&error))?;
         let unseen = |(version, _): &&(u32, PathBuf)| known.iter().all(|check| check.version != *version);

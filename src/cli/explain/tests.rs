@@ -202,7 +202,8 @@ async fn the_configured_store_is_read_if_it_is_free() {
 
     let bench = Bench::new();
     let compiled = crate::config::load(std::path::Path::new(&bench.path("tollgate.yaml"))).unwrap();
-    let store = crate::store::embedded::Embedded::open(&compiled.settings.store, Duration::ZERO).unwrap();
+    let crate::config::StoreSettings::Embedded(path) = &compiled.settings.store else { panic!() };
+    let store = crate::store::embedded::Embedded::open(path, Duration::ZERO).unwrap();
     let store = crate::store::Store::Embedded(Arc::new(store));
     let (pepper, _) = crate::pepper::load(&compiled.settings.pepper, &store).await.unwrap();
     let digester = Arc::new(Digester::new(&pepper, &[]));

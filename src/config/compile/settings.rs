@@ -14,15 +14,14 @@ use super::super::{
 };
 
 /// `sun_path` of Linux holds 108 bytes with the zero that ends it.
-const MAX_SOCKET_PATH: usize = 107;
+pub(super) const MAX_SOCKET_PATH: usize = 107;
 const MAX_PEPPERS: usize = 4;
 const MAX_WORKERS: usize = 64;
 
 /// The settings; `None` if something is wrong with a listener.
 pub(super) fn settings(file: &file::File, key_defaults: KeyDefaults, findings: &mut Findings) -> Option<Settings> {
     let listen = Path::of("listen");
-    let store = Path::of("store").key("embedded").key("path");
-    path_given(&file.store.embedded.path, &store, findings);
+    let store = super::store::store(&file.store, findings);
     let pepper = pepper(&file.pepper, findings);
     let check = check(&file.listen.check, &listen.key("check"), findings);
     let admin = admin(&file.listen.admin, &listen.key("admin"), key_defaults, findings);
@@ -32,7 +31,7 @@ pub(super) fn settings(file: &file::File, key_defaults: KeyDefaults, findings: &
         cores.min(MAX_WORKERS)
     });
     let settings = Settings {
-        store: file.store.embedded.path.clone(),
+        store: store?,
         pepper,
         check: check?,
         admin: admin?,
@@ -47,7 +46,7 @@ pub(super) fn settings(file: &file::File, key_defaults: KeyDefaults, findings: &
     Some(settings)
 }
 
-fn path_given(given: &std::path::Path, path: &Path, findings: &mut Findings) {
+pub(super) fn path_given(given: &std::path::Path, path: &Path, findings: &mut Findings) {
     if given.as_os_str().is_empty() {
         findings.add(path, "must not be empty");
     }

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 use crate::domain::json::parse_object;
 use crate::policy::issuer::{Algorithm, Claims, Header};
@@ -67,6 +68,22 @@ impl KeySet {
 
     pub fn empty() -> Self {
         Self(Vec::new())
+    }
+
+    /// Over every key: two sets with the same one verify the same tokens.
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for key in &self.0 {
+            let id = key.id.as_deref().unwrap_or_default();
+            for part in [id.as_bytes(), key.algorithm.as_str().as_bytes()]
+                .into_iter()
+                .chain(key.material.iter().map(Vec::as_slice))
+            {
+                hash.update((part.len() as u64).to_be_bytes());
+                hash.update(part);
+            }
+        }
+        hash.finalize().into()
     }
 
     /// Whether every key of another set is in this one too, under its name.

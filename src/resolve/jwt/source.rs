@@ -1,6 +1,8 @@
 //! Where the public keys of an issuer come from: fetched or read in the background, kept when the issuer is down, and fetched
 //! anew for an unknown key at most once in half a minute. A check never fetches by itself, and never waits in a crowd.
 
+mod fleet;
+
 use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,7 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::key_set::{KeySet, MAX_BYTES};
-use crate::policy::issuer::{Algorithm, KeySource};
+use crate::domain::time::Timestamp;
+use crate::policy::issuer::{Algorithm, Issuer, KeySource};
+use crate::resolve::l2::L2;
 
 /// Between two fetches that unknown keys asked for.
 const DEMAND_PAUSE: Duration = Duration::from_secs(30);
@@ -99,17 +103,20 @@ pub enum Freshness {
 
 impl IssuerKeys {
     /// Begins to follow a source. Must be called on a runtime that outlives the keys.
-    pub fn follow(name: &str, source: &KeySource, allowed: &[Algorithm], withdrawals: &Withdrawals) -> Self {
+    pub fn follow(rules: &Issuer, withdrawals: &Withdrawals, l2: Option<L2>) -> Self {
         let shared = Arc::new(Shared {
             keys: ArcSwapOption::empty(),
             withdrawals: withdrawals.clone(),
             wanted: Notify::new(),
-            fetches: watch::Sender::new(Fetches::default()),
+            // The first one is asked for by nobody's turn.
+            fetches: watch::Sender::new(Fetches { asked: 1, ..Fetches::default() }),
         });
         let follower = Follower {
-            name: name.to_owned(),
-            source: source.clone(),
-            allowed: allowed.to_vec(),
+            name: rules.name.to_string(),
+            source: rules.keys.clone(),
+            allowed: rules.algorithms.clone(),
+            l2,
+            newest: Timestamp::default(),
             shared: Arc::clone(&shared),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
@@ -170,10 +177,13 @@ struct Follower {
     source: KeySource,
     allowed: Vec<Algorithm>,
     shared: Arc<Shared>,
+    l2: Option<L2>,
+    /// When the set in use was fetched, by whichever replica did.
+    newest: Timestamp,
 }
 
 impl Follower {
-    async fn run(self) {
+    async fn run(mut self) {
         let client = loop {
             self.shared.fetches.send_modify(Fetches::ask);
             match self.client().await {
@@ -182,10 +192,10 @@ impl Follower {
             }
             self.pause(MAX_RETRY).await;
         };
-        let mut failures = 0;
+        let (mut failures, mut demanded) = (0, false);
         loop {
             self.shared.fetches.send_modify(Fetches::ask);
-            let outcome = match self.load(client.as_ref()).await {
+            let outcome = match self.load(client.as_ref(), demanded).await {
                 Ok((bytes, age)) => KeySet::parse(&bytes, &self.allowed).map(|keys| (keys, age)),
                 Err(problem) => Err(problem),
             };
@@ -203,7 +213,7 @@ impl Follower {
                     (RETRY * 2u32.saturating_pow(failures - 1)).min(MAX_RETRY)
                 }
             };
-            self.pause(pause).await;
+            demanded = self.pause(pause).await;
         }
     }
 
@@ -223,10 +233,11 @@ impl Follower {
         self.shared.fetches.send_modify(|fetches| fetches.answer(false));
     }
 
-    async fn pause(&self, pause: Duration) {
+    /// Whether an unknown key asked for a fetch meanwhile.
+    async fn pause(&self, pause: Duration) -> bool {
         tokio::select! {
-            () = sleep(pause) => {}
-            () = self.shared.wanted.notified() => {}
+            () = sleep(pause) => false,
+            () = self.shared.wanted.notified() => true,
         }
     }
 
@@ -254,10 +265,18 @@ impl Follower {
     }
 
     /// The bytes of a set, and how long they are good for.
-    async fn load(&self, client: Option<&reqwest::Client>) -> Result<(Vec<u8>, Duration), String> {
+    async fn load(&mut self, client: Option<&reqwest::Client>, demanded: bool) -> Result<(Vec<u8>, Duration), String> {
         match (&self.source, client) {
             (KeySource::File(path), _) => Ok((read(path).await?, FILE_AGE)),
-            (KeySource::Url { url, .. }, Some(client)) => fetch(client, url).await,
+            (KeySource::Url { url, .. }, Some(client)) => match self.l2.clone() {
+                None => fetch(client, url).await,
+                Some(l2) => {
+                    let key = l2.key_set(&self.name, url);
+                    let fetched = fleet::fetch_once(&l2, key, self.newest, demanded, || fetch(client, url)).await?;
+                    self.newest = fetched.at;
+                    Ok((fetched.bytes, fetched.age))
+                }
+            },
             (KeySource::Url { .. }, None) => Err("there is no client to fetch with".to_owned()),
         }
     }

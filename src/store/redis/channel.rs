@@ -17,8 +17,8 @@ use crate::store::records::decode_event;
 
 /// How long an answer may take, beyond what it was asked to wait.
 const LIMIT: Duration = Duration::from_millis(400);
-/// How long a new member waits for the store's replicas.
-const SETTLED: Duration = Duration::from_millis(250);
+/// How long the replicas of the server may take: less than the connection waits for an answer.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How many changes one renewal tells of.
 const MOST_ENTRIES: usize = 256;
 
@@ -26,7 +26,7 @@ const MOST_ENTRIES: usize = 256;
 #[derive(Debug)]
 pub struct Channel {
     connection: Connection,
-    /// How many replicas of the store are to know of a member before it has its first lease.
+    /// How many replicas of the server must have what is said with [`Channel::settle`].
     replicas: u32,
 }
 
@@ -37,21 +37,6 @@ impl Channel {
     pub(super) fn new(mut connection: MultiplexedConnection, replicas: u32) -> Self {
         connection.set_response_timeout(LIMIT);
         Self { connection: Connection(connection), replicas }
-    }
-
-    /// Waits until the store's replicas have what was written over this connection; not for long, since a store that is fenced
-    /// takes no writes without them.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`]
-    pub async fn settle(&mut self) -> Result<(), StoreError> {
-        if self.replicas == 0 {
-            return Ok(());
-        }
-        let mut command = redis::cmd("WAIT");
-        command.arg(self.replicas).arg(SETTLED.as_millis().to_string());
-        let confirmed: Result<u64, _> = command.query_async(&mut self.connection.0).await;
-        confirmed.map(|_| ()).map_err(|error| StoreError::Unavailable(explained(&error)))
     }
 
     /// Says where this replica stands, and hears what follows.
@@ -77,6 +62,25 @@ impl Channel {
         }
     }
 
+    /// Waits until the replicas of the server have what was said over this connection, so that none of them becomes the primary
+    /// without knowing of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if too few of them answer in time.
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("WAIT");
+        command.arg(self.replicas).arg(SETTLE.as_millis().to_string());
+        let have: Result<u32, _> = command.query_async(&mut self.connection.0).await;
+        match have {
+            Ok(have) if have >= self.replicas => Ok(()),
+            Ok(have) => Err(StoreError::Unavailable(format!("{have} of {} replicas of Redis answer", self.replicas))),
+            Err(error) => Err(StoreError::Unavailable(explained(&error))),
+        }
+    }
+
     /// Returns when there is a change behind this one, or after this time.
     ///
     /// # Errors
@@ -99,7 +103,7 @@ impl Channel {
         let mut script = MEMBERS.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS);
         let mut answer = run(&mut self.connection.0, &script).await.map_err(Silence::into_error)?.found()?;
-        let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+        answer.as_of()?;
         let mut members = Vec::new();
         let mut values = answer.list()?.into_iter();
         while let (Some(id), Some(member)) = (values.next(), values.next()) {

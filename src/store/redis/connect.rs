@@ -1,56 +1,126 @@
-//! From an address to a connection. Never takes a server's role on trust.
+//! From a place to a connection: single server, Sentinel or Cluster. Never takes a server's role on trust, never remembers who
+//! the primary was, and never puts a secret or what a server said during a login into an error.
 
 use std::fmt;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::cluster::ClusterClient;
 use redis::cluster_async::ClusterConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, Value};
+use redis::io::tcp::TcpSettings;
+use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
+use redis::{
+    AsyncConnectionConfig, Cmd, ConnectionAddr, ErrorKind, Pipeline, RedisError, RedisFuture, RedisResult, TlsMode,
+    Value, cmd, from_redis_value,
+};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
 
+use super::access::{Access, Tls};
+use super::place::{Address, Login, Place, Topology};
 use crate::store::StoreError;
 
-const LIMIT: Duration = Duration::from_secs(1);
+/// How long one server may take until it has said that it is the primary.
+const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+/// How long an answer may take, unless the user of the connection says another time.
+const RESPONSE_LIMIT: Duration = Duration::from_secs(1);
+/// What was sent and not confirmed for so long ends the connection.
+const USER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How much later each further seed is asked: one that hangs delays nothing for longer.
+const SEED_STAGGER: Duration = Duration::from_millis(100);
+/// The slot of `{tg}`, in which all records are.
+const SLOT: u64 = 6364;
+const REDIS_PORT: u16 = 6379;
 
 /// Makes connections to where the store is. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Connector {
-    client: Client,
+pub struct Connector(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    place: Place,
+    access: Access,
+    /// For the sentinels.
+    sentinel_access: Access,
+    tls: Option<Tls>,
+}
+
+/// What a server says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Primary,
+    Replica,
+    Sentinel,
 }
 
 impl Connector {
+    /// Reads the password and the certificates. Connects to nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with the file at fault.
+    pub fn open(place: Place) -> Result<Self, StoreError> {
+        let sentinel_login = match &place.topology {
+            Topology::Sentinel { login, .. } => login.clone(),
+            Topology::Single(_) | Topology::Cluster(_) => Login::default(),
+        };
+        Ok(Self(Arc::new(Inner {
+            access: Access::read(&place.login)?,
+            sentinel_access: Access::read(&sentinel_login)?,
+            tls: place.tls.as_ref().map(Tls::read).transpose()?,
+            place,
+        })))
+    }
+
     /// One server without a login: `host:port` or `unix:/path`.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if this is no address.
     pub fn single(address: &str) -> Result<Self, StoreError> {
-        let url = match address.strip_prefix("unix:") {
-            Some(path) => format!("unix://{path}"),
-            None => format!("redis://{address}"),
+        let place = match address.strip_prefix("unix:") {
+            Some(path) => Some(Address::Unix(path.into())),
+            None => Address::tcp(address, REDIS_PORT),
         };
-        let client =
-            Client::open(url).map_err(|_| StoreError::Unavailable(format!("`{address}` is no address of a server")))?;
-        Ok(Self { client })
+        let place = place.ok_or_else(|| StoreError::Unavailable(format!("`{address}` is no address of a server")))?;
+        Self::open(Place::single(place))
+    }
+
+    pub fn place(&self) -> &Place {
+        &self.0.place
     }
 
     /// How many replicas must confirm a write.
     pub fn replicas(&self) -> u32 {
-        0
+        self.0.place.replicas
     }
 
     /// A new connection to the primary of the slot of `{tg}`, which it has just said that it is.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`], with what to do.
+    /// [`StoreError::Unavailable`] with each server that was tried, and what to do.
     pub async fn primary(&self) -> Result<MultiplexedConnection, StoreError> {
-        let failed = |problem: &str| StoreError::Unavailable(format!("{}: {problem}", self.address()));
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(LIMIT)).set_response_timeout(Some(LIMIT));
-        let connected = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let mut connection = connected.map_err(|error| failed(error.category()))?;
-        let role: Vec<Value> =
-            redis::cmd("ROLE").query_async(&mut connection).await.map_err(|error| failed(error.category()))?;
-        match role.first() {
-            Some(Value::BulkString(role)) if role == b"master" => Ok(connection),
-            _ => Err(failed("is not the primary, and only the primary tells the truth")),
+        match &self.0.place.topology {
+            Topology::Single(address) => self.primary_at(address).await,
+            Topology::Sentinel { sentinels, master, .. } => {
+                through_any(sentinels, |sentinel| async move {
+                    let address = self.primary_by_sentinel(sentinel, master).await?;
+                    self.primary_at(&address).await
+                })
+                .await
+            }
+            Topology::Cluster(seeds) => {
+                through_any(seeds, |seed| async move {
+                    let address = self.primary_by_node(seed).await?;
+                    self.primary_at(&address).await
+                })
+                .await
+            }
         }
     }
 
@@ -59,11 +129,248 @@ impl Connector {
     /// # Errors
     /// As [`Connector::primary`].
     pub async fn spread(&self) -> Result<Spread, StoreError> {
-        self.primary().await.map(Spread::One)
+        let Topology::Cluster(seeds) = &self.0.place.topology else {
+            return self.primary().await.map(Spread::One);
+        };
+        let (access, tls) = (&self.0.access, self.0.tls.as_ref());
+        let nodes = seeds.iter().filter_map(|seed| match seed {
+            Address::Tcp { host, port } if tls.is_some() => {
+                Some(ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None })
+            }
+            Address::Tcp { host, port } => Some(ConnectionAddr::Tcp(host.clone(), *port)),
+            Address::Unix(_) => None,
+        });
+        let mut client = ClusterClient::builder(nodes)
+            .connection_timeout(CONNECT_LIMIT)
+            .response_timeout(RESPONSE_LIMIT)
+            .tcp_settings(TcpSettings::default().set_nodelay(true).set_user_timeout(USER_TIMEOUT))
+            .retries(1);
+        if let Some(tls) = tls {
+            client = client.tls(TlsMode::Secure).certs(tls.certificates());
+        }
+        if let Some(username) = access.username() {
+            client = client.username(username);
+        }
+        if let Some(password) = access.password() {
+            client = client.password(password);
+        }
+        let failed = |error: &RedisError| {
+            let seeds: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+            StoreError::Unavailable(format!("the Cluster of {} {}", seeds.join(", "), explained(error)))
+        };
+        let client = client.build().map_err(|error| failed(&error))?;
+        let connection = timeout(2 * CONNECT_LIMIT, client.get_async_connection()).await;
+        let connection = connection.unwrap_or_else(|elapsed| Err(io::Error::from(elapsed).into()));
+        connection.map(Spread::Cluster).map_err(|error| failed(&error))
     }
 
-    fn address(&self) -> String {
-        self.client.get_connection_info().addr().to_string()
+    /// What the sentinels know of the primary: names and values, as the first of them says. `None` without Sentinel.
+    pub(super) async fn sentinel_view(&self) -> Option<Result<Vec<(String, String)>, StoreError>> {
+        let Topology::Sentinel { sentinels, master, .. } = &self.0.place.topology else { return None };
+        let view = through_any(sentinels, |sentinel| {
+            in_time(sentinel, async move {
+                let mut connection = self.open_node(sentinel, &self.0.sentinel_access).await?;
+                let view = cmd("SENTINEL").arg("MASTER").arg(master).query_async(&mut connection).await;
+                view.map_err(|error| unavailable(sentinel, &explained(&error)))
+            })
+        });
+        Some(view.await)
+    }
+
+    async fn primary_at(&self, address: &Address) -> Result<MultiplexedConnection, StoreError> {
+        let verified = async {
+            let mut connection = self.open_node(address, &self.0.access).await?;
+            let role = cmd("ROLE").query_async(&mut connection).await;
+            match role.and_then(|answer| role_of(&answer)) {
+                Ok(Role::Primary) => Ok(connection),
+                Ok(Role::Replica) => Err(unavailable(
+                    address,
+                    "is a replica, and only the primary tells the truth: give the address of the primary, or let Sentinel \
+                     or Cluster find it",
+                )),
+                Ok(Role::Sentinel) => {
+                    Err(unavailable(address, "is a sentinel: give it under `store.redis.sentinel.addresses`"))
+                }
+                Err(error) => Err(unavailable(address, &explained(&error))),
+            }
+        };
+        in_time(address, verified).await
+    }
+
+    async fn primary_by_sentinel(&self, sentinel: &Address, master: &str) -> Result<Address, StoreError> {
+        let asked = async {
+            let mut connection = self.open_node(sentinel, &self.0.sentinel_access).await?;
+            let address: Option<(String, u16)> = cmd("SENTINEL")
+                .arg("GET-MASTER-ADDR-BY-NAME")
+                .arg(master)
+                .query_async(&mut connection)
+                .await
+                .map_err(|error| without_command(sentinel, "no sentinel", &error))?;
+            match address {
+                Some((host, port)) => Ok(Address::Tcp { host, port }),
+                None => Err(unavailable(sentinel, &format!("knows no primary named `{master}`"))),
+            }
+        };
+        in_time(sentinel, asked).await
+    }
+
+    /// The primary of our slot, as a node of the Cluster sees it.
+    async fn primary_by_node(&self, node: &Address) -> Result<Address, StoreError> {
+        let asked = async {
+            let mut connection = self.open_node(node, &self.0.access).await?;
+            let slots: Vec<Value> =
+                cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await.map_err(|error| {
+                    without_command(node, "no node of a Cluster: give it as `store.redis.url`", &error)
+                })?;
+            slots.into_iter().find_map(|range| owner_of_our_slot(range, node)).ok_or_else(|| {
+                unavailable(node, "knows no node for the slot of Tollgate's records: is the Cluster whole?")
+            })
+        };
+        in_time(node, asked).await
+    }
+
+    /// A connection to one server, greeted. Nothing is known of its role.
+    async fn open_node(&self, address: &Address, access: &Access) -> Result<MultiplexedConnection, StoreError> {
+        let (host, port) = match address {
+            Address::Tcp { host, port } => (host, *port),
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| unreachable(address, &error))?;
+                return greet(address, stream, access).await;
+            }
+        };
+        let stream = connect_tcp(host, port).await.map_err(|error| unreachable(address, &error))?;
+        let Some(tls) = &self.0.tls else { return greet(address, stream, access).await };
+        let name = ServerName::try_from(host.clone())
+            .map_err(|_| unavailable(address, "has no name that a certificate could have"))?;
+        let secured = TlsConnector::from(Arc::clone(&tls.config)).connect(name, stream).await;
+        greet(
+            address,
+            secured.map_err(|error| unavailable(address, &format!("cannot be spoken to over TLS: {error}")))?,
+            access,
+        )
+        .await
+    }
+}
+
+async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(&stream);
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(USER_TIMEOUT).with_interval(USER_TIMEOUT))?;
+    Ok(stream)
+}
+
+async fn greet<S>(address: &Address, stream: S, access: &Access) -> Result<MultiplexedConnection, StoreError>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_LIMIT));
+    let greeted = MultiplexedConnection::new_with_config(&access.greeting(), stream, config).await;
+    let (connection, driver) = greeted.map_err(|error| unavailable(address, &explained(&error)))?;
+    // It ends when the last clone of the connection is dropped.
+    tokio::spawn(driver);
+    Ok(connection)
+}
+
+/// The first success over several servers. Each is asked a little later than the one before it.
+async fn through_any<'s, T, F>(servers: &'s [Address], ask: impl Fn(&'s Address) -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut asked: FuturesUnordered<_> = (0..)
+        .zip(servers)
+        .map(|(turn, server)| {
+            let answer = ask(server);
+            async move {
+                sleep(SEED_STAGGER * turn).await;
+                answer.await
+            }
+        })
+        .collect();
+    let mut failures: Vec<String> = Vec::new();
+    while let Some(answer) = asked.next().await {
+        match answer {
+            Ok(found) => return Ok(found),
+            Err(StoreError::Unavailable(problem)) if failures.contains(&problem) => {}
+            Err(StoreError::Unavailable(problem)) => failures.push(problem),
+            Err(other) => return Err(other),
+        }
+    }
+    Err(StoreError::Unavailable(failures.join("; ")))
+}
+
+async fn in_time<T>(address: &Address, work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    match timeout(CONNECT_LIMIT, work).await {
+        Ok(done) => done,
+        Err(_) => Err(unavailable(address, &format!("did not answer within {} ms", CONNECT_LIMIT.as_millis()))),
+    }
+}
+
+fn role_of(answer: &Value) -> RedisResult<Role> {
+    let word: Option<String> = match answer {
+        Value::Array(parts) => parts.first().map(|word| from_redis_value(word.clone())).transpose()?,
+        _ => None,
+    };
+    match word.as_deref() {
+        Some("master") => Ok(Role::Primary),
+        Some("slave") => Ok(Role::Replica),
+        Some("sentinel") => Ok(Role::Sentinel),
+        _ => Err((ErrorKind::Parse, "no role").into()),
+    }
+}
+
+/// `[first, last, [host, port, …], …replicas]`. A node that does not know its own host leaves it empty.
+fn owner_of_our_slot(range: Value, asked: &Address) -> Option<Address> {
+    let Value::Array(parts) = range else { return None };
+    let mut parts = parts.into_iter();
+    let first: u64 = from_redis_value(parts.next()?).ok()?;
+    let last: u64 = from_redis_value(parts.next()?).ok()?;
+    if !(first..=last).contains(&SLOT) {
+        return None;
+    }
+    let Value::Array(primary) = parts.next()? else { return None };
+    let mut primary = primary.into_iter();
+    let host: Option<String> = from_redis_value(primary.next()?).ok()?;
+    let port: u16 = from_redis_value(primary.next()?).ok()?;
+    match (host.filter(|host| !host.is_empty() && host != "?"), asked) {
+        (Some(host), _) => Some(Address::Tcp { host, port }),
+        (None, Address::Tcp { host, .. }) => Some(Address::Tcp { host: host.clone(), port }),
+        (None, Address::Unix(_)) => None,
+    }
+}
+
+fn unavailable(address: &Address, problem: &str) -> StoreError {
+    StoreError::Unavailable(format!("{address} {problem}"))
+}
+
+fn unreachable(address: &Address, error: &io::Error) -> StoreError {
+    unavailable(address, &format!("cannot be reached: {error}"))
+}
+
+/// What a server is not that does not know its command.
+fn without_command(address: &Address, kind: &str, error: &RedisError) -> StoreError {
+    let problem = if error.code() == Some("ERR") { format!("is {kind}") } else { explained(error) };
+    unavailable(address, &problem)
+}
+
+/// In our words: a server's may repeat what it was sent, which during a login is the password.
+fn explained(error: &RedisError) -> String {
+    match (error.kind(), error.code()) {
+        (_, Some("NOAUTH")) => {
+            "wants a login: give `password`, and `username` if it is not the default user".to_owned()
+        }
+        (_, Some("NOPERM")) => "does not let this user do what Tollgate needs: widen the rules of its ACL".to_owned(),
+        (ErrorKind::AuthenticationFailed, _) | (_, Some("WRONGPASS")) => {
+            "refuses the login: compare `username` and the password file with the server's users".to_owned()
+        }
+        (ErrorKind::Parse, _) => "does not speak as Redis does: is this its port?".to_owned(),
+        (_, Some(code)) => format!("answers {code}"),
+        _ if error.is_timeout() => "did not answer in time".to_owned(),
+        _ if error.is_io_error() => {
+            "broke the connection off: is this its port, and does it want TLS (`rediss://`, or `tls: {}`)?".to_owned()
+        }
+        _ => format!("failed: {}", error.category()),
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, ScriptInvocation, Value};
 
+use super::FORMAT;
 use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
 
@@ -31,13 +32,29 @@ scripts! {
 /// Why a script gave no answer.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// The server answered that it will not, or the connection is no longer one: nothing was done over it.
+    /// The server will not run it, so nothing was done.
     Refused(String),
     /// Nobody knows what became of it.
     Unknown(String),
     /// What it answered makes no sense.
     Damaged(String),
 }
+
+/// What a server answers instead of running a script.
+const BEFORE_IT_RUNS: [&str; 12] = [
+    "READONLY",
+    "NOREPLICAS",
+    "MISCONF",
+    "OOM",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "MOVED",
+    "ASK",
+    "TRYAGAIN",
+    "NOAUTH",
+    "BUSY",
+];
 
 impl Silence {
     pub(super) fn into_error(self) -> StoreError {
@@ -51,7 +68,8 @@ impl Silence {
 impl From<&RedisError> for Silence {
     fn from(error: &RedisError) -> Self {
         let reason = explained(error);
-        if error.code().is_some() { Self::Refused(reason) } else { Self::Unknown(reason) }
+        let is_refused = error.code().is_some_and(|code| BEFORE_IT_RUNS.contains(&code));
+        if is_refused { Self::Refused(reason) } else { Self::Unknown(reason) }
     }
 }
 
@@ -74,6 +92,15 @@ pub(super) fn explained(error: &RedisError) -> String {
         None => return format!("Redis: {}", error.category()),
     };
     format!("Redis: {what}")
+}
+
+pub(super) fn check_format(format: u64) -> Result<(), StoreError> {
+    if format == FORMAT {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!(
+        "it has format {format}, made by another version of Tollgate; this one reads format {FORMAT}"
+    )))
 }
 
 pub(super) fn lost() -> StoreError {
@@ -107,6 +134,16 @@ impl Answer {
     /// What follows the word; or why nothing does, if the head is lost.
     pub(super) fn found(self) -> Result<Self, StoreError> {
         if self.word == "LOST" { Err(lost()) } else { Ok(self) }
+    }
+
+    /// The lineage and the newest change of the store that was read.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if this Tollgate would misread it.
+    pub(super) fn as_of(&mut self) -> Result<(String, u64), StoreError> {
+        let (lineage, sequence) = (self.text()?, self.number()?);
+        check_format(self.number()?)?;
+        Ok((lineage, sequence))
     }
 
     pub(super) fn value(&mut self) -> Result<Value, StoreError> {

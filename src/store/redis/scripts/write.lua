@@ -34,6 +34,13 @@ if last(LOG) > seq then return {'DAMAGED', 'the log goes on behind the head'} en
 local rows = last(AUDIT)
 local function id_of(number) return string.format('%.0f-0', number) end
 
+-- The log comes first: should something that is not ours stand in the place of a record and end this script, everybody has
+-- been told to look again.
+local number = string.format('%.0f', seq + 1)
+h = redis.sha1hex(id .. ':' .. h .. ':' .. number .. ':' .. ARGV[4])
+redis.call('XADD', LOG, 'MAXLEN', '~', ARGV[3], number .. '-0', 'h', h, 'p', ARGV[4])
+redis.call('HSET', HEAD, 'seq', number, 'h', h)
+
 while at <= #ARGV do
   local what, key, value = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if what == 'SET' then
@@ -59,8 +66,4 @@ while at <= #ARGV do
   end
 end
 
-local number = string.format('%.0f', seq + 1)
-h = redis.sha1hex(id .. ':' .. h .. ':' .. number .. ':' .. ARGV[4])
-redis.call('XADD', LOG, 'MAXLEN', '~', ARGV[3], number .. '-0', 'h', h, 'p', ARGV[4])
-redis.call('HSET', HEAD, 'seq', number, 'h', h)
 return {'DONE', id, number}

@@ -1,0 +1,115 @@
+//! `tollgate store`: what is done once to a fleet's store, by its operator. Reaches the store itself and no Tollgate; never
+//! makes a store where there is one.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use super::output::{self, Cell, Colour, Format, Table, fields};
+use super::{Exit, Failure, connect, invalid};
+use crate::config::{self, StoreSettings};
+use crate::run::store::unfit;
+use crate::store::StoreError;
+use crate::store::redis::connect::Connector;
+use crate::store::redis::survey::{Severity, Survey};
+use crate::store::redis::{Init, Redis};
+
+#[derive(Args, Debug)]
+pub struct StoreArgs {
+    #[command(subcommand)]
+    command: StoreCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreCommand {
+    /// Prepare a fleet's store, once, and show what its server guarantees
+    #[command(after_help = "Examples:
+  tollgate store init --config /etc/tollgate/tollgate.yaml
+  tollgate store init -o json
+
+Run it again to see what the server guarantees: a store that is there stays as it is. An embedded store needs it not.")]
+    Init(InitArgs),
+}
+
+#[derive(Args, Debug)]
+struct InitArgs {
+    /// The configuration file, with `store.redis`
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+pub async fn run(args: StoreArgs) -> Result<(), Failure> {
+    let StoreCommand::Init(args) = args.command;
+    let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
+    let StoreSettings::Redis(redis) = settings.store else {
+        let problem = format!("{} has an embedded store, which is made at the first start", args.config.display());
+        return Err(Failure::new(Exit::Configuration, problem));
+    };
+    let connector = Connector::open(redis.place).map_err(|error| failed(&error))?;
+    let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
+    if let Some(unfit) = unfit(&survey) {
+        return Err(Failure::new(Exit::Failed, unfit));
+    }
+    let made = Redis::new(connector, Handle::current()).init().await.map_err(|error| failed(&error))?;
+    match args.output {
+        Format::Json => output::print(&output::json(&as_json(&made, &survey))?),
+        Format::Table => output::print(&as_text(&made, &survey, output::is_colourful())),
+    }
+}
+
+fn failed(error: &StoreError) -> Failure {
+    let exit = if matches!(error, StoreError::Unavailable(_)) { Exit::Unreachable } else { Exit::Failed };
+    Failure::new(exit, error.to_string())
+}
+
+fn as_json(made: &Init, survey: &Survey) -> Value {
+    let (is_new, lineage, sequence) = match made {
+        Init::Made { lineage } => (true, lineage, 0),
+        Init::WasThere { lineage, sequence } => (false, lineage, *sequence),
+    };
+    let findings = survey
+        .findings
+        .iter()
+        .map(|finding| json!({"severity": finding.severity.as_str(), "what": finding.what, "remedy": finding.remedy}));
+    json!({
+        "made": is_new,
+        "lineage": lineage,
+        "sequence": sequence,
+        "server": {"engine": survey.engine.to_string(), "version": survey.version.to_string()},
+        "level": survey.level.to_string(),
+        "findings": findings.collect::<Vec<_>>(),
+    })
+}
+
+fn as_text(made: &Init, survey: &Survey, colourful: bool) -> String {
+    let (state, lineage) = match made {
+        Init::Made { lineage } => ("made now".to_owned(), lineage),
+        Init::WasThere { lineage, sequence } => (format!("there already, with {sequence} changes"), lineage),
+    };
+    let mut text = fields(&[
+        ("Store", state),
+        ("Lineage", lineage.clone()),
+        ("Server", format!("{} {}", survey.engine, survey.version)),
+        ("Revocation", survey.level.to_string()),
+    ]);
+    if !survey.findings.is_empty() {
+        let mut table = Table::new(&["FINDING", "WHAT", "REMEDY"]);
+        for finding in &survey.findings {
+            let colour = match finding.severity {
+                Severity::Refuse => Some(Colour::Red),
+                Severity::Warn => Some(Colour::Yellow),
+                Severity::Note => None,
+            };
+            let severity = Cell::coloured(finding.severity.as_str(), colour);
+            table.row(vec![severity, finding.what.as_str().into(), finding.remedy.as_str().into()]);
+        }
+        text.push('\n');
+        text.push_str(&table.render(colourful));
+    }
+    text
+}

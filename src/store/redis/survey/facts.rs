@@ -1,0 +1,212 @@
+//! What a server says of itself, gathered: INFO, CONFIG where it is permitted, the sentinels' view. Judges nothing.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+
+use redis::aio::MultiplexedConnection;
+use redis::{RedisError, RedisResult, cmd};
+
+use crate::store::StoreError;
+use crate::store::redis::connect::Connector;
+use crate::store::redis::place::Topology;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Redis,
+    Valkey,
+}
+
+impl fmt::Display for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Redis => "Redis",
+            Self::Valkey => "Valkey",
+        })
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u32, pub u32, pub u32);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl FromStr for Version {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut parts = text.trim().splitn(3, '.').map(|part| {
+            let digits = part.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default();
+            digits.parse().map_err(|_| ())
+        });
+        let mut next = || parts.next().unwrap_or(Ok(0));
+        Ok(Self(next()?, next()?, next()?))
+    }
+}
+
+/// Everything that a judgement of a server needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) engine: Engine,
+    pub(super) version: Version,
+    pub(super) cluster_enabled: bool,
+    /// Whether nobody on the way can listen.
+    pub(super) is_private: bool,
+    /// How many replicas each write waits for.
+    pub(super) replicas_wanted: u32,
+    pub(super) replicas_connected: u32,
+    pub(super) failover: Failover,
+    /// `None`: the server does not say.
+    pub(super) maxmemory_policy: Option<String>,
+    pub(super) appendonly: bool,
+    /// `None`: CONFIG is not permitted.
+    pub(super) settings: Option<Settings>,
+}
+
+/// Who may make another server the primary.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failover {
+    /// People alone.
+    Single,
+    Sentinel {
+        /// In milliseconds; `None`: the sentinels do not say.
+        down_after: Option<u64>,
+    },
+    Cluster,
+}
+
+/// What only CONFIG tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// Whether there are snapshots (`save`).
+    pub(super) snapshots: bool,
+    pub(super) appendfsync: Option<String>,
+    pub(super) min_replicas_to_write: u32,
+    /// In seconds.
+    pub(super) min_replicas_max_lag: u64,
+    /// In milliseconds.
+    pub(super) cluster_node_timeout: Option<u64>,
+}
+
+pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
+    let failed = |error: RedisError| {
+        // These commands carry no secret, and so does what is said of them.
+        StoreError::Unavailable(format!("the server does not say what it is: {error}"))
+    };
+    let mut primary = connector.primary().await?;
+    let info: String = cmd("INFO").query_async(&mut primary).await.map_err(failed)?;
+    let info = parsed(&info);
+    if info.get("loading") == Some(&"1") {
+        return Err(StoreError::Unavailable("the server is still loading what it has on its disk".to_owned()));
+    }
+    let (engine, version) = version(&info).ok_or_else(|| {
+        StoreError::Unavailable("the server does not say its version: is it Redis or Valkey?".to_owned())
+    })?;
+    let settings = Config::read(&mut primary).await.map_err(failed)?;
+    let failover = match (&connector.place().topology, connector.sentinel_view().await) {
+        (_, Some(view)) => Failover::Sentinel { down_after: view.ok().and_then(|view| down_after(&view)) },
+        (Topology::Cluster(_), None) => Failover::Cluster,
+        (Topology::Single(_) | Topology::Sentinel { .. }, None) => Failover::Single,
+    };
+    let policy = settings.as_ref().and_then(|settings| settings.get("maxmemory-policy"));
+    Ok(Facts {
+        engine,
+        version,
+        cluster_enabled: info.get("cluster_enabled") == Some(&"1"),
+        is_private: connector.place().is_private(),
+        replicas_wanted: connector.replicas(),
+        replicas_connected: number(&info, "connected_slaves").unwrap_or_default(),
+        failover,
+        maxmemory_policy: policy.or_else(|| info.get("maxmemory_policy").copied()).map(str::to_owned),
+        appendonly: info.get("aof_enabled") == Some(&"1"),
+        settings: settings.as_ref().map(Config::settings),
+    })
+}
+
+/// `name:value`, one a line.
+fn parsed(info: &str) -> HashMap<&str, &str> {
+    info.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
+}
+
+fn number<T: FromStr>(info: &HashMap<&str, &str>, name: &str) -> Option<T> {
+    info.get(name).and_then(|value| value.parse().ok())
+}
+
+/// Valkey also says which Redis it is compatible with.
+fn version(info: &HashMap<&str, &str>) -> Option<(Engine, Version)> {
+    let of = |name: &str, engine| Some((engine, info.get(name)?.parse().ok()?));
+    of("valkey_version", Engine::Valkey).or_else(|| of("redis_version", Engine::Redis))
+}
+
+fn down_after(view: &[(String, String)]) -> Option<u64> {
+    let (_, value) = view.iter().find(|(name, _)| name == "down-after-milliseconds")?;
+    value.parse().ok()
+}
+
+/// What CONFIG says.
+struct Config(HashMap<&'static str, String>);
+
+impl Config {
+    const NAMES: [&'static str; 6] = [
+        "maxmemory-policy",
+        "save",
+        "appendfsync",
+        "min-replicas-to-write",
+        "min-replicas-max-lag",
+        "cluster-node-timeout",
+    ];
+
+    /// `None` if it is not permitted.
+    async fn read(connection: &mut MultiplexedConnection) -> RedisResult<Option<Self>> {
+        let mut settings = HashMap::new();
+        for name in Self::NAMES {
+            let answer: RedisResult<Vec<(String, String)>> =
+                cmd("CONFIG").arg("GET").arg(name).query_async(connection).await;
+            match answer {
+                Ok(found) => settings.extend(found.into_iter().next().map(|(_, value)| (name, value))),
+                // NOPERM, an unknown command, or what a managed server says instead.
+                Err(error) if error.code().is_some() => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        // A server that answers with nothing forbids it as well.
+        Ok((!settings.is_empty()).then_some(Self(settings)))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    fn settings(&self) -> Settings {
+        let number = |name: &str| self.get(name).and_then(|value| value.parse::<u64>().ok());
+        Settings {
+            snapshots: self.get("save").is_some_and(|save| !save.trim().is_empty()),
+            appendfsync: self.get("appendfsync").map(str::to_owned),
+            min_replicas_to_write: number("min-replicas-to-write")
+                .map_or(0, |count| u32::try_from(count).unwrap_or(u32::MAX)),
+            min_replicas_max_lag: number("min-replicas-max-lag").unwrap_or_default(),
+            cluster_node_timeout: number("cluster-node-timeout"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_both_engines() {
+        let of = |info: &str| version(&parsed(info));
+        assert_eq!(of("# Server\r\nredis_version:7.0.15\r\n"), Some((Engine::Redis, Version(7, 0, 15))));
+        let valkey = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.0-rc1\r\n";
+        assert_eq!(of(valkey), Some((Engine::Valkey, Version(8, 1, 0))));
+        assert_eq!(of("redis_version:8"), Some((Engine::Redis, Version(8, 0, 0))));
+        assert_eq!(of("redis_version:\r\n"), None);
+        assert_eq!(of(""), None);
+        assert!(Version(6, 2, 14) < Version(7, 0, 0));
+    }
+}

@@ -1,0 +1,84 @@
+//! What `docs/fleet.md` recommends: it is enough, and not too much.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tollgate::domain::change::Event;
+use tollgate::domain::credential::KeyId;
+use tollgate::domain::record::{Project, ProjectState};
+use tollgate::domain::time::Timestamp;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
+use tollgate::store::redis::place::{Login, Place};
+use tollgate::store::redis::survey::{Level, Survey};
+use tollgate::store::{AuditQuery, KeyQuery, Store, Write};
+
+use crate::connect::address;
+use crate::servers::Server;
+
+const PAGE: &str = include_str!("../../docs/fleet.md");
+
+/// The lines of the page that begin with this word.
+fn lines(word: &str) -> Vec<&'static str> {
+    let found: Vec<_> = PAGE.lines().map(str::trim).filter(|line| line.split(' ').next() == Some(word)).collect();
+    assert!(!found.is_empty(), "the page no longer has `{word}`");
+    found
+}
+
+fn recommended() -> Vec<&'static str> {
+    ["maxmemory-policy", "appendonly", "appendfsync"].into_iter().flat_map(lines).collect()
+}
+
+#[tokio::test]
+async fn the_settings_leave_nothing_to_be_said() {
+    let server = Server::with(&recommended());
+    let survey = Survey::of(&Connector::single(&server.address()).unwrap()).await.unwrap();
+    assert_eq!((survey.findings.len(), survey.level), (0, Level::Bounded));
+}
+
+#[tokio::test]
+async fn the_user_may_do_what_tollgate_does_and_no_harm() {
+    let user = lines("user").concat().replace("PASSWORD", "correct-horse");
+    let server = Server::with(&[&recommended()[..], &[&user]].concat());
+    let password = server.folder().join("password");
+    fs::write(&password, "correct-horse").unwrap();
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
+    let login = Login { username: Some("tollgate".to_owned()), password: Some(password) };
+    let connector = Connector::open(Place { login, ..Place::single(address(&server.address())) }).unwrap();
+    let survey = Survey::of(&connector).await.unwrap();
+    assert_eq!((survey.findings.len(), survey.level), (0, Level::Bounded));
+
+    let redis = Arc::new(Redis::new(connector.clone(), Handle::current()));
+    redis.init().await.unwrap();
+    let project = Project {
+        name: "acme".to_owned(),
+        state: ProjectState::Active,
+        changed_at: Timestamp::from_millis(1),
+        changed_by: "operator".to_owned(),
+        version: 1,
+    };
+    let store = Store::Redis(Arc::clone(&redis));
+    store.commit(vec![Write::PutProject(project.clone())], Event::touching(&[])).await.unwrap();
+    assert_eq!(store.load_project("acme".to_owned()).await.unwrap().found, Some(project));
+    let id = KeyId::parse("abcdefABCDEF").unwrap();
+    store.note_use(vec![(id, Timestamp::from_millis(1))]).await.unwrap();
+    assert_eq!(store.last_used(vec![id]).await.unwrap(), [Some(Timestamp::from_millis(1))]);
+    assert!(store.keys(KeyQuery { limit: 1, ..KeyQuery::default() }).await.unwrap().is_empty());
+    assert!(store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await.unwrap().is_empty());
+    let mut channel = redis.channel().await.unwrap();
+    assert!(channel.members().await.unwrap().is_empty());
+    channel.bell(1, Duration::from_millis(1)).await.unwrap();
+    channel.leave("nobody").await.unwrap();
+
+    let mut connection = connector.primary().await.unwrap();
+    for harm in [&["FLUSHALL"][..], &["CONFIG", "SET", "appendonly", "no"], &["SHUTDOWN"], &["GET", "other"]] {
+        let refused = redis::cmd(harm[0]).arg(&harm[1..]).query_async::<redis::Value>(&mut connection).await;
+        assert_eq!(refused.unwrap_err().code(), Some("NOPERM"), "{harm:?}");
+    }
+    let refusals: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
+    // Ours alone: no command of Tollgate was refused.
+    assert_eq!(refusals.len(), 4, "{refusals:?}");
+}

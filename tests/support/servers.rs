@@ -1,0 +1,282 @@
+//! Real `redis-server` processes: one, a primary with replicas, Sentinel, Cluster. Each has free ports and a temporary folder, is
+//! waited for until it answers, and is ended by its id.
+
+#![allow(dead_code)]
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::{FromRedisValue, RedisResult};
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+/// How long anything may take that is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A server and its folder.
+#[derive(Debug)]
+pub struct Server {
+    folder: TempDir,
+    child: Child,
+    arguments: Vec<String>,
+    pub port: u16,
+}
+
+impl Server {
+    /// One that keeps what it acknowledged.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// One with further settings, each a line of `redis.conf`. `PORT` stands for its own port, `FREE` for another free one, and
+    /// `FOLDER` for its folder.
+    pub fn with(settings: &[&str]) -> Self {
+        Self::started(settings, &[])
+    }
+
+    /// A replica of another one, which has told it everything.
+    pub fn replica_of(primary: &Self, settings: &[&str]) -> Self {
+        let follows = format!("replicaof 127.0.0.1 {}", primary.port);
+        let replica = Self::with(&[&[&*follows, "repl-diskless-sync-delay 0"], settings].concat());
+        wait_for("a replica", || replica.info("master_link_status").as_deref() == Some("up"));
+        replica
+    }
+
+    fn started(settings: &[&str], flags: &[&str]) -> Self {
+        // A port that was free may be taken when the server wants it.
+        (0..10).find_map(|_| Self::try_started(settings, flags)).expect("redis-server starts")
+    }
+
+    fn try_started(settings: &[&str], flags: &[&str]) -> Option<Self> {
+        let folder = tempfile::tempdir().unwrap();
+        let port = free_port();
+        let own = ["port PORT", "bind 127.0.0.1", "dir FOLDER", "unixsocket FOLDER/redis.sock"];
+        let kept = ["save \"\"", "appendonly yes", "appendfsync always", "repl-diskless-sync-delay 0"];
+        let kept = if flags.is_empty() { &kept[..] } else { &[] };
+        let lines: Vec<String> = own
+            .iter()
+            .chain(kept)
+            .chain(settings)
+            .map(|line| {
+                line.replace("PORT", &port.to_string())
+                    .replace("FREE", &free_port().to_string())
+                    .replace("FOLDER", folder.path().to_str().unwrap())
+            })
+            .collect();
+        let file = folder.path().join("redis.conf");
+        fs::write(&file, lines.join("\n") + "\n").unwrap();
+        let arguments: Vec<String> =
+            std::iter::once(file.to_str().unwrap()).chain(flags.iter().copied()).map(str::to_owned).collect();
+        let child = spawn(folder.path(), &arguments);
+        let mut server = Self { folder, child, arguments, port };
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            if server.child.try_wait().unwrap().is_some() {
+                eprintln!("{}", server.log());
+                return None;
+            }
+            if server.answers() {
+                return Some(server);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        panic!("redis-server did not answer: {}", server.log());
+    }
+
+    /// Whether it answers at all, be it with a refusal.
+    fn answers(&self) -> bool {
+        match self.client().get_connection() {
+            Ok(mut connection) => {
+                let pong: RedisResult<String> = redis::cmd("PING").query(&mut connection);
+                pong.is_ok() || pong.is_err_and(|error| error.code() == Some("NOAUTH"))
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn client(&self) -> redis::Client {
+        redis::Client::open(format!("unix://{}", self.socket().display())).unwrap()
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// One command, over its socket.
+    pub fn command<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_command(words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    pub fn try_command<T: FromRedisValue>(&self, words: &[&str]) -> RedisResult<T> {
+        let mut connection = self.client().get_connection()?;
+        let (name, arguments) = words.split_first().unwrap();
+        redis::cmd(name).arg(arguments).query(&mut connection)
+    }
+
+    /// A line of INFO.
+    pub fn info(&self, name: &str) -> Option<String> {
+        let info: String = self.try_command(&["INFO"]).ok()?;
+        info.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':').map(str::to_owned))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        // It may have ended already.
+        let _ = kill_process(Pid::from_child(&self.child), signal);
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// Starts it again on its port and its files.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.child = spawn(self.folder.path(), &self.arguments);
+        wait_for("redis-server to answer again", || self.answers());
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("--- redis-server on port {} ---\n{}", self.port, self.log());
+        }
+    }
+}
+
+fn spawn(folder: &Path, arguments: &[String]) -> Child {
+    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
+    Command::new("redis-server")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stderr(log.try_clone().unwrap())
+        .stdout(log)
+        .spawn()
+        .expect("redis-server is on PATH")
+}
+
+/// A primary with replicas, watched by sentinels.
+#[derive(Debug)]
+pub struct Sentinel {
+    /// The first one is the primary at the beginning.
+    pub servers: Vec<Server>,
+    pub sentinels: Vec<Server>,
+}
+
+impl Sentinel {
+    pub const MASTER: &str = "tollgate";
+
+    /// `settings` are lines for each server that holds data.
+    pub fn start(replicas: usize, sentinels: usize, down_after_ms: u64, settings: &[&str]) -> Self {
+        let primary = Server::with(settings);
+        let mut servers = vec![primary];
+        servers.extend((0..replicas).map(|_| Server::replica_of(&servers[0], settings)).collect::<Vec<_>>());
+        let (master, port, quorum) = (Self::MASTER, servers[0].port, sentinels / 2 + 1);
+        let watched = [
+            format!("sentinel monitor {master} 127.0.0.1 {port} {quorum}"),
+            format!("sentinel down-after-milliseconds {master} {down_after_ms}"),
+            format!("sentinel failover-timeout {master} 5000"),
+        ];
+        let watched: Vec<&str> = watched.iter().map(String::as_str).collect();
+        let sentinels: Vec<Server> = (0..sentinels).map(|_| Server::started(&watched, &["--sentinel"])).collect();
+        for sentinel in &sentinels {
+            wait_for("a sentinel to know the others", || {
+                let view: Vec<String> = sentinel.try_command(&["SENTINEL", "MASTER", master]).unwrap_or_default();
+                let number = |name: &str| {
+                    let at = view.iter().position(|word| word == name)?;
+                    view.get(at + 1)?.parse::<usize>().ok()
+                };
+                number("num-slaves") == Some(replicas) && number("num-other-sentinels") == Some(sentinels.len() - 1)
+            });
+        }
+        Self { servers, sentinels }
+    }
+
+    pub fn addresses(&self) -> Vec<String> {
+        self.sentinels.iter().map(Server::address).collect()
+    }
+}
+
+/// A Cluster whose primaries share the slots evenly.
+#[derive(Debug)]
+pub struct Cluster {
+    pub nodes: Vec<Server>,
+}
+
+impl Cluster {
+    pub fn start(primaries: u16, settings: &[&str]) -> Self {
+        let enabled = ["cluster-enabled yes", "cluster-port FREE", "cluster-node-timeout 6000"];
+        let nodes: Vec<Server> = (0..primaries).map(|_| Server::with(&[&enabled, settings].concat())).collect();
+        let width = 16384 / primaries;
+        for (at, node) in (0..primaries).zip(&nodes) {
+            let last = if at + 1 == primaries { 16383 } else { (at + 1) * width - 1 };
+            let range = [(at * width).to_string(), last.to_string()];
+            let () = node.command(&["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]);
+            let () = node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+        }
+        for node in &nodes[1..] {
+            let bus = node.command::<Vec<String>>(&["CONFIG", "GET", "cluster-port"]);
+            let () = nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus[1]]);
+        }
+        for node in &nodes {
+            wait_for("the Cluster to be whole", || {
+                let state: String = node.command(&["CLUSTER", "INFO"]);
+                let knows = format!("cluster_known_nodes:{primaries}");
+                state.contains("cluster_state:ok") && state.contains(&knows)
+            });
+        }
+        Self { nodes }
+    }
+
+    pub fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(Server::address).collect()
+    }
+
+    /// The node that has the slot of this key.
+    pub fn owner_of(&self, key: &str) -> &Server {
+        let slot: u16 = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
+        let width = 16384 / u16::try_from(self.nodes.len()).unwrap();
+        &self.nodes[usize::from(slot / width).min(self.nodes.len() - 1)]
+    }
+}
+
+/// Waits until a condition holds; panics when patience is over.
+#[track_caller]
+pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < PATIENCE, "waited for {what} in vain");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A loopback port that was free a moment ago, below those that the system gives to connections, and another one for each call.
+pub fn free_port() -> u16 {
+    use std::hash::{BuildHasher, RandomState};
+    static CALLS: AtomicU16 = AtomicU16::new(0);
+    let start = RandomState::new().hash_one(std::process::id());
+    let start = u16::try_from(start % 20_000).unwrap();
+    (0..1000)
+        .map(|try_| 10_000 + (start + try_ + CALLS.fetch_add(1, Ordering::Relaxed) % 1000) % 20_000)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port is free")
+}

@@ -16,7 +16,8 @@ pub mod login;
 pub mod pepper;
 pub mod pipeline;
 
-// 2: who asks, and every change to what is known
+// 2: who asks, every change to what is known, and who else hears of it
+pub mod fleet;
 pub mod password;
 pub mod registry;
 pub mod resolve;

@@ -20,7 +20,7 @@ use crate::domain::token::PresentedToken;
 use crate::password::{Lane, Passwords};
 use crate::policy::Policy;
 use crate::policy::login::{Login, Session};
-use crate::registry::{Actor, Registry, RegistryError};
+use crate::registry::{Actor, Made, Registry, RegistryError};
 use crate::resolve::jwt::own_session;
 use crate::resolve::signing::SigningKeys;
 use crate::store::{Store, StoreError};
@@ -134,7 +134,7 @@ impl Logins {
     ///
     /// # Errors
     /// [`RegistryError::Invalid`] if it is no token of ours that is valid now.
-    pub async fn logout(&self, policy: &Policy, actor: &Actor, token: &str) -> Result<(), RegistryError> {
+    pub async fn logout(&self, policy: &Policy, actor: &Actor, token: &str) -> Result<Made<()>, RegistryError> {
         let invalid = |_| RegistryError::Invalid {
             field: "authorization",
             problem: "only a token that `login` gave can be ended by logging out: keys are revoked".to_owned(),

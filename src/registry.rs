@@ -2,9 +2,11 @@
 //! without its row in the audit log, and never lets an actor give what they do not hold.
 
 mod actor;
+mod again;
 mod audit;
 mod keys;
 mod once;
+mod projects;
 mod refusals;
 mod resources;
 mod rules;
@@ -12,9 +14,12 @@ mod sessions;
 mod users;
 
 use std::borrow::Cow;
+use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
 use crate::clock::Clock;
 use crate::domain::change::{Event, Touched};
@@ -43,6 +48,8 @@ pub struct Registry {
     /// What was touched by writes that failed: whether they were done is not known.
     unsettled: Arc<Mutex<Vec<Touched>>>,
     refusals: Arc<std::sync::Mutex<Refusals>>,
+    /// The number of the newest change that this replica has heard of, where it hears of its own by the store's log.
+    heard: Option<watch::Receiver<u64>>,
 }
 
 /// What the record that is to be changed must be.
@@ -63,6 +70,24 @@ impl Expected {
             ))),
             _ => Ok(()),
         }
+    }
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made<T> {
+    /// What there is now.
+    pub result: T,
+    /// The number of the change in the store, for whoever waits until every replica has it; `None`: everything was as it
+    /// should be already.
+    pub sequence: Option<u64>,
+}
+
+impl<T> Deref for Made<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.result
     }
 }
 
@@ -103,6 +128,10 @@ impl From<StoreError> for RegistryError {
     }
 }
 
+/// How long a change waits to be heard of where it was made. It counts there already; what is asked for meanwhile is refused
+/// as unavailable.
+const HEARING: Duration = Duration::from_millis(250);
+
 /// How often a change follows a record that others keep writing.
 const ATTEMPTS: usize = 16;
 
@@ -135,7 +164,12 @@ impl Registry {
         clock: Clock,
     ) -> Self {
         let (unsettled, refusals) = (Arc::default(), Arc::default());
-        Self { store, digester, stamps, last_used, clock, unsettled, refusals }
+        Self { store, digester, stamps, last_used, clock, unsettled, refusals, heard: None }
+    }
+
+    /// A registry that acknowledges its changes when this replica has heard of them in their turn.
+    pub fn hearing(self, heard: watch::Receiver<u64>) -> Self {
+        Self { heard: Some(heard), ..self }
     }
 
     /// A subject as it may stand in a log: one with an e-mail address as a keyed hash, which joins its lines all the same.
@@ -162,7 +196,7 @@ impl Registry {
 
     /// Makes a change that depends on what is stored: when somebody else writes the record in between, `plan` judges it
     /// anew as it is then.
-    async fn make<T, P>(&self, attempt: &Attempt<'_>, plan: impl Fn() -> P) -> Result<T>
+    async fn make<T, P>(&self, attempt: &Attempt<'_>, plan: impl Fn() -> P) -> Result<Made<T>>
     where
         P: Future<Output = Result<Change<T>>>,
     {
@@ -178,29 +212,44 @@ impl Registry {
     }
 
     /// Makes a change and writes it down, both or neither.
-    async fn commit<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Result<T> {
+    async fn commit<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Result<Made<T>> {
         let Change { project, mut writes, event, result } = change;
-        if !writes.is_empty() {
-            writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
-            self.apply(writes, event).await?;
+        if writes.is_empty() {
+            return Ok(Made { result, sequence: None });
         }
-        Ok(result)
+        writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
+        let sequence = Some(self.apply(writes, event).await?);
+        Ok(Made { result, sequence })
+    }
+
+    /// A number behind those of all changes so far, also of those that somebody else made.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`] if the store does not give one.
+    pub async fn mark(&self) -> Result<u64> {
+        self.apply(Vec::new(), Event::touching(&[])).await
     }
 
     /// Durable first, then visible to the cache; the caller acknowledges after that. Runs to its end even if the caller
-    /// is dropped, so that no durable change stays invisible.
-    async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<()> {
+    /// is dropped, so that no durable change stays invisible. Gives the number of the change.
+    async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<u64> {
         let (store, stamps) = (self.store.clone(), Arc::clone(&self.stamps));
-        let unsettled = Arc::clone(&self.unsettled);
+        let (unsettled, heard) = (Arc::clone(&self.unsettled), self.heard.clone());
         let task = tokio::spawn(async move {
             let touched = event.touched.clone();
             let result = store.commit(batch, event).await;
             match &result {
-                Ok(sequence) => stamps.acknowledge(*sequence, &touched),
+                Ok(sequence) => {
+                    stamps.acknowledge(*sequence, &touched);
+                    if let Some(mut heard) = heard {
+                        // Whoever does not hear it in time has been told already.
+                        let _ = timeout(HEARING, heard.wait_for(|newest| newest >= sequence)).await;
+                    }
+                }
                 Err(StoreError::Conflict(_)) => {}
                 Err(_) => unsettled.lock().await.push(touched),
             }
-            Ok(result.map(|_| ())?)
+            Ok(result?)
         });
         match task.await {
             Ok(result) => result,

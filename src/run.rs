@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
+use crate::fleet::driver::{Fleet, Joining};
+use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pepper::{self, PepperError};
@@ -30,7 +32,9 @@ use crate::registry::Registry;
 use crate::resolve::Resolver;
 use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
+use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
+use crate::revocation::channel::Identity;
 use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
 use crate::server::admin::{self, AdminState, Door};
@@ -38,13 +42,15 @@ use crate::server::ext_authz::CheckService;
 use crate::server::listen::{CheckListener, Options};
 use crate::server::ops::{self, OpsState};
 use crate::server::socket::{self, SocketFile};
+use crate::store::redis::shared::SharedCache;
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Telemetry};
-use store::Opened;
+use store::{Joined, Opened};
 
 /// How long a new process waits for the old one to let go of the store, or for a server to be reachable.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
+const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the process could not start, or ended.
 #[derive(Debug, thiserror::Error)]
@@ -71,18 +77,50 @@ pub struct Core {
 }
 
 impl Core {
-    /// For whoever is the only one to look at the store, or looks at it once. Opens nothing: the store is open and the
+    /// Over a store that nobody else changes, or of which one answer is wanted. Opens nothing: the store is open and the
     /// peppers are read.
     pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
-        Self::guarded(store, digester, Stamps::default(), sizes, clock)
+        Self::of(store, Arc::new(digester), Arc::new(Stamps::default()), sizes, clock, None)
     }
 
-    fn guarded(store: Store, digester: Digester, stamps: Stamps, sizes: Sizes, clock: Clock) -> Self {
-        let (digester, stamps) = (Arc::new(digester), Arc::new(stamps));
-        let last_used = Arc::new(LastUsed::default());
-        let sticky = Arc::new(Sticky::default());
-        let resolver =
-            Arc::new(Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes, None));
+    /// A part of a fleet, which it joins with this.
+    ///
+    /// # Errors
+    /// [`RunError::Start`] if there is no thread to be had.
+    pub fn join(joined: Joined, grace: Duration, digester: Digester, sizes: Sizes) -> Result<(Self, Fleet), RunError> {
+        let (clock, digester) = (Clock::System, Arc::new(digester));
+        let stamps = Arc::new(Stamps::leased(clock.clone()));
+        let cache = SharedCache::new(joined.redis.connector().clone());
+        let l2 = L2::new(cache, Arc::clone(&digester), clock.clone());
+        let store = Store::Redis(Arc::clone(&joined.redis));
+        let core = Self::of(store, digester, Arc::clone(&stamps), sizes, clock.clone(), Some(l2));
+        let (reconcile, wanted) = mpsc::unbounded_channel();
+        let fleet = Fleet::start(Joining {
+            redis: joined.redis,
+            stamps,
+            sticky: Arc::clone(core.resolver.sticky()),
+            identity: identity(joined.name, grace),
+            level: joined.survey.level.to_string(),
+            clock,
+            reconcile,
+        })
+        .map_err(start)?;
+        let registry = core.registry.hearing(fleet.position());
+        tokio::spawn(reconcile_with(registry.clone(), Arc::clone(core.resolver.sticky()), wanted));
+        Ok((Self { registry, ..core }, fleet))
+    }
+
+    fn of(
+        store: Store,
+        digester: Arc<Digester>,
+        stamps: Arc<Stamps>,
+        sizes: Sizes,
+        clock: Clock,
+        l2: Option<L2>,
+    ) -> Self {
+        let (last_used, sticky) = (Arc::new(LastUsed::default()), Arc::new(Sticky::default()));
+        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes, l2);
+        let resolver = Arc::new(resolver);
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
         Self { pipeline, registry, resolver, store }
@@ -97,14 +135,21 @@ impl Core {
     }
 
     /// Opens the store and reads the peppers.
-    async fn open(settings: &Settings) -> Result<Self, RunError> {
-        let Opened { store, fleet } = store::open(&settings.store, STORE_WAIT).await?;
-        let (current, older) = pepper::load(&settings.pepper, &store).await?;
-        let stamps = match fleet {
-            None => Stamps::default(),
-            Some(_) => Stamps::leased(Clock::System),
-        };
-        Ok(Self::guarded(store, Digester::new(&current, &older), stamps, settings.cache, Clock::System))
+    async fn open(settings: &Settings, policy: &Policy) -> Result<(Self, Replicas), RunError> {
+        let opened = store::open(&settings.store, STORE_WAIT).await?;
+        let (current, older) = pepper::load(&settings.pepper, &opened.store()).await?;
+        let digester = Digester::new(&current, &older);
+        match opened {
+            Opened::Sole(embedded) => {
+                let core = Self::new(Store::Embedded(Arc::clone(&embedded)), digester, settings.cache, Clock::System);
+                Ok((core, Replicas::sole(embedded, Clock::System.now())))
+            }
+            Opened::Joined(joined) => {
+                let grace = policy.planes.iter().map(|plane| plane.grace).max().unwrap_or_default();
+                let (core, fleet) = Self::join(joined, grace, digester, settings.cache)?;
+                Ok((core, Replicas::Fleet(fleet)))
+            }
+        }
     }
 }
 
@@ -127,7 +172,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let telemetry = Arc::new(Telemetry::new(Some(log)).map_err(start)?);
     telemetry.set_log(&settings.log);
 
-    let core = Core::open(&settings).await?;
+    let (core, replicas) = Core::open(&settings, &policy).await?;
     core.resolver.adopt(&policy);
     let logins = core.logins().await?;
     if policy.login.is_some() {
@@ -137,7 +182,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     telemetry.adopt(&live.load_full());
 
     let stop = stop_signal()?;
-    let doors = Doors::open(&settings, &core, logins, &live, &telemetry).await?;
+    let doors = Doors::open(&settings, &core, &replicas, logins, &live, &telemetry).await?;
     let mut background = JoinSet::new();
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
@@ -153,6 +198,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if let Err(error) = core.registry.flush_last_used().await {
         tracing::warn!(%error, "the last use of some keys was not stored");
     }
+    replicas.leave().await;
     tracing::info!("stopped");
     served
 }
@@ -177,6 +223,7 @@ impl Doors {
     async fn open(
         settings: &Settings,
         core: &Core,
+        replicas: &Replicas,
         logins: Logins,
         live: &Arc<ArcSwap<Policy>>,
         telemetry: &Arc<Telemetry>,
@@ -184,6 +231,7 @@ impl Doors {
         let admin = AdminState::new(
             Arc::clone(live),
             core.registry.clone(),
+            replicas.clone(),
             core.pipeline.clone(),
             logins,
             Clock::System,
@@ -267,6 +315,31 @@ fn stop_signal() -> Result<impl Future<Output = ()>, RunError> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+fn identity(name: String, grace: Duration) -> Identity {
+    let mut random = [0; 16];
+    // Without chance two processes that start in the same moment on one host would be taken for one.
+    let _ = getrandom::fill(&mut random);
+    let id = u128::from_be_bytes(random) ^ u128::from(std::process::id()) ^ u128::from(Clock::System.now().as_millis());
+    Identity { id: format!("{id:032x}"), name, grace, version: env!("CARGO_PKG_VERSION").to_owned() }
+}
+
+/// Ends again what the store was found to have lost, and looks for it all when it went over to another history.
+async fn reconcile_with(registry: Registry, sticky: Arc<Sticky>, mut wanted: mpsc::UnboundedReceiver<()>) {
+    loop {
+        let everything = tokio::select! {
+            asked = wanted.recv() => match asked {
+                Some(()) => true,
+                None => return,
+            },
+            () = tokio::time::sleep(RECONCILE_EVERY) => false,
+        };
+        let ended = if everything { sticky.all() } else { sticky.take_contradicted() };
+        if let Err(error) = registry.end_again(&ended).await {
+            tracing::warn!(%error, "what the store lost could not be ended again: it is tried when it is asked for");
+        }
+    }
 }
 
 async fn flush_last_used(registry: Registry) {

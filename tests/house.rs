@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor.
-const FLOORS: [(&str, u8); 18] = [
+const FLOORS: [(&str, u8); 19] = [
     ("lib", 7),
     ("main", 6),
     ("cli", 5),
@@ -18,6 +18,7 @@ const FLOORS: [(&str, u8); 18] = [
     ("pepper", 3),
     ("login", 3),
     ("registry", 2),
+    ("fleet", 2),
     ("password", 2),
     ("resolve", 2),
     ("clock", 1),

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::client::{encoded, query};
 use super::connect::{ConnectArgs, target};
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note, painted};
+use super::waiting::WaitArgs;
 use super::{Exit, Failure, duration};
 use crate::server::admin::wire::keys::{CreateKey, KeyBody, KeyPage, RotateKey, UpdateKey};
 use crate::server::admin::wire::{BOOTSTRAP, KEYS};
@@ -48,9 +49,10 @@ enum KeysCommand {
   tollgate keys update Ab3dEf6hIj9l --permissions run_inference --expires-in 30d")]
     Update(UpdateArgs),
     /// Revoke a key, at once and for good
-    #[command(after_help = "Example:
-  tollgate keys revoke Ab3dEf6hIj9l")]
-    Revoke(OneArgs),
+    #[command(after_help = "Examples:
+  tollgate keys revoke Ab3dEf6hIj9l
+  tollgate keys revoke Ab3dEf6hIj9l --wait      # until no replica can allow it any more")]
+    Revoke(RevokeArgs),
     /// Make a replacement with the same rights, and let the old key end after a grace
     #[command(after_help = "Example:
   tollgate keys rotate Ab3dEf6hIj9l --grace 24h")]
@@ -125,6 +127,14 @@ struct OneArgs {
 }
 
 #[derive(Debug, Args)]
+struct RevokeArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+#[derive(Debug, Args)]
 struct UpdateArgs {
     /// The public id of the key
     id: String,
@@ -167,6 +177,8 @@ struct RotateArgs {
     #[arg(long, value_parser = duration::parse, value_name = "DURATION", default_value = "0")]
     grace: Duration,
     #[command(flatten)]
+    waiting: WaitArgs,
+    #[command(flatten)]
     shown: ShownArgs,
 }
 
@@ -187,8 +199,10 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
         }
         KeysCommand::Rotate(args) => {
             let body = value(&RotateKey { grace_seconds: Some(args.grace.as_secs()) })?;
-            let path = format!("{KEYS}/{}/rotate", encoded(&args.id));
-            show_once(&target.call(Method::POST, &path, Some(&body)).await?, &args.shown)
+            let path = args.waiting.on(&format!("{KEYS}/{}/rotate", encoded(&args.id)));
+            let answer = target.call(Method::POST, &path, Some(&body)).await?;
+            show_once(&answer, &args.shown)?;
+            args.waiting.tell(&answer)
         }
         KeysCommand::Bootstrap(shown) => show_once(&target.call(Method::POST, BOOTSTRAP, None).await?, &shown),
         KeysCommand::List(args) => {
@@ -213,9 +227,11 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
             let path = format!("{KEYS}/{}", encoded(&args.id));
             show(target.change(Method::PATCH, &path, Some(&if_match), &change_of(args.change)?).await?, args.output)
         }
-        KeysCommand::Revoke(args) => {
-            let answer = target.call(Method::DELETE, &format!("{KEYS}/{}", encoded(&args.id)), None).await?;
-            show(answer, args.output)
+        KeysCommand::Revoke(RevokeArgs { one, waiting }) => {
+            let path = waiting.on(&format!("{KEYS}/{}", encoded(&one.id)));
+            let answer = target.call(Method::DELETE, &path, None).await?;
+            show(answer.clone(), one.output)?;
+            waiting.tell(&answer)
         }
     }
 }

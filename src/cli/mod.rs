@@ -5,14 +5,17 @@ mod audit;
 mod client;
 mod connect;
 mod explain;
+mod fleet;
 mod keys;
 mod login;
 mod output;
+mod projects;
 mod prompt;
 mod resources;
 mod session;
 mod store;
 mod users;
+mod waiting;
 
 use std::fmt;
 use std::future::Future;
@@ -35,6 +38,7 @@ const EXIT_CODES: &str = "Exit codes:
   3   the configuration is not valid
   4   the server is not reachable, or not able to answer now
   5   the server refused: invalid, forbidden, not found or in conflict
+  6   `--wait`: the change is made, and a replica may not have heard of it
   10  `explain`: denied
 
 An explicit flag wins over an environment variable, that over a login, and that over the configuration file.";
@@ -69,6 +73,16 @@ finish, then the process ends.")]
     Keys(keys::KeysArgs),
     /// Make, list, show, change and delete the people who log in
     Users(users::UsersArgs),
+    /// Suspend, resume and delete whole projects
+    Projects(projects::ProjectsArgs),
+    /// Show who answers checks from the store, and how far each replica is
+    #[command(after_help = "Examples:
+  tollgate fleet
+  tollgate fleet -o json
+
+A star marks the replica that was asked. LAG counts the changes that a replica has not applied yet; LEASE is how long it may
+go on, at most, with what it has cached.")]
+    Fleet(fleet::FleetArgs),
     /// Say which project a workload or another resource belongs to
     Resources(resources::ResourcesArgs),
     /// Prepare the store of a fleet
@@ -129,6 +143,7 @@ pub enum Exit {
     Configuration = 3,
     Unreachable = 4,
     Refused = 5,
+    Lagging = 6,
     Denied = 10,
 }
 
@@ -203,6 +218,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
         Command::Users(args) => block_on(users::run(args)).map(|()| Exit::Done),
         Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),
+        Command::Projects(args) => block_on(projects::run(args)).map(|()| Exit::Done),
+        Command::Fleet(args) => block_on(fleet::run(args)).map(|()| Exit::Done),
         Command::Audit(args) => block_on(audit::run(args)).map(|()| Exit::Done),
         Command::Login(args) => block_on(login::login(args)).map(|()| Exit::Done),
         Command::Logout => block_on(login::logout()).map(|()| Exit::Done),
@@ -282,12 +299,18 @@ mod tests {
         assert!(parse(create).is_ok());
         assert!(parse(&format!("{create} --socket /s -o json")).is_ok());
         assert!(parse("tollgate keys --socket /s create --name n --permissions a").is_ok());
+        for wait in ["--wait", "--wait=3s", "--wait -o json"] {
+            assert!(parse(&format!("tollgate keys revoke k {wait}")).is_ok(), "{wait}");
+            assert!(parse(&format!("tollgate projects suspend p {wait}")).is_ok(), "{wait}");
+        }
         for bad in [
             "tollgate keys create --name n",
             "tollgate keys create --name n --permissions a --expires-in soon",
             "tollgate keys create --name n --permissions a -q -o json",
             "tollgate keys list --socket /s --url http://localhost",
             "tollgate resources put w-42",
+            "tollgate keys revoke k --wait=9s",
+            "tollgate keys revoke k --wait 5s",
             "tollgate keys",
             "tollgate",
         ] {

@@ -11,6 +11,7 @@ use super::connect::{ConnectArgs, Target, target};
 use super::keys::{read, shortened};
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::prompt;
+use super::waiting::WaitArgs;
 use crate::server::admin::wire::USERS;
 use crate::server::admin::wire::users::{CreateUser, Password, SetPassword, UpdateUser, UserBody, UserPage};
 
@@ -43,8 +44,8 @@ enum UsersCommand {
     Update(UpdateArgs),
     /// End every session of a user at once, and let no new one begin
     #[command(after_help = "Example:
-  tollgate users disable alice@example.com")]
-    Disable(OneArgs),
+  tollgate users disable alice@example.com --wait")]
+    Disable(EndArgs),
     /// Let a disabled user log in again
     #[command(after_help = "Example:
   tollgate users enable alice@example.com")]
@@ -56,8 +57,8 @@ enum UsersCommand {
     Passwd(PasswdArgs),
     /// Delete a user, and end every session of theirs at once
     #[command(after_help = "Example:
-  tollgate users delete alice@example.com")]
-    Delete(OneArgs),
+  tollgate users delete alice@example.com --wait")]
+    Delete(EndArgs),
 }
 
 #[derive(Debug, Args)]
@@ -104,6 +105,14 @@ struct OneArgs {
 }
 
 #[derive(Debug, Args)]
+struct EndArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
+#[derive(Debug, Args)]
 struct UpdateArgs {
     /// What the user logs in with
     name: String,
@@ -136,6 +145,8 @@ struct PasswdArgs {
     /// Read the password from the first line of standard input
     #[arg(long)]
     password_stdin: bool,
+    #[command(flatten)]
+    waiting: WaitArgs,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -152,18 +163,26 @@ pub async fn run(args: UsersArgs) -> Result<(), Failure> {
         }
         UsersCommand::Passwd(args) => {
             let body = SetPassword { password: Password(prompt::new_password(args.password_stdin)?) };
-            let path = format!("{}/password", path_of(&args.name));
-            show(target.change(Method::PUT, &path, None, &body).await?, args.output)
+            let path = args.waiting.on(&format!("{}/password", path_of(&args.name)));
+            ended(&target.change(Method::PUT, &path, None, &body).await?, args.output, args.waiting)
         }
         UsersCommand::Update(args) => {
             let ChangeArgs { project, permissions } = args.change;
             let change = UpdateUser { project, permissions, disabled: None };
-            show(update(&target, &args.name, args.if_version, &change).await?, args.output)
+            show(update(&target, &path_of(&args.name), args.if_version, &change).await?, args.output)
         }
-        UsersCommand::Disable(args) => able(&target, args, true).await,
-        UsersCommand::Enable(args) => able(&target, args, false).await,
+        UsersCommand::Disable(EndArgs { one, waiting }) => {
+            let path = waiting.on(&path_of(&one.name));
+            ended(&update(&target, &path, None, &disabled(true)).await?, one.output, waiting)
+        }
+        UsersCommand::Enable(args) => {
+            show(update(&target, &path_of(&args.name), None, &disabled(false)).await?, args.output)
+        }
         UsersCommand::Show(args) => show(target.call(Method::GET, &path_of(&args.name), None).await?, args.output),
-        UsersCommand::Delete(args) => show(target.call(Method::DELETE, &path_of(&args.name), None).await?, args.output),
+        UsersCommand::Delete(EndArgs { one, waiting }) => {
+            let path = waiting.on(&path_of(&one.name));
+            ended(&target.call(Method::DELETE, &path, None).await?, one.output, waiting)
+        }
         UsersCommand::List(args) => {
             let query =
                 query(&[("project", args.project), ("after", args.after), ("limit", Some(args.limit.to_string()))]);
@@ -180,14 +199,18 @@ fn path_of(name: &str) -> String {
     format!("{USERS}/{}", encoded(name))
 }
 
-async fn able(target: &Target, args: OneArgs, disabled: bool) -> Result<(), Failure> {
-    let change = UpdateUser { disabled: Some(disabled), ..UpdateUser::default() };
-    show(update(target, &args.name, None, &change).await?, args.output)
+fn disabled(disabled: bool) -> UpdateUser {
+    UpdateUser { disabled: Some(disabled), ..UpdateUser::default() }
 }
 
-async fn update(target: &Target, name: &str, version: Option<u64>, change: &UpdateUser) -> Result<Value, Failure> {
+async fn update(target: &Target, path: &str, version: Option<u64>, change: &UpdateUser) -> Result<Value, Failure> {
     let if_match = version.map_or_else(|| "*".to_owned(), |version| format!("\"{version}\""));
-    target.change(Method::PATCH, &path_of(name), Some(&if_match), change).await
+    target.change(Method::PATCH, path, Some(&if_match), change).await
+}
+
+fn ended(answer: &Value, format: Format, waiting: WaitArgs) -> Result<(), Failure> {
+    show(answer.clone(), format)?;
+    waiting.tell(answer)
 }
 
 fn show(answer: Value, format: Format) -> Result<(), Failure> {

@@ -35,6 +35,10 @@ impl<'a> Attempt<'a> {
         Self { actor, act, target: ResourceRef { kind, id }.to_string() }
     }
 
+    pub(super) fn on_fleet(actor: &'a Actor, act: &'a str) -> Self {
+        Self { actor, act, target: "fleet".to_owned() }
+    }
+
     pub(super) fn on_project(actor: &'a Actor, act: &'a str, project: &str) -> Self {
         // What was asked for need not be a name, and then it is not repeated.
         let target = if is_project(project) { format!("project:{project}") } else { "project".to_owned() };
@@ -50,6 +54,14 @@ impl Registry {
     pub async fn audit(&self, actor: &Actor, mut query: AuditQuery) -> Result<Vec<AuditEntry>> {
         query.project = self.narrowed(actor, "audit.list", query.project).await?;
         Ok(self.store.audit(query).await?)
+    }
+
+    /// Lets through who may see every replica, and what is common to all projects.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] to whoever is bound to a project.
+    pub async fn admit_to_fleet(&self, actor: &Actor) -> Result<()> {
+        self.demand_unbound(&Attempt::on_fleet(actor, "fleet.show"), None, "sees the fleet").await
     }
 
     /// Writes down that somebody was refused. If the store fails, or one actor is refused too often, the log of the process

@@ -9,7 +9,7 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::once::Once;
 use super::rules::{check_label, check_permissions, check_project, check_workloads, invalid, plane, sorted};
-use super::{Change, Expected, Registry, RegistryError, Result};
+use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots};
 use crate::domain::credential::{Digest, KeyId, MintedKey, PresentedKey};
 use crate::domain::record::{ApiKey, EVERY, KeyState, Outcome};
@@ -83,11 +83,13 @@ impl Registry {
                 if let Some(target) = self.made_before(ticket).await? {
                     return Err(RegistryError::Repeated { target });
                 }
+                self.demand_not_deleted(&spec.project).await?;
                 let writes = [Write::CreateKey(new.record.clone())].into_iter();
                 let writes = writes.chain(self.used(ticket, &attempt.target)).collect();
                 Ok(key_change(writes, &[new.record.digest], new.record.clone()))
             })
-            .await?;
+            .await?
+            .result;
         Ok(NewKey { record, secret: new.secret })
     }
 
@@ -117,7 +119,7 @@ impl Registry {
         attempt.target = format!("key:{}", record.id);
         let none = Write::NoActiveKey { plane: spec.plane, now: self.clock.now() };
         let writes = vec![none, Write::CreateKey(record.clone())];
-        let record = self.commit(&attempt, key_change(writes, &[record.digest], record)).await?;
+        let record = self.commit(&attempt, key_change(writes, &[record.digest], record)).await?.result;
         Ok(NewKey { record, secret })
     }
 
@@ -133,7 +135,7 @@ impl Registry {
         id: KeyId,
         change: KeyChange,
         expected: Expected,
-    ) -> Result<ApiKey> {
+    ) -> Result<Made<ApiKey>> {
         let attempt = Attempt::on_key(actor, "key.update", id);
         self.make(&attempt, || async {
             let old = self.reachable_key(&attempt, id).await?;
@@ -189,7 +191,7 @@ impl Registry {
         id: KeyId,
         grace: Duration,
         expected: Expected,
-    ) -> Result<NewKey> {
+    ) -> Result<Made<NewKey>> {
         let attempt = Attempt::on_key(actor, "key.rotate", id);
         self.make(&attempt, || async {
             let old = self.reachable_key(&attempt, id).await?;
@@ -200,6 +202,7 @@ impl Registry {
                 return Err(RegistryError::Conflict(format!("key {id} has been rotated already")));
             }
             self.demand_working(&old)?;
+            self.demand_not_deleted(&old.project).await?;
             let new = self.mint(plane(policy, &old.plane)?, |id, digest| self.successor(&old, actor, id, digest))?;
             let retired = self.retired(old, new.record.id, grace);
             let also = Attempt::on_key(actor, attempt.act, new.record.id);
@@ -230,7 +233,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`], [`RegistryError::Stale`] if it is not what was expected, or
     /// [`RegistryError::Unavailable`] if it could not be stored.
-    pub async fn revoke_key(&self, actor: &Actor, id: KeyId, expected: Expected) -> Result<ApiKey> {
+    pub async fn revoke_key(&self, actor: &Actor, id: KeyId, expected: Expected) -> Result<Made<ApiKey>> {
         let attempt = Attempt::on_key(actor, "key.revoke", id);
         self.make(&attempt, || async {
             let old = self.reachable_key(&attempt, id).await?;
@@ -334,7 +337,7 @@ impl Registry {
     }
 }
 
-fn key_change(writes: Vec<Write>, digests: &[Digest], key: ApiKey) -> Change<ApiKey> {
+pub(super) fn key_change(writes: Vec<Write>, digests: &[Digest], key: ApiKey) -> Change<ApiKey> {
     let ended = |write: &Write| match write {
         Write::UpdateKey(key) => Some(Ended { digest: key.digest, at: key.revoked_at? }),
         _ => None,

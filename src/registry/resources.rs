@@ -35,7 +35,7 @@ impl Registry {
         check_resource(&spec)?;
         let attempt = Attempt::on_resource(actor, "resource.put", &spec.kind, &spec.id);
         self.demand_unbound(&attempt, Some(&spec.project), "registers resources").await?;
-        self.make(&attempt, || self.plan_put(&spec, may_move, expected)).await
+        self.make(&attempt, || self.plan_put(&spec, may_move, expected)).await.map(|made| made.result)
     }
 
     async fn plan_put(&self, spec: &ResourceSpec, may_move: bool, expected: Expected) -> Result<Change<Resource>> {
@@ -102,6 +102,7 @@ impl Registry {
             Ok(self.resource_change(Write::DeleteResource { kind, id, version: known.version }, known))
         })
         .await
+        .map(|made| made.result)
     }
 
     /// The resources within the actor's reach, by kind and id.

@@ -3,7 +3,7 @@
 use super::actor::{Actor, Held};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
-use super::{Change, Registry, RegistryError, Result};
+use super::{Change, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::{EVERY, EndedSession, SigningKey};
@@ -15,7 +15,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] if the user is beyond the actor's reach.
-    pub async fn end_session(&self, actor: &Actor, session: EndedSession) -> Result<()> {
+    pub async fn end_session(&self, actor: &Actor, session: EndedSession) -> Result<Made<()>> {
         check_name("session", &session.id)?;
         if !is_user_name(&session.user) {
             return invalid("user", format!("must be {USER_NAME_RULE}"));
@@ -60,6 +60,6 @@ impl Registry {
         }
         let event = Event::touching(&[Slots::of_digests(&[named("signing_key", id)])]);
         let project = Some(EVERY.to_owned());
-        self.commit(&attempt, Change { project, writes: vec![write], event, result: () }).await
+        self.commit(&attempt, Change { project, writes: vec![write], event, result: () }).await.map(|made| made.result)
     }
 }

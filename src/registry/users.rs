@@ -9,7 +9,7 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::once::Once;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
-use super::{Change, Expected, Registry, RegistryError, Result};
+use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Event, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::User;
@@ -85,6 +85,7 @@ impl Registry {
                 let made = known.filter(|user| !user.deleted && actor.reaches(&user.project));
                 return made.map(Change::none).ok_or(RegistryError::Repeated { target });
             }
+            self.demand_not_deleted(&spec.project).await?;
             let user = self.user_of(&spec, actor, known.as_ref());
             let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
             let write = match known {
@@ -101,6 +102,7 @@ impl Registry {
             Ok(self.user_change(writes, user))
         })
         .await
+        .map(|made| made.result)
     }
 
     fn user_of(&self, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> User {
@@ -132,7 +134,7 @@ impl Registry {
         name: &str,
         change: UserChange,
         expected: Expected,
-    ) -> Result<User> {
+    ) -> Result<Made<User>> {
         let attempt = Attempt::on_user(actor, change.act(), name);
         self.make(&attempt, || async {
             let old = self.reachable_user(&attempt, name).await?;
@@ -146,6 +148,9 @@ impl Registry {
             expected.check(|| format!("user {name}"), old.version)?;
             if new == old {
                 return Ok(Change::none(old));
+            }
+            if new.project != old.project {
+                self.demand_not_deleted(&new.project).await?;
             }
             new.sessions += u64::from(new.disabled && !old.disabled);
             Ok(self.next_version(new))
@@ -165,7 +170,7 @@ impl Registry {
         name: &str,
         password_hash: String,
         expected: Expected,
-    ) -> Result<User> {
+    ) -> Result<Made<User>> {
         login_plane(policy)?;
         check_hash(&password_hash)?;
         let attempt = Attempt::on_user(actor, "user.password", name);
@@ -184,7 +189,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`] if there is none within the actor's reach, [`RegistryError::Stale`] if the user is not
     /// what was expected.
-    pub async fn delete_user(&self, actor: &Actor, name: &str, expected: Expected) -> Result<User> {
+    pub async fn delete_user(&self, actor: &Actor, name: &str, expected: Expected) -> Result<Made<User>> {
         let attempt = Attempt::on_user(actor, "user.delete", name);
         self.make(&attempt, || async {
             let old = self.reachable_user(&attempt, name).await?;

@@ -87,6 +87,10 @@ impl Issuers {
         }
     }
 
+    pub(super) fn l2(&self) -> Option<&L2> {
+        self.l2.as_ref()
+    }
+
     /// The name under which a token is remembered, until the next withdrawal of a key.
     pub(super) fn name(&self, token: Digest) -> Digest {
         let number = self.withdrawals.number().to_be_bytes();

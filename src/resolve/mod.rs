@@ -102,6 +102,21 @@ impl Resolver {
         &self.signing
     }
 
+    /// What was heard to be ended for good.
+    pub fn sticky(&self) -> &Arc<Sticky> {
+        &self.sticky
+    }
+
+    /// What the fleet finds out once, if there is a fleet.
+    pub fn l2(&self) -> Option<L2> {
+        self.issuers.load().l2().cloned()
+    }
+
+    /// Whether a check can be answered now, as far as the store's log is concerned.
+    pub fn can_serve(&self) -> bool {
+        self.stamps.can_serve()
+    }
+
     /// Who holds this key; `None` if nobody does.
     ///
     /// # Errors

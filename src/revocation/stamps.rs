@@ -135,6 +135,12 @@ impl Stamps {
         !self.is_sealed() && (lease == FOREVER || self.clock.moment() < lease)
     }
 
+    /// Whether anything can be served at all, be it from a load that is made for the request.
+    pub fn can_serve(&self) -> bool {
+        let lease = self.lease();
+        !self.is_sealed() && lease != NEVER && (lease == FOREVER || self.clock.moment() < lease.plus(LISTED))
+    }
+
     pub fn is_sealed(&self) -> bool {
         self.sealed.load(Ordering::SeqCst)
     }

@@ -18,12 +18,13 @@ use crate::store::{Store, StoreError};
 /// Between two tries of a server that cannot be reached, with as much again by chance: a fleet does not start in step.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// A store, and what a fleet's needs besides.
+/// A store that is open.
 #[derive(Debug)]
-pub struct Opened {
-    pub store: Store,
-    /// `None`: the store has one owner.
-    pub fleet: Option<Joined>,
+pub enum Opened {
+    /// It has one owner, which this process is.
+    Sole(Arc<Embedded>),
+    /// A fleet's.
+    Joined(Joined),
 }
 
 /// What a process brings into a fleet.
@@ -36,8 +37,11 @@ pub struct Joined {
 }
 
 impl Opened {
-    fn sole(store: Embedded) -> Self {
-        Self { store: Store::Embedded(Arc::new(store)), fleet: None }
+    pub fn store(&self) -> Store {
+        match self {
+            Self::Sole(store) => Store::Embedded(Arc::clone(store)),
+            Self::Joined(joined) => Store::Redis(Arc::clone(&joined.redis)),
+        }
     }
 }
 
@@ -50,7 +54,7 @@ pub async fn open(settings: &StoreSettings, patience: Duration) -> Result<Opened
         StoreSettings::Embedded(path) => {
             let path = path.clone();
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&path, patience)).await;
-            Ok(Opened::sole(opened.map_err(start)??))
+            Ok(Opened::Sole(Arc::new(opened.map_err(start)??)))
         }
         StoreSettings::Redis(settings) => join(settings, patience).await,
     }
@@ -68,7 +72,7 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
     // Also says it if nobody has made the store yet.
     store.has_no_keys().await?;
     let name = settings.name.clone().unwrap_or_else(host_name);
-    Ok(Opened { store, fleet: Some(Joined { redis, survey, name }) })
+    Ok(Opened::Joined(Joined { redis, survey, name }))
 }
 
 async fn survey(connector: &Connector, patience: Duration) -> Result<Survey, StoreError> {

@@ -55,6 +55,9 @@ async fn ready(State(state): State<OpsState>) -> Response {
     if *state.draining.borrow() {
         reasons.push("draining");
     }
+    if !state.resolver.can_serve() {
+        reasons.push("no_lease");
+    }
     if !matches!(tokio::time::timeout(STORE_TIME, state.store.is_available()).await, Ok(true)) {
         reasons.push("store_unavailable");
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use redb::backends::InMemoryBackend;
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, StorageBackend};
 
-use super::keyspace::{self, Bytes, DigestKey, id_key, is_part, key_id, rest_of, scope_end, scoped};
+use super::keyspace::{self, Bytes, DigestKey, META_SEQUENCE, id_key, is_part, key_id, rest_of, scope_end, scoped};
 use super::records::{decode_key, decode_resource};
 use super::{KeyLoad, KeyQuery, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
 use crate::domain::credential::{Digest, KeyId};
@@ -214,6 +214,11 @@ impl Embedded {
         })?;
         self.engine.acknowledge(sequence);
         Ok(sequence)
+    }
+
+    /// The number of the last batch that was applied.
+    pub fn sequence(&self) -> Result<u64, StoreError> {
+        self.engine.read(|read| Ok(read.open_table(keyspace::META)?.get(META_SEQUENCE)?.map_or(0, |last| last.value())))
     }
 
     pub fn note_use(&self, uses: &[(KeyId, Timestamp)]) -> Result<(), StoreError> {

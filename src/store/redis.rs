@@ -61,6 +61,11 @@ impl Redis {
         Self { lanes, writer, usage: Usage::new(connector.clone(), runtime), connector }
     }
 
+    /// Where the server is.
+    pub fn connector(&self) -> &Connector {
+        &self.connector
+    }
+
     /// With a log that holds about so many changes.
     pub fn with_log_length(mut self, entries: usize) -> Self {
         self.writer.log_length = entries;
@@ -95,7 +100,8 @@ impl Redis {
     /// # Errors
     /// [`StoreError::Unavailable`]
     pub async fn channel(&self) -> Result<Channel, StoreError> {
-        self.connector.primary().await.map(Channel::new)
+        let connection = self.connector.primary().await?;
+        Ok(Channel::new(connection, self.writer.replicas))
     }
 
     /// Has the connections for reading made anew before they are used again.

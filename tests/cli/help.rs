@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 34] = [
+const COMMANDS: [&str; 41] = [
     "serve",
     "check-config",
     "explain",
@@ -27,6 +27,13 @@ const COMMANDS: [&str; 34] = [
     "users delete",
     "store",
     "store init",
+    "projects",
+    "projects list",
+    "projects show",
+    "projects suspend",
+    "projects resume",
+    "projects delete",
+    "fleet",
     "audit",
     "audit list",
     "login",
@@ -44,7 +51,7 @@ fn every_command_has_help_with_an_example() {
     for command in COMMANDS {
         let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = run(&words).ends(0);
-        let is_group = matches!(command, "keys" | "users" | "audit" | "store" | "resources");
+        let is_group = matches!(command, "keys" | "users" | "projects" | "audit" | "store" | "resources");
         assert!(help.out.contains("Usage: tollgate"), "{command}");
         assert!(is_group || help.out.contains("Example"), "{command} has no example");
         assert!(help.err.is_empty());

@@ -57,6 +57,7 @@ macro_rules! for_every_file {
 }
 
 mod journal;
+mod projects;
 mod users;
 
 fn ids(keys: &[ApiKey]) -> Vec<String> {

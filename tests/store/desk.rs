@@ -34,6 +34,7 @@ pub struct Desk {
     pub registry: Registry,
     pub policy: Policy,
     pub stamps: Arc<Stamps>,
+    pub digester: Arc<Digester>,
     clock: Arc<AtomicU64>,
 }
 
@@ -44,9 +45,9 @@ impl Desk {
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000));
         let manual = Clock::Manual(Arc::clone(&clock));
-        let registry = Registry::new(store.clone(), digester, Arc::clone(&stamps), last_used, manual);
+        let registry = Registry::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), last_used, manual);
         let policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
-        let mut desk = Self { store, registry, policy, stamps, clock };
+        let mut desk = Self { store, registry, policy, stamps, digester, clock };
         desk.users_stand_on(Some("admin"));
         desk
     }

@@ -121,13 +121,10 @@ fn a_store_of_a_newer_tollgate_is_left_alone() {
     assert!(error.to_string().contains("newer Tollgate"), "{error}");
 }
 
-/// A store from before there were users and an audit log.
+/// A store from before there were users and an audit log, and one from before anything was said of projects.
 #[test]
 fn an_older_store_gets_what_it_lacks() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("store.redb");
-    let sequence = Embedded::open(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
-    let later = [
+    let since_users = [
         "users",
         "users_by_project",
         "ended_sessions",
@@ -139,6 +136,15 @@ fn an_older_store_gets_what_it_lacks() {
         "once_by_time",
         "projects",
     ];
+    for later in [&since_users[..], &["projects"]] {
+        gets_what_it_lacks(later);
+    }
+}
+
+fn gets_what_it_lacks(later: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let sequence = Embedded::open(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
     let tables = |database: &redb::Database| database.begin_read().unwrap().list_tables().unwrap().count();
     let complete = {
         let database = redb::Database::open(&path).unwrap();
@@ -159,8 +165,11 @@ fn an_older_store_gets_what_it_lacks() {
     assert!(store.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).unwrap().is_empty());
     assert_eq!(store.once(&[1; 32]).unwrap(), None);
     assert!(store.users(&UserQuery { limit: 9, ..UserQuery::default() }).unwrap().is_empty());
+    assert_eq!(store.project("acme").unwrap(), None);
+    assert!(store.load_key(&[key(1).digest]).unwrap().is_some());
     assert_eq!(every_key(&store), [key(1)]);
     assert_eq!(store.apply(&[Write::CreateUser(user("ann"))]).unwrap(), sequence + 1);
+    assert_eq!(store.sequence().unwrap(), sequence + 1);
     drop(store);
     assert_eq!(tables(&redb::Database::open(&path).unwrap()), complete);
 }

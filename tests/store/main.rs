@@ -12,6 +12,7 @@ mod file;
 mod kill;
 mod power;
 mod privilege;
+mod projects;
 mod redis;
 #[path = "../support/redis.rs"]
 mod redis_server;

@@ -5,12 +5,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use tollgate::domain::credential::KeyId;
-use tollgate::domain::record::{ApiKey, AuditEntry, EndedSession, Outcome, Resource, SigningKey, User};
+use tollgate::domain::record::{
+    ApiKey, AuditEntry, EndedSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
+};
 use tollgate::registry::{Actor, Expected, KeyChange, RegistryError, ResourceSpec, UserChange};
 use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
 
 use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
-use crate::support::{Apply, at, id, key_of, resource, user};
+use crate::support::{Apply, at, id, key_of, project, resource, user};
 
 const EVERYTHING: [&str; 7] =
     ["manage_keys", "manage_resources", "manage_secrets", "manage_users", "view_audit_logs", "run", "read"];
@@ -51,6 +53,10 @@ enum Act {
     ShowUser(&'static str),
     ListUsers(&'static str),
     EndSession(&'static str),
+    Suspend(&'static str),
+    Resume(&'static str),
+    DeleteProject(&'static str),
+    ShowProject(&'static str),
     PutResource(&'static str),
     DeleteResource,
     ShowResource,
@@ -67,8 +73,9 @@ use Act::*;
 /// Keys: `acme` and `beta` of these projects may run, `reader` of acme may read, `chief` of acme may manage keys and run,
 /// `every` of all projects may run. Users: `ann` and `off` of acme, `bob` of beta and `eve` of all may run, `ada` of acme
 /// may manage keys and users, `odd` of acme may read; `off` and `odd` are disabled. Nobody and nothing is called `ghost`.
+/// Project beta is suspended, and gone is deleted.
 #[rustfmt::skip]
-const TABLE: [(Act, &str); 67] = [
+const TABLE: [(Act, &str); 78] = [
     // who                                        operator root few acme beta clerk
     (CreateKey("data", "acme", &["run"]),         "y y y y f y"),
     (CreateKey("data", "acme", &["read"]),        "y y f y f f"),
@@ -132,6 +139,17 @@ const TABLE: [(Act, &str); 67] = [
     (ListUsers("beta"),                           "y y y f y f"),
     (EndSession("ann"),                           "y y y y n y"),
     (EndSession("eve"),                           "y y y n n n"),
+    (Suspend("acme"),                             "y y y y n y"),
+    (Suspend("beta"),                             "y y y n y n"),
+    (Suspend("gone"),                             "c c c n n n"),
+    (Resume("beta"),                              "y y y n y n"),
+    (Resume("gone"),                              "c c c n n n"),
+    (DeleteProject("acme"),                       "y y y f f f"),
+    (DeleteProject("gone"),                       "y y y f f f"),
+    (ShowProject("acme"),                         "y y y y n y"),
+    (CreateKey("data", "gone", &["run"]),         "c c c f f f"),
+    (CreateUser("gone", &["run"]),                "c c c f f f"),
+    (MoveUser("ann", "gone"),                     "c c c f n f"),
     (PutResource("acme"),                         "y y y f f f"),
     (DeleteResource,                              "y y y f f f"),
     (ShowResource,                                "y y y y n y"),
@@ -157,6 +175,7 @@ struct Stored {
     keys: Vec<ApiKey>,
     users: Vec<User>,
     resources: Vec<Resource>,
+    projects: Vec<Project>,
     signing_keys: Vec<SigningKey>,
     is_ended: bool,
 }
@@ -168,6 +187,8 @@ impl World {
         let mut batch = vec![
             Write::CreateSigningKey(signing_key("k-1")),
             Write::CreateResource(resource("workload", "w-1", "acme")),
+            Write::PutProject(project("beta", ProjectState::Suspended)),
+            Write::PutProject(project("gone", ProjectState::Deleted)),
         ];
         for (n, (name, plane, project, permissions)) in (1..).zip([
             ("acme", "data", "acme", &["run"][..]),
@@ -201,6 +222,7 @@ impl World {
             keys: store.keys(KeyQuery { limit: 99, ..KeyQuery::default() }).await.unwrap(),
             users: store.users(UserQuery { limit: 99, ..UserQuery::default() }).await.unwrap(),
             resources: store.resources(ResourceQuery { limit: 99, ..ResourceQuery::default() }).await.unwrap(),
+            projects: store.projects(None, 99).await.unwrap(),
             signing_keys: store.signing_keys().await.unwrap(),
             is_ended: store.ended_session("s-1".to_owned()).await.unwrap(),
         }
@@ -241,21 +263,21 @@ impl World {
             }
             PermitUser(name, permissions) => {
                 let change = UserChange { permissions: Some(names(permissions)), ..UserChange::default() };
-                named_user(registry.update_user(policy, actor, name, change, any).await?)
+                named_user(registry.update_user(policy, actor, name, change, any).await?.result)
             }
             MoveUser(name, project) => {
                 let change = UserChange { project: Some(project.to_owned()), ..UserChange::default() };
-                named_user(registry.update_user(policy, actor, name, change, any).await?)
+                named_user(registry.update_user(policy, actor, name, change, any).await?.result)
             }
             Disable(name) | Enable(name) => {
                 let disabled = Some(matches!(act, Disable(_)));
                 let change = UserChange { disabled, ..UserChange::default() };
-                named_user(registry.update_user(policy, actor, name, change, any).await?)
+                named_user(registry.update_user(policy, actor, name, change, any).await?.result)
             }
             Password(name) => {
-                named_user(registry.set_password(policy, actor, name, HASH.replace('8', "9"), any).await?)
+                named_user(registry.set_password(policy, actor, name, HASH.replace('8', "9"), any).await?.result)
             }
-            DeleteUser(name) => named_user(registry.delete_user(actor, name, any).await?),
+            DeleteUser(name) => named_user(registry.delete_user(actor, name, any).await?.result),
             ShowUser(name) => registry.user(actor, name).await.map(|_| None)?,
             ListUsers(project) => {
                 let query = UserQuery { project: Some(project.to_owned()), limit: 9, ..UserQuery::default() };
@@ -265,6 +287,10 @@ impl World {
                 registry.end_session(actor, session(user)).await?;
                 Some("session:s-1".to_owned())
             }
+            Suspend(name) => Some(format!("project:{}", registry.suspend_project(actor, name, any).await?.name)),
+            Resume(name) => Some(format!("project:{}", registry.resume_project(actor, name, any).await?.name)),
+            DeleteProject(name) => Some(format!("project:{}", registry.delete_project(actor, name, any).await?.name)),
+            ShowProject(name) => registry.project(actor, name).await.map(|_| None)?,
             PutResource(project) => {
                 let spec = ResourceSpec { id: "w-2".to_owned(), ..workload(project) };
                 Some(registry.put_resource(actor, spec, false, any).await?.reference().to_string())
@@ -335,6 +361,10 @@ impl World {
             ShowUser(name) => ("user.show", user(name)),
             ListUsers(of) => ("user.list", project(of)),
             EndSession(_) => ("session.end", "session:s-1".to_owned()),
+            Suspend(of) => ("project.suspend", project(of)),
+            Resume(of) => ("project.resume", project(of)),
+            DeleteProject(of) => ("project.delete", project(of)),
+            ShowProject(of) => ("project.show", project(of)),
             PutResource(_) => ("resource.put", "workload:w-2".to_owned()),
             DeleteResource => ("resource.delete", "workload:w-1".to_owned()),
             ShowResource => ("resource.show", "workload:w-1".to_owned()),

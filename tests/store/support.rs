@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::credential::{Digest, KeyId, MintedKey};
-use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Resource, User};
+use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Project, ProjectState, Resource, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::redis::Redis;
@@ -84,6 +84,11 @@ pub fn resource(kind: &str, id: &str, project: &str) -> Resource {
         created_at: at(1),
         version: 1,
     }
+}
+
+/// The first thing that was said of a project.
+pub fn project(name: &str, state: ProjectState) -> Project {
+    Project { name: name.to_owned(), state, changed_at: at(1), changed_by: "operator".to_owned(), version: 1 }
 }
 
 /// A user of project acme.

@@ -59,7 +59,7 @@ impl House {
 
     async fn change(&self, name: &str, change: UserChange) -> User {
         let registry = &self.world.core.registry;
-        registry.update_user(&self.world.policy, &Actor::operator(), name, change, Expected::Any).await.unwrap()
+        registry.update_user(&self.world.policy, &Actor::operator(), name, change, Expected::Any).await.unwrap().result
     }
 }
 

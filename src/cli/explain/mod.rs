@@ -197,7 +197,7 @@ impl World {
             }
         }
         let opened = run::store::open(&settings.store, Duration::ZERO).await;
-        let store = opened.map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?.store;
+        let store = opened.map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?.store();
         // Loading a pepper that the store has not seen would write to it.
         let known = store.pepper_checks().await.map_err(|error| store_failed(&error))?;
         let unseen = |(version, _): &&(u32, PathBuf)| known.iter().all(|check| check.version != *version);

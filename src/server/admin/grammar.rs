@@ -70,6 +70,12 @@ grammar!(Label, {
     "description": "A text for people: 1 to 128 characters, none of them a control character.",
     "examples": ["chat front end"]
 });
+grammar!(Seconds, {
+    "type": "string",
+    "pattern": "^[1-8]s$",
+    "description": "Whole seconds, from 1s to 8s.",
+    "examples": ["5s"]
+});
 grammar!(Time, {
     "type": "string",
     "format": "date-time",

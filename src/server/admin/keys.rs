@@ -6,15 +6,16 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::fleet::{self, Patience};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IdempotencyKey, IfMatch, JsonBody, OptionalBody, PathOf, QueryOf, name_filter, project_filter};
+use super::wire::fleet::{Changed, WaitBody};
 use super::wire::keys::{CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey};
 use super::wire::{KEYS, timestamp};
 use super::{AdminState, page_size};
 use crate::domain::credential::KeyId;
 use crate::domain::record::ApiKey;
-use crate::domain::time::Timestamp;
 use crate::registry::{KeyChange, KeySpec, NewKey};
 use crate::store::KeyQuery;
 
@@ -31,7 +32,7 @@ pub async fn create(
     let spec = spec_of(&state, &caller, asked)?;
     let new = state.registry.create_key(&state.live.load_full(), &caller.actor, spec, once).await?;
     caller.changed(&state, new.record.id.as_str(), &new.record.project);
-    shown_once(&state, &new)
+    shown_once(&state, &new, None)
 }
 
 /// What is asked for, completed by the caller's own project and then by the configured defaults.
@@ -97,13 +98,15 @@ pub async fn show(
     PathOf(path): PathOf<KeyPath>,
 ) -> Result<Response, ApiError> {
     let view = state.registry.key(&caller.actor, key_id(&path)?).await?;
-    answer(&state, &view.key, view.last_used_at)
+    let record = KeyBody::of(&view.key, view.last_used_at, state.clock.now());
+    reply::versioned(StatusCode::OK, &record, view.key.version)
 }
 
 pub async fn update(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<KeyPath>,
+    patience: Patience,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<UpdateKey>,
 ) -> Result<Response, ApiError> {
@@ -116,38 +119,44 @@ pub async fn update(
     };
     let UpdateKey { name, permissions, workloads, .. } = asked;
     let change = KeyChange { name, permissions, workloads, expires_at };
-    let key = state.registry.update_key(&state.live.load_full(), &caller.actor, id, change, expected).await?;
-    caller.changed(&state, id.as_str(), &key.project);
-    let last_used_at = last_used(&state, &caller, id).await;
-    answer(&state, &key, last_used_at)
+    let policy = state.live.load_full();
+    let update = |expected| state.registry.update_key(&policy, &caller.actor, id, change.clone(), expected);
+    let (key, fleet) = patience.repeat(&state, &caller, expected, update).await?;
+    changed(&state, &caller, &key, fleet).await
 }
 
 pub async fn revoke(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<KeyPath>,
+    patience: Patience,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let (id, expected) = (key_id(&path)?, if_match.optional()?);
-    let revoked = state.registry.revoke_key(&caller.actor, id, expected).await?;
-    caller.changed(&state, id.as_str(), &revoked.project);
-    let last_used_at = last_used(&state, &caller, id).await;
-    answer(&state, &revoked, last_used_at)
+    let revoke = |expected| state.registry.revoke_key(&caller.actor, id, expected);
+    let (revoked, fleet) = patience.repeat(&state, &caller, expected, revoke).await?;
+    changed(&state, &caller, &revoked, fleet).await
 }
 
-/// When a key that was just changed was used. The change stands: an answer without this is better than none.
-async fn last_used(state: &AdminState, caller: &Caller, id: KeyId) -> Option<Timestamp> {
-    state.registry.key(&caller.actor, id).await.ok()?.last_used_at
-}
-
-fn answer(state: &AdminState, key: &ApiKey, last_used_at: Option<Timestamp>) -> Result<Response, ApiError> {
-    reply::versioned(StatusCode::OK, &KeyBody::of(key, last_used_at, state.clock.now()), key.version)
+/// The answer to a change of a key.
+async fn changed(
+    state: &AdminState,
+    caller: &Caller,
+    key: &ApiKey,
+    fleet: Option<WaitBody>,
+) -> Result<Response, ApiError> {
+    caller.changed(state, key.id.as_str(), &key.project);
+    // The change stands: an answer without the last use is better than none.
+    let last_used_at = state.registry.key(&caller.actor, key.id).await.ok().and_then(|view| view.last_used_at);
+    let record = KeyBody::of(key, last_used_at, state.clock.now());
+    reply::versioned(fleet::status(StatusCode::OK, fleet.as_ref()), &Changed { record, fleet }, key.version)
 }
 
 pub async fn rotate(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<KeyPath>,
+    patience: Patience,
     if_match: IfMatch,
     OptionalBody(asked): OptionalBody<RotateKey>,
 ) -> Result<Response, ApiError> {
@@ -156,27 +165,31 @@ pub async fn rotate(
     if grace > MAX_GRACE {
         return Err(ApiError::invalid_field("grace_seconds", "must be at most 366 days"));
     }
-    let new = state.registry.rotate_key(&state.live.load_full(), &caller.actor, id, grace, expected).await?;
+    let policy = state.live.load_full();
+    let rotate = state.registry.rotate_key(&policy, &caller.actor, id, grace, expected);
+    let (new, fleet) = patience.once(&state, &caller, rotate).await?;
     caller.changed(&state, id.as_str(), &new.record.project);
-    shown_once(&state, &new)
+    shown_once(&state, &new, fleet)
 }
 
 pub async fn bootstrap(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     let new = state.registry.bootstrap(&state.live.load_full(), &caller.actor).await?;
     caller.changed(&state, new.record.id.as_str(), &new.record.project);
-    shown_once(&state, &new)
+    shown_once(&state, &new, None)
 }
 
 fn key_id(path: &KeyPath) -> Result<KeyId, ApiError> {
     KeyId::parse(&path.id).ok_or_else(|| ApiError::not_found("there is no such key: an id has 12 letters and digits"))
 }
 
-fn shown_once(state: &AdminState, new: &NewKey) -> Result<Response, ApiError> {
+fn shown_once(state: &AdminState, new: &NewKey, fleet: Option<WaitBody>) -> Result<Response, ApiError> {
     let record = KeyBody::of(&new.record, None, state.clock.now());
-    let plain = serde_json::to_vec(&record).map_err(|_| ApiError::internal())?;
-    let room = plain.len() + new.secret.expose().len() + 64;
-    let location = format!("{KEYS}/{}", record.id);
-    reply::secret_record(&location, &NewKeyBody { record, key: new.secret.expose() }, new.record.version, room)
+    let (location, version) = (format!("{KEYS}/{}", record.id), new.record.version);
+    let plain = serde_json::to_vec(&Changed { record: &record, fleet: fleet.clone() });
+    let room = plain.map_err(|_| ApiError::internal())?.len() + new.secret.expose().len() + 64;
+    let status = fleet::status(StatusCode::CREATED, fleet.as_ref());
+    let body = Changed { record: NewKeyBody { record, key: new.secret.expose() }, fleet };
+    reply::secret_record(status, &location, &body, version, room)
 }
 
 #[cfg(test)]

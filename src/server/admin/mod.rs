@@ -1,13 +1,15 @@
-//! The admin API: keys, users, sessions, resources and the audit log as JSON over HTTP/1.1, behind three doors. Never trusts
+//! The admin API: keys, users, projects, sessions, resources, the fleet and the audit log as JSON over HTTP/1.1, behind three doors. Never trusts
 //! what its listener did not prove: the socket's file mode, or a credential that the pipeline allows.
 
 mod audit;
 mod client;
+mod fleet;
 mod grammar;
 mod guard;
 mod keys;
 pub mod openapi;
 mod operations;
+mod projects;
 mod reply;
 mod request;
 mod resources;
@@ -31,6 +33,7 @@ use axum::routing::MethodRouter;
 
 use crate::clock::Clock;
 use crate::config;
+use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
@@ -55,6 +58,7 @@ pub enum Door {
 pub struct AdminState {
     live: Arc<ArcSwap<Policy>>,
     registry: Registry,
+    replicas: Replicas,
     pipeline: Pipeline,
     logins: Logins,
     clock: Clock,
@@ -66,12 +70,13 @@ impl AdminState {
     pub fn new(
         live: Arc<ArcSwap<Policy>>,
         registry: Registry,
+        replicas: Replicas,
         pipeline: Pipeline,
         logins: Logins,
         clock: Clock,
         settings: Arc<config::Admin>,
     ) -> Self {
-        Self { live, registry, pipeline, logins, clock, settings, rules: Arc::default() }
+        Self { live, registry, replicas, pipeline, logins, clock, settings, rules: Arc::default() }
     }
 }
 

@@ -15,7 +15,7 @@ use super::operations::{Access, IfMatchRule, OPERATIONS, Operation};
 use super::reply::{self, ErrorBody};
 
 const ABOUT: &str = "\
-Keys, users and resources of a Tollgate, and the log of every change.
+Keys, users, projects and resources of a Tollgate, and the log of every change.
 
 **Who may call it.** Every operation but this description needs a credential of an admin plane: an API key as \
 `Authorization: Bearer KEY` or `X-API-Key: KEY`, or the token of a login as `Authorization: Bearer TOKEN`. Send exactly one. \
@@ -32,6 +32,11 @@ if nobody else has changed the record since: otherwise it is 412. `PATCH` needs 
 
 **Retries.** With an `Idempotency-Key` of your own, a creation that you repeat within 24 hours is made once. 503 has \
 `Retry-After`.
+
+**Fleets.** Where several Tollgates share a store, a change counts everywhere within the time that `GET /api/v1/fleet` tells as \
+`level`. With `?wait=fleet` the answer to a change comes when nobody can act any more on what was before, or after `limit` \
+(`5s`), and `fleet` in it says who has confirmed the change. The status is 202 if a replica lags: the change is made all the \
+same, and asking for it again is safe.
 
 **Names.** Every answer carries `x-request-id`: yours, if you sent one, else a new one. It stands in the log too.";
 
@@ -85,7 +90,10 @@ fn describe(operation: &Operation, requests: &mut SchemaGenerator, answers: &mut
     }
     let (status, answer) = operation.answer;
     let mut responses = Map::new();
-    responses.insert(status.to_string(), success(operation, &answer(answers)));
+    responses.insert(status.to_string(), success(operation, operation.summary, &answer(answers)));
+    if operation.waits {
+        responses.insert("202".to_owned(), success(operation, LAGGING, &answer(answers)));
+    }
     for (status, name) in refusals(operation) {
         responses.insert(status.to_string(), json!({"$ref": format!("#/components/responses/{name}")}));
     }
@@ -151,7 +159,10 @@ fn header_parameters() -> Value {
     })
 }
 
-fn success(operation: &Operation, schema: &Schema) -> Value {
+/// What 202 means.
+const LAGGING: &str = "It is done, and the replicas that `fleet.lagging` names may still act on what was before.";
+
+fn success(operation: &Operation, description: &str, schema: &Schema) -> Value {
     let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});
     if operation.answer.0 == 201 {
         headers["Location"] = json!({"$ref": "#/components/headers/Location"});
@@ -160,7 +171,7 @@ fn success(operation: &Operation, schema: &Schema) -> Value {
         headers["ETag"] = json!({"$ref": "#/components/headers/ETag"});
     }
     json!({
-        "description": operation.summary,
+        "description": description,
         "headers": headers,
         "content": {"application/json": {"schema": schema}}
     })

@@ -6,6 +6,7 @@ mod table;
 use axum::routing::MethodRouter;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
+use super::wire::fleet::Waiting;
 use super::{AdminState, Door};
 
 pub use table::OPERATIONS;
@@ -43,6 +44,8 @@ pub struct Operation {
     pub if_match: IfMatchRule,
     /// Whether it is refused to whoever tries too often.
     pub throttled: bool,
+    /// Whether a success can wait until every replica has confirmed it; then it is 202 where one may lag.
+    pub waits: bool,
     /// Whether a client may name it by an `Idempotency-Key`.
     pub repeatable: bool,
     /// The status of a success and what it carries.
@@ -92,6 +95,7 @@ impl Operation {
             if_match: IfMatchRule::None,
             throttled: false,
             repeatable: false,
+            waits: false,
             answer: (status, SchemaGenerator::subschema_for::<Answer>),
             versioned: false,
         }
@@ -146,6 +150,12 @@ impl Operation {
     const fn throttled(mut self) -> Self {
         self.throttled = true;
         self
+    }
+
+    /// Its answer can wait for the fleet.
+    const fn waits(mut self) -> Self {
+        self.waits = true;
+        self.filters::<Waiting>()
     }
 
     const fn repeatable(mut self) -> Self {

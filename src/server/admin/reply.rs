@@ -183,8 +183,14 @@ pub fn secret<T: Serialize>(status: StatusCode, value: &T, room: usize) -> Resul
 }
 
 /// A record that was just made, with a secret in it, as [`secret`].
-pub fn secret_record<T: Serialize>(location: &str, value: &T, version: u64, room: usize) -> Result<Response, ApiError> {
-    let mut response = secret(StatusCode::CREATED, value, room)?;
+pub fn secret_record<T: Serialize>(
+    status: StatusCode,
+    location: &str,
+    value: &T,
+    version: u64,
+    room: usize,
+) -> Result<Response, ApiError> {
+    let mut response = secret(status, value, room)?;
     name(&mut response, LOCATION, location);
     name(&mut response, ETAG, &etag(version));
     Ok(response)

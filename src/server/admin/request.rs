@@ -145,9 +145,9 @@ fn expected(text: &str) -> Option<Expected> {
     if tag.contains('"') {
         return None;
     }
-    // Versions count from 1, so a tag that is none of ours, or a weak one, is that of no version.
+    // A tag that is none of ours, or a weak one, is that of no version; 0 is that of what was never said.
     let version = tag.parse().ok().filter(|version: &u64| !text.starts_with("W/") && version.to_string() == tag);
-    Some(Expected::Version(version.unwrap_or(0)))
+    Some(Expected::Version(version.unwrap_or(u64::MAX)))
 }
 
 /// What the client calls this creation, if it wants to be able to repeat it.
@@ -182,8 +182,9 @@ mod tests {
     fn an_etag_is_one_of_ours_or_of_no_version() {
         assert_eq!(expected("*"), Some(Expected::Any));
         assert_eq!(expected("\"3\""), Some(Expected::Version(3)));
-        for strange in ["\"\"", "\"abc\"", "W/\"3\"", "\"03\"", "\"+3\"", "\"99999999999999999999\""] {
-            assert_eq!(expected(strange), Some(Expected::Version(0)), "{strange}");
+        assert_eq!(expected("\"0\""), Some(Expected::Version(0)));
+        for strange in ["\"\"", "\"abc\"", "W/\"3\"", "W/\"0\"", "\"03\"", "\"+3\"", "\"99999999999999999999\""] {
+            assert_eq!(expected(strange), Some(Expected::Version(u64::MAX)), "{strange}");
         }
         for bad in ["", "3", "\"3", "3\"", "\"1\", \"2\"", "**", "\""] {
             assert_eq!(expected(bad), None, "{bad}");

@@ -8,9 +8,11 @@ use axum::response::{IntoResponse, Response};
 
 use super::AdminState;
 use super::client::ClientAddress;
+use super::fleet::{self, Patience};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::JsonBody;
+use super::wire::fleet::Changed;
 use super::wire::rfc3339;
 use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
 use super::wire::users::Password;
@@ -65,17 +67,26 @@ fn refusal(error: &LoginError) -> ApiError {
     }
 }
 
-pub async fn logout(State(state): State<AdminState>, caller: Caller, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn logout(
+    State(state): State<AdminState>,
+    caller: Caller,
+    patience: Patience,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
     let policy = state.live.load_full();
     let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let token = bearer_token(&policy, headers).unwrap_or_default();
-    state.logins.logout(&policy, &caller.actor, token).await.map_err(|error| match error {
-        // The request is in order; there is no session behind its credential.
-        RegistryError::Invalid { problem, .. } => ApiError::conflict(problem),
-        other => other.into(),
-    })?;
+    let logout = async {
+        state.logins.logout(&policy, &caller.actor, token).await.map_err(|error| match error {
+            // The request is in order; there is no session behind its credential.
+            RegistryError::Invalid { problem, .. } => RegistryError::Conflict(problem),
+            other => other,
+        })
+    };
+    let ((), fleet) = patience.once(&state, &caller, logout).await?;
     caller.changed(&state, &caller.actor.subject, caller.actor.project.as_deref().unwrap_or_default());
-    reply::record(StatusCode::OK, &LogoutBody { subject: caller.actor.subject })
+    let status = fleet::status(StatusCode::OK, fleet.as_ref());
+    reply::record(status, &Changed { record: LogoutBody { subject: caller.actor.subject }, fleet })
 }
 
 pub async fn jwks(State(state): State<AdminState>) -> Response {

@@ -3,7 +3,9 @@
 mod audit;
 mod conventions;
 mod doors;
+mod fleet;
 mod keys;
+mod projects;
 mod resources;
 mod sessions;
 mod users;
@@ -23,6 +25,7 @@ use zeroize::Zeroizing;
 use super::{AdminState, Door, router};
 use crate::clock::Clock;
 use crate::config::{Admin, KeyDefaults, UnixAddress};
+use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
@@ -129,7 +132,8 @@ impl Api {
     fn of(policy: Policy, key_defaults: KeyDefaults) -> Self {
         let time = Arc::new(AtomicU64::new(START));
         let clock = Clock::Manual(Arc::clone(&time));
-        let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
+        let embedded = Arc::new(Embedded::in_memory().unwrap());
+        let store = Store::Embedded(Arc::clone(&embedded));
         let pepper = Pepper::new(1, Zeroizing::new([7; 32]));
         let digester = Arc::new(Digester::new(&pepper, &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
@@ -140,6 +144,7 @@ impl Api {
         let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock.clone());
+        let replicas = Replicas::sole(embedded, clock.now());
         let logins = Logins::new(store, registry.clone(), signing, Passwords::start().unwrap(), clock.clone());
         let settings = Admin {
             unix: UnixAddress { path: "/none".into(), mode: 0o600, group: None },
@@ -149,7 +154,7 @@ impl Api {
             key_defaults,
         };
         let live = Arc::new(ArcSwap::from_pointee(policy));
-        let state = AdminState::new(live, registry, pipeline, logins, clock, Arc::new(settings));
+        let state = AdminState::new(live, registry, replicas, pipeline, logins, clock, Arc::new(settings));
         Self { state, clock: time, door: Door::Socket }
     }
 

@@ -5,10 +5,12 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::fleet::{self, Patience};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf, project_filter};
 use super::wire::USERS;
+use super::wire::fleet::{Changed, WaitBody};
 use super::wire::users::{CreateUser, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
 use super::{AdminState, page_size};
 use crate::domain::name::is_user_name;
@@ -56,52 +58,61 @@ pub async fn show(
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
 ) -> Result<Response, ApiError> {
-    answer(&state.registry.user(&caller.actor, possible(&path)?).await?)
+    answer(&state.registry.user(&caller.actor, possible(&path)?).await?, None)
 }
 
 pub async fn update(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
+    patience: Patience,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<UpdateUser>,
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path)?, if_match.required()?);
     let UpdateUser { project, permissions, disabled } = asked;
     let change = UserChange { project, permissions, disabled };
-    let user = state.registry.update_user(&state.live.load_full(), &caller.actor, name, change, expected).await?;
+    let policy = state.live.load_full();
+    let update = |expected| state.registry.update_user(&policy, &caller.actor, name, change.clone(), expected);
+    let (user, fleet) = patience.repeat(&state, &caller, expected, update).await?;
     caller.changed(&state, &user.name, &user.project);
-    answer(&user)
+    answer(&user, fleet)
 }
 
 pub async fn set_password(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
+    patience: Patience,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<SetPassword>,
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path)?, if_match.optional()?);
     let hash = hashed(&state, asked.password).await?;
-    let user = state.registry.set_password(&state.live.load_full(), &caller.actor, name, hash, expected).await?;
+    let policy = state.live.load_full();
+    let set = |expected| state.registry.set_password(&policy, &caller.actor, name, hash.clone(), expected);
+    let (user, fleet) = patience.repeat(&state, &caller, expected, set).await?;
     caller.changed(&state, &user.name, &user.project);
-    answer(&user)
+    answer(&user, fleet)
 }
 
 pub async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
+    patience: Patience,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path)?, if_match.optional()?);
-    let user = state.registry.delete_user(&caller.actor, name, expected).await?;
+    let delete = state.registry.delete_user(&caller.actor, name, expected);
+    let (user, fleet) = patience.once(&state, &caller, delete).await?;
     caller.changed(&state, &user.name, &user.project);
-    answer(&user)
+    answer(&user, fleet)
 }
 
-fn answer(user: &User) -> Result<Response, ApiError> {
-    reply::versioned(StatusCode::OK, &UserBody::from(user), user.version)
+fn answer(user: &User, fleet: Option<WaitBody>) -> Result<Response, ApiError> {
+    let status = fleet::status(StatusCode::OK, fleet.as_ref());
+    reply::versioned(status, &Changed { record: UserBody::from(user), fleet }, user.version)
 }
 
 /// Whatever cannot be the name of a user is not there.

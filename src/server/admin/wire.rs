@@ -2,7 +2,9 @@
 //! but the key just made and the password just sent.
 
 pub mod audit;
+pub mod fleet;
 pub mod keys;
+pub mod projects;
 pub mod resources;
 pub mod session;
 pub mod users;
@@ -16,6 +18,8 @@ pub const KEYS: &str = "/api/v1/auth/api-keys";
 pub const BOOTSTRAP: &str = "/api/v1/auth/bootstrap";
 pub const RESOURCES: &str = "/api/v1/resources";
 pub const USERS: &str = "/api/v1/users";
+pub const PROJECTS: &str = "/api/v1/projects";
+pub const FLEET: &str = "/api/v1/fleet";
 pub const AUDIT: &str = "/api/v1/audit";
 pub const LOGIN: &str = "/api/v1/auth/login";
 pub const LOGOUT: &str = "/api/v1/auth/logout";

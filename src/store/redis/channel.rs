@@ -17,6 +17,8 @@ use crate::store::records::decode_event;
 
 /// How long an answer may take, beyond what it was asked to wait.
 const LIMIT: Duration = Duration::from_millis(400);
+/// How long the replicas of the server may take: less than the connection waits for an answer.
+const SETTLE: Duration = Duration::from_millis(300);
 /// How many changes one renewal tells of.
 const MOST_ENTRIES: usize = 256;
 
@@ -24,15 +26,17 @@ const MOST_ENTRIES: usize = 256;
 #[derive(Debug)]
 pub struct Channel {
     connection: Connection,
+    /// How many replicas of the server must have what is said with [`Channel::settle`].
+    replicas: u32,
 }
 
 /// Without a `Debug` of what is inside.
 struct Connection(MultiplexedConnection);
 
 impl Channel {
-    pub(super) fn new(mut connection: MultiplexedConnection) -> Self {
+    pub(super) fn new(mut connection: MultiplexedConnection, replicas: u32) -> Self {
         connection.set_response_timeout(LIMIT);
-        Self { connection: Connection(connection) }
+        Self { connection: Connection(connection), replicas }
     }
 
     /// Says where this replica stands, and hears what follows.
@@ -55,6 +59,25 @@ impl Channel {
                 Ok(Renewal::Ahead { head, entries })
             }
             _ => Err(unreadable("an answer to a renewal")),
+        }
+    }
+
+    /// Waits until the replicas of the server have what was said over this connection, so that none of them becomes the primary
+    /// without knowing of it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if too few of them answer in time.
+    pub async fn settle(&mut self) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        let mut command = redis::cmd("WAIT");
+        command.arg(self.replicas).arg(SETTLE.as_millis().to_string());
+        let have: Result<u32, _> = command.query_async(&mut self.connection.0).await;
+        match have {
+            Ok(have) if have >= self.replicas => Ok(()),
+            Ok(have) => Err(StoreError::Unavailable(format!("{have} of {} replicas of Redis answer", self.replicas))),
+            Err(error) => Err(StoreError::Unavailable(explained(&error))),
         }
     }
 

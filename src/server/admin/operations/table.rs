@@ -5,14 +5,18 @@ use serde_json::Value;
 
 use super::{Access, IfMatchRule, Operation};
 use crate::server::admin::wire::audit::{AuditPage, ListAudit};
+use crate::server::admin::wire::fleet::{Changed, FleetBody};
 use crate::server::admin::wire::keys::{
     CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey,
 };
+use crate::server::admin::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, UpdateProject};
 use crate::server::admin::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use crate::server::admin::wire::session::{IssuedBody, LoginRequest, LogoutBody, WhoamiBody};
 use crate::server::admin::wire::users::{CreateUser, ListUsers, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
-use crate::server::admin::wire::{AUDIT, BOOTSTRAP, DESCRIPTION, JWKS, KEYS, LOGIN, LOGOUT, RESOURCES, USERS, WHOAMI};
-use crate::server::admin::{Door, audit, keys, openapi, resources, session, users, whoami};
+use crate::server::admin::wire::{
+    AUDIT, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, USERS, WHOAMI,
+};
+use crate::server::admin::{Door, audit, fleet, keys, openapi, projects, resources, session, users, whoami};
 
 const PRIVATE: &[Door] = &[Door::Socket, Door::Http];
 const EVERYWHERE: &[Door] = &[Door::Socket, Door::Http, Door::ThroughEnvoy];
@@ -26,10 +30,11 @@ const ONE_KEY: &str = "/api/v1/auth/api-keys/{id}";
 const ROTATE_KEY: &str = "/api/v1/auth/api-keys/{id}/rotate";
 const ONE_USER: &str = "/api/v1/users/{name}";
 const PASSWORD: &str = "/api/v1/users/{name}/password";
+const ONE_PROJECT: &str = "/api/v1/projects/{name}";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 23] = [
+pub static OPERATIONS: [Operation; 28] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -45,9 +50,10 @@ pub static OPERATIONS: [Operation; 23] = [
         )
         .takes::<LoginRequest>()
         .throttled(),
-    Operation::new::<LogoutBody>("session.logout", "POST", LOGOUT, || post(session::logout), 200)
+    Operation::new::<Changed<LogoutBody>>("session.logout", "POST", LOGOUT, || post(session::logout), 200)
         .by(Access::Anyone, EVERYWHERE)
-        .says("Log out", "Ends the session of the token that the request carries, at once. Keys are revoked instead."),
+        .says("Log out", "Ends the session of the token that the request carries, at once. Keys are revoked instead.")
+        .waits(),
     Operation::new::<Value>("session.keys", "GET", JWKS, || get(session::jwks), 200)
         .by(Access::Public, EVERYWHERE)
         .says("The keys of our tokens", "A JWK Set, for whoever verifies tokens by themselves. Anybody may read it."),
@@ -71,7 +77,7 @@ pub static OPERATIONS: [Operation; 23] = [
         .says("Show a key's record", "")
         .on::<KeyPath>("key:{id}")
         .versioned(),
-    Operation::new::<KeyBody>("key.update", "PATCH", ONE_KEY, || patch(keys::update), 200)
+    Operation::new::<Changed<KeyBody>>("key.update", "PATCH", ONE_KEY, || patch(keys::update), 200)
         .by(MANAGE_KEYS, EVERYWHERE)
         .says(
             "Change a key",
@@ -79,8 +85,9 @@ pub static OPERATIONS: [Operation; 23] = [
         )
         .on::<KeyPath>("key:{id}")
         .takes::<UpdateKey>()
-        .if_match(IfMatchRule::Required),
-    Operation::new::<KeyBody>("key.revoke", "DELETE", ONE_KEY, || delete(keys::revoke), 200)
+        .if_match(IfMatchRule::Required)
+        .waits(),
+    Operation::new::<Changed<KeyBody>>("key.revoke", "DELETE", ONE_KEY, || delete(keys::revoke), 200)
         .by(MANAGE_KEYS, EVERYWHERE)
         .says(
             "Revoke a key",
@@ -88,8 +95,9 @@ pub static OPERATIONS: [Operation; 23] = [
              it again is no error.",
         )
         .on::<KeyPath>("key:{id}")
-        .if_match(IfMatchRule::Optional),
-    Operation::new::<NewKeyBody<'static>>("key.rotate", "POST", ROTATE_KEY, || post(keys::rotate), 201)
+        .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<Changed<NewKeyBody<'static>>>("key.rotate", "POST", ROTATE_KEY, || post(keys::rotate), 201)
         .by(MANAGE_KEYS, EVERYWHERE)
         .says(
             "Replace a key",
@@ -98,7 +106,8 @@ pub static OPERATIONS: [Operation; 23] = [
         )
         .on::<KeyPath>("key:{id}")
         .may_take::<RotateKey>()
-        .if_match(IfMatchRule::Optional),
+        .if_match(IfMatchRule::Optional)
+        .waits(),
     Operation::new::<NewKeyBody<'static>>("key.bootstrap", "POST", BOOTSTRAP, || post(keys::bootstrap), 201)
         .says("Make the first administrative key", "Only through the admin socket, and only while no active one exists.")
         .versioned(),
@@ -121,7 +130,7 @@ pub static OPERATIONS: [Operation; 23] = [
         .says("Show a user", "")
         .on::<UserPath>("user:{name}")
         .versioned(),
-    Operation::new::<UserBody>("user.update", "PATCH", ONE_USER, || patch(users::update), 200)
+    Operation::new::<Changed<UserBody>>("user.update", "PATCH", ONE_USER, || patch(users::update), 200)
         .by(MANAGE_USERS, PRIVATE)
         .says(
             "Change, disable or enable a user",
@@ -130,18 +139,61 @@ pub static OPERATIONS: [Operation; 23] = [
         )
         .on::<UserPath>("user:{name}")
         .takes::<UpdateUser>()
-        .if_match(IfMatchRule::Required),
-    Operation::new::<UserBody>("user.delete", "DELETE", ONE_USER, || delete(users::delete), 200)
+        .if_match(IfMatchRule::Required)
+        .waits(),
+    Operation::new::<Changed<UserBody>>("user.delete", "DELETE", ONE_USER, || delete(users::delete), 200)
         .by(MANAGE_USERS, PRIVATE)
         .says("Delete a user", "Ends every session at once. The name is free afterwards.")
         .on::<UserPath>("user:{name}")
-        .if_match(IfMatchRule::Optional),
-    Operation::new::<UserBody>("user.password", "PUT", PASSWORD, || put(users::set_password), 200)
+        .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<Changed<UserBody>>("user.password", "PUT", PASSWORD, || put(users::set_password), 200)
         .by(MANAGE_USERS, PRIVATE)
         .says("Set a user's password", "Ends every session at once. You must hold every permission of the user.")
         .on::<UserPath>("user:{name}")
         .takes::<SetPassword>()
-        .if_match(IfMatchRule::Optional),
+        .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<ProjectPage>("project.list", "GET", PROJECTS, || get(projects::list), 200)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says(
+            "List projects",
+            "The projects within your reach of which something was said, by name: all others are active.",
+        )
+        .filters::<ListProjects>(),
+    Operation::new::<ProjectBody>("project.show", "GET", ONE_PROJECT, || get(projects::show), 200)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says("Show a project", "One that nothing was said of is active, and has version 0.")
+        .on::<ProjectPath>("project:{name}")
+        .versioned(),
+    Operation::new::<Changed<ProjectBody>>("project.update", "PATCH", ONE_PROJECT, || patch(projects::update), 200)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says(
+            "Suspend a project, or let it go on",
+            "Suspended, every key, session and token of it is refused at once, its administrators' too: then one of every \
+             project lets it go on, and all of them work again. Suspending it again is no error.",
+        )
+        .on::<ProjectPath>("project:{name}")
+        .takes::<UpdateProject>()
+        .if_match(IfMatchRule::Required)
+        .waits(),
+    Operation::new::<Changed<ProjectBody>>("project.delete", "DELETE", ONE_PROJECT, || delete(projects::delete), 200)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says(
+            "Delete a project",
+            "At once and for good: every key, session and token of it is refused, and none is made in it any more. The name \
+             is not free afterwards. Only an administrator of every project may. Deleting it again is no error.",
+        )
+        .on::<ProjectPath>("project:{name}")
+        .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<FleetBody>("fleet.show", "GET", FLEET, || get(fleet::show), 200)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says(
+            "Show the fleet",
+            "Everybody who answers checks from this store, and how soon a change counts everywhere. Whoever revokes keys \
+             must be able to see how far that goes; only an administrator of every project may.",
+        ),
     Operation::new::<AuditPage>("audit.list", "GET", AUDIT, || get(audit::list), 200)
         .by(VIEW_AUDIT_LOGS, PRIVATE)
         .says(

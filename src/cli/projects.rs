@@ -1,0 +1,167 @@
+//! `tollgate projects`: suspends projects, lets them go on and deletes them through the running server. Never brings a deleted
+//! one back.
+
+use axum::http::Method;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::Failure;
+use super::client::{encoded, query};
+use super::connect::{ConnectArgs, Target, target};
+use super::keys::read;
+use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
+use super::waiting::WaitArgs;
+use crate::server::admin::wire::PROJECTS;
+use crate::server::admin::wire::projects::{ProjectBody, ProjectPage, Turn, UpdateProject};
+
+#[derive(Debug, Args)]
+pub struct ProjectsArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    #[command(subcommand)]
+    command: ProjectsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProjectsCommand {
+    /// List the projects that were suspended, resumed or deleted; all others are active
+    #[command(after_help = "Example:
+  tollgate projects list -o json")]
+    List(ListArgs),
+    /// Show whether a project is active
+    #[command(after_help = "Example:
+  tollgate projects show acme")]
+    Show(OneArgs),
+    /// Refuse every key, session and token of a project at once, until it is resumed
+    #[command(after_help = "Examples:
+  tollgate projects suspend acme
+  tollgate projects suspend acme --wait      # until no replica can let anybody of it in
+
+Its own administrators are refused, too: an administrator of every project resumes it.")]
+    Suspend(ChangeArgs),
+    /// Let a suspended project go on; its keys, sessions and tokens work again
+    #[command(after_help = "Example:
+  tollgate projects resume acme")]
+    Resume(ChangeArgs),
+    /// Refuse every key, session and token of a project at once and for good
+    #[command(after_help = "Example:
+  tollgate projects delete acme --wait
+
+A deleted project stays deleted, and no key or user is made in it any more. To refuse it for a while, suspend it.")]
+    Delete(ChangeArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Only what comes behind this name
+    #[arg(long, value_name = "NAME")]
+    after: Option<String>,
+    /// At most this many, up to 1000
+    #[arg(long, default_value_t = 100, value_name = "COUNT")]
+    limit: usize,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct OneArgs {
+    /// The project
+    name: String,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+#[derive(Debug, Args)]
+struct ChangeArgs {
+    /// The project
+    name: String,
+    #[command(flatten)]
+    waiting: WaitArgs,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+pub async fn run(args: ProjectsArgs) -> Result<(), Failure> {
+    let target = target(&args.connect)?;
+    match args.command {
+        ProjectsCommand::Suspend(args) => turn(&target, &args, Turn::Suspended).await,
+        ProjectsCommand::Resume(args) => turn(&target, &args, Turn::Active).await,
+        ProjectsCommand::Delete(args) => {
+            let path = args.waiting.on(&path_of(&args.name));
+            changed(&target.call(Method::DELETE, &path, None).await?, &args)
+        }
+        ProjectsCommand::Show(args) => show(&target.call(Method::GET, &path_of(&args.name), None).await?, args.output),
+        ProjectsCommand::List(args) => {
+            let query = query(&[("after", args.after), ("limit", Some(args.limit.to_string()))]);
+            let answer = target.call(Method::GET, &format!("{PROJECTS}{query}"), None).await?;
+            match args.output {
+                Format::Json => output::print(&json(&answer)?),
+                Format::Table => list(&read(answer)?),
+            }
+        }
+    }
+}
+
+fn path_of(name: &str) -> String {
+    format!("{PROJECTS}/{}", encoded(name))
+}
+
+async fn turn(target: &Target, args: &ChangeArgs, state: Turn) -> Result<(), Failure> {
+    let path = args.waiting.on(&path_of(&args.name));
+    changed(&target.change(Method::PATCH, &path, Some("*"), &UpdateProject { state }).await?, args)
+}
+
+fn changed(answer: &Value, args: &ChangeArgs) -> Result<(), Failure> {
+    show(answer, args.output)?;
+    args.waiting.tell(answer)
+}
+
+fn show(answer: &Value, format: Format) -> Result<(), Failure> {
+    match format {
+        Format::Json => output::print(&json(answer)?),
+        Format::Table => output::print(&record(&read(answer.clone())?)),
+    }
+}
+
+fn record(project: &ProjectBody) -> String {
+    let by = project.changed_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
+    fields(&[
+        ("Project", project.name.clone()),
+        ("State", project.state.clone()),
+        ("Since", format!("{}{by}", output::time(project.changed_at.as_deref()))),
+        ("Version", project.version.to_string()),
+    ])
+}
+
+fn list(page: &ProjectPage) -> Result<(), Failure> {
+    if page.projects.is_empty() {
+        note("Nothing was said of any project: all are active.");
+        return Ok(());
+    }
+    let mut table = Table::new(&["PROJECT", "STATE", "SINCE", "BY"]);
+    for project in &page.projects {
+        table.row(vec![
+            project.name.as_str().into(),
+            Cell::coloured(&project.state, colour(&project.state)),
+            output::time(project.changed_at.as_deref()).as_str().into(),
+            project.changed_by.as_deref().unwrap_or("-").into(),
+        ]);
+    }
+    output::print(&table.render(output::is_colourful()))?;
+    if let Some(next) = &page.next {
+        note(&format!("There are more: --after {}", output::printable(next)));
+    }
+    Ok(())
+}
+
+fn colour(state: &str) -> Option<Colour> {
+    match state {
+        "active" => Some(Colour::Green),
+        "suspended" => Some(Colour::Yellow),
+        "deleted" => Some(Colour::Red),
+        _ => None,
+    }
+}

@@ -1,0 +1,6 @@
+//! Who answers checks from one store, and how far a change has come among them. Never decides about a request.
+
+pub mod driver;
+mod members;
+pub mod replicas;
+pub mod report;

@@ -1,0 +1,484 @@
+//! Follows the log of the store on a thread and connections of its own, so that checks cannot hold it up. Never grants a lease
+//! by itself: the state machine in `revocation/channel.rs` says what is to be done, and this does it.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+
+use super::members::{Members, fleet_view, wait_report};
+use super::report::{FleetView, Waited};
+use crate::clock::Clock;
+use crate::domain::change::Head;
+use crate::domain::fleet::{Member, MemberState, Renewal};
+use crate::domain::time::Moment;
+use crate::revocation::channel::{Action, Channel as Protocol, Identity, Input, Now, Standing};
+use crate::revocation::stamps::Stamps;
+use crate::revocation::sticky::Sticky;
+use crate::revocation::wait::{Observation, Verdict, Wait};
+use crate::store::StoreError;
+use crate::store::redis::{Channel, Redis};
+
+/// How long a replica listens at most before it renews its lease: a quarter of what a lease holds.
+const BELL: Duration = Duration::from_millis(200);
+/// The same while somebody waits for the others to confirm a change.
+const IMPATIENT_BELL: Duration = Duration::from_millis(10);
+/// How often the list of members is looked through for those that are gone.
+const LOOK_ROUND: Duration = Duration::from_secs(10);
+/// Before a thread that panicked is started again.
+const AFTER_PANIC: Duration = Duration::from_millis(200);
+
+/// This process's part in a fleet. Cheap to clone.
+#[derive(Clone)]
+pub struct Fleet(Arc<Shared>);
+
+struct Shared {
+    requests: mpsc::UnboundedSender<Request>,
+    level: String,
+    clock: Clock,
+    position: watch::Receiver<u64>,
+    figures: Arc<Figures>,
+    histories: Arc<AtomicU64>,
+}
+
+/// What a replica brings along.
+#[derive(Debug)]
+pub struct Joining {
+    pub redis: Arc<Redis>,
+    pub stamps: Arc<Stamps>,
+    pub sticky: Arc<Sticky>,
+    pub identity: Identity,
+    /// What the store's configuration guarantees, in words.
+    pub level: String,
+    pub clock: Clock,
+    /// Told when what was ended for good must be ended in a new history, too.
+    pub reconcile: mpsc::UnboundedSender<()>,
+}
+
+/// Counts since the start, and how things are now.
+#[derive(Debug, Default)]
+pub struct Figures {
+    /// Index into [`MemberState::ALL`].
+    state: AtomicU64,
+    pub renewals: AtomicU64,
+    pub leases: AtomicU64,
+    pub resyncs: AtomicU64,
+    pub failures: AtomicU64,
+    pub events: AtomicU64,
+    /// How many changes there were that had not been applied, at the last renewal.
+    pub lag: AtomicU64,
+}
+
+impl Figures {
+    pub fn state(&self) -> MemberState {
+        let index = usize::try_from(self.state.load(Ordering::Relaxed)).unwrap_or_default();
+        MemberState::ALL.get(index).copied().unwrap_or(MemberState::Detached)
+    }
+
+    fn set_state(&self, state: MemberState) {
+        let index = MemberState::ALL.iter().position(|known| *known == state).unwrap_or_default();
+        self.state.store(index as u64, Ordering::Relaxed);
+    }
+}
+
+enum Request {
+    Wait { sequence: u64, history: u64, limit: Duration, answer: oneshot::Sender<Waited> },
+    View { answer: oneshot::Sender<Result<FleetView, StoreError>> },
+    Leave { answer: oneshot::Sender<()> },
+}
+
+impl Fleet {
+    /// Joins. Nothing is served from a cache before the first lease.
+    ///
+    /// # Errors
+    /// The system's, if there is no thread to be had.
+    pub fn start(joining: Joining) -> std::io::Result<Self> {
+        let (requests, received) = mpsc::unbounded_channel();
+        let (position, heard) = watch::channel(0);
+        let figures = Arc::new(Figures::default());
+        let histories = Arc::default();
+        let shared = Shared {
+            requests,
+            level: joining.level.clone(),
+            clock: joining.clock.clone(),
+            position: heard,
+            figures: Arc::clone(&figures),
+            histories: Arc::clone(&histories),
+        };
+        let mut driver = Driver {
+            protocol: Protocol::new(joining.identity.clone(), joining.clock.now()),
+            joining,
+            requests: received,
+            position,
+            figures,
+            histories,
+            links: None,
+            listening: None,
+            head: None,
+            members: Members::default(),
+            waits: Vec::new(),
+            views: Vec::new(),
+            listed: None,
+            looked_round: Moment::default(),
+        };
+        thread::Builder::new().name("tollgate-fleet".to_owned()).spawn(move || driver.run())?;
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// The number of the newest change that this replica has applied, as it rises.
+    pub fn position(&self) -> watch::Receiver<u64> {
+        self.0.position.clone()
+    }
+
+    pub fn figures(&self) -> &Figures {
+        &self.0.figures
+    }
+
+    /// Counts the histories that this replica went over to. Read it before a change is made that is then waited for.
+    pub fn history(&self) -> u64 {
+        self.0.histories.load(Ordering::SeqCst)
+    }
+
+    /// Waits until every replica has applied a change, or cannot act against it any more, or until `limit` has passed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody could be asked.
+    pub async fn wait(&self, sequence: u64, history: u64, limit: Duration) -> Result<Waited, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        // With time for one more look at the end.
+        let patience = limit.max(crate::revocation::FENCE) + 2 * BELL;
+        self.ask(Request::Wait { sequence, history, limit, answer }, patience, answered).await
+    }
+
+    /// # Errors
+    /// [`StoreError::Unavailable`] if the store cannot be asked.
+    pub async fn view(&self) -> Result<FleetView, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::View { answer }, Duration::from_secs(2), answered).await?
+    }
+
+    /// Leaves the fleet, once nobody is answered any more.
+    pub async fn leave(&self) {
+        let (answer, answered) = oneshot::channel();
+        if let Err(error) = self.ask(Request::Leave { answer }, Duration::from_secs(1), answered).await {
+            tracing::warn!(%error, "the fleet was not told that this replica leaves: it is listed as silent for a while");
+        }
+    }
+
+    async fn ask<T>(
+        &self,
+        request: Request,
+        patience: Duration,
+        answered: oneshot::Receiver<T>,
+    ) -> Result<T, StoreError> {
+        let unreachable = || StoreError::Unavailable("the store of the fleet cannot be reached now".to_owned());
+        self.0.requests.send(request).map_err(|_| unreachable())?;
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(unreachable()),
+        }
+    }
+
+    /// What the store's configuration guarantees, in words.
+    pub fn level(&self) -> &str {
+        &self.0.level
+    }
+
+    /// The clock that leases are counted by.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fleet({})", self.0.figures.state().as_str())
+    }
+}
+
+/// The connection that is asked, and the one that rings.
+struct Links {
+    asked: Channel,
+    bell: Option<Channel>,
+}
+
+/// A wait that somebody is in.
+struct Waiting {
+    wait: Wait,
+    /// Nobody who lags is waited for beyond this.
+    until: Moment,
+    sequence: u64,
+    answer: Option<oneshot::Sender<Waited>>,
+}
+
+struct Driver {
+    joining: Joining,
+    protocol: Protocol,
+    requests: mpsc::UnboundedReceiver<Request>,
+    position: watch::Sender<u64>,
+    figures: Arc<Figures>,
+    histories: Arc<AtomicU64>,
+    links: Option<Links>,
+    /// A bell that is waited for; it gives its connection back.
+    listening: Option<JoinHandle<Result<Channel, StoreError>>>,
+    head: Option<Head>,
+    members: Members,
+    waits: Vec<Waiting>,
+    views: Vec<oneshot::Sender<Result<FleetView, StoreError>>>,
+    /// When the members were listed before the renewal that is under way.
+    listed: Option<Moment>,
+    looked_round: Moment,
+}
+
+/// What ends the thread.
+struct Left;
+
+impl Driver {
+    fn run(&mut self) {
+        loop {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let outcome = match runtime {
+                Ok(runtime) => catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.follow()))),
+                Err(error) => {
+                    tracing::error!(%error, "the log cannot be followed: no runtime");
+                    Err(Box::new(error) as _)
+                }
+            };
+            self.links = None;
+            self.listening = None;
+            if let Ok(Left) = outcome {
+                return;
+            }
+            // No lease is granted meanwhile, so the one there is ends by itself.
+            tracing::error!("the thread that follows the log ended and is started again");
+            self.protocol = Protocol::new(self.joining.identity.clone(), self.joining.clock.now());
+            thread::sleep(AFTER_PANIC);
+        }
+    }
+
+    async fn follow(&mut self) -> Left {
+        let mut input = self.connect(Duration::ZERO).await;
+        loop {
+            let now = self.now();
+            let actions = self.protocol.take(&now, input.unwrap_or(Input::Failed));
+            input = None;
+            for action in actions {
+                action.carry_out(&self.joining.stamps, &self.joining.sticky);
+                self.count(&action);
+                match action {
+                    Action::DropLoads => self.joining.redis.drop_loads(),
+                    // Whoever would hear it is gone only when the process ends.
+                    Action::Reconcile => drop(self.joining.reconcile.send(())),
+                    Action::Lease(_) => self.observe(),
+                    Action::Connect { after } => input = self.connect(after).await,
+                    Action::Renew { member, settle } => input = Some(self.renew(&member, settle).await),
+                    Action::Listen { after } => match self.listen(after).await {
+                        Ok(heard) => input = Some(heard),
+                        Err(left) => return left,
+                    },
+                    Action::Apply(_) | Action::Adopt(_) | Action::Seal | Action::Unseal => {}
+                }
+                self.publish();
+            }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let mut random = [0; 8];
+        // Without chance a fleet merely returns in step.
+        let _ = getrandom::fill(&mut random);
+        let clock = &self.joining.clock;
+        Now { moment: clock.moment(), time: clock.now(), random: u64::from_ne_bytes(random) }
+    }
+
+    /// What others in this process read.
+    fn publish(&self) {
+        let Standing { lineages, .. } = self.protocol.standing();
+        self.histories.store(lineages, Ordering::SeqCst);
+        self.figures.set_state(self.protocol.own().state);
+        let applied = self.joining.stamps.position();
+        self.position.send_if_modified(|known| std::mem::replace(known, applied) != applied);
+    }
+
+    fn count(&self, action: &Action) {
+        let count = match action {
+            Action::Apply(_) => &self.figures.events,
+            Action::Lease(_) => &self.figures.leases,
+            Action::Adopt(_) => &self.figures.resyncs,
+            Action::Renew { .. } => &self.figures.renewals,
+            Action::Connect { .. } => &self.figures.failures,
+            Action::Seal => {
+                tracing::error!(
+                    "the store has lost its head: everything is refused until an operator has restored it, or has said \
+                     with `tollgate store init` that it begins anew"
+                );
+                return;
+            }
+            _ => return,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// `None` is a failure.
+    async fn connect(&mut self, after: Duration) -> Option<Input> {
+        self.links = None;
+        self.listening = None;
+        self.listed = None;
+        sleep(after).await;
+        let (asked, bell) = tokio::join!(self.joining.redis.channel(), self.joining.redis.channel());
+        match (asked, bell) {
+            (Ok(asked), Ok(bell)) => {
+                self.links = Some(Links { asked, bell: Some(bell) });
+                Some(Input::Connected)
+            }
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::warn!(%error, "the log of the store cannot be followed");
+                for view in self.views.drain(..) {
+                    let _ = view.send(Err(error.clone()));
+                }
+                None
+            }
+        }
+    }
+
+    async fn renew(&mut self, member: &Member, settle: bool) -> Input {
+        match self.try_renew(member, settle).await {
+            Ok((sent, renewal)) => {
+                if let Renewal::Ahead { head, entries } = &renewal {
+                    let reached = entries.last().map_or(member.position.sequence, |last| last.position.sequence);
+                    self.figures.lag.store(head.position.sequence.saturating_sub(reached), Ordering::Relaxed);
+                    self.head = Some(head.clone());
+                }
+                Input::Renewed { sent, renewal }
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the lease could not be renewed");
+                Input::Failed
+            }
+        }
+    }
+
+    async fn try_renew(&mut self, member: &Member, settle: bool) -> Result<(Moment, Renewal), StoreError> {
+        let clock = self.joining.clock.clone();
+        let Some(links) = &mut self.links else {
+            return Err(StoreError::Unavailable("there is no connection".to_owned()));
+        };
+        let is_time = clock.moment().since(self.looked_round) >= LOOK_ROUND;
+        if is_time || !self.waits.is_empty() || !self.views.is_empty() {
+            let members = links.asked.members().await?;
+            let now = clock.moment();
+            for (id, beat) in self.members.see(members, now) {
+                links.asked.prune(&id, beat).await?;
+            }
+            self.listed = Some(now);
+            self.looked_round = now;
+        }
+        let sent = clock.moment();
+        let renewal = links.asked.renew(member).await?;
+        if settle {
+            links.asked.settle().await?;
+        }
+        Ok((sent, renewal))
+    }
+
+    /// Until there is something to hear, or it is time for the next renewal.
+    async fn listen(&mut self, after: u64) -> Result<Input, Left> {
+        // What was asked meanwhile comes first.
+        while let Ok(request) = self.requests.try_recv() {
+            self.accept(request).await?;
+        }
+        let impatient = !self.waits.is_empty() || !self.views.is_empty();
+        if self.listening.is_none() {
+            let Some(mut bell) = self.links.as_mut().and_then(|links| links.bell.take()) else {
+                return Ok(Input::Failed);
+            };
+            self.listening = Some(tokio::spawn(async move {
+                bell.bell(after, BELL).await?;
+                Ok(bell)
+            }));
+        }
+        let Some(listening) = &mut self.listening else { return Ok(Input::Failed) };
+        tokio::select! {
+            rung = listening => {
+                self.listening = None;
+                match (rung, &mut self.links) {
+                    (Ok(Ok(bell)), Some(links)) => {
+                        links.bell = Some(bell);
+                        Ok(Input::Rang)
+                    }
+                    _ => Ok(Input::Failed),
+                }
+            }
+            () = sleep(IMPATIENT_BELL), if impatient => Ok(Input::Rang),
+            request = self.requests.recv() => {
+                match request {
+                    Some(request) => self.accept(request).await?,
+                    None => return Err(self.leave().await),
+                }
+                Ok(Input::Rang)
+            }
+        }
+    }
+
+    async fn accept(&mut self, request: Request) -> Result<(), Left> {
+        match request {
+            Request::Wait { sequence, history, limit, answer } => {
+                let now = self.joining.clock.moment();
+                let wait = Wait::new(sequence, history, now);
+                self.waits.push(Waiting { wait, until: now.plus(limit), sequence, answer: Some(answer) });
+            }
+            Request::View { answer } => self.views.push(answer),
+            Request::Leave { answer } => {
+                let left = self.leave().await;
+                // Whoever asked may have given up.
+                let _ = answer.send(());
+                return Err(left);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the lease up first, so that nobody who waits for a change misses a replica that can still answer.
+    async fn leave(&mut self) -> Left {
+        self.joining.stamps.release();
+        if let Some(links) = &mut self.links
+            && let Err(error) = links.asked.leave(&self.joining.identity.id).await
+        {
+            tracing::warn!(%error, "the fleet was not told that this replica leaves: it is listed as silent for a while");
+        }
+        Left
+    }
+
+    /// Whether the list that was made before the renewal that has just confirmed the lease ends a wait.
+    fn observe(&mut self) {
+        let Some(listed) = self.listed.take() else { return };
+        let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
+        let (members, level) = (self.members.listed(), &self.joining.level);
+        for waiting in &mut self.waits {
+            let verdict = waiting.wait.observe(&Observation { listed, members, own, now });
+            let waited = match verdict {
+                Verdict::Pending => continue,
+                // Those that are heard of may confirm it yet.
+                Verdict::Done(report) if !report.lagging.is_empty() && now < waiting.until => continue,
+                Verdict::Done(report) => Waited::Done(wait_report(level, waiting.sequence, &report)),
+                Verdict::StartOver => Waited::StartOver,
+            };
+            if let Some(answer) = waiting.answer.take() {
+                // Whoever waited may have given up.
+                let _ = answer.send(waited);
+            }
+        }
+        self.waits.retain(|waiting| waiting.answer.as_ref().is_some_and(|answer| !answer.is_closed()));
+        let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
+        for view in self.views.drain(..) {
+            let view_now = fleet_view(level, head, &self.members, &self.joining.identity.id, now);
+            let _ = view.send(Ok(view_now));
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Asks who answers checks from this store, and waits for a change to reach them. Never changes a record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::driver::Fleet;
+use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport, Waited};
+use crate::domain::time::Timestamp;
+use crate::store::StoreError;
+use crate::store::embedded::Embedded;
+
+/// Everybody who answers checks from one store. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Replicas {
+    Sole(Arc<Sole>),
+    Fleet(Fleet),
+    /// Answers to waits in their order, for tests of who asks.
+    #[cfg(test)]
+    Scripted(Arc<Script>),
+}
+
+/// What is answered, the last one first, and what was asked.
+#[cfg(test)]
+#[derive(Debug, Default)]
+pub struct Script {
+    pub answers: std::sync::Mutex<Vec<Waited>>,
+    pub asked: std::sync::Mutex<Vec<(u64, Duration)>>,
+}
+
+impl Replicas {
+    /// The process that owns its store, since it opened it.
+    pub fn sole(store: Arc<Embedded>, since: Timestamp) -> Self {
+        Self::Sole(Arc::new(Sole::new(store, since)))
+    }
+
+    /// Counts the histories that the store went over to. Read it before a change is made that is then waited for.
+    pub fn history(&self) -> u64 {
+        match self {
+            Self::Fleet(fleet) => fleet.history(),
+            Self::Sole(_) => 0,
+            #[cfg(test)]
+            Self::Scripted(_) => 0,
+        }
+    }
+
+    /// Waits until nobody can act any more on what was before the change with this number, or until `limit` has passed.
+    /// `history` was read before it was made.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody could be asked.
+    pub async fn wait(&self, sequence: u64, history: u64, limit: Duration) -> Result<Waited, StoreError> {
+        match self {
+            Self::Sole(sole) => {
+                // What is acknowledged counts here already, however long somebody would wait.
+                let _ = limit;
+                Ok(Waited::Done(sole.report(sequence)))
+            }
+            Self::Fleet(fleet) => fleet.wait(sequence, history, limit).await,
+            #[cfg(test)]
+            Self::Scripted(script) => script.wait(sequence, limit),
+        }
+    }
+
+    /// Says that this process answers nobody any more.
+    pub async fn leave(&self) {
+        if let Self::Fleet(fleet) = self {
+            fleet.leave().await;
+        }
+    }
+
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody could be asked.
+    pub async fn view(&self) -> Result<FleetView, StoreError> {
+        match self {
+            Self::Sole(sole) => sole.view().await,
+            Self::Fleet(fleet) => fleet.view().await,
+            #[cfg(test)]
+            Self::Scripted(_) => Err(StoreError::Unavailable("nobody is there".to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Script {
+    fn wait(&self, sequence: u64, limit: Duration) -> Result<Waited, StoreError> {
+        self.asked.lock().unwrap().push((sequence, limit));
+        self.answers.lock().unwrap().pop().ok_or_else(|| StoreError::Unavailable("nobody is there".to_owned()))
+    }
+}
+
+/// The process that owns its store.
+#[derive(Debug)]
+pub struct Sole {
+    store: Arc<Embedded>,
+    replica: Replica,
+    since: Timestamp,
+}
+
+impl Sole {
+    fn new(store: Arc<Embedded>, since: Timestamp) -> Self {
+        let id = format!("{:x}", since.as_millis());
+        let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { store, replica: Replica { id, name, grace: Duration::ZERO }, since }
+    }
+
+    fn level() -> String {
+        Standing::Sole.as_str().to_owned()
+    }
+
+    fn report(&self, sequence: u64) -> WaitReport {
+        WaitReport { level: Self::level(), sequence, confirmed: 1, fenced: Vec::new(), lagging: Vec::new() }
+    }
+
+    async fn view(&self) -> Result<FleetView, StoreError> {
+        let store = Arc::clone(&self.store);
+        let read = tokio::task::spawn_blocking(move || store.sequence()).await;
+        let head = read.map_err(|error| StoreError::Unavailable(format!("the store's thread ended: {error}")))??;
+        let asked = ReplicaView {
+            replica: self.replica.clone(),
+            is_asked: true,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            standing: Standing::Sole,
+            since: self.since,
+            position: head,
+            lease: None,
+        };
+        Ok(FleetView { level: Self::level(), head, replicas: vec![asked] })
+    }
+}

@@ -1,0 +1,127 @@
+//! Projects as a whole: suspended, let go on, deleted. Never brings a deleted one back, and never touches what it holds: its
+//! keys and users are what they were when it goes on.
+
+use super::actor::Actor;
+use super::audit::Attempt;
+use super::rules::check_name;
+use super::{Change, Expected, Made, Registry, RegistryError, Result};
+use crate::domain::change::{Event, Slots, named};
+use crate::domain::record::{EVERY, Project, ProjectState};
+use crate::domain::time::Timestamp;
+use crate::store::Write;
+
+impl Registry {
+    /// Refuses every key, session and token of a project, until it goes on. Suspending it again is no error. When this
+    /// returns, no check that begins afterwards is allowed for it.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] beyond the actor's reach, [`RegistryError::Conflict`] if it is deleted,
+    /// [`RegistryError::Stale`] if it is not what was expected.
+    pub async fn suspend_project(&self, actor: &Actor, name: &str, expected: Expected) -> Result<Made<Project>> {
+        let attempt = Attempt::on_project(actor, "project.suspend", name);
+        self.demand_project(&attempt, name).await?;
+        self.turn(&attempt, name, ProjectState::Suspended, expected).await
+    }
+
+    /// Lets a suspended project go on. One that is active stays as it is.
+    ///
+    /// # Errors
+    /// As [`Registry::suspend_project`].
+    pub async fn resume_project(&self, actor: &Actor, name: &str, expected: Expected) -> Result<Made<Project>> {
+        let attempt = Attempt::on_project(actor, "project.resume", name);
+        self.demand_project(&attempt, name).await?;
+        self.turn(&attempt, name, ProjectState::Active, expected).await
+    }
+
+    /// Refuses every key, session and token of a project for good, and lets none be made in it any more. Deleting it again
+    /// is no error.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] to whoever is bound to a project, [`RegistryError::Stale`] if it is not what was
+    /// expected.
+    pub async fn delete_project(&self, actor: &Actor, name: &str, expected: Expected) -> Result<Made<Project>> {
+        let attempt = Attempt::on_project(actor, "project.delete", name);
+        check_name("name", name)?;
+        self.demand_unbound(&attempt, Some(name), "deletes projects").await?;
+        self.turn(&attempt, name, ProjectState::Deleted, expected).await
+    }
+
+    async fn turn(
+        &self,
+        attempt: &Attempt<'_>,
+        name: &str,
+        state: ProjectState,
+        expected: Expected,
+    ) -> Result<Made<Project>> {
+        self.make(attempt, || async {
+            let old = self.known_project(name).await?;
+            expected.check(|| format!("project {name}"), old.version)?;
+            if old.state == ProjectState::Deleted && state != ProjectState::Deleted {
+                return Err(RegistryError::Conflict(format!("project {name} is deleted, and stays so")));
+            }
+            if (old.state, state) == (ProjectState::Active, ProjectState::Active) {
+                return Ok(Change::none(old));
+            }
+            // To take away is written again also where nothing changes: whoever repeats it wants every replica to hear.
+            let mut new = Project { state, version: old.version + 1, ..old };
+            if state != old.state {
+                new.changed_at = self.clock.now();
+                new.changed_by.clone_from(&attempt.actor.subject);
+            }
+            let event = Event::touching(&[Slots::of_digests(&[named("project", name)])]);
+            let writes = vec![Write::PutProject(new.clone())];
+            Ok(Change { project: Some(name.to_owned()), writes, event, result: new })
+        })
+        .await
+    }
+
+    /// What is said of a project; one that nothing was said of is active, and has version 0.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] beyond the actor's reach.
+    pub async fn project(&self, actor: &Actor, name: &str) -> Result<Project> {
+        self.demand_project(&Attempt::on_project(actor, "project.show", name), name).await?;
+        self.known_project(name).await
+    }
+
+    /// The projects within the actor's reach of which something was said, by name.
+    pub async fn projects(&self, actor: &Actor, after: Option<String>, limit: usize) -> Result<Vec<Project>> {
+        let Some(own) = &actor.project else { return Ok(self.store.projects(after, limit).await?) };
+        if limit == 0 || after.is_some_and(|after| *own <= after) {
+            return Ok(Vec::new());
+        }
+        Ok(self.store.project(own.clone()).await?.into_iter().collect())
+    }
+
+    async fn known_project(&self, name: &str) -> Result<Project> {
+        let active = || Project {
+            name: name.to_owned(),
+            state: ProjectState::Active,
+            changed_at: Timestamp::default(),
+            changed_by: String::new(),
+            version: 0,
+        };
+        Ok(self.store.project(name.to_owned()).await?.unwrap_or_else(active))
+    }
+
+    /// # Errors
+    /// [`RegistryError::Conflict`] if the project is deleted: nothing is made in it any more.
+    pub(super) async fn demand_not_deleted(&self, name: &str) -> Result<()> {
+        if name == EVERY || self.known_project(name).await?.state != ProjectState::Deleted {
+            return Ok(());
+        }
+        Err(RegistryError::Conflict(format!("project {name} is deleted: name another one")))
+    }
+
+    /// # Errors
+    /// [`RegistryError::Invalid`] for what is no project, [`RegistryError::NotFound`] for one beyond the actor's reach.
+    async fn demand_project(&self, attempt: &Attempt<'_>, name: &str) -> Result<()> {
+        check_name("name", name)?;
+        if attempt.actor.reaches(name) {
+            return Ok(());
+        }
+        let reason = format!("you do not reach project {name}");
+        let answer = RegistryError::NotFound(format!("there is no project {name}"));
+        self.refuse(attempt, Some(name), &reason, answer).await
+    }
+}

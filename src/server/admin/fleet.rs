@@ -1,0 +1,133 @@
+//! The fleet over HTTP: who answers checks from this store, and changes that are answered when every replica has confirmed
+//! them. Never makes a change itself; names no host to whoever is bound to one project.
+
+use std::time::{Duration, Instant};
+
+use axum::extract::{FromRequestParts, State};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use axum::response::Response;
+
+use super::AdminState;
+use super::guard::Caller;
+use super::reply::{self, ApiError};
+use super::request::QueryOf;
+use super::wire::fleet::{FleetBody, WaitBody, WaitFor, Waiting};
+use crate::fleet::report::Waited;
+use crate::registry::{Expected, Made, RegistryError};
+
+/// How long a change is waited for where nothing else is said.
+const LIMIT: Duration = Duration::from_secs(5);
+/// Less than an answer may take, in seconds.
+const MAX_LIMIT: u64 = 8;
+/// How often a change is made again because the store went over to another history.
+const ATTEMPTS: usize = 3;
+
+pub async fn show(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
+    state.registry.admit_to_fleet(&caller.actor).await?;
+    let view = state.replicas.view().await.map_err(RegistryError::from)?;
+    reply::record(StatusCode::OK, &FleetBody::from(&view))
+}
+
+/// How long the answer to a change waits for the fleet; `None`: not at all.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience(Option<Duration>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Patience {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let QueryOf(Waiting { wait, limit }) = QueryOf::from_request_parts(parts, state).await?;
+        let limit = limit.map(|text| limit_of(&text)).transpose()?;
+        match (wait, limit) {
+            (Some(WaitFor::Fleet), limit) => Ok(Self(Some(limit.unwrap_or(LIMIT)))),
+            (None, None) => Ok(Self(None)),
+            (None, Some(_)) => Err(ApiError::invalid_field("limit", "says for how long to wait: add `wait=fleet`")),
+        }
+    }
+}
+
+fn limit_of(text: &str) -> Result<Duration, ApiError> {
+    let seconds = text.strip_suffix('s').filter(|digits| digits.len() == 1).and_then(|digits| digits.parse().ok());
+    match seconds {
+        Some(seconds @ 1..=MAX_LIMIT) => Ok(Duration::from_secs(seconds)),
+        _ => Err(ApiError::invalid_field("limit", "must be whole seconds from 1s to 8s")),
+    }
+}
+
+impl Patience {
+    /// Makes a change and waits for the fleet, if that was asked for. Where the store went over to another history meanwhile,
+    /// the change is made again.
+    pub async fn repeat<T, Change>(
+        self,
+        state: &AdminState,
+        caller: &Caller,
+        mut expected: Expected,
+        change: impl Fn(Expected) -> Change,
+    ) -> Result<(T, Option<WaitBody>), ApiError>
+    where
+        Change: Future<Output = Result<Made<T>, RegistryError>>,
+    {
+        let Some(limit) = self.0 else { return Ok((change(expected).await?.result, None)) };
+        let begun = Instant::now();
+        for _ in 0..ATTEMPTS {
+            let history = state.replicas.history();
+            let made = change(expected).await?;
+            let rest = limit.saturating_sub(begun.elapsed());
+            if let Some(fleet) = confirmed(state, caller, made.sequence, history, rest).await? {
+                return Ok((made.result, Some(fleet)));
+            }
+            // What was expected was judged, and what is there now is either that or what was made of it.
+            expected = Expected::Any;
+        }
+        Err(gone())
+    }
+
+    /// As [`Patience::repeat`], for a change that is made once.
+    pub async fn once<T>(
+        self,
+        state: &AdminState,
+        caller: &Caller,
+        change: impl Future<Output = Result<Made<T>, RegistryError>>,
+    ) -> Result<(T, Option<WaitBody>), ApiError> {
+        let history = state.replicas.history();
+        let made = change.await?;
+        let Some(limit) = self.0 else { return Ok((made.result, None)) };
+        let fleet = confirmed(state, caller, made.sequence, history, limit).await?.ok_or_else(gone)?;
+        Ok((made.result, Some(fleet)))
+    }
+}
+
+/// Who has confirmed a change, when nobody is waited for any more; `None` if its history is gone.
+async fn confirmed(
+    state: &AdminState,
+    caller: &Caller,
+    sequence: Option<u64>,
+    history: u64,
+    limit: Duration,
+) -> Result<Option<WaitBody>, ApiError> {
+    let sequence = match sequence {
+        Some(sequence) => sequence,
+        // Nothing had to be changed, and whoever did it before may not have waited.
+        None => state.registry.mark().await?,
+    };
+    let waited = state.replicas.wait(sequence, history, limit).await.map_err(|error| {
+        ApiError::unavailable(format!("The change is made, and nobody could be asked who has it: {error}"))
+    })?;
+    Ok(match waited {
+        Waited::Done(report) => Some(WaitBody::of(&report, caller.actor.project.is_none())),
+        Waited::StartOver => None,
+    })
+}
+
+fn gone() -> ApiError {
+    ApiError::unavailable(
+        "The store went over to another history while the replicas were waited for, and the change may be missing in it: \
+         look, and make it again if it is.",
+    )
+}
+
+/// The status of a change that is made: 202 where a replica may still act on what was before.
+pub fn status(made: StatusCode, fleet: Option<&WaitBody>) -> StatusCode {
+    if fleet.is_some_and(|fleet| !fleet.lagging.is_empty()) { StatusCode::ACCEPTED } else { made }
+}

@@ -13,15 +13,15 @@ use crate::server::admin::wire::fleet::{ReplicaName, WaitBody};
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WaitArgs {
-    /// Wait until no replica can act on what was before, for 5s or as long as is said, from 1s to 8s
+    /// Wait until no replica can act on what was before, for 5s or as long as is said, from 2s to 8s
     #[arg(long, value_name = "LIMIT", value_parser = limit, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
     wait: Option<Duration>,
 }
 
 fn limit(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
-        limit if (1..=8).contains(&limit.as_secs()) => Ok(limit),
-        _ => Err("wait from 1s to 8s".to_owned()),
+        limit if (2..=8).contains(&limit.as_secs()) => Ok(limit),
+        _ => Err("wait from 2s to 8s".to_owned()),
     }
 }
 
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(fleet(answer(&[], &[])), "Confirmed by 2 replicas.");
         let text = fleet(answer(&["gpu-1", "gpu-2"], &[]));
         assert_eq!(text, "Confirmed by 2 replicas. Silent, and unable to allow anything: gpu-1, gpu-2.");
-        for bad in ["0s", "9s", "5", "1m"] {
+        for bad in ["0s", "1s", "9s", "5", "1m"] {
             assert!(limit(bad).is_err(), "{bad}");
         }
     }

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::GUARD;
@@ -45,6 +46,7 @@ pub struct Stamps {
     position: AtomicU64,
     lease: AtomicU64,
     sealed: AtomicBool,
+    turn: Mutex<()>,
 }
 
 /// The lease of whoever is the only one to make changes.
@@ -75,6 +77,7 @@ impl Stamps {
             position: AtomicU64::new(0),
             lease: AtomicU64::new(lease.as_millis()),
             sealed: AtomicBool::new(false),
+            turn: Mutex::new(()),
         }
     }
 
@@ -150,34 +153,38 @@ impl Stamps {
         stamp.epoch >= arrival.epoch && stamp.applied >= arrival.applied
     }
 
-    /// What the maker of a change does once it is durable, and before it is acknowledged.
+    /// What the maker of a change does once it is durable, and before it is acknowledged. Under a lease the change will be
+    /// applied in its turn; until then it counts as one of its own.
     pub fn acknowledge(&self, sequence: u64, touched: &Touched) {
-        if self.lease() == FOREVER { self.apply(sequence, touched) } else { self.touch(touched) }
+        if self.lease() == FOREVER {
+            self.apply(sequence, touched);
+        } else {
+            let _turn = self.turn();
+            self.offset.store(self.offset.load(Ordering::SeqCst).wrapping_add(1), Ordering::SeqCst);
+            self.advance(self.applied.load(Ordering::SeqCst).saturating_add(1), touched);
+        }
     }
 
     /// Applies a change that is durable, by its number in the store, in its turn.
     pub fn apply(&self, sequence: u64, touched: &Touched) {
-        let number = self.offset.load(Ordering::SeqCst).wrapping_add(sequence);
+        let _turn = self.turn();
+        self.advance(self.offset.load(Ordering::SeqCst).wrapping_add(sequence), touched);
+        self.position.fetch_max(sequence, Ordering::SeqCst);
+    }
+
+    /// What is touched first, so that no load is stamped with this number that began before.
+    fn advance(&self, number: u64, touched: &Touched) {
         match touched {
             Touched::All => self.raise_all(),
             Touched::Slots(slots) => self.raise(number, slots),
         }
         self.applied.fetch_max(number, Ordering::SeqCst);
-        self.position.fetch_max(sequence, Ordering::SeqCst);
-    }
-
-    /// Makes invalid at once what a change touched whose number will be applied in its turn: everything on its slots whose
-    /// load was sent before now.
-    pub fn touch(&self, touched: &Touched) {
-        match touched {
-            Touched::All => self.raise_all(),
-            Touched::Slots(slots) => self.raise(self.applied.load(Ordering::SeqCst).saturating_add(1), slots),
-        }
     }
 
     /// Goes over to another history, of which everything up to `sequence` counts as applied. Nothing that was loaded before
     /// is good any more, and no number is given again.
     pub fn adopt(&self, sequence: u64) {
+        let _turn = self.turn();
         self.raise_all();
         let next = self.applied.load(Ordering::SeqCst).saturating_add(1);
         self.offset.store(next.wrapping_sub(sequence), Ordering::SeqCst);
@@ -207,6 +214,11 @@ impl Stamps {
     /// Makes every entry invalid.
     pub fn raise_all(&self) {
         self.epoch.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Numbers are given one after the other. Whoever judges an entry does not wait for this.
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn raise(&self, number: u64, slots: &[u16]) {

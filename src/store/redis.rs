@@ -141,7 +141,7 @@ struct Read {
 
 impl Read {
     fn of(answer: &mut Answer) -> Result<Self, StoreError> {
-        let (lineage, sequence) = (answer.text()?, answer.number()?);
+        let (lineage, sequence) = answer.as_of()?;
         let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
         Ok(Self { lineage, sequence, values, project: answer.bytes()? })
     }

@@ -51,6 +51,8 @@ mod operate;
 #[cfg(test)]
 mod paths;
 #[cfg(test)]
+mod projects;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 #[path = "../support/router.rs"]

@@ -48,6 +48,9 @@ async fn a_head_is_made_once_and_by_nothing_else() {
     assert_eq!(redis.init().await.unwrap(), Init::WasThere { lineage, sequence: 1 });
     server.send::<u64>("HSET tg:{tg}:head format 2").await;
     assert!(matches!(redis.init().await, Err(StoreError::Damaged(_))));
+    assert!(matches!(redis.load_key(&[key(1).digest]).await, Err(StoreError::Damaged(_))), "another one can read it");
+    assert!(matches!(redis.has_no_keys().await, Err(StoreError::Damaged(_))));
+    assert!(matches!(write(&redis, vec![Write::CreateKey(key(2))]).await, Err(StoreError::Damaged(_))));
 }
 
 #[tokio::test]

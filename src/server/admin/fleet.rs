@@ -1,6 +1,7 @@
 //! The fleet over HTTP: who answers checks from this store, and changes that are answered when every replica has confirmed
 //! them. Never makes a change itself; names no host to whoever is bound to one project.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, State};
@@ -13,13 +14,14 @@ use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::QueryOf;
 use super::wire::fleet::{FleetBody, WaitBody, WaitFor, Waiting};
+use crate::fleet::replicas::Acknowledged;
 use crate::fleet::report::Waited;
 use crate::registry::{Expected, Made, RegistryError};
 
 /// How long a change is waited for where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Less than an answer may take, in seconds.
-const MAX_LIMIT: u64 = 8;
+/// In seconds: long enough to tell who is silent from who lags, and less than an answer may take.
+const LIMITS: RangeInclusive<u64> = 2..=8;
 /// How often a change is made again because the store went over to another history.
 const ATTEMPTS: usize = 3;
 
@@ -49,10 +51,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Patience {
 
 fn limit_of(text: &str) -> Result<Duration, ApiError> {
     let seconds = text.strip_suffix('s').filter(|digits| digits.len() == 1).and_then(|digits| digits.parse().ok());
-    match seconds {
-        Some(seconds @ 1..=MAX_LIMIT) => Ok(Duration::from_secs(seconds)),
-        _ => Err(ApiError::invalid_field("limit", "must be whole seconds from 1s to 8s")),
-    }
+    let seconds = seconds.filter(|seconds| LIMITS.contains(seconds));
+    let wrong = || ApiError::invalid_field("limit", "must be whole seconds from 2s to 8s");
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 impl Patience {
@@ -71,10 +72,10 @@ impl Patience {
         let Some(limit) = self.0 else { return Ok((change(expected).await?.result, None)) };
         let begun = Instant::now();
         for _ in 0..ATTEMPTS {
-            let history = state.replicas.history();
+            let lineages = state.replicas.lineages();
             let made = change(expected).await?;
             let rest = limit.saturating_sub(begun.elapsed());
-            if let Some(fleet) = confirmed(state, caller, made.sequence, history, rest).await? {
+            if let Some(fleet) = confirmed(state, caller, (made.sequence, lineages), rest).await? {
                 return Ok((made.result, Some(fleet)));
             }
             // What was expected was judged, and what is there now is either that or what was made of it.
@@ -90,10 +91,10 @@ impl Patience {
         caller: &Caller,
         change: impl Future<Output = Result<Made<T>, RegistryError>>,
     ) -> Result<(T, Option<WaitBody>), ApiError> {
-        let history = state.replicas.history();
+        let lineages = state.replicas.lineages();
         let made = change.await?;
         let Some(limit) = self.0 else { return Ok((made.result, None)) };
-        let fleet = confirmed(state, caller, made.sequence, history, limit).await?.ok_or_else(gone)?;
+        let fleet = confirmed(state, caller, (made.sequence, lineages), limit).await?.ok_or_else(gone)?;
         Ok((made.result, Some(fleet)))
     }
 }
@@ -102,8 +103,7 @@ impl Patience {
 async fn confirmed(
     state: &AdminState,
     caller: &Caller,
-    sequence: Option<u64>,
-    history: u64,
+    (sequence, lineages): (Option<u64>, u64),
     limit: Duration,
 ) -> Result<Option<WaitBody>, ApiError> {
     let sequence = match sequence {
@@ -111,7 +111,7 @@ async fn confirmed(
         // Nothing had to be changed, and whoever did it before may not have waited.
         None => state.registry.mark().await?,
     };
-    let waited = state.replicas.wait(sequence, history, limit).await.map_err(|error| {
+    let waited = state.replicas.wait(Acknowledged { sequence, lineages }, limit).await.map_err(|error| {
         ApiError::unavailable(format!("The change is made, and nobody could be asked who has it: {error}"))
     })?;
     Ok(match waited {

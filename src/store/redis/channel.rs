@@ -103,7 +103,7 @@ impl Channel {
         let mut script = MEMBERS.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS);
         let mut answer = run(&mut self.connection.0, &script).await.map_err(Silence::into_error)?.found()?;
-        let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+        answer.as_of()?;
         let mut members = Vec::new();
         let mut values = answer.list()?.into_iter();
         while let (Some(id), Some(member)) = (values.next(), values.next()) {

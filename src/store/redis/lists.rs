@@ -185,7 +185,7 @@ impl Redis {
             script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
             script.arg(place.records).arg(place.pointers);
             let mut answer = self.lanes.ask(&script).await?;
-            let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+            answer.as_of()?;
             let (members, records) = (texts(answer.value()?)?, answer.list()?);
             let is_last = members.len() < most;
             for (member, record) in members.into_iter().zip(records) {
@@ -234,7 +234,7 @@ impl Redis {
         }
         script.arg(from).arg(PAGE);
         let mut answer = self.lanes.ask(&script).await?;
-        let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+        answer.as_of()?;
         let (ids, rows) = (answer.list()?, answer.list()?);
         ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect()
     }

@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, ScriptInvocation, Value};
 
+use super::FORMAT;
 use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
 
@@ -93,6 +94,15 @@ pub(super) fn explained(error: &RedisError) -> String {
     format!("Redis: {what}")
 }
 
+pub(super) fn check_format(format: u64) -> Result<(), StoreError> {
+    if format == FORMAT {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!(
+        "it has format {format}, made by another version of Tollgate; this one reads format {FORMAT}"
+    )))
+}
+
 pub(super) fn lost() -> StoreError {
     StoreError::Unavailable(
         "Redis has lost its head: it was emptied, or it is the wrong server. Restore what was there, or make a new store \
@@ -124,6 +134,16 @@ impl Answer {
     /// What follows the word; or why nothing does, if the head is lost.
     pub(super) fn found(self) -> Result<Self, StoreError> {
         if self.word == "LOST" { Err(lost()) } else { Ok(self) }
+    }
+
+    /// The lineage and the newest change of the store that was read.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if this Tollgate would misread it.
+    pub(super) fn as_of(&mut self) -> Result<(String, u64), StoreError> {
+        let (lineage, sequence) = (self.text()?, self.number()?);
+        check_format(self.number()?)?;
+        Ok((lineage, sequence))
     }
 
     pub(super) fn value(&mut self) -> Result<Value, StoreError> {

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::batch::{judge, judge_pepper};
 use super::connect::Connector;
 use super::draft::{Draft, Seen, Wanted, guards};
-use super::scripts::{Answer, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::scripts::{Answer, INIT, LIST, Silence, WRITE, check_format, explained, lost, run};
 use super::{FORMAT, Init, Read, read_script, texts};
 use crate::domain::change::Event;
 use crate::store::keyspace::redis as names;
@@ -79,11 +79,7 @@ impl Writer {
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(names::hex(&lineage)).arg(FORMAT);
         let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?;
         let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
-        if format != FORMAT {
-            return Err(StoreError::Damaged(format!(
-                "it has format {format}, made by another Tollgate; this one reads format {FORMAT}"
-            )));
-        }
+        check_format(format)?;
         self.confirm(&mut connection).await?;
         *held = Some(connection);
         Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
@@ -155,6 +151,7 @@ impl Writer {
         let refusal = judged.err();
         let mut answer = match run(connection, &script).await {
             Ok(answer) => answer,
+            Err(silence) if refusal.is_some() => return Err(Setback::Broken(silence.into_error())),
             Err(silence) => return Err(Setback::Failed(unknown_end(silence))),
         };
         match (&*answer.word, refusal) {
@@ -211,7 +208,7 @@ async fn look(connection: &mut MultiplexedConnection, wanted: Wanted, seen: &mut
         script.key(names::HEAD).key(&list).arg("-").arg("+").arg(-1).arg("").arg("");
         let mut answer = asked(run(connection, &script).await)?;
         let mut members = || {
-            let (_lineage, _sequence) = (answer.text()?, answer.number()?);
+            answer.as_of()?;
             texts(answer.value()?)
         };
         let members = members().map_err(Setback::Failed)?;

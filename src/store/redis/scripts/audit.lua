@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Reads rows of the audit log, the newest first. Not marked as one that only reads: see read.lua.
 -- KEYS: head, audit log, list of a project's rows if only those are wanted. ARGV: the highest number, most rows.
-local head = redis.call('HMGET', KEYS[1], 'id', 'seq')
+local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'format')
 if not head[1] then return {'LOST'} end
 
 local ids, rows = {}, {}
@@ -17,4 +17,4 @@ if KEYS[3] then
 else
   for _, entry in ipairs(redis.call('XREVRANGE', KEYS[2], ARGV[1], '-', 'COUNT', ARGV[2])) do add(entry) end
 end
-return {'DONE', head[1], head[2], ids, rows}
+return {'DONE', head[1], head[2], head[3], ids, rows}

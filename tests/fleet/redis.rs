@@ -1,0 +1,283 @@
+//! A model of two Redis servers: the scripts of the protocol, replication that lags, partitions and failovers. Knows no
+//! replica of ours but by its number.
+
+use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
+use tollgate::domain::fleet::{LogEntry, Renewal};
+use tollgate::domain::time::{Moment, Timestamp};
+
+use crate::replica::{KEYS, REPLICAS, digest, slots};
+use crate::world::Broken;
+
+/// A renewal brings no more entries than this.
+const PAGE: usize = 2;
+
+/// `min-replicas-max-lag` 2, and a second in which nobody looks.
+const REFUSES_AFTER: u64 = 3_000;
+const PROMOTED_AFTER: u64 = 6_000;
+
+/// What one entry of the log was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    Ends(usize),
+    /// Of nothing that anybody looks at.
+    Other,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Listed {
+    pub sequence: u64,
+    pub beat: u64,
+}
+
+/// What a server holds.
+#[derive(Clone, Debug, Default)]
+pub struct Data {
+    /// None is 0.
+    lineage: u64,
+    /// Everything up to here was trimmed.
+    base: u64,
+    base_chain: u64,
+    log: Vec<(u64, Change)>,
+    pub revoked: [bool; KEYS],
+    pub members: [Option<Listed>; REPLICAS],
+    /// Counts its writes, as replication does.
+    offset: u64,
+}
+
+impl Data {
+    pub fn sequence(&self) -> u64 {
+        self.base + self.log.len() as u64
+    }
+
+    pub fn is_lost(&self) -> bool {
+        self.lineage == 0
+    }
+
+    fn chain_at(&self, sequence: u64) -> Option<u64> {
+        match sequence.checked_sub(self.base)? {
+            0 => Some(self.base_chain),
+            behind => self.log.get(behind as usize - 1).map(|(chain, _)| *chain),
+        }
+    }
+
+    fn position(&self, sequence: u64) -> Position {
+        let chain = self.chain_at(sequence).unwrap_or_default();
+        Position { sequence, chain: if chain == 0 { String::new() } else { format!("{chain:x}") } }
+    }
+
+    pub fn append(&mut self, change: Change) -> u64 {
+        let payload = match change {
+            Change::Ends(key) => key as u64 + 2,
+            Change::Other => 1,
+        };
+        let last = self.log.last().map_or(self.base_chain, |(chain, _)| *chain);
+        // Two histories differ by what was written when: the offset stands for all that the model leaves out of a payload.
+        let mixed = (last ^ (payload << 32) ^ (self.offset << 40)).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        self.log.push(((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) | 1, change));
+        self.offset += 1;
+        self.sequence()
+    }
+
+    fn entries_behind(&self, sequence: u64) -> Vec<LogEntry> {
+        let skipped = (sequence - self.base) as usize;
+        let numbered = self.log.iter().enumerate().skip(skipped).take(PAGE);
+        let entry = |(at, (_, change)): (usize, &(u64, Change))| {
+            let position = self.position(self.base + at as u64 + 1);
+            LogEntry { position, event: event(*change) }
+        };
+        numbered.map(entry).collect()
+    }
+
+    /// Rule 8.
+    fn renew(&mut self, member: usize, position: &Position, beat: u64, broken: Broken) -> Renewal {
+        if self.is_lost() {
+            return Renewal::Lost;
+        }
+        self.offset += 1;
+        let head = Head { lineage: self.lineage.to_string(), position: self.position(self.sequence()) };
+        let known = self.chain_at(position.sequence).is_some()
+            && (broken == Broken::IdsAlone || self.position(position.sequence) == *position);
+        if !known {
+            self.members[member] = Some(Listed { sequence: 0, beat });
+            return Renewal::Resync(head);
+        }
+        self.members[member] = Some(Listed { sequence: position.sequence, beat });
+        Renewal::Ahead { head, entries: self.entries_behind(position.sequence) }
+    }
+}
+
+fn event(change: Change) -> Event {
+    match change {
+        Change::Ends(0) => Event {
+            touched: Touched::of(&[slots(0)]),
+            ended: vec![Ended { digest: digest(0), at: Timestamp::from_millis(1) }],
+        },
+        // Such as a project that was deleted: it touches keys, and ends none of them by itself.
+        Change::Ends(key) => Event::touching(&[slots(key)]),
+        Change::Other => Event { touched: Touched::Slots(vec![9]), ended: Vec::new() },
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Server {
+    pub data: Data,
+    /// What it takes itself for.
+    pub is_primary: bool,
+}
+
+/// The primary and its standby.
+#[derive(Clone, Debug, Default)]
+pub struct Redis {
+    pub servers: [Server; 2],
+    /// The one that the fleet's operator would name.
+    pub primary: usize,
+    /// Counts the failovers.
+    pub term: u64,
+    /// Since when the two cannot reach each other.
+    cut: Option<Moment>,
+    /// After a failover the other one has not come back yet, and is not waited for.
+    is_alone: bool,
+    /// Whether the standby holds a part of this primary's history.
+    follows: bool,
+    fenced: bool,
+    lineages: u64,
+}
+
+impl Redis {
+    pub fn new(fenced: bool) -> Self {
+        let mut redis = Self { fenced, follows: true, ..Self::default() };
+        redis.servers[0].is_primary = true;
+        redis.restore();
+        redis
+    }
+
+    fn standby(&self) -> usize {
+        1 - self.primary
+    }
+
+    /// Whether a script that writes is done there.
+    pub fn writes(&self, server: usize, now: Moment) -> bool {
+        let is_cut_off = self.fenced
+            && self.cut.is_some_and(|since| now.since(since).as_millis() as u64 >= REFUSES_AFTER)
+            && !(self.is_alone && server == self.primary);
+        self.servers[server].is_primary && !is_cut_off
+    }
+
+    /// Where somebody finds a primary; a choice where there are two.
+    pub fn find(&self, random: u64) -> usize {
+        let other = self.standby();
+        if self.servers[other].is_primary && random & 1 == 1 { other } else { self.primary }
+    }
+
+    pub fn renew(
+        &mut self,
+        server: usize,
+        now: Moment,
+        member: usize,
+        position: &Position,
+        beat: u64,
+        broken: Broken,
+    ) -> Option<Renewal> {
+        self.writes(server, now).then(|| self.servers[server].data.renew(member, position, beat, broken))
+    }
+
+    /// What WAIT has to wait for.
+    pub fn mark(&self, server: usize) -> Mark {
+        Mark { server, term: self.term, offset: self.servers[server].data.offset }
+    }
+
+    pub fn is_replicated(&self, mark: Mark) -> bool {
+        let standby = &self.servers[self.standby()].data;
+        !self.is_broken(mark) && (self.is_alone || (self.follows && standby.offset >= mark.offset))
+    }
+
+    /// Whether the connection over which a write was made is gone, so that nobody can tell any more.
+    pub fn is_broken(&self, mark: Mark) -> bool {
+        mark.term != self.term || mark.server != self.primary
+    }
+
+    pub fn replicate(&mut self) {
+        if self.cut.is_none() {
+            let data = self.servers[self.primary].data.clone();
+            let standby = self.standby();
+            self.servers[standby].data = data;
+            self.follows = true;
+        }
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    pub fn cut(&mut self, now: Moment) {
+        self.cut.get_or_insert(now);
+    }
+
+    /// The standby takes over from a primary that it cannot reach, which goes on for as long as it believes in itself.
+    pub fn promote(&mut self, now: Moment) {
+        let Some(since) = self.cut else { return };
+        let waited = !self.fenced || now.since(since).as_millis() as u64 >= PROMOTED_AFTER;
+        if waited && self.follows && !self.is_alone {
+            self.change_primary();
+            self.is_alone = true;
+        }
+    }
+
+    /// An operator makes the standby the primary; the other one stops being it at the same moment.
+    pub fn hand_over(&mut self) {
+        if self.cut.is_none() && self.follows {
+            self.servers[self.primary].is_primary = false;
+            self.change_primary();
+        }
+    }
+
+    fn change_primary(&mut self) {
+        self.primary = self.standby();
+        self.servers[self.primary].is_primary = true;
+        self.term += 1;
+        self.follows = false;
+        // What the new one writes is another history, though it counts from the same number.
+        self.servers[self.primary].data.offset += self.term << 20;
+    }
+
+    pub fn heal(&mut self) {
+        if self.cut.take().is_some() && std::mem::take(&mut self.is_alone) {
+            let standby = self.standby();
+            self.servers[standby].is_primary = false;
+            self.replicate();
+        }
+    }
+
+    pub fn trim(&mut self, kept: usize) {
+        let data = &mut self.servers[self.primary].data;
+        let gone = data.log.len().saturating_sub(kept);
+        if let Some((chain, _)) = data.log[..gone].last() {
+            data.base_chain = *chain;
+            data.base += gone as u64;
+            data.log.drain(..gone);
+        }
+    }
+
+    /// Everything is gone.
+    pub fn flush(&mut self) {
+        let offset = self.servers[self.primary].data.offset + 1;
+        self.servers[self.primary].data = Data { offset, ..Data::default() };
+    }
+
+    /// An operator makes a new head, with records from a time when nothing was revoked.
+    pub fn restore(&mut self) {
+        self.lineages += 1;
+        let data = &mut self.servers[self.primary].data;
+        if data.is_lost() {
+            *data = Data { lineage: self.lineages, offset: data.offset + 1, ..Data::default() };
+        }
+    }
+}
+
+/// A place in a server's replication.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark {
+    pub server: usize,
+    term: u64,
+    offset: u64,
+}

@@ -1,0 +1,369 @@
+//! One replica in the model: the real state machine, stamps and sticky revocations, and around them a cache, its loads and
+//! its decisions, each cut into the steps between which a scheduler may stop it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use tollgate::clock::Clock;
+use tollgate::domain::change::{Slots, Touched};
+use tollgate::domain::credential::Digest;
+use tollgate::domain::fleet::{Member, MemberState, Renewal};
+use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::revocation::GUARD;
+use tollgate::revocation::channel::{Action, Channel, Identity, Input, Now};
+use tollgate::revocation::stamps::{Proof, Stamp, Stamps};
+use tollgate::revocation::sticky::Sticky;
+
+use crate::redis::{Mark, Redis};
+use crate::world::Broken;
+
+pub const REPLICAS: usize = 3;
+pub const KEYS: usize = 2;
+pub const DECISIONS: usize = 2;
+
+pub fn digest(key: usize) -> Digest {
+    Digest([key as u8 + 1; 32])
+}
+
+/// As [`Slots::of_digests`] gives them.
+pub fn slots(key: usize) -> Slots {
+    Slots::of_digests(&[digest(key)])
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    valid: bool,
+    proof: Proof,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Sent {
+    stamp: Stamp,
+    at: Moment,
+    position: u64,
+    server: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Flight {
+    Sent(Sent),
+    /// The server's number, and whether the record is valid; none if it refused.
+    Answered(Sent, Option<(u64, bool)>),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    Waiting,
+    /// The three steps of `Stamps::stand`.
+    Begin(Entry),
+    Second(Entry, Moment),
+    Third(Entry, Moment),
+    Judged,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Decision {
+    pub key: usize,
+    pub began: Moment,
+    pub began_step: u64,
+    phase: Phase,
+    retried: bool,
+}
+
+#[derive(Debug)]
+enum Link {
+    Down,
+    Listening(usize),
+    Sent { server: usize, member: Member, at: Moment, settle: bool },
+    Settling { mark: Mark, at: Moment, renewal: Renewal },
+    Answered { server: usize, at: Moment, renewal: Option<Renewal> },
+}
+
+pub struct Replica {
+    number: usize,
+    broken: Broken,
+    clock: Clock,
+    pub stamps: Stamps,
+    pub sticky: Sticky,
+    pub channel: Channel,
+    link: Link,
+    queue: VecDeque<Action>,
+    loads_to: Option<usize>,
+    cache: [Option<Entry>; KEYS],
+    flights: [Option<Flight>; KEYS],
+    decisions: [Option<Decision>; DECISIONS],
+    /// At which step it heard that key 0 was ended.
+    pub heard: Option<u64>,
+}
+
+impl Replica {
+    pub fn new(number: usize, millis: &Arc<AtomicU64>) -> Self {
+        let clock = Clock::Manual(Arc::clone(millis));
+        Self {
+            number,
+            broken: Broken::Nothing,
+            stamps: Stamps::leased(clock.clone()),
+            clock,
+            sticky: Sticky::default(),
+            channel: channel(number),
+            link: Link::Down,
+            queue: VecDeque::new(),
+            loads_to: None,
+            cache: [None; KEYS],
+            flights: [None; KEYS],
+            decisions: [None; DECISIONS],
+            heard: None,
+        }
+    }
+
+    /// A new process. The stamps are kept, since making them takes longer than a whole run.
+    pub fn restart(&mut self, broken: Broken) {
+        self.broken = broken;
+        self.stamps.adopt(0);
+        self.stamps.release();
+        self.stamps.unseal();
+        self.sticky = Sticky::default();
+        self.channel = channel(self.number);
+        self.link = Link::Down;
+        self.queue.clear();
+        self.loads_to = None;
+        self.cache = [None; KEYS];
+        self.flights = [None; KEYS];
+        self.decisions = [None; DECISIONS];
+        self.heard = None;
+    }
+
+    pub fn is_attached(&self) -> bool {
+        self.channel.own().state == MemberState::Attached && self.queue.is_empty()
+    }
+
+    /// The server that its channel is connected to while nothing is under way.
+    pub fn listens_to(&self) -> Option<usize> {
+        match self.link {
+            Link::Listening(server) if self.queue.is_empty() => Some(server),
+            _ => None,
+        }
+    }
+
+    fn take(&mut self, input: Input, random: u64) {
+        let moment = self.clock.moment();
+        let (sent, ahead) = match &input {
+            Input::Renewed { sent, renewal: Renewal::Ahead { entries, .. } } => (*sent, !entries.is_empty()),
+            _ => (moment, false),
+        };
+        let actions = self.channel.take(&Now { moment, time: Timestamp::default(), random }, input);
+        let leased = actions.iter().any(|action| matches!(action, Action::Lease(_)));
+        self.queue.extend(actions);
+        if self.broken == Broken::LeaseBehindTheHead && ahead && !leased {
+            self.stamps.grant(sent.plus(GUARD));
+        }
+    }
+
+    pub fn lose_connection(&mut self, random: u64) {
+        if !matches!(self.link, Link::Down) && self.queue.is_empty() {
+            self.link = Link::Down;
+            self.take(Input::Failed, random);
+        }
+    }
+
+    /// Moves the channel one step on.
+    pub fn follow(&mut self, redis: &mut Redis, random: u64, step: u64) {
+        if let Some(action) = self.queue.pop_front() {
+            return self.act(action, step);
+        }
+        let now = self.clock.moment();
+        match std::mem::replace(&mut self.link, Link::Down) {
+            Link::Down => {
+                self.link = Link::Listening(redis.find(random));
+                self.take(Input::Connected, random);
+            }
+            Link::Listening(server) => {
+                self.link = Link::Listening(server);
+                self.take(Input::Rang, random);
+            }
+            Link::Sent { server, member, at, settle } => {
+                let renewal = redis.renew(server, now, self.number, &member.position, member.beat, self.broken);
+                let settle = settle && !matches!(self.broken, Broken::LeaseUnsettled | Broken::WaitIgnoresFence);
+                self.link = match renewal {
+                    Some(renewal @ Renewal::Ahead { .. }) if settle => {
+                        Link::Settling { mark: redis.mark(server), at, renewal }
+                    }
+                    renewal => Link::Answered { server, at, renewal },
+                };
+            }
+            Link::Settling { mark, at, renewal } => {
+                self.link = if redis.is_replicated(mark) {
+                    Link::Answered { server: mark.server, at, renewal: Some(renewal) }
+                } else if redis.is_broken(mark) {
+                    Link::Answered { server: mark.server, at, renewal: None }
+                } else {
+                    Link::Settling { mark, at, renewal }
+                };
+            }
+            Link::Answered { renewal: None, .. } => self.take(Input::Failed, random),
+            Link::Answered { server, at, renewal: Some(renewal) } => {
+                self.link = Link::Listening(server);
+                let sent = if self.broken == Broken::LeaseFromReceipt { now } else { at };
+                self.take(Input::Renewed { sent, renewal }, random);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, step: u64) {
+        match action {
+            Action::Connect { .. } => self.link = Link::Down,
+            Action::DropLoads => self.loads_to = None,
+            Action::Renew { member, settle } => {
+                if let Link::Listening(server) = self.link {
+                    self.link = Link::Sent { server, member, at: self.clock.moment(), settle };
+                }
+            }
+            Action::Adopt(head) if self.broken == Broken::ResyncKeepsCache => {
+                self.stamps.apply(head.position.sequence, &Touched::Slots(Vec::new()));
+            }
+            action => {
+                if matches!(&action, Action::Apply(entry) if !entry.event.ended.is_empty()) {
+                    self.heard.get_or_insert(step);
+                }
+                action.carry_out(&self.stamps, &self.sticky);
+            }
+        }
+    }
+
+    pub fn is_asked(&self, at: usize) -> bool {
+        self.decisions[at].is_some()
+    }
+
+    pub fn is_loading(&self, key: usize) -> bool {
+        self.flights[key].is_some()
+    }
+
+    /// A request arrives.
+    pub fn ask(&mut self, redis: &Redis, key: usize, random: u64, step: u64) -> Option<usize> {
+        let free = self.decisions.iter().position(Option::is_none)?;
+        if random & 12 == 0 {
+            // Caches forget.
+            self.cache[key] = None;
+        }
+        // Half of the look-ups judge what they find, as ours do; the others leave it all to the check before the answer.
+        let judges = random & 2 == 0;
+        let hit = self.cache[key].filter(|entry| !judges || self.stamps.stand(&entry.proof, Duration::ZERO));
+        let phase = hit.map_or(Phase::Waiting, Phase::Begin);
+        let began = self.clock.moment();
+        self.decisions[free] = Some(Decision { key, began, began_step: step, phase, retried: false });
+        if hit.is_none() {
+            self.load(redis, key, random);
+        }
+        Some(free)
+    }
+
+    fn load(&mut self, redis: &Redis, key: usize, random: u64) {
+        if self.flights[key].is_none() {
+            let server = *self.loads_to.get_or_insert_with(|| redis.find(random));
+            let (stamp, at, position) = (self.stamps.take(), self.stamps.now(), self.stamps.position());
+            self.flights[key] = Some(Flight::Sent(Sent { stamp, at, position, server }));
+        }
+    }
+
+    /// Moves a load one step on.
+    pub fn fly(&mut self, redis: &Redis, key: usize) {
+        match self.flights[key].take() {
+            None => {}
+            Some(Flight::Sent(sent)) => {
+                let data = &redis.servers[sent.server].data;
+                let answers = self.broken == Broken::PlainLoads || redis.writes(sent.server, self.clock.moment());
+                let found = (answers && !data.is_lost()).then(|| (data.sequence(), !data.revoked[key]));
+                self.flights[key] = Some(Flight::Answered(sent, found));
+            }
+            Some(Flight::Answered(sent, found)) => self.land(key, sent, found),
+        }
+    }
+
+    fn land(&mut self, key: usize, sent: Sent, found: Option<(u64, bool)>) {
+        let found = found.filter(|(sequence, _)| *sequence >= sent.position);
+        if found.is_none() {
+            self.loads_to = None;
+        }
+        let entry = found.map(|(_, stored)| {
+            let forgets = self.broken == Broken::ForgetsRevocations;
+            let valid = stored && (key != 0 || forgets || !self.sticky.contradicts(&digest(key)));
+            let at = if self.broken == Broken::LoadsFromReceipt { self.clock.moment() } else { sent.at };
+            Entry { valid, proof: Proof { stamp: sent.stamp, slots: slots(key), sent: at } }
+        });
+        if entry.is_some() {
+            self.cache[key] = entry;
+        }
+        for waiting in &mut self.decisions {
+            let Some(decision) = waiting.as_mut().filter(|it| it.key == key && matches!(it.phase, Phase::Waiting))
+            else {
+                continue;
+            };
+            match entry {
+                Some(entry) if entry.valid && self.broken == Broken::JoinsUnchecked => decision.phase = Phase::Judged,
+                Some(entry) if entry.valid => decision.phase = Phase::Begin(entry),
+                _ => *waiting = None,
+            }
+        }
+    }
+
+    /// Moves a decision one step on, and gives it back when it is sent as an allow.
+    pub fn decide(&mut self, redis: &Redis, at: usize, random: u64) -> Option<Decision> {
+        let mut decision = self.decisions[at].take()?;
+        let swapped = self.broken == Broken::StampsBeforeLease;
+        decision.phase = match decision.phase {
+            Phase::Waiting => Phase::Waiting,
+            Phase::Begin(entry) if !entry.valid => return None,
+            Phase::Begin(entry) if swapped => {
+                if self.stamps.is_untouched(&entry.proof) {
+                    Phase::Second(entry, Moment::default())
+                } else {
+                    return self.retry(redis, at, decision, random);
+                }
+            }
+            Phase::Begin(entry) => Phase::Second(entry, self.stamps.lease()),
+            Phase::Second(entry, _) if swapped => Phase::Third(entry, self.stamps.lease()),
+            Phase::Second(entry, lease) if self.stamps.is_untouched(&entry.proof) => Phase::Third(entry, lease),
+            Phase::Third(entry, lease) if self.stamps.is_covered(&entry.proof, lease, Duration::ZERO) => Phase::Judged,
+            Phase::Second(..) | Phase::Third(..) => return self.retry(redis, at, decision, random),
+            Phase::Judged => return Some(decision),
+        };
+        self.decisions[at] = Some(decision);
+        None
+    }
+
+    fn retry(&mut self, redis: &Redis, at: usize, decision: Decision, random: u64) -> Option<Decision> {
+        if !decision.retried {
+            self.decisions[at] = Some(Decision { phase: Phase::Waiting, retried: true, ..decision });
+            self.load(redis, decision.key, random);
+        }
+        None
+    }
+
+    /// Loads a key unless it is cached.
+    pub fn fill(&mut self, redis: &Redis, key: usize) {
+        self.land_all(redis, key);
+        if !self.serves(key) {
+            self.load(redis, key, 0);
+            self.land_all(redis, key);
+        }
+    }
+
+    fn land_all(&mut self, redis: &Redis, key: usize) {
+        while self.flights[key].is_some() {
+            self.fly(redis, key);
+        }
+    }
+
+    /// What is cached and would be served now.
+    pub fn serves(&self, key: usize) -> bool {
+        self.cache[key].is_some_and(|entry| self.stamps.stand(&entry.proof, Duration::ZERO))
+    }
+}
+
+fn channel(number: usize) -> Channel {
+    let identity =
+        Identity { id: number.to_string(), name: String::new(), grace: Duration::ZERO, version: String::new() };
+    Channel::new(identity, Timestamp::default())
+}

@@ -1,0 +1,580 @@
+//! The world that a scheduler drives: replicas, their store, one who revokes, and time. Checks each allow against what the
+//! protocol promises.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tollgate::domain::change::{Position, Touched};
+use tollgate::domain::fleet::Member;
+use tollgate::domain::fleet::MemberState;
+use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::revocation::wait::{Observation, Verdict, Wait};
+
+use crate::redis::{Change, Mark, Redis};
+use crate::replica::{DECISIONS, Decision, KEYS, REPLICAS, Replica, slots};
+
+/// A lease, and the time that Envoy waits for an answer.
+const D: u64 = 1_000;
+const ENVOY_WAITS: u64 = 200;
+
+/// A rule that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// Rule 3.
+    StampsBeforeLease,
+    /// Rule 4.
+    JoinsUnchecked,
+    /// Rule 6: two commands instead of one script.
+    LogBeforeRecord,
+    /// Rule 6: nothing is appended for a record that says revoked already.
+    RetryAppendsNothing,
+    /// Rule 7.
+    AcknowledgedUnreplicated,
+    /// Rule 7: the writer does not apply its own change before it acknowledges.
+    WriterForgetsItself,
+    /// Rule 8: numbers are compared, and not what stands behind them.
+    IdsAlone,
+    /// Rule 9.
+    LeaseBehindTheHead,
+    /// Rule 9.
+    LeaseFromReceipt,
+    /// Rule 9: what was cached outlasts a resync.
+    ResyncKeepsCache,
+    /// Rule 10.
+    PlainLoads,
+    /// Rule 11.
+    LoadsFromReceipt,
+    /// Rule 12.
+    ForgetsRevocations,
+    /// Rule 13: the first lease comes before the store's replicas know the member.
+    LeaseUnsettled,
+    /// Rule 14, and rule 13, which makes up for it where a failover loses nothing that was settled.
+    WaitIgnoresFence,
+    /// Rule 14.
+    WaitCountsItselfAlone,
+    /// Rule 14.
+    WaitNeverStartsOver,
+    /// Rule 17.
+    Unfenced,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// S1: an allow longer than D after the acknowledgement.
+    Late,
+    /// S2: an allow that began after `--wait` had returned.
+    AfterWait,
+    /// S3: a revoked key became valid again.
+    Revived,
+    /// Whoever made the change acted against it after its acknowledgement.
+    Own,
+    /// L1: a healthy system did not come to rest, or loads what it has.
+    Restless,
+}
+
+#[derive(Debug)]
+struct Revocation {
+    key: usize,
+    by: usize,
+    waits: bool,
+    /// The count of histories before it was made.
+    lineages: u64,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Asked,
+    /// Only where record and log are two commands.
+    Half {
+        server: usize,
+    },
+    Recorded {
+        mark: Mark,
+        sequence: u64,
+    },
+    Acknowledged {
+        sequence: u64,
+    },
+    Waiting {
+        wait: Wait,
+        list: Option<(Vec<Member>, Moment, u64)>,
+    },
+}
+
+pub struct World {
+    millis: Arc<AtomicU64>,
+    random: u64,
+    broken: Broken,
+    pub redis: Redis,
+    pub replicas: Vec<Replica>,
+    revocation: Option<Revocation>,
+    acknowledged: [Option<(Moment, u64, usize)>; KEYS],
+    returned: [Option<u64>; KEYS],
+    /// One whose channel is slow.
+    sleepy: Option<usize>,
+    /// The last beat before everything was lost of the one who waited then.
+    flushed_at: u64,
+    step: u64,
+    allows: u64,
+}
+
+impl fmt::Debug for World {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} {:?}", self.redis, self.revocation, self.acknowledged)
+    }
+}
+
+impl World {
+    pub fn new() -> Self {
+        let millis = Arc::new(AtomicU64::new(0));
+        let replicas = (0..REPLICAS).map(|number| Replica::new(number, &millis)).collect();
+        Self {
+            millis,
+            random: 0,
+            broken: Broken::Nothing,
+            redis: Redis::new(true),
+            replicas,
+            revocation: None,
+            acknowledged: [None; KEYS],
+            returned: [None; KEYS],
+            sleepy: None,
+            flushed_at: 0,
+            step: 0,
+            allows: 0,
+        }
+    }
+
+    /// Begins anew, long after everything that was.
+    pub fn restart(&mut self, seed: u64, broken: Broken) {
+        self.millis.fetch_add(3_600_000, Ordering::SeqCst);
+        self.random = seed;
+        self.broken = broken;
+        self.redis = Redis::new(broken != Broken::Unfenced);
+        for replica in &mut self.replicas {
+            replica.restart(broken);
+        }
+        self.revocation = None;
+        self.acknowledged = [None; KEYS];
+        self.returned = [None; KEYS];
+        self.sleepy = Some(self.pick(2 * REPLICAS)).filter(|replica| *replica < REPLICAS);
+        self.flushed_at = 0;
+        self.step = 0;
+        self.allows = 0;
+    }
+
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    fn pick(&mut self, end: usize) -> usize {
+        self.below(end as u64) as usize
+    }
+
+    pub fn allows(&self) -> u64 {
+        self.allows
+    }
+
+    fn now(&self) -> Moment {
+        Moment::from_millis(self.millis.load(Ordering::SeqCst))
+    }
+
+    pub fn pass(&mut self, millis: u64) {
+        self.millis.fetch_add(millis, Ordering::SeqCst);
+    }
+
+    pub fn count_step(&mut self) {
+        self.step += 1;
+    }
+
+    /// Often goes on, so that long ways come to an end, and may stop after each step.
+    pub fn follow(&mut self, replica: usize) {
+        if self.sleepy == Some(replica) && self.below(8) > 0 {
+            return;
+        }
+        loop {
+            self.follow_once(replica);
+            if self.below(3) == 0 {
+                return;
+            }
+        }
+    }
+
+    fn follow_once(&mut self, replica: usize) {
+        let random = self.below(1 << 20);
+        self.replicas[replica].follow(&mut self.redis, random, self.step);
+    }
+
+    pub fn lose_connection(&mut self, replica: usize) {
+        let random = self.below(1 << 20);
+        self.replicas[replica].lose_connection(random);
+    }
+
+    /// A request arrives, and is often answered at once.
+    pub fn ask(&mut self, replica: usize, key: usize) -> Result<(), Violation> {
+        let random = self.below(1 << 20);
+        match self.replicas[replica].ask(&self.redis, key, random, self.step) {
+            Some(at) => self.go_on(replica, at),
+            None => Ok(()),
+        }
+    }
+
+    /// Moves one of the loads that are under way.
+    pub fn fly(&mut self) {
+        let first = self.pick(REPLICAS * KEYS);
+        let all = (first..first + REPLICAS * KEYS).map(|at| (at / KEYS % REPLICAS, at % KEYS));
+        let Some((replica, key)) = all.into_iter().find(|(replica, key)| self.replicas[*replica].is_loading(*key))
+        else {
+            return;
+        };
+        self.replicas[replica].fly(&self.redis, key);
+        if self.below(2) == 0 {
+            self.replicas[replica].fly(&self.redis, key);
+        }
+    }
+
+    /// Moves one of the decisions that are under way.
+    pub fn decide(&mut self) -> Result<(), Violation> {
+        let first = self.pick(REPLICAS * DECISIONS);
+        let mut all = (first..first + REPLICAS * DECISIONS).map(|at| (at / DECISIONS % REPLICAS, at % DECISIONS));
+        match all.find(|(replica, at)| self.replicas[*replica].is_asked(*at)) {
+            Some((replica, at)) => self.go_on(replica, at),
+            None => Ok(()),
+        }
+    }
+
+    fn go_on(&mut self, replica: usize, at: usize) -> Result<(), Violation> {
+        while self.below(3) > 0 && self.replicas[replica].is_asked(at) {
+            self.advance(replica, at)?;
+        }
+        Ok(())
+    }
+
+    /// One replica answers whatever it is asked, and a request for each key.
+    pub fn probe(&mut self, replica: usize) -> Result<(), Violation> {
+        for key in 0..KEYS {
+            let random = self.below(1 << 20);
+            self.replicas[replica].ask(&self.redis, key, random, self.step);
+            for turn in 0..2 * KEYS * DECISIONS * 4 {
+                self.advance(replica, turn % DECISIONS)?;
+                self.replicas[replica].fly(&self.redis, turn % KEYS);
+            }
+        }
+        Ok(())
+    }
+
+    fn advance(&mut self, replica: usize, at: usize) -> Result<(), Violation> {
+        let random = self.below(1 << 20);
+        match self.replicas[replica].decide(&self.redis, at, random) {
+            Some(decision) => self.judge(replica, decision),
+            None => Ok(()),
+        }
+    }
+
+    /// An allow is sent.
+    fn judge(&mut self, replica: usize, decision: Decision) -> Result<(), Violation> {
+        let Decision { key, began, began_step, .. } = decision;
+        let now = self.now();
+        // Envoy has refused the request by itself.
+        if now.since(began).as_millis() as u64 > ENVOY_WAITS {
+            return Ok(());
+        }
+        self.allows += 1;
+        if let Some((at, step, by)) = self.acknowledged[key] {
+            if now.since(at).as_millis() as u64 >= D {
+                return Err(Violation::Late);
+            }
+            if by == replica && began_step > step {
+                return Err(Violation::Own);
+            }
+        }
+        if self.returned[key].is_some_and(|step| began_step > step) {
+            return Err(Violation::AfterWait);
+        }
+        let heard = self.replicas[replica].heard;
+        if key == 0 && heard.is_some_and(|step| began_step > step) {
+            return Err(Violation::Revived);
+        }
+        Ok(())
+    }
+
+    /// Somebody changes something else, and does not care whether it lasts.
+    pub fn write_other(&mut self) {
+        let server = self.pick(2);
+        let data = &mut self.redis.servers[server].data;
+        if !data.is_lost() && self.redis.writes(server, self.now()) {
+            self.redis.servers[server].data.append(Change::Other);
+        }
+    }
+
+    pub fn cut(&mut self) {
+        self.redis.cut(self.now());
+    }
+
+    pub fn promote(&mut self) {
+        if self.redis.is_cut() && self.below(2) == 0 {
+            self.pass(6_000);
+        }
+        self.redis.promote(self.now());
+    }
+
+    /// What was promised cannot be kept where everything was lost.
+    pub fn flush(&mut self) {
+        self.redis.flush();
+        self.acknowledged = [None; KEYS];
+        self.returned = [None; KEYS];
+        match &self.revocation {
+            // It is not done, and must find out.
+            Some(Revocation { by, stage: Stage::Waiting { .. }, .. }) => {
+                self.flushed_at = self.replicas[*by].channel.own().beat;
+            }
+            _ => self.revocation = None,
+        }
+    }
+
+    pub fn revoke(&mut self) {
+        loop {
+            self.revoke_once();
+            if self.below(3) == 0 {
+                return;
+            }
+            if self.below(4) == 0 {
+                self.redis.replicate();
+            }
+        }
+    }
+
+    /// Moves the one who revokes a step on.
+    fn revoke_once(&mut self) {
+        let Some(mut revocation) = self.revocation.take() else {
+            let (key, by, waits) = (self.pick(KEYS), self.pick(REPLICAS), self.below(3) > 0);
+            let lineages = self.replicas[by].channel.standing().lineages;
+            self.revocation = Some(Revocation { key, by, waits, lineages, stage: Stage::Asked });
+            return;
+        };
+        let stage = match revocation.stage {
+            Stage::Asked => self.record(revocation.key),
+            Stage::Half { server } => self.record_late(revocation.key, server),
+            Stage::Recorded { mark, sequence } => self.acknowledge(&revocation, mark, sequence),
+            Stage::Acknowledged { .. } if !revocation.waits => None,
+            Stage::Acknowledged { sequence } => {
+                let wait = Wait::new(sequence, revocation.lineages, self.now());
+                Some(Stage::Waiting { wait, list: None })
+            }
+            Stage::Waiting { wait, list } => {
+                self.attend(revocation.by);
+                let lineages = self.replicas[revocation.by].channel.standing().lineages;
+                let next = self.observe((revocation.key, revocation.by, revocation.lineages), wait, list);
+                if matches!(next, Some(Stage::Asked)) {
+                    revocation.lineages = lineages;
+                }
+                next
+            }
+        };
+        self.revocation = stage.map(|stage| Revocation { stage, ..revocation });
+    }
+
+    /// Rule 6.
+    fn record(&mut self, key: usize) -> Option<Stage> {
+        let random = self.below(1 << 20);
+        let server = self.redis.find(random);
+        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
+            return None;
+        }
+        let data = &mut self.redis.servers[server].data;
+        let repeated = data.revoked[key];
+        match self.broken {
+            Broken::RetryAppendsNothing if repeated => {
+                let sequence = data.sequence();
+                return Some(Stage::Recorded { mark: self.redis.mark(server), sequence });
+            }
+            Broken::RetryAppendsNothing => {
+                data.revoked[key] = true;
+                return Some(Stage::Half { server });
+            }
+            Broken::LogBeforeRecord => {
+                data.append(Change::Ends(key));
+                return Some(Stage::Half { server });
+            }
+            _ => data.revoked[key] = true,
+        }
+        let sequence = data.append(Change::Ends(key));
+        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
+    }
+
+    fn record_late(&mut self, key: usize, server: usize) -> Option<Stage> {
+        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
+            return None;
+        }
+        let stopped = self.broken == Broken::RetryAppendsNothing && self.below(2) == 0;
+        let data = &mut self.redis.servers[server].data;
+        if self.broken == Broken::LogBeforeRecord {
+            data.revoked[key] = true;
+        } else if stopped {
+            // The administrator was stopped in between, and tries again later.
+            return Some(Stage::Asked);
+        } else {
+            data.append(Change::Ends(key));
+        }
+        let sequence = data.sequence();
+        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
+    }
+
+    /// Rule 7.
+    fn acknowledge(&mut self, revocation: &Revocation, mark: Mark, sequence: u64) -> Option<Stage> {
+        let Revocation { key, by, .. } = *revocation;
+        if self.broken != Broken::AcknowledgedUnreplicated {
+            if self.redis.is_broken(mark) {
+                return None;
+            }
+            if !self.redis.is_replicated(mark) {
+                return Some(Stage::Recorded { mark, sequence });
+            }
+        }
+        if self.broken != Broken::WriterForgetsItself {
+            self.replicas[by].stamps.acknowledge(sequence, &Touched::of(&[slots(key)]));
+        }
+        self.acknowledged[key].get_or_insert((self.now(), self.step, by));
+        Some(Stage::Acknowledged { sequence })
+    }
+
+    /// Rule 14: the members are listed, then a renewal is sent, then both are judged.
+    fn observe(
+        &mut self,
+        (key, by, lineages): (usize, usize, u64),
+        mut wait: Wait,
+        list: Option<(Vec<Member>, Moment, u64)>,
+    ) -> Option<Stage> {
+        let replica = &self.replicas[by];
+        let Some(server) = replica.listens_to() else { return Some(Stage::Waiting { wait, list }) };
+        let beat = replica.channel.own().beat;
+        let Some((members, listed, listed_beat)) = list else {
+            let list = Some((self.members(server, by), self.now(), beat));
+            return Some(Stage::Waiting { wait, list });
+        };
+        if beat <= listed_beat || !replica.is_attached() {
+            return Some(Stage::Waiting { wait, list: Some((members, listed, listed_beat)) });
+        }
+        let mut own = replica.channel.standing();
+        match self.broken {
+            Broken::WaitIgnoresFence => own.attached_since = Some(Moment::default()),
+            Broken::WaitNeverStartsOver => {
+                own.lineages = lineages;
+            }
+            _ => {}
+        }
+        match wait.observe(&Observation { listed, members: &members, own, now: self.now() }) {
+            Verdict::Pending => Some(Stage::Waiting { wait, list: None }),
+            Verdict::StartOver => Some(Stage::Asked),
+            Verdict::Done(_) => {
+                // What it saw may be from before.
+                if beat > self.flushed_at {
+                    self.returned[key].get_or_insert(self.step);
+                }
+                None
+            }
+        }
+    }
+
+    /// Moves the channel of the one who waits, often until it has nothing to do.
+    fn attend(&mut self, by: usize) {
+        for _ in 0..self.below(4) * 6 {
+            self.follow_once(by);
+            if self.replicas[by].listens_to().is_some() {
+                break;
+            }
+        }
+    }
+
+    fn members(&self, server: usize, by: usize) -> Vec<Member> {
+        let listed = self.redis.servers[server].data.members.iter().enumerate();
+        let counted = listed.filter(|(number, _)| self.broken != Broken::WaitCountsItselfAlone || *number == by);
+        let member = |(number, listed): (usize, &Option<crate::redis::Listed>)| {
+            let listed = (*listed)?;
+            Some(Member {
+                id: number.to_string(),
+                name: String::new(),
+                position: Position { sequence: listed.sequence, chain: String::new() },
+                beat: listed.beat,
+                state: MemberState::Attached,
+                since: Timestamp::default(),
+                grace: std::time::Duration::ZERO,
+                version: String::new(),
+            })
+        };
+        counted.filter_map(member).collect()
+    }
+
+    /// Everything goes well for a while: these replicas end attached, and have both keys.
+    pub fn rest(&mut self, replicas: Range<usize>) {
+        for _ in 0..40 {
+            self.redis.replicate();
+            for replica in replicas.clone() {
+                self.follow_once(replica);
+            }
+        }
+        for replica in &mut self.replicas[replicas] {
+            for key in 0..KEYS {
+                replica.fill(&self.redis, key);
+            }
+        }
+    }
+
+    /// For long enough that nobody holds a lease from another primary.
+    pub fn rest_well(&mut self, replicas: Range<usize>) {
+        for _ in 0..4 {
+            self.rest(replicas.clone());
+            self.pass(400);
+        }
+        self.rest(replicas);
+    }
+
+    /// One comes when the others are at rest, and then the store's primary is lost before its standby has heard of that.
+    pub fn newcomer(&mut self) {
+        let (new, old) = (REPLICAS - 1, 0..REPLICAS - 1);
+        self.rest_well(old.clone());
+        for _ in 0..16 {
+            self.follow_once(new);
+        }
+        self.redis.hand_over();
+        self.sleepy = Some(new);
+        self.rest_well(old);
+    }
+
+    /// One follows changes that are then lost with their primary.
+    pub fn lost_suffix(&mut self) {
+        self.rest(0..REPLICAS);
+        for _ in 0..=self.below(2) {
+            self.write_other();
+        }
+        let ahead = self.pick(REPLICAS);
+        for _ in 0..12 {
+            self.follow_once(ahead);
+        }
+        self.redis.hand_over();
+    }
+
+    /// L1: once everything works again, everybody is attached and serves from the cache.
+    pub fn comes_to_rest(&mut self) -> Result<(), Violation> {
+        self.redis.heal();
+        self.redis.restore();
+        self.pass(ENVOY_WAITS + 1);
+        for replica in 0..REPLICAS {
+            self.probe(replica)?;
+        }
+        self.rest(0..REPLICAS);
+        self.rest(0..REPLICAS);
+        let fine = |replica: &Replica| {
+            !replica.stamps.is_sealed() && replica.stamps.is_leased() && (0..KEYS).all(|key| replica.serves(key))
+        };
+        if self.replicas.iter().all(fine) { Ok(()) } else { Err(Violation::Restless) }
+    }
+}

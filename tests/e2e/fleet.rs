@@ -12,7 +12,7 @@ use tollgate::store::redis::connect::Connector;
 
 use super::client::Sent;
 use super::harness::{Edit, PATIENCE, Setup, Stack};
-use super::servers::Server;
+use super::servers::{Cluster, Sentinel, Server};
 
 const STORE: &str = "{embedded: {path: /var/lib/tollgate/store.redb}}";
 const PEPPER: &str = "/var/lib/tollgate/pepper.1";
@@ -23,15 +23,19 @@ fn kept(text: String) -> &'static str {
     Box::leak(text.into_boxed_str())
 }
 
-/// A new store on this server, and what a configuration says of it.
+/// A new store on this server.
 async fn edits(redis: &Server) -> Vec<Edit> {
-    let connector = Connector::single(&redis.address()).unwrap();
+    edits_of(redis, &format!("{{url: 'redis://{}'}}", redis.address())).await
+}
+
+/// A new store on the primary of these servers, and what a configuration says of them.
+async fn edits_of(primary: &Server, place: &str) -> Vec<Edit> {
+    let connector = Connector::single(&primary.address()).unwrap();
     Redis::new(connector, Handle::current()).init().await.unwrap();
-    let pepper = redis.folder().join("pepper.1");
+    let pepper = primary.folder().join("pepper.1");
     fs::write(&pepper, DIGITS).unwrap();
     fs::set_permissions(&pepper, fs::Permissions::from_mode(0o600)).unwrap();
-    let store = format!("{{redis: {{url: 'redis://{}'}}}}", redis.address());
-    vec![(STORE, kept(store)), (PEPPER, kept(pepper.display().to_string()))]
+    vec![(STORE, kept(format!("{{redis: {place}}}"))), (PEPPER, kept(pepper.display().to_string()))]
 }
 
 async fn status(stack: &Stack, request: &Sent) -> u16 {
@@ -97,4 +101,39 @@ async fn a_server_that_crashed_and_one_that_was_emptied() {
     for _ in 0..50 {
         assert_eq!(status(&stack, &mine).await, 503, "an emptied store is not one without keys");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_by_sentinels() {
+    let mut fleet = Sentinel::start(2, 3, 1_000, &["min-replicas-to-write 1", "min-replicas-max-lag 2"]);
+    let (addresses, master) = (fleet.addresses().join(", "), Sentinel::MASTER);
+    let place = format!("{{sentinel: {{addresses: [{addresses}], master: {master}}}, replicas: 1}}");
+    let edits = edits_of(&fleet.servers[0], &place).await;
+    let stack = Stack::start_with(Setup { tollgate_edits: edits, ..Setup::default() }).await;
+    let (key, revoked) = (stack.data_key(), stack.data_key());
+    let asked = |key: &str| Sent::new("GET", "/v1/models").bearer(key);
+    let (mine, ended) = (asked(&key.text), asked(&revoked.text));
+    becomes(&stack, &mine, 200, &[503]).await;
+    stack.revoke(&revoked);
+
+    fleet.servers[0].kill();
+    let allowed = becomes(&stack, &mine, 503, &[200]).await;
+    assert!(allowed < Duration::from_secs(1), "{allowed:?}");
+    becomes(&stack, &mine, 200, &[503]).await;
+    assert_eq!(status(&stack, &ended).await, 401, "what was revoked before is revoked on the new primary");
+    let another = stack.data_key();
+    becomes(&stack, &asked(&another.text), 200, &[503]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster() {
+    let cluster = Cluster::start(3, &[]);
+    let place = format!("{{cluster: {{addresses: [{}]}}}}", cluster.addresses().join(", "));
+    let edits = edits_of(cluster.owner_of("{tg}"), &place).await;
+    let stack = Stack::start_with(Setup { tollgate_edits: edits, ..Setup::default() }).await;
+    let key = stack.data_key();
+    let mine = Sent::new("GET", "/v1/models").bearer(&key.text);
+    becomes(&stack, &mine, 200, &[503]).await;
+    stack.revoke(&key);
+    assert_eq!(status(&stack, &mine).await, 401);
 }

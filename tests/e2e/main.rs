@@ -21,6 +21,8 @@ mod examples;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 #[path = "../support/idp.rs"]
@@ -55,5 +57,8 @@ mod restart;
 #[cfg(test)]
 #[path = "../support/router.rs"]
 mod router;
+#[cfg(test)]
+#[path = "../support/servers.rs"]
+mod servers;
 #[cfg(test)]
 mod spoofing;

@@ -80,7 +80,7 @@ impl Resolver {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
         let projects = Cache::new(Arc::clone(&stamps), sizes);
-        let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester)));
+        let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps)));
         let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes, l2));
         Self {
             store,
@@ -176,7 +176,13 @@ impl Resolver {
             return Ok(hit);
         }
         let issuers = Arc::clone(&issuers);
-        match issuers.verify(token, digest, &self.signing.verifying(), now).await? {
+        let mut verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
+        // Another replica may have signed it, with a key that it has just made.
+        let is_unknown = matches!(verified, Err(ResolveError::Refused(Denial::TokenKey)));
+        if is_unknown && self.signing.refresh(now).await? {
+            verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
+        }
+        match verified? {
             Genuine::Other { subject, grant, expires_at } => {
                 let project = self.project(grant.project()).await?;
                 let logged = self.digester.logged(&subject);

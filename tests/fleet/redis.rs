@@ -6,7 +6,7 @@ use tollgate::domain::fleet::{LogEntry, Renewal};
 use tollgate::domain::time::{Moment, Timestamp};
 
 use crate::replica::{KEYS, REPLICAS, digest, slots};
-use crate::world::Broken;
+use crate::rules::Broken;
 
 /// A renewal brings no more entries than this.
 const PAGE: usize = 2;

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::domain::decision::Denial;
 use crate::domain::name::is_user_name;
-use crate::domain::record::{EndedSession, SigningKey, User};
+use crate::domain::record::{EndedSession, ProjectState, SigningKey, User};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::password::{Lane, Passwords};
@@ -102,7 +102,7 @@ impl Logins {
         let attempt = self.throttle.attempt(name, address, now);
         let attempt = attempt.map_err(|retry_after| LoginError::Throttled { retry_after })?;
         let user = match is_user_name(name) {
-            true => self.store.user(name.to_owned()).await?.filter(User::may_log_in),
+            true => self.whoever_may_log_in(name).await?,
             false => None,
         };
         let hash = user.as_ref().map(|user| user.password_hash.clone());
@@ -115,6 +115,14 @@ impl Logins {
         };
         self.throttle.succeeded(attempt, user.sessions);
         self.issue(login, &user, now).await
+    }
+
+    /// The user of this name, unless they or their project are kept out.
+    async fn whoever_may_log_in(&self, name: &str) -> Result<Option<User>, LoginError> {
+        // No session has this id. One look-up tells the user and the project, so that both take the time of one.
+        let load = self.store.load_session(name.to_owned(), String::new()).await?.found;
+        let goes_on = load.project.is_none_or(|project| project.state == ProjectState::Active);
+        Ok(load.user.filter(|user| goes_on && user.may_log_in()))
     }
 
     async fn issue(&self, login: &Login, user: &User, now: Timestamp) -> Result<Issued, LoginError> {

@@ -13,15 +13,15 @@ use crate::server::admin::wire::fleet::{ReplicaName, WaitBody};
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WaitArgs {
-    /// Wait until no replica can act on what was before, for 5s or as long as is said, from 1s to 8s
+    /// Wait until no replica can act on what was before, for 5s or as long as is said, from 2s to 8s
     #[arg(long, value_name = "LIMIT", value_parser = limit, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
     wait: Option<Duration>,
 }
 
 fn limit(text: &str) -> Result<Duration, String> {
     match duration::parse(text)? {
-        limit if (1..=8).contains(&limit.as_secs()) => Ok(limit),
-        _ => Err("wait from 1s to 8s".to_owned()),
+        limit if (2..=8).contains(&limit.as_secs()) => Ok(limit),
+        _ => Err("wait from 2s to 8s".to_owned()),
     }
 }
 
@@ -44,8 +44,12 @@ impl WaitArgs {
         }
         let fleet: WaitBody = read(answer["fleet"].clone())?;
         note(&confirmed(&fleet));
-        if fleet.lagging.is_empty() {
+        if fleet.is_everywhere() {
             return Ok(());
+        }
+        if let Some(why) = &fleet.unknown {
+            let problem = format!("it is done, and nobody knows yet who has heard of it: {}", printable(why));
+            return Err(Failure::new(Exit::Lagging, problem));
         }
         let problem = format!(
             "it is done, and may be unheard of by {}: try again, or see `tollgate fleet` (level: {})",
@@ -87,7 +91,8 @@ mod tests {
         let fenced: Vec<Value> = fenced.iter().map(|name| replica(name, 0)).collect();
         let lagging: Vec<Value> = lagging.iter().map(|(name, grace)| replica(name, *grace)).collect();
         json!({"id": "k", "fleet":
-            {"level": "bounded (1 s)", "sequence": 7, "confirmed": 2, "fenced": fenced, "lagging": lagging}})
+            {"level": "bounded (1 s)", "sequence": 7, "confirmed": 2, "fenced": fenced, "lagging": lagging,
+            "unknown": null}})
     }
 
     #[test]
@@ -99,6 +104,10 @@ mod tests {
         let lagging = waiting.tell(&answer(&[], &[("gpu-2", 0), ("gpu\u{1b}-3", 30)])).unwrap_err();
         assert_eq!(lagging.exit, Exit::Lagging);
         assert!(lagging.message.contains("gpu-2, gpu\u{fffd}-3 (goes on for 30 s"), "{lagging}");
+        let mut unknown = answer(&[], &[]);
+        unknown["fleet"]["unknown"] = json!("Nobody could be asked.");
+        let failure = waiting.tell(&unknown).unwrap_err();
+        assert!(failure.exit == Exit::Lagging && failure.message.contains("Nobody could be asked"), "{failure}");
         // A server that did not wait has not confirmed anything.
         assert_eq!(waiting.tell(&json!({"id": "k"})).unwrap_err().exit, Exit::Failed);
         let not = WaitArgs { wait: None };
@@ -111,7 +120,7 @@ mod tests {
         assert_eq!(fleet(answer(&[], &[])), "Confirmed by 2 replicas.");
         let text = fleet(answer(&["gpu-1", "gpu-2"], &[]));
         assert_eq!(text, "Confirmed by 2 replicas. Silent, and unable to allow anything: gpu-1, gpu-2.");
-        for bad in ["0s", "9s", "5", "1m"] {
+        for bad in ["0s", "1s", "9s", "5", "1m"] {
             assert!(limit(bad).is_err(), "{bad}");
         }
     }

@@ -44,7 +44,7 @@ struct Shared {
     clock: Clock,
     position: watch::Receiver<u64>,
     figures: Arc<Figures>,
-    histories: Arc<AtomicU64>,
+    lineages_seen: Arc<AtomicU64>,
 }
 
 /// What a replica brings along.
@@ -88,7 +88,7 @@ impl Figures {
 }
 
 enum Request {
-    Wait { sequence: u64, history: u64, limit: Duration, answer: oneshot::Sender<Waited> },
+    Wait { sequence: u64, lineages: u64, limit: Duration, answer: oneshot::Sender<Waited> },
     View { answer: oneshot::Sender<Result<FleetView, StoreError>> },
     Leave { answer: oneshot::Sender<()> },
 }
@@ -102,14 +102,14 @@ impl Fleet {
         let (requests, received) = mpsc::unbounded_channel();
         let (position, heard) = watch::channel(0);
         let figures = Arc::new(Figures::default());
-        let histories = Arc::default();
+        let lineages_seen = Arc::default();
         let shared = Shared {
             requests,
             level: joining.level.clone(),
             clock: joining.clock.clone(),
             position: heard,
             figures: Arc::clone(&figures),
-            histories: Arc::clone(&histories),
+            lineages_seen: Arc::clone(&lineages_seen),
         };
         let mut driver = Driver {
             protocol: Protocol::new(joining.identity.clone(), 0, joining.clock.now()),
@@ -117,7 +117,7 @@ impl Fleet {
             requests: received,
             position,
             figures,
-            histories,
+            lineages_seen,
             links: None,
             listening: None,
             head: None,
@@ -141,19 +141,19 @@ impl Fleet {
     }
 
     /// Counts the histories that this replica went over to. Read it before a change is made that is then waited for.
-    pub fn history(&self) -> u64 {
-        self.0.histories.load(Ordering::SeqCst)
+    pub fn lineages(&self) -> u64 {
+        self.0.lineages_seen.load(Ordering::SeqCst)
     }
 
     /// Waits until every replica has applied a change, or cannot act against it any more, or until `limit` has passed.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if nobody could be asked.
-    pub async fn wait(&self, sequence: u64, history: u64, limit: Duration) -> Result<Waited, StoreError> {
+    pub async fn wait(&self, sequence: u64, lineages: u64, limit: Duration) -> Result<Waited, StoreError> {
         let (answer, answered) = oneshot::channel();
         // With time for one more look at the end.
         let patience = limit.max(crate::revocation::FENCE) + 2 * BELL;
-        self.ask(Request::Wait { sequence, history, limit, answer }, patience, answered).await
+        self.ask(Request::Wait { sequence, lineages, limit, answer }, patience, answered).await
     }
 
     /// # Errors
@@ -223,7 +223,7 @@ struct Driver {
     requests: mpsc::UnboundedReceiver<Request>,
     position: watch::Sender<u64>,
     figures: Arc<Figures>,
-    histories: Arc<AtomicU64>,
+    lineages_seen: Arc<AtomicU64>,
     links: Option<Links>,
     /// A bell that is waited for; it gives its connection back.
     listening: Option<JoinHandle<Result<Channel, StoreError>>>,
@@ -305,7 +305,7 @@ impl Driver {
     /// What others in this process read.
     fn publish(&self) {
         let Standing { lineages, .. } = self.protocol.standing();
-        self.histories.store(lineages, Ordering::SeqCst);
+        self.lineages_seen.store(lineages, Ordering::SeqCst);
         self.figures.set_state(self.protocol.own().state);
         let applied = self.joining.stamps.position();
         self.position.send_if_modified(|known| std::mem::replace(known, applied) != applied);
@@ -445,9 +445,9 @@ impl Driver {
 
     async fn accept(&mut self, request: Request) -> Result<(), Left> {
         match request {
-            Request::Wait { sequence, history, limit, answer } => {
+            Request::Wait { sequence, lineages, limit, answer } => {
                 let now = self.joining.clock.moment();
-                let wait = Wait::new(sequence, history, now);
+                let wait = Wait::new(sequence, lineages, now);
                 self.waits.push(Waiting { wait, until: now.plus(limit), sequence, answer: Some(answer) });
             }
             Request::View { answer } => self.views.push(answer),

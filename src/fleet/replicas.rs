@@ -19,12 +19,20 @@ pub enum Replicas {
     Scripted(Arc<Script>),
 }
 
-/// What is answered, the last one first, and what was asked.
+/// A change that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub sequence: u64,
+    /// As [`Replicas::lineages`] before it was made.
+    pub lineages: u64,
+}
+
+/// What is answered, the last one first, and what was asked. It has followed one history for each question.
 #[cfg(test)]
 #[derive(Debug, Default)]
 pub struct Script {
     pub answers: std::sync::Mutex<Vec<Waited>>,
-    pub asked: std::sync::Mutex<Vec<(u64, Duration)>>,
+    pub asked: std::sync::Mutex<Vec<(Acknowledged, Duration)>>,
 }
 
 impl Replicas {
@@ -33,31 +41,30 @@ impl Replicas {
         Self::Sole(Arc::new(Sole::new(store, since)))
     }
 
-    /// Counts the histories that the store went over to. Read it before a change is made that is then waited for.
-    pub fn history(&self) -> u64 {
+    /// How many histories of the store this process has followed. Asked for before a change is made that is waited for.
+    pub fn lineages(&self) -> u64 {
         match self {
-            Self::Fleet(fleet) => fleet.history(),
-            Self::Sole(_) => 0,
+            Self::Sole(_) => 1,
+            Self::Fleet(fleet) => fleet.lineages(),
             #[cfg(test)]
-            Self::Scripted(_) => 0,
+            Self::Scripted(script) => script.lineages(),
         }
     }
 
-    /// Waits until nobody can act any more on what was before the change with this number, or until `limit` has passed.
-    /// `history` was read before it was made.
+    /// Waits until nobody can act any more on what was before a change, or until `limit` has passed.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if nobody could be asked.
-    pub async fn wait(&self, sequence: u64, history: u64, limit: Duration) -> Result<Waited, StoreError> {
+    pub async fn wait(&self, change: Acknowledged, limit: Duration) -> Result<Waited, StoreError> {
         match self {
             Self::Sole(sole) => {
                 // What is acknowledged counts here already, however long somebody would wait.
                 let _ = limit;
-                Ok(Waited::Done(sole.report(sequence)))
+                Ok(Waited::Done(sole.report(change.sequence)))
             }
-            Self::Fleet(fleet) => fleet.wait(sequence, history, limit).await,
+            Self::Fleet(fleet) => fleet.wait(change.sequence, change.lineages, limit).await,
             #[cfg(test)]
-            Self::Scripted(script) => script.wait(sequence, limit),
+            Self::Scripted(script) => script.wait(change, limit),
         }
     }
 
@@ -82,8 +89,12 @@ impl Replicas {
 
 #[cfg(test)]
 impl Script {
-    fn wait(&self, sequence: u64, limit: Duration) -> Result<Waited, StoreError> {
-        self.asked.lock().unwrap().push((sequence, limit));
+    fn lineages(&self) -> u64 {
+        self.asked.lock().unwrap().len() as u64
+    }
+
+    fn wait(&self, change: Acknowledged, limit: Duration) -> Result<Waited, StoreError> {
+        self.asked.lock().unwrap().push((change, limit));
         self.answers.lock().unwrap().pop().ok_or_else(|| StoreError::Unavailable("nobody is there".to_owned()))
     }
 }

@@ -92,6 +92,7 @@ pub struct WaitReport {
     pub confirmed: usize,
     /// Those that were silent for so long that they cannot allow anything any more.
     pub fenced: Vec<Replica>,
-    /// Those that may still act on what was before: they have not applied the change, or go on without the store.
+    /// Those that may still act on what was before: they are heard of and have not applied the change, or have a grace, also
+    /// when they are silent.
     pub lagging: Vec<Replica>,
 }

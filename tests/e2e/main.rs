@@ -21,6 +21,8 @@ mod examples;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod fleet;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 #[path = "../support/idp.rs"]
@@ -49,9 +51,14 @@ mod operate;
 #[cfg(test)]
 mod paths;
 #[cfg(test)]
+mod projects;
+#[cfg(test)]
 mod restart;
 #[cfg(test)]
 #[path = "../support/router.rs"]
 mod router;
+#[cfg(test)]
+#[path = "../support/servers.rs"]
+mod servers;
 #[cfg(test)]
 mod spoofing;

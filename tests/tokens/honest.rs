@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tollgate::domain::decision::{Denial, Tier};
 use tollgate::policy::respond::Decision;
+use tollgate::registry::{Actor, Expected};
 
 use crate::mint::{SigningKey, jwks};
 use crate::world::{LEEWAY, NOW, World, claims, claims_with};
@@ -58,6 +59,31 @@ async fn what_an_honest_token_may_say_in_more_than_one_way() {
     ] {
         assert_eq!(world.denial(&key.token_of(&header.to_string(), &payload)).await, None, "{header}");
     }
+}
+
+#[tokio::test]
+async fn a_token_follows_its_project_with_the_next_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let of = |tenant: &str| key.token(&claims_with(&json!({"tenant": tenant})));
+    let (acme, beta) = (of("acme"), of("beta"));
+    let world = World::with_keys(folder.path(), &jwks([&key]), &acme).await;
+    let (registry, operator) = (&world.core.registry, Actor::operator());
+    let denials = async || {
+        let both = (world.denial(&acme).await, world.denial(&beta).await);
+        // One that nobody has seen before is judged alike.
+        let fresh = key.token(&claims_with(&json!({"tenant": "acme", "jti": both.0.is_some()})));
+        assert_eq!(world.denial(&fresh).await, both.0);
+        both
+    };
+    let ended = Some(Denial::RevokedUnauthenticated);
+    assert_eq!(denials().await, (None, None));
+    registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert_eq!(denials().await, (ended, None));
+    registry.resume_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert_eq!(denials().await, (None, None));
+    registry.delete_project(&operator, "beta", Expected::Any).await.unwrap();
+    assert_eq!(denials().await, (None, ended));
 }
 
 #[tokio::test]

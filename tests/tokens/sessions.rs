@@ -200,6 +200,42 @@ async fn what_ends_a_session_ends_it_with_the_next_request() {
 }
 
 #[tokio::test]
+async fn a_session_follows_its_project_with_the_next_request() {
+    let house = House::new();
+    let (registry, operator) = (&house.world.core.registry, Actor::operator());
+    house.user("ada", "acme", &["manage_keys"]).await;
+    house.user("bob", "beta", &["manage_keys"]).await;
+    house.user("eve", "*", &["manage_keys"]).await;
+    let mut tokens = Vec::new();
+    for name in ["ada", "bob", "eve"] {
+        tokens.push(house.token(name).await);
+    }
+    let denials = async || {
+        let mut denials = Vec::new();
+        for token in &tokens {
+            // What is remembered of it, too.
+            let first = house.denial(token).await;
+            assert_eq!(house.denial(token).await, first);
+            denials.push(first);
+        }
+        denials
+    };
+    let ended = Some(Denial::RevokedUnauthenticated);
+    assert_eq!(denials().await, [None, None, None]);
+    registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert_eq!(denials().await, [ended, None, None]);
+    assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Refused), "nor does a new one begin");
+    registry.resume_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert_eq!(denials().await, [None, None, None]);
+    house.token("ada").await;
+    registry.delete_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert_eq!(denials().await, [ended, None, None]);
+    assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Refused));
+    assert!(registry.resume_project(&operator, "acme", Expected::Any).await.is_err());
+    assert_eq!(denials().await, [ended, None, None]);
+}
+
+#[tokio::test]
 async fn nobody_logs_out_another_one() {
     let house = House::new();
     house.user("ada", "acme", &["manage_keys"]).await;

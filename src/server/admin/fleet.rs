@@ -1,6 +1,7 @@
 //! The fleet over HTTP: who answers checks from this store, and changes that are answered when every replica has confirmed
 //! them. Never makes a change itself; names no host to whoever is bound to one project.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, State};
@@ -13,13 +14,14 @@ use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::QueryOf;
 use super::wire::fleet::{FleetBody, WaitBody, WaitFor, Waiting};
+use crate::fleet::replicas::Acknowledged;
 use crate::fleet::report::Waited;
 use crate::registry::{Expected, Made, RegistryError};
 
 /// How long a change is waited for where nothing else is said.
 const LIMIT: Duration = Duration::from_secs(5);
-/// Less than an answer may take, in seconds.
-const MAX_LIMIT: u64 = 8;
+/// In seconds: long enough to tell who is silent from who lags, and less than an answer may take.
+const LIMITS: RangeInclusive<u64> = 2..=8;
 /// How often a change is made again because the store went over to another history.
 const ATTEMPTS: usize = 3;
 
@@ -49,10 +51,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Patience {
 
 fn limit_of(text: &str) -> Result<Duration, ApiError> {
     let seconds = text.strip_suffix('s').filter(|digits| digits.len() == 1).and_then(|digits| digits.parse().ok());
-    match seconds {
-        Some(seconds @ 1..=MAX_LIMIT) => Ok(Duration::from_secs(seconds)),
-        _ => Err(ApiError::invalid_field("limit", "must be whole seconds from 1s to 8s")),
-    }
+    let seconds = seconds.filter(|seconds| LIMITS.contains(seconds));
+    let wrong = || ApiError::invalid_field("limit", "must be whole seconds from 2s to 8s");
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
 impl Patience {
@@ -71,29 +72,31 @@ impl Patience {
         let Some(limit) = self.0 else { return Ok((change(expected).await?.result, None)) };
         let begun = Instant::now();
         for _ in 0..ATTEMPTS {
-            let history = state.replicas.history();
+            let lineages = state.replicas.lineages();
             let made = change(expected).await?;
             let rest = limit.saturating_sub(begun.elapsed());
-            if let Some(fleet) = confirmed(state, caller, made.sequence, history, rest).await? {
+            if let Some(fleet) = confirmed(state, caller, (made.sequence, lineages), rest).await? {
                 return Ok((made.result, Some(fleet)));
             }
             // What was expected was judged, and what is there now is either that or what was made of it.
             expected = Expected::Any;
         }
-        Err(gone())
+        Err(ApiError::unavailable(GONE))
     }
 
-    /// As [`Patience::repeat`], for a change that is made once.
+    /// As [`Patience::repeat`], for a change that is made once. What it gave is answered whatever becomes of the wait: it may be a
+    /// key that is shown this once.
     pub async fn once<T>(
         self,
         state: &AdminState,
         caller: &Caller,
         change: impl Future<Output = Result<Made<T>, RegistryError>>,
     ) -> Result<(T, Option<WaitBody>), ApiError> {
-        let history = state.replicas.history();
+        let lineages = state.replicas.lineages();
         let made = change.await?;
         let Some(limit) = self.0 else { return Ok((made.result, None)) };
-        let fleet = confirmed(state, caller, made.sequence, history, limit).await?.ok_or_else(gone)?;
+        let fleet = confirmed(state, caller, (made.sequence, lineages), limit).await?;
+        let fleet = fleet.unwrap_or_else(|| WaitBody::unknown(made.sequence.unwrap_or_default(), GONE));
         Ok((made.result, Some(fleet)))
     }
 }
@@ -102,8 +105,7 @@ impl Patience {
 async fn confirmed(
     state: &AdminState,
     caller: &Caller,
-    sequence: Option<u64>,
-    history: u64,
+    (sequence, lineages): (Option<u64>, u64),
     limit: Duration,
 ) -> Result<Option<WaitBody>, ApiError> {
     let sequence = match sequence {
@@ -111,23 +113,17 @@ async fn confirmed(
         // Nothing had to be changed, and whoever did it before may not have waited.
         None => state.registry.mark().await?,
     };
-    let waited = state.replicas.wait(sequence, history, limit).await.map_err(|error| {
-        ApiError::unavailable(format!("The change is made, and nobody could be asked who has it: {error}"))
-    })?;
-    Ok(match waited {
-        Waited::Done(report) => Some(WaitBody::of(&report, caller.actor.project.is_none())),
-        Waited::StartOver => None,
+    Ok(match state.replicas.wait(Acknowledged { sequence, lineages }, limit).await {
+        Ok(Waited::Done(report)) => Some(WaitBody::of(&report, caller.actor.project.is_none())),
+        Ok(Waited::StartOver) => None,
+        Err(error) => Some(WaitBody::unknown(sequence, &format!("Nobody could be asked: {error}."))),
     })
 }
 
-fn gone() -> ApiError {
-    ApiError::unavailable(
-        "The store went over to another history while the replicas were waited for, and the change may be missing in it: \
-         look, and make it again if it is.",
-    )
-}
+const GONE: &str = "The store went over to another history while the replicas were waited for, and the change may be missing in \
+                    it: look, and make it again if it is.";
 
 /// The status of a change that is made: 202 where a replica may still act on what was before.
 pub fn status(made: StatusCode, fleet: Option<&WaitBody>) -> StatusCode {
-    if fleet.is_some_and(|fleet| !fleet.lagging.is_empty()) { StatusCode::ACCEPTED } else { made }
+    if fleet.is_none_or(WaitBody::is_everywhere) { made } else { StatusCode::ACCEPTED }
 }

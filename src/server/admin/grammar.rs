@@ -72,8 +72,8 @@ grammar!(Label, {
 });
 grammar!(Seconds, {
     "type": "string",
-    "pattern": "^[1-8]s$",
-    "description": "Whole seconds, from 1s to 8s.",
+    "pattern": "^[2-8]s$",
+    "description": "Whole seconds, from 2s to 8s.",
     "examples": ["5s"]
 });
 grammar!(Time, {

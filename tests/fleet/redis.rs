@@ -258,10 +258,12 @@ impl Redis {
         }
     }
 
-    /// Everything is gone.
+    /// Everything is gone, on both: nothing can be promised where a failover brings back what somebody else emptied.
     pub fn flush(&mut self) {
         let offset = self.servers[self.primary].data.offset + 1;
-        self.servers[self.primary].data = Data { offset, ..Data::default() };
+        for server in &mut self.servers {
+            server.data = Data { offset, ..Data::default() };
+        }
     }
 
     /// An operator makes a new head, with records from a time when nothing was revoked.

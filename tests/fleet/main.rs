@@ -7,6 +7,8 @@ mod driver;
 mod model;
 mod redis;
 mod replica;
+mod revoker;
+mod rules;
 #[path = "../support/redis.rs"]
 mod server;
 mod world;

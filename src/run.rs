@@ -173,6 +173,9 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     telemetry.set_log(&settings.log);
 
     let (core, replicas) = Core::open(&settings, &policy).await?;
+    if let Replicas::Fleet(fleet) = &replicas {
+        telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
+    }
     core.resolver.adopt(&policy);
     let logins = core.logins().await?;
     if policy.login.is_some() {

@@ -1,7 +1,10 @@
 //! Every metric name and every log line of a decision. Never a secret, a key id or a path in a label; never blocks a
 //! check on a log that nobody reads.
 
+mod fleet;
+
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
@@ -20,9 +23,11 @@ use crate::config::{Log, LogLevel, LoggedDecisions};
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::Tier;
 use crate::domain::principal::Principal;
+use crate::fleet::driver::Fleet;
 use crate::policy::Policy;
 use crate::policy::respond::{Allow, Decision, Deny};
 use crate::resolve::Resolver;
+use fleet::FleetMetrics;
 
 /// Seconds; a check in the cache takes microseconds, one from the store about a millisecond.
 const BUCKETS: [f64; 12] = [5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2e-2, 0.1, 0.5];
@@ -44,6 +49,7 @@ pub struct Telemetry {
     allowed: ArcSwapOption<AllowedByRoute>,
     logged: AtomicU8,
     log: Option<LogControl>,
+    fleet: OnceLock<FleetMetrics>,
 }
 
 struct AllowedByRoute {
@@ -172,6 +178,7 @@ impl Telemetry {
             allowed: ArcSwapOption::empty(),
             logged: AtomicU8::new(LoggedDecisions::Denied as u8),
             log: log.map(|handle| handle.0),
+            fleet: OnceLock::new(),
             registry,
         })
     }
@@ -239,6 +246,15 @@ impl Telemetry {
         self.reload_ok.set(i64::from(ok));
     }
 
+    /// Tells of this replica's part in a fleet from now on.
+    ///
+    /// # Errors
+    /// If a metric's name is not one, or it is told of already.
+    pub fn watch_fleet(&self, fleet: Fleet, resolver: &Resolver) -> Result<(), prometheus::Error> {
+        let metrics = FleetMetrics::new(&self.registry, fleet, resolver)?;
+        self.fleet.set(metrics).map_err(|_| prometheus::Error::AlreadyReg)
+    }
+
     /// The metrics in the text format of Prometheus.
     ///
     /// # Errors
@@ -255,6 +271,9 @@ impl Telemetry {
         }
         if let Some(control) = &self.log {
             self.dropped_lines.set(i64::try_from(control.dropped.dropped_lines()).unwrap_or(i64::MAX));
+        }
+        if let Some(fleet) = self.fleet.get() {
+            fleet.refresh();
         }
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text)?;

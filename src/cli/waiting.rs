@@ -44,8 +44,12 @@ impl WaitArgs {
         }
         let fleet: WaitBody = read(answer["fleet"].clone())?;
         note(&confirmed(&fleet));
-        if fleet.lagging.is_empty() {
+        if fleet.is_everywhere() {
             return Ok(());
+        }
+        if let Some(why) = &fleet.unknown {
+            let problem = format!("it is done, and nobody knows yet who has heard of it: {}", printable(why));
+            return Err(Failure::new(Exit::Lagging, problem));
         }
         let problem = format!(
             "it is done, and may be unheard of by {}: try again, or see `tollgate fleet` (level: {})",
@@ -87,7 +91,8 @@ mod tests {
         let fenced: Vec<Value> = fenced.iter().map(|name| replica(name, 0)).collect();
         let lagging: Vec<Value> = lagging.iter().map(|(name, grace)| replica(name, *grace)).collect();
         json!({"id": "k", "fleet":
-            {"level": "bounded (1 s)", "sequence": 7, "confirmed": 2, "fenced": fenced, "lagging": lagging}})
+            {"level": "bounded (1 s)", "sequence": 7, "confirmed": 2, "fenced": fenced, "lagging": lagging,
+            "unknown": null}})
     }
 
     #[test]
@@ -99,6 +104,10 @@ mod tests {
         let lagging = waiting.tell(&answer(&[], &[("gpu-2", 0), ("gpu\u{1b}-3", 30)])).unwrap_err();
         assert_eq!(lagging.exit, Exit::Lagging);
         assert!(lagging.message.contains("gpu-2, gpu\u{fffd}-3 (goes on for 30 s"), "{lagging}");
+        let mut unknown = answer(&[], &[]);
+        unknown["fleet"]["unknown"] = json!("Nobody could be asked.");
+        let failure = waiting.tell(&unknown).unwrap_err();
+        assert!(failure.exit == Exit::Lagging && failure.message.contains("Nobody could be asked"), "{failure}");
         // A server that did not wait has not confirmed anything.
         assert_eq!(waiting.tell(&json!({"id": "k"})).unwrap_err().exit, Exit::Failed);
         let not = WaitArgs { wait: None };

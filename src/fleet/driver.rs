@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout_at};
 
 use super::members::{Members, fleet_view, wait_report};
 use super::report::{FleetView, Waited};
@@ -112,7 +112,7 @@ impl Fleet {
             lineages_seen: Arc::clone(&lineages_seen),
         };
         let mut driver = Driver {
-            protocol: Protocol::new(joining.identity.clone(), joining.clock.now()),
+            protocol: Protocol::new(joining.identity.clone(), 0, joining.clock.now()),
             joining,
             requests: received,
             position,
@@ -231,8 +231,8 @@ struct Driver {
     members: Members,
     waits: Vec<Waiting>,
     views: Vec<oneshot::Sender<Result<FleetView, StoreError>>>,
-    /// When the members were listed before the renewal that is under way.
-    listed: Option<Moment>,
+    /// When the members were asked for before the renewal that is under way, and when they had been listed.
+    listed: Option<(Moment, Moment)>,
     looked_round: Moment,
 }
 
@@ -257,13 +257,15 @@ impl Driver {
             }
             // No lease is granted meanwhile, so the one there is ends by itself.
             tracing::error!("the thread that follows the log ended and is started again");
-            self.protocol = Protocol::new(self.joining.identity.clone(), self.joining.clock.now());
+            // Whoever waits must see that this one knows nothing of what the one before had followed.
+            let histories = self.protocol.standing().lineages + 1;
+            self.protocol = Protocol::new(self.joining.identity.clone(), histories, self.joining.clock.now());
             thread::sleep(AFTER_PANIC);
         }
     }
 
     async fn follow(&mut self) -> Left {
-        let mut input = self.connect(Duration::ZERO).await;
+        let mut input = self.connect().await;
         loop {
             let now = self.now();
             let actions = self.protocol.take(&now, input.unwrap_or(Input::Failed));
@@ -276,7 +278,10 @@ impl Driver {
                     // Whoever would hear it is gone only when the process ends.
                     Action::Reconcile => drop(self.joining.reconcile.send(())),
                     Action::Lease(_) => self.observe(),
-                    Action::Connect { after } => input = self.connect(after).await,
+                    Action::Connect { after } => match self.pause(after).await {
+                        Ok(()) => input = self.connect().await,
+                        Err(left) => return left,
+                    },
                     Action::Renew { member, settle } => input = Some(self.renew(&member, settle).await),
                     Action::Listen { after } => match self.listen(after).await {
                         Ok(heard) => input = Some(heard),
@@ -325,12 +330,23 @@ impl Driver {
         count.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// `None` is a failure.
-    async fn connect(&mut self, after: Duration) -> Option<Input> {
+    /// Without a connection; whoever leaves meanwhile does not wait for one.
+    async fn pause(&mut self, time: Duration) -> Result<(), Left> {
         self.links = None;
         self.listening = None;
         self.listed = None;
-        sleep(after).await;
+        let over = tokio::time::Instant::now() + time;
+        while let Ok(request) = timeout_at(over, self.requests.recv()).await {
+            match request {
+                Some(request) => self.accept(request).await?,
+                None => return Err(self.leave().await),
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` is a failure.
+    async fn connect(&mut self) -> Option<Input> {
         let (asked, bell) = tokio::join!(self.joining.redis.channel(), self.joining.redis.channel());
         match (asked, bell) {
             (Ok(asked), Ok(bell)) => {
@@ -371,12 +387,13 @@ impl Driver {
         };
         let is_time = clock.moment().since(self.looked_round) >= LOOK_ROUND;
         if is_time || !self.waits.is_empty() || !self.views.is_empty() {
+            let asked = clock.moment();
             let members = links.asked.members().await?;
             let now = clock.moment();
             for (id, beat) in self.members.see(members, now) {
                 links.asked.prune(&id, beat).await?;
             }
-            self.listed = Some(now);
+            self.listed = Some((asked, now));
             self.looked_round = now;
         }
         let sent = clock.moment();
@@ -457,11 +474,11 @@ impl Driver {
 
     /// Whether the list that was made before the renewal that has just confirmed the lease ends a wait.
     fn observe(&mut self) {
-        let Some(listed) = self.listed.take() else { return };
+        let Some((asked, listed)) = self.listed.take() else { return };
         let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
         let (members, level) = (self.members.listed(), &self.joining.level);
         for waiting in &mut self.waits {
-            let verdict = waiting.wait.observe(&Observation { listed, members, own, now });
+            let verdict = waiting.wait.observe(&Observation { asked, listed, members, own, now });
             let waited = match verdict {
                 Verdict::Pending => continue,
                 // Those that are heard of may confirm it yet.

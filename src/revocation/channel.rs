@@ -119,14 +119,15 @@ pub struct Channel {
 }
 
 impl Channel {
-    pub fn new(identity: Identity, since: Timestamp) -> Self {
+    /// A new one for a replica that had one before counts its histories on from there.
+    pub fn new(identity: Identity, lineages: u64, since: Timestamp) -> Self {
         let Identity { id, name, grace, version } = identity;
         let position = Position { sequence: 0, chain: String::new() };
         let own = Member { id, name, position, beat: 0, state: MemberState::Detached, since, grace, version };
         Self {
             own,
             lineage: None,
-            lineages: 0,
+            lineages,
             sealed: false,
             settled: false,
             leased_until: Moment::default(),
@@ -292,7 +293,7 @@ mod tests {
     fn attached() -> Channel {
         let identity =
             Identity { id: "a".to_owned(), name: "a".to_owned(), grace: Duration::ZERO, version: "1".to_owned() };
-        let mut channel = Channel::new(identity, Timestamp::default());
+        let mut channel = Channel::new(identity, 0, Timestamp::default());
         channel.take(&now(1), Input::Connected);
         channel.take(&now(5), renewed(1, Renewal::Resync(head(3))));
         assert_eq!(channel.own().state, MemberState::Syncing);

@@ -22,7 +22,8 @@ pub struct Wait {
 /// What the one who waits sees.
 #[derive(Clone, Copy, Debug)]
 pub struct Observation<'a> {
-    /// When `members` had been listed.
+    /// Before `members` were asked for, and when they had been listed.
+    pub asked: Moment,
     pub listed: Moment,
     pub members: &'a [Member],
     /// As a renewal **sent after** the list has found it, from the same primary.
@@ -66,6 +67,10 @@ impl Wait {
     pub fn observe(&mut self, seen: &Observation<'_>) -> Verdict {
         if seen.own.lineages != self.lineages {
             return Verdict::StartOver;
+        }
+        // Somebody may have come after this list was made and before the change was.
+        if seen.asked < self.began {
+            return Verdict::Pending;
         }
         for member in seen.members {
             match self.beats.get_mut(&member.id) {
@@ -137,7 +142,7 @@ mod tests {
     }
 
     fn seen<'a>(millis: u64, members: &'a [Member], own: Standing) -> Observation<'a> {
-        Observation { listed: at(millis), members, own, now: at(millis) }
+        Observation { asked: at(millis), listed: at(millis), members, own, now: at(millis) }
     }
 
     #[test]
@@ -148,6 +153,8 @@ mod tests {
         assert_eq!(done(standing(911), &confirmed), Verdict::Pending, "attached for too short a time");
         assert_eq!(done(Standing { attached_since: None, ..standing(0) }, &confirmed), Verdict::Pending);
         assert_eq!(done(Standing { applied: 6, ..standing(0) }, &confirmed), Verdict::Pending);
+        let early = Wait::new(7, 1, at(2_011)).observe(&seen(2_010, &confirmed, standing(0)));
+        assert_eq!(early, Verdict::Pending, "a list from before the wait");
         let newcomer = [member("a", 7, 1, 0), member("b", 8, 1, 0), member("new", 0, 1, 0)];
         assert_eq!(done(standing(0), &newcomer), Verdict::Pending);
         assert_eq!(done(Standing { lineages: 2, ..standing(0) }, &confirmed), Verdict::StartOver);

@@ -365,5 +365,5 @@ impl Replica {
 fn channel(number: usize) -> Channel {
     let identity =
         Identity { id: number.to_string(), name: String::new(), grace: Duration::ZERO, version: String::new() };
-    Channel::new(identity, Timestamp::default())
+    Channel::new(identity, 0, Timestamp::default())
 }

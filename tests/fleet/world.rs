@@ -471,7 +471,7 @@ impl World {
             }
             _ => {}
         }
-        match wait.observe(&Observation { listed, members: &members, own, now: self.now() }) {
+        match wait.observe(&Observation { asked: listed, listed, members: &members, own, now: self.now() }) {
             Verdict::Pending => Some(Stage::Waiting { wait, list: None }),
             Verdict::StartOver => Some(Stage::Asked),
             Verdict::Done(_) => {
@@ -547,6 +547,9 @@ impl World {
         self.redis.hand_over();
         self.sleepy = Some(new);
         self.rest_well(old);
+        for key in 0..KEYS {
+            self.replicas[new].fill(&self.redis, key);
+        }
     }
 
     /// One follows changes that are then lost with their primary.

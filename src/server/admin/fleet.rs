@@ -81,10 +81,11 @@ impl Patience {
             // What was expected was judged, and what is there now is either that or what was made of it.
             expected = Expected::Any;
         }
-        Err(gone())
+        Err(ApiError::unavailable(GONE))
     }
 
-    /// As [`Patience::repeat`], for a change that is made once.
+    /// As [`Patience::repeat`], for a change that is made once. What it gave is answered whatever becomes of the wait: it may be a
+    /// key that is shown this once.
     pub async fn once<T>(
         self,
         state: &AdminState,
@@ -94,7 +95,8 @@ impl Patience {
         let lineages = state.replicas.lineages();
         let made = change.await?;
         let Some(limit) = self.0 else { return Ok((made.result, None)) };
-        let fleet = confirmed(state, caller, (made.sequence, lineages), limit).await?.ok_or_else(gone)?;
+        let fleet = confirmed(state, caller, (made.sequence, lineages), limit).await?;
+        let fleet = fleet.unwrap_or_else(|| WaitBody::unknown(made.sequence.unwrap_or_default(), GONE));
         Ok((made.result, Some(fleet)))
     }
 }
@@ -111,23 +113,17 @@ async fn confirmed(
         // Nothing had to be changed, and whoever did it before may not have waited.
         None => state.registry.mark().await?,
     };
-    let waited = state.replicas.wait(Acknowledged { sequence, lineages }, limit).await.map_err(|error| {
-        ApiError::unavailable(format!("The change is made, and nobody could be asked who has it: {error}"))
-    })?;
-    Ok(match waited {
-        Waited::Done(report) => Some(WaitBody::of(&report, caller.actor.project.is_none())),
-        Waited::StartOver => None,
+    Ok(match state.replicas.wait(Acknowledged { sequence, lineages }, limit).await {
+        Ok(Waited::Done(report)) => Some(WaitBody::of(&report, caller.actor.project.is_none())),
+        Ok(Waited::StartOver) => None,
+        Err(error) => Some(WaitBody::unknown(sequence, &format!("Nobody could be asked: {error}."))),
     })
 }
 
-fn gone() -> ApiError {
-    ApiError::unavailable(
-        "The store went over to another history while the replicas were waited for, and the change may be missing in it: \
-         look, and make it again if it is.",
-    )
-}
+const GONE: &str = "The store went over to another history while the replicas were waited for, and the change may be missing in \
+                    it: look, and make it again if it is.";
 
 /// The status of a change that is made: 202 where a replica may still act on what was before.
 pub fn status(made: StatusCode, fleet: Option<&WaitBody>) -> StatusCode {
-    if fleet.is_some_and(|fleet| !fleet.lagging.is_empty()) { StatusCode::ACCEPTED } else { made }
+    if fleet.is_none_or(WaitBody::is_everywhere) { made } else { StatusCode::ACCEPTED }
 }

@@ -35,8 +35,8 @@ if nobody else has changed the record since: otherwise it is 412. `PATCH` needs 
 
 **Fleets.** Where several Tollgates share a store, a change counts everywhere within the time that `GET /api/v1/fleet` tells as \
 `level`. With `?wait=fleet` the answer to a change comes when nobody can act any more on what was before, or after `limit` \
-(`5s`), and `fleet` in it says who has confirmed the change. The status is 202 if a replica lags: the change is made all the \
-same, and asking for it again is safe.
+(`5s`), and `fleet` in it says who has confirmed the change. The status is 202 if a replica lags, or if that could not be \
+found out: the change is made all the same.
 
 **Names.** Every answer carries `x-request-id`: yours, if you sent one, else a new one. It stands in the log too.";
 
@@ -160,7 +160,8 @@ fn header_parameters() -> Value {
 }
 
 /// What 202 means.
-const LAGGING: &str = "It is done, and the replicas that `fleet.lagging` names may still act on what was before.";
+const LAGGING: &str = "It is done, and the replicas that `fleet.lagging` names may still act on what was before; or \
+                       `fleet.unknown` says why that could not be found out.";
 
 fn success(operation: &Operation, description: &str, schema: &Schema) -> Value {
     let mut headers = json!({"x-request-id": {"$ref": "#/components/headers/RequestId"}});

@@ -46,7 +46,8 @@ async fn one_process_has_confirmed_what_is_answered() {
         // Also where nothing had to be changed: whoever did it before may not have waited.
         assert!(sequence(&waited) > last, "{method} {path}: {}", waited.body);
         last = sequence(&waited);
-        let expected = json!({"level": "sole", "sequence": last, "confirmed": 1, "fenced": [], "lagging": []});
+        let expected =
+            json!({"level": "sole", "sequence": last, "confirmed": 1, "fenced": [], "lagging": [], "unknown": null});
         assert_eq!(waited.body["fleet"], expected);
     }
 }
@@ -142,25 +143,35 @@ async fn what_another_history_may_lack_is_made_again() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_made_twice_is_not() {
+async fn a_key_is_shown_whatever_becomes_of_the_wait() {
     let (api, _) = scripted(vec![Waited::StartOver]);
-    let (_, id) = api.mint("data", "acme", &["run_inference"]).await;
-    let lost = api.operate("POST", &format!("{KEYS}/{id}/rotate?wait=fleet"), Value::Null).await;
+    // The last wait finds nobody to ask.
+    for why in ["another history", "Nobody could be asked"] {
+        let (_, id) = api.mint("data", "acme", &["run_inference"]).await;
+        let rotated = api.operate("POST", &format!("{KEYS}/{id}/rotate?wait=fleet"), Value::Null).await;
+        assert_eq!(rotated.status.as_u16(), 202, "{}", rotated.body);
+        assert!(rotated.text("key").starts_with("ik_live_") && rotated.headers.contains_key("location"));
+        let unknown = rotated.body["fleet"]["unknown"].as_str().unwrap();
+        assert!(unknown.contains(why) && rotated.body["fleet"]["confirmed"] == 0, "{}", rotated.body);
+    }
+    // Made once each.
+    assert_eq!(api.operate("GET", KEYS, Value::Null).await.body["keys"].as_array().unwrap().len(), 4);
+}
+
+#[tokio::test]
+async fn a_history_that_never_settles_is_given_up_on() {
+    let (api, script) = scripted(vec![Waited::StartOver, Waited::StartOver, Waited::StartOver]);
+    let suspend = async || {
+        let at = format!("{ACME}?wait=fleet");
+        api.operate_with("PATCH", &at, ("if-match", "*"), json!({"state": "suspended"})).await
+    };
+    let lost = suspend().await;
     lost.is(503, "UNAVAILABLE");
     assert!(lost.body["error"]["message"].as_str().unwrap().contains("another history"), "{}", lost.body);
-    assert_eq!(api.operate("GET", KEYS, Value::Null).await.body["keys"].as_array().unwrap().len(), 2);
-    // A history that never settles is given up on.
-    let (api, script) = scripted(vec![Waited::StartOver, Waited::StartOver, Waited::StartOver]);
-    api.operate_with("PATCH", &format!("{ACME}?wait=fleet"), ("if-match", "*"), json!({"state": "suspended"}))
-        .await
-        .is(503, "UNAVAILABLE");
     assert_eq!(script.asked.lock().unwrap().len(), 3);
-    // Nobody can be asked: the change is made, and says so.
-    let unknown = api
-        .operate_with("PATCH", &format!("{ACME}?wait=fleet"), ("if-match", "*"), json!({"state": "suspended"}))
-        .await;
-    unknown.is(503, "UNAVAILABLE");
-    assert!(unknown.body["error"]["message"].as_str().unwrap().contains("is made"), "{}", unknown.body);
+    let unknown = suspend().await;
+    assert_eq!((unknown.status.as_u16(), unknown.text("state")), (202, "suspended".to_owned()), "{}", unknown.body);
+    assert_eq!(unknown.body["fleet"]["level"], "unknown");
 }
 
 #[tokio::test]

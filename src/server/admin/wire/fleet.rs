@@ -55,9 +55,21 @@ pub struct WaitBody {
     pub fenced: Vec<ReplicaName>,
     /// Those that may still act on what was before.
     pub lagging: Vec<ReplicaName>,
+    /// Why it could not be found out who has confirmed the change; null if it was.
+    pub unknown: Option<String>,
 }
 
 impl WaitBody {
+    /// Whether nobody can act any more on what was before.
+    pub fn is_everywhere(&self) -> bool {
+        self.lagging.is_empty() && self.unknown.is_none()
+    }
+
+    pub fn unknown(sequence: u64, why: &str) -> Self {
+        let (level, unknown) = ("unknown".to_owned(), Some(why.to_owned()));
+        Self { level, sequence, confirmed: 0, fenced: Vec::new(), lagging: Vec::new(), unknown }
+    }
+
     /// `names`: whether the reader may know the hosts.
     pub fn of(report: &WaitReport, names: bool) -> Self {
         let named = |replicas: &[Replica]| replicas.iter().map(|replica| ReplicaName::of(replica, names)).collect();
@@ -67,6 +79,7 @@ impl WaitBody {
             confirmed: report.confirmed,
             fenced: named(&report.fenced),
             lagging: named(&report.lagging),
+            unknown: None,
         }
     }
 }

@@ -1,0 +1,239 @@
+//! The thread that follows a real server's log: it attaches, hears of changes, waits for the others, and notices whatever
+//! happens to the server.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tollgate::clock::Clock;
+use tollgate::domain::change::{Ended, Event, Position};
+use tollgate::domain::fleet::{Member, MemberState};
+use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::fleet::driver::{Fleet, Joining};
+use tollgate::fleet::report::{WaitReport, Waited};
+use tollgate::revocation::FENCE;
+use tollgate::revocation::channel::Identity;
+use tollgate::revocation::stamps::Stamps;
+use tollgate::revocation::sticky::Sticky;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
+
+use crate::replica::{digest, slots};
+use crate::server::RedisServer;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct House {
+    redis: Arc<Redis>,
+    stamps: Arc<Stamps>,
+    sticky: Arc<Sticky>,
+    fleet: Fleet,
+    reconcile: mpsc::UnboundedReceiver<()>,
+}
+
+impl House {
+    fn on(server: &RedisServer, id: &str) -> Self {
+        let redis = Arc::new(redis(server));
+        let (stamps, sticky) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Sticky::default()));
+        let (reconciled, reconcile) = mpsc::unbounded_channel();
+        let (id, name, version) = (id.to_owned(), id.to_owned(), "1".to_owned());
+        let joining = Joining {
+            redis: Arc::clone(&redis),
+            stamps: Arc::clone(&stamps),
+            sticky: Arc::clone(&sticky),
+            identity: Identity { id, name, grace: Duration::ZERO, version },
+            level: "bounded (1 s)".to_owned(),
+            clock: Clock::System,
+            reconcile: reconciled,
+        };
+        Self { redis, stamps, sticky, fleet: Fleet::start(joining).unwrap(), reconcile }
+    }
+
+    async fn attached(&self) {
+        until("attached", || self.fleet.figures().state() == MemberState::Attached && self.stamps.is_leased()).await;
+    }
+
+    /// Ends key 0 for good.
+    async fn revoke(&self) -> u64 {
+        let ended = vec![Ended { digest: digest(0), at: Timestamp::from_millis(1) }];
+        self.redis.commit(&[], &Event { ended, ..Event::touching(&[slots(0)]) }).await.unwrap()
+    }
+
+    async fn revoke_and_wait(&self, limit: Duration) -> WaitReport {
+        let history = self.fleet.lineages();
+        let sequence = self.revoke().await;
+        match self.fleet.wait(sequence, history, limit).await.unwrap() {
+            Waited::Done(report) => report,
+            Waited::StartOver => panic!("there is no other history"),
+        }
+    }
+
+    async fn heard(&self, sequence: u64) {
+        tokio::time::timeout(DEADLINE, self.fleet.position().wait_for(|applied| *applied >= sequence))
+            .await
+            .expect("it must hear of its own change")
+            .unwrap();
+    }
+
+    fn has_heard(&self) -> bool {
+        self.sticky.all().iter().any(|ended| ended.digest == digest(0))
+    }
+}
+
+async fn until(what: &str, is_so: impl Fn() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "it did not come about: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+fn redis(server: &RedisServer) -> Redis {
+    let connector = Connector::single(&format!("127.0.0.1:{}", server.port())).unwrap();
+    Redis::new(connector, Handle::current())
+}
+
+/// A store that was changed already.
+async fn store() -> RedisServer {
+    let server = RedisServer::start().await;
+    init(&server).await;
+    server
+}
+
+async fn init(server: &RedisServer) {
+    let redis = redis(server);
+    redis.init().await.unwrap();
+    redis.commit(&[], &Event::touching(&[])).await.unwrap();
+}
+
+fn signal(server: &RedisServer, signal: Signal) {
+    kill_process(Pid::from_raw(server.process().try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn a_change_reaches_the_others_and_its_maker() {
+    let server = store().await;
+    let (one, other) = (House::on(&server, "one"), House::on(&server, "other"));
+    one.attached().await;
+    other.attached().await;
+    let before = other.stamps.take();
+    let sequence = one.revoke().await;
+    one.heard(sequence).await;
+    until("heard", || other.has_heard()).await;
+    assert!(!other.stamps.allow(before, &slots(0)) && other.stamps.allow(before, &slots(1)));
+}
+
+#[tokio::test]
+async fn a_wait_is_over_when_everybody_has_confirmed() {
+    let server = store().await;
+    let (one, other) = (House::on(&server, "one"), House::on(&server, "other"));
+    one.attached().await;
+    other.attached().await;
+    let since = Instant::now();
+    until("attached for long enough", || since.elapsed() >= FENCE).await;
+    let begun = Instant::now();
+    let report = one.revoke_and_wait(DEADLINE).await;
+    assert!(other.has_heard());
+    assert_eq!((report.confirmed, report.fenced.len(), report.lagging.len()), (2, 0, 0), "{report:?}");
+    assert!(begun.elapsed() < FENCE, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_wait_names_who_is_silent() {
+    let server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    let silent = Member {
+        id: "silent".to_owned(),
+        name: "silent".to_owned(),
+        position: Position { sequence: 0, chain: String::new() },
+        beat: 1,
+        state: MemberState::Attached,
+        since: Timestamp::default(),
+        grace: Duration::ZERO,
+        version: String::new(),
+    };
+    house.redis.channel().await.unwrap().renew(&silent).await.unwrap();
+    let begun = Instant::now();
+    let report = house.revoke_and_wait(DEADLINE).await;
+    assert!(begun.elapsed() >= FENCE);
+    assert_eq!((report.confirmed, report.fenced.len(), report.lagging.len()), (1, 1, 0), "{report:?}");
+    assert_eq!(report.fenced[0].id, "silent");
+    let view = house.fleet.view().await.unwrap();
+    let silent = view.replicas.iter().find(|replica| replica.replica.id == "silent").unwrap();
+    assert_eq!((silent.standing.as_str(), silent.lease), ("fenced", None), "{view:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_ends_the_lease_and_one_that_is_back_renews_it() {
+    let server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    signal(&server, Signal::STOP);
+    until("no lease", || !house.stamps.is_leased()).await;
+    until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
+    assert!(house.fleet.wait(1, house.fleet.lineages(), FENCE).await.is_err(), "nobody can be asked");
+    signal(&server, Signal::CONT);
+    house.attached().await;
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_with_its_data_is_followed_on() {
+    let mut server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    let (history, before) = (house.fleet.lineages(), house.stamps.take());
+    server.kill();
+    until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
+    server.restart().await;
+    house.attached().await;
+    assert_eq!(house.fleet.lineages(), history);
+    assert!(house.stamps.allow(before, &slots(0)), "what is cached is good as long as nothing has changed");
+}
+
+#[tokio::test]
+async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
+    let server = store().await;
+    let mut house = House::on(&server, "one");
+    house.attached().await;
+    let sequence = house.revoke().await;
+    house.heard(sequence).await;
+    let (history, before) = (house.fleet.lineages(), house.stamps.take());
+    server.send::<()>("FLUSHALL").await;
+    until("sealed", || house.stamps.is_sealed()).await;
+    assert_eq!(house.fleet.figures().state(), MemberState::Sealed);
+    init(&server).await;
+    house.attached().await;
+    assert!(!house.stamps.is_sealed() && !house.stamps.allow(before, &slots(1)));
+    assert_eq!(house.fleet.wait(sequence, history, DEADLINE).await.unwrap(), Waited::StartOver);
+    // Once for each history: the first one, and the new one.
+    for _ in 0..2 {
+        tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();
+    }
+    assert_eq!(house.sticky.all().iter().map(|ended| ended.digest).collect::<Vec<_>>(), [digest(0)]);
+}
+
+#[tokio::test]
+async fn who_leaves_holds_no_lease_and_is_not_listed() {
+    let server = store().await;
+    let (one, other) = (House::on(&server, "one"), House::on(&server, "other"));
+    one.attached().await;
+    other.attached().await;
+    other.fleet.leave().await;
+    assert!(!other.stamps.is_leased());
+    let view = one.fleet.view().await.unwrap();
+    assert_eq!(view.replicas.iter().map(|listed| &*listed.replica.id).collect::<Vec<_>>(), ["one"]);
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_server_is_away_does_not_wait_for_it() {
+    let mut server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    server.kill();
+    until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
+    house.fleet.leave().await;
+    assert!(!house.stamps.is_leased() && house.stamps.lease() == Moment::default(), "the lease is given up");
+}

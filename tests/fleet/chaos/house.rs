@@ -11,6 +11,7 @@ use futures_util::stream;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use tollgate::config;
+use tollgate::config::Compiled;
 use tollgate::config::StoreSettings;
 use tollgate::domain::attributes::Attributes;
 use tollgate::domain::attributes::Header;
@@ -42,7 +43,7 @@ pub const TARGET: &str = "/v1/chat/completions";
 /// How long Envoy waits for an answer.
 const ENVOY: Duration = Duration::from_millis(200);
 /// How long anything may take that is waited for.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
@@ -171,8 +172,11 @@ impl House {
 
     /// What `tollgate store init` does.
     pub async fn init(&self) -> Init {
-        let connector = Connector::single(&self.server.address()).unwrap();
-        Redis::new(connector, Handle::current()).init().await.unwrap()
+        init(&self.store(), &self.folder).await
+    }
+
+    fn store(&self) -> String {
+        format!("url: 'redis://{}'", self.server.address())
     }
 
     pub async fn replica(&self) -> Here {
@@ -191,15 +195,24 @@ impl House {
     pub fn process(&self) -> Process {
         let folder = tempfile::tempdir().unwrap();
         write_pepper(&folder);
-        let config = configured(&format!("url: 'redis://{}'", self.server.address()), &folder);
+        let config = configured(&self.store(), &folder);
         Process::start(folder, &config)
     }
 }
 
+/// What `tollgate store init` does.
+pub async fn init(store: &str, folder: &TempDir) -> Init {
+    let StoreSettings::Redis(settings) = compiled(store, folder).settings.store else { panic!("a fleet's store") };
+    Redis::new(Connector::open(settings.place).unwrap(), Handle::current()).init().await.unwrap()
+}
+
+fn compiled(store: &str, folder: &TempDir) -> Compiled {
+    config::parse(&configured(store, folder)).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
 /// Joins the fleet on a store, as the process does at its start.
 pub async fn join(store: &str, folder: &TempDir) -> Here {
-    let compiled = config::parse(&configured(store, folder)).unwrap_or_else(|problems| panic!("{problems}"));
-    let StoreSettings::Redis(_) = &compiled.settings.store else { panic!("a fleet's store") };
+    let compiled = compiled(store, folder);
     let opened = open(&compiled.settings.store, PATIENCE).await.unwrap();
     let (current, older) = pepper::load(&compiled.settings.pepper, &opened.store()).await.unwrap();
     let Opened::Joined(joined) = opened else { panic!("a fleet's store") };

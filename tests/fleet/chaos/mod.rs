@@ -4,6 +4,7 @@
 //! A short form of each runs with the other tests. `make chaos` (`TOLLGATE_CHAOS=1`) runs the full ones, each of which writes its
 //! row to `target/chaos`.
 
+mod crash;
 mod cut_off;
 mod floods;
 mod house;
@@ -33,7 +34,9 @@ experiments! {
     propagation = propagation::run;
     channel_killed = store::channel_killed;
     redis_stopped = store::redis_stopped;
-    redis_killed = store::redis_killed;
+    redis_killed = crash::redis_killed;
+    sentinel_failover = crash::sentinel_failover;
+    cluster_master_killed = crash::cluster_master_killed;
     flushall = store::flushall;
     memory_full = store::memory_full;
     tollgate_stopped = cut_off::tollgate_stopped;

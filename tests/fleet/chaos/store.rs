@@ -132,51 +132,6 @@ pub async fn redis_stopped(scale: Scale) -> Row {
         .note(format!("stopped for {} s, served again {} ms later", stopped.as_secs(), back.as_millis()))
 }
 
-pub async fn redis_killed(scale: Scale) -> Row {
-    let rounds = scale.of(1, 10);
-    let per_round = 50;
-    let mut scene = Scene::begin(rounds * per_round + 1).await;
-    let mut acknowledged = Vec::new();
-    for round in 0..rounds {
-        let keys = scene.doomed[round * per_round..(round + 1) * per_round].to_vec();
-        let makers = scene.here.clone();
-        let revoking = tokio::spawn(async move {
-            let mut done = Vec::new();
-            for (key, maker) in keys.into_iter().zip(makers.iter().cycle()) {
-                if maker.revoke(&key).await.is_err() {
-                    break;
-                }
-                done.push(key);
-            }
-            done
-        });
-        sleep(Duration::from_millis(200)).await;
-        scene.house.server.kill();
-        sleep(Duration::from_millis(200)).await;
-        tokio::task::block_in_place(|| scene.house.server.restart());
-        acknowledged.extend(revoking.await.unwrap());
-        all_allow(&scene.all, &scene.steady).await;
-    }
-    let mut lost = 0;
-    // Somebody who has heard of none of them.
-    let newcomer = Replica::Here(scene.house.replica().await);
-    for key in &acknowledged {
-        let mut answer = Answer::Unavailable;
-        wait_for("an answer", async || {
-            answer = newcomer.ask(&key.text).await;
-            answer != Answer::Unavailable
-        })
-        .await;
-        lost += usize::from(answer == Answer::Allowed);
-    }
-    let last = Arc::clone(&scene.doomed[rounds * per_round]);
-    scene.recovers(&last).await;
-    Row::of("redis-killed", &scene.load.end().await)
-        .demand(lost == 0, format!("{lost} acknowledged revocations were lost"))
-        .demand(!acknowledged.is_empty(), "nothing was acknowledged before the server was killed")
-        .note(format!("killed {rounds} times; {} acknowledged revocations, {lost} lost", acknowledged.len()))
-}
-
 pub async fn flushall(scale: Scale) -> Row {
     let scene = Scene::begin(1).await;
     revoke(&scene.here[0], &scene.doomed[0]).await;

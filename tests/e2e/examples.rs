@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::harness::{clean_command, envoy_binary, shipped};
 
-const FOLDERS: [&str; 4] = ["", "inferencekey", "aigne-hub", "inferno"];
+const FOLDERS: [&str; 5] = ["", "inferencekey", "aigne-hub", "inferno", "fleet"];
 /// Without Tollgate's own API behind Envoy.
 const WITHOUT_API: [&str; 2] = ["inferencekey", "aigne-hub"];
 
@@ -65,6 +65,67 @@ fn the_examples_are_as_hard_as_the_original() {
     for route in &more_routes {
         assert_eq!(route["route"], routes[0]["route"]);
         assert_eq!(route.as_object().unwrap().len(), 2, "nothing else is set for {route}");
+    }
+}
+
+#[test]
+fn a_fleet_differs_in_whom_it_asks_alone() {
+    let (mut original, ..) = without_api("");
+    let mut fleet = envoy_file("fleet");
+    let asked = |file: &mut Value| {
+        let listener = &mut file["static_resources"]["listeners"][0];
+        let filters = &mut listener["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"];
+        let service = &mut filters[1]["typed_config"]["grpc_service"];
+        let (time, retries) = (service["timeout"].take(), service["retry_policy"].take());
+        let cluster = &mut file["static_resources"]["clusters"][0];
+        assert_eq!(cluster["name"], "tollgate");
+        cluster["connect_timeout"].take();
+        cluster["load_assignment"]["endpoints"].take();
+        cluster.as_object_mut().unwrap().remove("health_checks");
+        (time, retries["retry_on"].clone())
+    };
+    let ((_, retried), (time, also_retried)) = (asked(&mut original), asked(&mut fleet));
+    assert!(fleet == original, "fleet/envoy.yaml differs from envoy.yaml elsewhere");
+    // With a lease of 800 ms, the second in which a revocation holds.
+    assert_eq!((time, also_retried), ("0.2s".into(), retried));
+}
+
+#[test]
+fn the_files_of_a_fleet_are_as_the_page_says() {
+    let file = |path: &str| std::fs::read_to_string(shipped().join(path)).unwrap();
+    let (page, settings, script) = (file("../docs/fleet.md"), file("fleet/redis.conf"), file("fleet/secrets.sh"));
+    for word in ["maxmemory-policy", "appendonly", "appendfsync"] {
+        let line = page.lines().find(|line| line.starts_with(word)).unwrap();
+        assert!(settings.lines().any(|set| set == line), "{line}");
+    }
+    let user = page.lines().map(str::trim).find(|line| line.starts_with("user tollgate")).unwrap();
+    assert!(script.lines().any(|line| line == user.replace(">PASSWORD", "#$hash")), "{user}");
+}
+
+/// There is no Docker where the tests run: this is what they can see of it.
+#[test]
+fn what_compose_mounts_is_there() {
+    let text = std::fs::read_to_string(shipped().join("../docker-compose.yml")).unwrap();
+    let compose: Value = serde_saphyr::from_str(&text).unwrap();
+    let services = compose["services"].as_object().unwrap();
+    let fleet = services.iter().filter(|(name, _)| name.starts_with("fleet-"));
+    assert_eq!(fleet.filter(|(_, service)| service["profiles"][0] == "fleet").count(), 7);
+    for (name, service) in services {
+        assert_eq!(
+            (&service["cap_drop"][0], service["ports"].as_array().map_or(0, Vec::len) > 1),
+            (&"ALL".into(), false)
+        );
+        for mount in service["volumes"].as_array().into_iter().flatten() {
+            let source = mount.as_str().unwrap().split(':').next().unwrap();
+            let known = match source.strip_prefix("./") {
+                Some(path) => shipped().join("..").join(path).exists(),
+                None => compose["volumes"].get(source).is_some(),
+            };
+            assert!(known, "{name}: {source}");
+        }
+        for other in service["depends_on"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+            assert!(services.contains_key(other), "{name}: {other}");
+        }
     }
 }
 

@@ -268,7 +268,7 @@ pub struct Process {
 }
 
 impl Process {
-    fn start(dir: &Path, name: &'static str, command: &mut Command) -> Self {
+    pub fn start(dir: &Path, name: &'static str, command: &mut Command) -> Self {
         let log = dir.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let child = command
@@ -383,7 +383,7 @@ fn with_identity_provider(text: &str, url: &str) -> String {
 
 /// Loopback addresses that were free a moment ago. Below the ports that the system gives to connections (`ip_local_port_range`),
 /// which come and go with every request of the tests beside this one.
-fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+pub fn free_addresses<const N: usize>() -> [SocketAddr; N] {
     let held = [(); N].map(|()| {
         let free = || TcpListener::bind(("127.0.0.1", random_port())).ok();
         std::iter::repeat_with(free).take(1000).find_map(|listener| listener).unwrap()

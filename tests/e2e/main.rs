@@ -23,6 +23,8 @@ mod faults;
 #[cfg(test)]
 mod fleet;
 #[cfg(test)]
+mod fleet_files;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 #[path = "../support/idp.rs"]

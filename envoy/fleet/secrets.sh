@@ -1,0 +1,28 @@
+#!/bin/sh
+# Makes the secrets of a fleet, once: the pepper and Redis's password for Tollgate, and Redis's list of users. What is there
+# stays. Tollgate and Redis get a folder each, so that Redis never sees the pepper.
+#
+#   secrets.sh FOLDER-OF-TOLLGATE FOLDER-OF-REDIS
+set -eu
+umask 077
+tollgate=$1 redis=$2
+
+random() { od -An -tx1 -N32 /dev/urandom | tr -d ' \n'; }
+
+# From standard input, whole or not at all. As root it is given to the user of the image that reads it.
+put() {
+    cat > "$1.new"
+    chmod 0400 "$1.new"
+    [ "$(id -u)" != 0 ] || chown "$2" "$1.new"
+    mv "$1.new" "$1"
+}
+
+[ -e "$tollgate/pepper.1" ] || random | put "$tollgate/pepper.1" 65532
+[ -e "$tollgate/redis" ] || random | put "$tollgate/redis" 65532
+password=$(cat "$tollgate/redis")
+# A password as its hash, which lets nobody in.
+hash=$(printf %s "$password" | sha256sum | cut -d ' ' -f 1)
+[ -e "$redis/users.acl" ] || put "$redis/users.acl" 999 << END
+user default off
+user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get +cluster|slots +cluster|shards
+END

@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 41] = [
+const COMMANDS: [&str; 42] = [
     "serve",
     "check-config",
     "explain",
@@ -34,6 +34,7 @@ const COMMANDS: [&str; 41] = [
     "users delete",
     "store",
     "store init",
+    "store migrate",
     "audit",
     "audit list",
     "login",

@@ -2,6 +2,7 @@
 
 pub mod embedded;
 pub mod keyspace;
+pub mod migration;
 mod records;
 pub mod redis;
 mod rules;
@@ -79,6 +80,9 @@ pub enum Write {
 
 /// How long an idempotency key is remembered.
 pub const ONCE_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the end of a session is remembered after its token expired, whatever the clocks say.
+pub const ENDED_SESSION_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// That something was made under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -88,7 +88,7 @@ go on, at most, with what it has cached.")]
     Issuers(issuers::IssuersArgs),
     /// Say which project a workload or another resource belongs to
     Resources(resources::ResourcesArgs),
-    /// Prepare the store of a fleet
+    /// Prepare the store of a fleet, and carry records from one store to another
     Store(store::StoreArgs),
     /// Read the log of administrative acts
     Audit(audit::AuditArgs),

@@ -1,5 +1,7 @@
-//! `tollgate store`: what is done once to a fleet's store, by its operator. Reaches the store itself and no Tollgate; never
-//! makes a store where there is one.
+//! `tollgate store`: what is done once to a store, by its operator. Reaches the store itself and no Tollgate; never makes a
+//! store where there is one.
+
+mod migrate;
 
 use std::path::PathBuf;
 
@@ -31,6 +33,9 @@ enum StoreCommand {
 
 Run it again to see what the server guarantees: a store that is there stays as it is. An embedded store needs it not.")]
     Init(InitArgs),
+    /// Carry everything from one store to another, and compare them
+    #[command(after_help = migrate::HELP)]
+    Migrate(migrate::MigrateArgs),
 }
 
 #[derive(Args, Debug)]
@@ -44,7 +49,13 @@ struct InitArgs {
 }
 
 pub async fn run(args: StoreArgs) -> Result<(), Failure> {
-    let StoreCommand::Init(args) = args.command;
+    match args.command {
+        StoreCommand::Init(args) => init(args).await,
+        StoreCommand::Migrate(args) => migrate::run(&args).await,
+    }
+}
+
+async fn init(args: InitArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
     let StoreSettings::Redis(redis) = settings.store else {
         let problem = format!("{} has an embedded store, which is made at the first start", args.config.display());

@@ -4,6 +4,7 @@
 mod batch;
 mod engine;
 mod journal;
+mod migration;
 mod projects;
 mod sessions;
 mod source;
@@ -25,7 +26,7 @@ use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
 use batch::Batch;
-use engine::{Act, Engine, OpenError};
+use engine::{Act, Admits, Engine, OpenError};
 use source::Source;
 
 pub use source::BackendFactory;
@@ -47,9 +48,13 @@ impl Embedded {
     /// [`StoreError::Unavailable`] if it cannot be opened, with what to do about it; [`StoreError::Damaged`] if it is no
     /// store.
     pub fn open(path: &Path, wait: Duration) -> Result<Self, StoreError> {
+        Self::open_if(path, wait, Admits::Whole)
+    }
+
+    fn open_if(path: &Path, wait: Duration, admits: Admits) -> Result<Self, StoreError> {
         let deadline = Instant::now() + wait;
         loop {
-            match Engine::open(Source::File(path.to_owned())) {
+            match Engine::open(Source::File(path.to_owned()), admits) {
                 Ok(engine) => return Ok(Self { engine }),
                 Err(OpenError::Failed(error)) => return Err(error),
                 Err(OpenError::Locked) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
@@ -69,7 +74,7 @@ impl Embedded {
     /// # Errors
     /// As [`Embedded::open`].
     pub fn open_with(backend: BackendFactory) -> Result<Self, StoreError> {
-        match Engine::open(Source::Backend(backend)) {
+        match Engine::open(Source::Backend(backend), Admits::Whole) {
             Ok(engine) => Ok(Self { engine }),
             Err(OpenError::Failed(error)) => Err(error),
             Err(OpenError::Locked) => Err(StoreError::Unavailable("the given storage is in use".to_owned())),

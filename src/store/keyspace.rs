@@ -10,6 +10,8 @@ use crate::domain::time::Timestamp;
 /// The layout of the store. It rises with a change that an older Tollgate would misread; see `records.proto`. From 2 on a
 /// project can be suspended, which takes rights away from its keys.
 pub const FORMAT: u64 = 2;
+/// In place of the layout while a migration fills the store: no Tollgate opens it, be it an older one.
+pub const UNFINISHED: u64 = u64::MAX;
 
 pub type DigestKey = &'static [u8; 32];
 pub type IdKey = &'static [u8; 12];
@@ -51,13 +53,18 @@ pub const AUDIT_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::ne
 pub const ONCE: TableDefinition<'_, DigestKey, Bytes> = TableDefinition::new("once");
 /// [`timed`] use and digest of an idempotency key.
 pub const ONCE_BY_TIME: TableDefinition<'_, Bytes, ()> = TableDefinition::new("once_by_time");
+/// [`MIGRATION_ORIGIN`], if the store was filled from another one.
+pub const MIGRATION: TableDefinition<'_, &'static str, &'static str> = TableDefinition::new("migration");
 /// [`META_FORMAT`] and [`META_SEQUENCE`].
 pub const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");
 
-/// [`FORMAT`] when the store was made.
+/// [`FORMAT`] when the store was made, or [`UNFINISHED`].
 pub const META_FORMAT: &str = "format";
 /// The number of the last batch that was applied.
 pub const META_SEQUENCE: &str = "sequence";
+
+/// Which store it was filled from.
+pub const MIGRATION_ORIGIN: &str = "origin";
 
 /// Stands between the parts of a key, so no part may hold it.
 const SEPARATOR: u8 = 0;

@@ -9,6 +9,7 @@ mod draft;
 mod lanes;
 mod lists;
 mod loads;
+mod migration;
 pub mod place;
 mod scripts;
 pub mod shared;
@@ -32,6 +33,7 @@ use usage::Usage;
 use writer::Writer;
 
 pub use channel::Channel;
+pub(in crate::store) use migration::Migrant;
 
 /// The layout of the records. It rises with a change that an older Tollgate would misread.
 const FORMAT: u64 = 1;

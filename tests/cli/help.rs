@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 43] = [
+const COMMANDS: [&str; 44] = [
     "serve",
     "check-config",
     "explain",
@@ -36,6 +36,7 @@ const COMMANDS: [&str; 43] = [
     "users delete",
     "store",
     "store init",
+    "store migrate",
     "audit",
     "audit list",
     "login",

@@ -15,7 +15,7 @@ use crate::redis_server::RedisServer;
 use crate::support::{at, id, in_redis, key, key_of, on_server, resource, revoked, row, user};
 use proxy::Proxy;
 
-mod alike;
+pub mod alike;
 mod channel;
 mod proxy;
 

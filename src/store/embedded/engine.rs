@@ -14,7 +14,8 @@ use std::time::{Duration, Instant};
 use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use super::super::StoreError;
-use super::super::keyspace::{self, FORMAT, META, META_FORMAT, META_SEQUENCE};
+use super::super::keyspace::{self, FORMAT, META, META_FORMAT, META_SEQUENCE, UNFINISHED};
+use super::super::migration;
 use super::source::{Boxed, Source};
 
 /// How often a broken database is tried again.
@@ -35,10 +36,19 @@ pub(super) type Act<T> = Result<T, Failure>;
 /// One redb database, and another one after each fault.
 pub(super) struct Engine {
     source: Source,
+    admits: Admits,
     open: RwLock<Option<Arc<Handle>>>,
     fault: Mutex<Fault>,
     /// The highest sequence number that was acknowledged.
     newest: AtomicU64,
+}
+
+/// Which stores may be opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admits {
+    Whole,
+    /// Also one that a migration has begun to fill; for the migration alone.
+    Unfinished,
 }
 
 /// An open database. When it is dropped the database is closed, and only then says so.
@@ -60,11 +70,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`OpenError::Locked`] if another process owns it.
-    pub(super) fn open(source: Source) -> Result<Self, OpenError> {
+    pub(super) fn open(source: Source, admits: Admits) -> Result<Self, OpenError> {
         source.prepare().map_err(OpenError::Failed)?;
-        let (handle, newest) = open_database(&source, None)?;
+        let (handle, newest) = open_database(&source, admits, None)?;
         let fault = Fault { reason: String::new(), closed: Arc::default(), last_attempt: None };
-        Ok(Self { source, open: RwLock::new(Some(handle)), fault: Mutex::new(fault), newest: AtomicU64::new(newest) })
+        let (open, fault, newest) = (RwLock::new(Some(handle)), Mutex::new(fault), AtomicU64::new(newest));
+        Ok(Self { source, admits, open, fault, newest })
     }
 
     /// Reads from one state of the store, in which no write is half done.
@@ -144,7 +155,7 @@ impl Engine {
         if too_early || !fault.closed.load(Ordering::SeqCst) {
             return Err(StoreError::Unavailable(fault.reason.clone()));
         }
-        let result = open_database(&self.source, Some(self.newest.load(Ordering::SeqCst)));
+        let result = open_database(&self.source, self.admits, Some(self.newest.load(Ordering::SeqCst)));
         // Counted from the end, so that a device that answers slowly is not tried without a pause.
         fault.last_attempt = Some(Instant::now());
         match result {
@@ -195,7 +206,7 @@ pub(super) enum OpenError {
 
 /// Opens the database, and gives its sequence number. With `newest` it was open in this process before, and must still
 /// be what it was.
-fn open_database(source: &Source, newest: Option<u64>) -> Result<(Arc<Handle>, u64), OpenError> {
+fn open_database(source: &Source, admits: Admits, newest: Option<u64>) -> Result<(Arc<Handle>, u64), OpenError> {
     let again = newest.is_some();
     let opened = catch_unwind(AssertUnwindSafe(|| -> Result<Handle, OpenError> {
         let backend = source.backend(again).map_err(OpenError::Failed)?;
@@ -206,7 +217,7 @@ fn open_database(source: &Source, newest: Option<u64>) -> Result<(Arc<Handle>, u
     let panicked = || OpenError::Failed(StoreError::Unavailable(format!("{source}: its engine panicked")));
     let handle = opened.unwrap_or_else(|_| Err(panicked()))?;
     let Some(database) = &handle.database else { return Err(panicked()) };
-    let checked = catch_unwind(AssertUnwindSafe(|| check(database, newest)));
+    let checked = catch_unwind(AssertUnwindSafe(|| check(database, admits, newest)));
     match checked {
         Ok(Ok(sequence)) => Ok((Arc::new(handle), sequence)),
         Ok(Err(Failure::Refused(StoreError::Damaged(reason)))) => {
@@ -227,7 +238,7 @@ fn create(backend: Box<dyn StorageBackend>) -> Result<Database, DatabaseError> {
 /// Makes a whole, closed, empty store on this backend.
 pub(super) fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String> {
     let made = catch_unwind(AssertUnwindSafe(|| -> Result<(), Failure> {
-        check(&create(backend).map_err(|error| Failure::Broken(error.to_string()))?, None).map(|_| ())
+        check(&create(backend).map_err(|error| Failure::Broken(error.to_string()))?, Admits::Whole, None).map(|_| ())
     }));
     match made {
         Ok(Ok(())) => Ok(()),
@@ -239,7 +250,7 @@ pub(super) fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String>
 
 /// Makes the tables that are not there and gives the sequence number; refuses a store that this Tollgate cannot read, or that
 /// lost what was acknowledged.
-fn check(database: &Database, newest: Option<u64>) -> Act<u64> {
+fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
     let damaged = |reason: String| Err::<u64, _>(Failure::Refused(StoreError::Damaged(reason)));
     let (format, sequence, complete) = {
         let read = database.begin_read()?;
@@ -253,6 +264,9 @@ fn check(database: &Database, newest: Option<u64>) -> Act<u64> {
             Err(error) => return Err(error.into()),
         }
     };
+    if format == UNFINISHED {
+        return if admits == Admits::Unfinished { Ok(sequence) } else { damaged(migration::UNFINISHED.to_owned()) };
+    }
     if format > FORMAT {
         return damaged(format!("it has format {format}, made by a newer Tollgate; this one reads format {FORMAT}"));
     }

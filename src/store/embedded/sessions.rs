@@ -1,10 +1,9 @@
 //! Ended sessions and the keys that sign tokens, in the embedded store. Never forgets the end of a session whose token could
 //! still pass.
 
-use std::time::Duration;
-
 use redb::{ReadableTable, WriteTransaction};
 
+use super::super::ENDED_SESSION_KEPT;
 use super::super::StoreError;
 use super::super::keyspace::{self, rest_of_timed, timed};
 use super::super::records::{decode_ended_session, decode_signing_key, encode_ended_session, encode_signing_key};
@@ -15,8 +14,6 @@ use super::{Embedded, damaged};
 use crate::domain::record::{EndedSession, SigningKey};
 use crate::domain::time::Timestamp;
 
-/// How long the end of a session is remembered after its token expired, whatever the clocks say.
-const KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How many are forgotten with each one that is added: more than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 8;
 
@@ -60,7 +57,7 @@ pub(super) fn end(transaction: &WriteTransaction, session: &EndedSession) -> Act
 fn forget(transaction: &WriteTransaction, now: Timestamp) -> Act<()> {
     let mut sessions = transaction.open_table(keyspace::ENDED_SESSIONS)?;
     let mut by_expiry = transaction.open_table(keyspace::ENDED_SESSIONS_BY_EXPIRY)?;
-    let end = timed(now.minus(KEPT), b"");
+    let end = timed(now.minus(ENDED_SESSION_KEPT), b"");
     let mut old = Vec::new();
     for entry in by_expiry.range::<&[u8]>(..&*end)?.take(FORGOTTEN_AT_ONCE) {
         old.push(entry?.0.value().to_vec());

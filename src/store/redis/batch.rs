@@ -17,12 +17,10 @@ use crate::store::rules::{
     check_key_update, check_once, check_parts, check_project_put, check_resource_deletion, check_resource_update,
     check_user_update,
 };
-use crate::store::{ONCE_KEPT, OnceRecord, PepperCheck, StoreError, Write};
+use crate::store::{ENDED_SESSION_KEPT, ONCE_KEPT, OnceRecord, PepperCheck, StoreError, Write};
 
-/// How long the end of a session is remembered after its token expired, whatever the clocks say.
-const SESSION_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// How much longer an idempotency key is there than it counts.
-const ONCE_SPARE: Duration = Duration::from_secs(3600);
+pub(super) const ONCE_SPARE: Duration = Duration::from_secs(3600);
 
 /// Takes each step. With something left to be read, the draft says what, and nothing else of it counts.
 ///
@@ -100,12 +98,12 @@ fn digest_taken(key: &ApiKey) -> Step<()> {
     refused(format!("the digest of key {} is taken by another key", key.id))
 }
 
-fn put_key(draft: &mut Draft<'_>, key: &ApiKey) {
+pub(super) fn put_key(draft: &mut Draft<'_>, key: &ApiKey) {
     draft.put(names::key_id(&key.id), names::hex(&key.digest.0).into_bytes());
     draft.put(names::key(&key.digest), key_value(key));
 }
 
-fn list_key(draft: &mut Draft<'_>, key: &ApiKey) {
+pub(super) fn list_key(draft: &mut Draft<'_>, key: &ApiKey) {
     let id = key.id.as_str();
     draft.enlist(names::KEY_LIST, id);
     draft.enlist(names::keys_of_project(&key.project), id);
@@ -180,7 +178,7 @@ fn delete_resource(draft: &mut Draft<'_>, kind: &str, id: &str, version: u64) ->
     Ok(())
 }
 
-fn put_resource(draft: &mut Draft<'_>, resource: &Resource) {
+pub(super) fn put_resource(draft: &mut Draft<'_>, resource: &Resource) {
     draft.put(names::resource(&resource.kind, &resource.id), encode_resource(resource));
     draft.enlist(names::RESOURCE_LIST, resource_member(resource));
     draft.enlist(names::resources_of_project(&resource.project), resource_member(resource));
@@ -227,7 +225,7 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
 }
 
 /// A deleted one is on no list.
-fn put_user(draft: &mut Draft<'_>, user: &User) {
+pub(super) fn put_user(draft: &mut Draft<'_>, user: &User) {
     draft.put(names::user(&user.name), user_value(user));
     if !user.deleted {
         draft.enlist(names::USER_LIST, &*user.name);
@@ -241,7 +239,7 @@ fn end_session(draft: &mut Draft<'_>, session: &EndedSession) -> Step<()> {
     let name = names::ended_session(&session.id);
     if draft.record(&name)?.is_none() {
         let left = session.expires_at.as_millis().saturating_sub(session.ended_at.as_millis());
-        let kept = Duration::from_millis(left).saturating_add(SESSION_KEPT);
+        let kept = Duration::from_millis(left).saturating_add(ENDED_SESSION_KEPT);
         draft.keep(name, encode_ended_session(session), kept);
     }
     Ok(())

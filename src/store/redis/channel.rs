@@ -170,7 +170,7 @@ fn encode_member(member: &Member) -> String {
 }
 
 /// Passes over what another version has added, and takes for the least what is not there.
-fn decode_member(id: String, bytes: &[u8]) -> Member {
+pub(super) fn decode_member(id: String, bytes: &[u8]) -> Member {
     let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
     let text = |field: &str| value.get(field).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned();
     let number = |field: &str| value.get(field).and_then(serde_json::Value::as_u64).unwrap_or_default();

@@ -134,6 +134,11 @@ impl<'s> Draft<'s> {
         self.rows.push((list_of_project.unwrap_or_default(), row));
     }
 
+    /// The names of the records that the batch would put.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.records.keys()
+    }
+
     /// Adds what is to be written to a script that has its [`guards`].
     pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
         for (name, put) in &self.records {

@@ -9,6 +9,8 @@ use redis::{RedisError, Script, ScriptInvocation, Value};
 use super::FORMAT;
 use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
+use crate::store::keyspace::UNFINISHED;
+use crate::store::migration;
 
 macro_rules! scripts {
     ($($name:ident = $file:literal;)*) => {
@@ -27,6 +29,9 @@ scripts! {
     MEMBERS = "members";
     PRUNE = "prune";
     USE = "use";
+    BEGIN_MIGRATION = "migration_begin";
+    IMPORT = "migration_import";
+    END_MIGRATION = "migration_end";
 }
 
 /// Why a script gave no answer.
@@ -97,6 +102,9 @@ pub(super) fn explained(error: &RedisError) -> String {
 pub(super) fn check_format(format: u64) -> Result<(), StoreError> {
     if format == FORMAT {
         return Ok(());
+    }
+    if format == UNFINISHED {
+        return Err(StoreError::Damaged(migration::UNFINISHED.to_owned()));
     }
     Err(StoreError::Damaged(format!(
         "it has format {format}, made by another version of Tollgate; this one reads format {FORMAT}"

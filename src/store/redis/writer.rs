@@ -168,7 +168,7 @@ impl Writer {
     }
 
     /// Waits until the replicas have what was written over this connection.
-    async fn confirm(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
+    pub(super) async fn confirm(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
         if self.replicas == 0 {
             return Ok(());
         }

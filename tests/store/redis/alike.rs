@@ -13,7 +13,7 @@ const USERS: [&str; 4] = ["ann", "bob", "bob@example.com", "zoe"];
 const KINDS: [&str; 3] = ["run", "workload", "workload-2"];
 const KEYS: u64 = 8;
 
-struct Dice(Random);
+pub struct Dice(pub Random);
 
 impl Dice {
     fn one<T: Copy, const N: usize>(&mut self, of: [T; N]) -> T {
@@ -67,7 +67,7 @@ impl Dice {
     }
 
     /// One step; what it takes to fit is read from the store.
-    async fn step(&mut self, store: &Store) -> Write {
+    pub async fn step(&mut self, store: &Store) -> Write {
         match self.0.below(13) {
             0 | 1 => Write::CreateKey(self.key()),
             2 | 3 => {
@@ -127,7 +127,7 @@ impl Dice {
 }
 
 /// Everything that can be read, as text that can be compared.
-async fn all_of(store: &Store, dice: u64) -> Vec<String> {
+pub async fn all_of(store: &Store, dice: u64) -> Vec<String> {
     // The same pages of both.
     let mut dice = Dice(Random(dice));
     let mut all = Vec::new();

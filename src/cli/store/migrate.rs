@@ -1,0 +1,94 @@
+//! `tollgate store migrate`: everything of one store carried to another and compared there. Reaches both stores itself and no
+//! Tollgate; never goes on while one of them is in use.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use super::failed;
+use crate::cli::output::{self, Format, Table, fields};
+use crate::cli::{Exit, Failure, invalid};
+use crate::clock::Clock;
+use crate::config::{self, RedisSettings, StoreSettings};
+use crate::run::store::unfit;
+use crate::store::migration::{Depot, Report, migrate};
+use crate::store::redis::Redis;
+use crate::store::redis::connect::Connector;
+use crate::store::redis::survey::Survey;
+
+pub(super) const HELP: &str = "Examples:
+  tollgate store migrate --from embedded.yaml --to fleet.yaml
+  tollgate store migrate --from fleet.yaml --to embedded.yaml -o json
+
+Stop every Tollgate on either store first. The target must be empty: a Redis after `tollgate store init`, or a file that is not
+there yet. Run it again if it was interrupted: it goes on, and until it has ended no Tollgate starts on the target. Nothing is
+ever overwritten, and the source stays as it is. Give the target the same pepper files: keys are recognised by them.";
+
+#[derive(Args, Debug)]
+pub struct MigrateArgs {
+    /// A configuration file; its `store` is read
+    #[arg(long, value_name = "FILE")]
+    from: PathBuf,
+    /// A configuration file; its `store` is filled
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
+    // Both are read before either store is touched.
+    let (from, to) = (settings(&args.from)?, settings(&args.to)?);
+    if from == to {
+        return Err(Failure::usage("both files name the same store: give two"));
+    }
+    let source = match from {
+        StoreSettings::Embedded(path) => Depot::source_file(&path).await.map_err(|error| failed(&error))?,
+        StoreSettings::Redis(redis) => fleet(*redis).await?,
+    };
+    let target = match to {
+        StoreSettings::Embedded(path) => Depot::target_file(&path).await.map_err(|error| failed(&error))?,
+        StoreSettings::Redis(redis) => fleet(*redis).await?,
+    };
+    let report = migrate(&source, &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
+    match args.output {
+        Format::Json => output::print(&output::json(&as_json(&report))?),
+        Format::Table => output::print(&as_text(&report)),
+    }
+}
+
+fn settings(file: &Path) -> Result<StoreSettings, Failure> {
+    config::load(file).map(|compiled| compiled.settings.store).map_err(|problems| invalid(file, &problems))
+}
+
+async fn fleet(settings: RedisSettings) -> Result<Depot, Failure> {
+    let connector = Connector::open(settings.place).map_err(|error| failed(&error))?;
+    let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
+    if let Some(unfit) = unfit(&survey) {
+        return Err(Failure::new(Exit::Failed, unfit));
+    }
+    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    Depot::redis(redis).await.map_err(|error| failed(&error))
+}
+
+fn as_json(report: &Report) -> Value {
+    let counts = report
+        .counts
+        .iter()
+        .map(|count| json!({"kind": count.kind.as_str(), "verified": count.found, "copied": count.copied}));
+    json!({"records": counts.collect::<Vec<_>>(), "digest": report.digest})
+}
+
+fn as_text(report: &Report) -> String {
+    let mut table = Table::new(&["RECORDS", "VERIFIED", "COPIED NOW"]);
+    for count in &report.counts {
+        let name = count.kind.as_str().replace('_', " ");
+        table.row(vec![(&*name).into(), (&*count.found.to_string()).into(), (&*count.copied.to_string()).into()]);
+    }
+    let digest = fields(&[("Digest of both", report.digest.clone())]);
+    format!("{}\n{digest}", table.render(output::is_colourful()))
+}

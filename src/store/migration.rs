@@ -1,0 +1,148 @@
+//! Everything in one store carried to another, as it is, and compared there. Never overwrites, never changes the source, and
+//! never opens a target to others that is not equal to it.
+//!
+//! Both stores give their records in the same order, so that two walks side by side find what is missing, what differs and what
+//! is too much, a page at a time. A run that was ended in the middle leaves a target that nobody but the next run opens.
+
+mod depot;
+mod record;
+mod walk;
+
+use sha2::{Digest as _, Sha256};
+
+use super::StoreError;
+use super::keyspace::redis::hex;
+use crate::domain::time::Timestamp;
+use walk::{PAGE, Walk};
+
+pub use depot::Depot;
+pub use record::{Kind, Record};
+
+pub(super) use depot::Begun;
+pub(super) use record::SPARE;
+pub(super) use walk::Page;
+
+pub(super) const UNFINISHED: &str =
+    "a migration that fills it has not ended: run the same `tollgate store migrate` again, which goes on where it was";
+
+/// What was carried over and compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub counts: Vec<Count>,
+    /// Over every record of the target, in hexadecimal; the same as over those of the source.
+    pub digest: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    pub kind: Kind,
+    /// How many both stores have.
+    pub found: u64,
+    /// How many of them this run has written.
+    pub copied: u64,
+}
+
+/// Carries everything from one store to the other that is not there yet, compares all of it, and opens the target. Whatever
+/// no longer counts at this time stays behind: uses of idempotency keys, and ends of sessions whose tokens expired long ago.
+///
+/// # Errors
+/// [`StoreError::Conflict`] if the target has something else, or if the source was changed meanwhile.
+pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<Report, StoreError> {
+    let (origin, head) = (source.origin(), source.head().await?);
+    if origin == target.origin() {
+        return Err(StoreError::Conflict(format!("both stores are the same, {origin}: name two")));
+    }
+    let begun = target.begin(&origin).await?;
+    let mut copied = Vec::new();
+    for kind in Kind::ALL {
+        copied.push(match begun {
+            Begun::Open => copy(source, target, kind, now).await?,
+            Begun::Ended => 0,
+        });
+    }
+    let mut digest = Sha256::new();
+    let mut counts = Vec::new();
+    for (kind, copied) in Kind::ALL.into_iter().zip(copied) {
+        let found = compare(source, target, kind, now, &mut digest).await?;
+        counts.push(Count { kind, found, copied });
+    }
+    if source.head().await? != head {
+        let reason = "the source was changed meanwhile: stop whatever uses it, and migrate to another, empty target";
+        return Err(StoreError::Conflict(reason.to_owned()));
+    }
+    target.end().await?;
+    Ok(Report { counts, digest: hex(&digest.finalize()) })
+}
+
+/// Writes what the target does not have. Gives how many those were.
+async fn copy(source: &Depot, target: &Depot, kind: Kind, now: Timestamp) -> Result<u64, StoreError> {
+    let (mut ours, mut theirs) = (Walk::new(source, kind, now), Walk::new(target, kind, now));
+    let (mut copied, mut missing) = (0, Vec::new());
+    while let Some(record) = ours.next().await? {
+        match theirs.peek().await? {
+            Some(known) if known.place() < record.place() => return Err(surplus(known)),
+            Some(known) if known.place() == record.place() => {
+                if *known != record {
+                    return Err(different(&record));
+                }
+                theirs.next().await?;
+            }
+            _ => missing.push(record),
+        }
+        if missing.len() == PAGE {
+            target.import(std::mem::take(&mut missing), now).await?;
+            copied += PAGE as u64;
+        }
+    }
+    if !missing.is_empty() {
+        copied += missing.len() as u64;
+        target.import(missing, now).await?;
+    }
+    match theirs.peek().await? {
+        Some(known) => Err(surplus(known)),
+        None => Ok(copied),
+    }
+}
+
+/// Reads every record of both stores. Gives how many there are.
+async fn compare(
+    source: &Depot,
+    target: &Depot,
+    kind: Kind,
+    now: Timestamp,
+    digest: &mut Sha256,
+) -> Result<u64, StoreError> {
+    let (mut ours, mut theirs) = (Walk::new(source, kind, now), Walk::new(target, kind, now));
+    let mut found: u64 = 0;
+    loop {
+        match (ours.next().await?, theirs.next().await?) {
+            (Some(ours), Some(theirs)) if ours == theirs => {
+                let bytes = theirs.bytes();
+                digest.update((bytes.len() as u64).to_be_bytes());
+                digest.update(bytes);
+                found += 1;
+            }
+            (Some(ours), Some(theirs)) if ours.place() == theirs.place() => return Err(different(&ours)),
+            (Some(ours), Some(theirs)) if ours.place() > theirs.place() => return Err(surplus(&theirs)),
+            (Some(ours), _) => return Err(StoreError::Conflict(format!("the target lacks {}", ours.name()))),
+            (None, Some(theirs)) => return Err(surplus(&theirs)),
+            (None, None) => break,
+        }
+    }
+    // Where one kind ends and the next begins counts, too.
+    digest.update(kind.as_str());
+    digest.update(found.to_be_bytes());
+    Ok(found)
+}
+
+fn different(record: &Record) -> StoreError {
+    let name = record.name();
+    StoreError::Conflict(format!(
+        "{name} is another one in the target, and nothing is overwritten: use an empty target"
+    ))
+}
+
+fn surplus(record: &Record) -> StoreError {
+    let name = record.name();
+    StoreError::Conflict(format!("{name} is in the target, and not in the source: use an empty target"))
+}

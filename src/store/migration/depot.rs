@@ -1,0 +1,135 @@
+//! A store as a migration sees it: everything in it, in order, and records put into it as they are. Never open to anybody else,
+//! as these writes obey no rule but that nothing is overwritten.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::record::{Kind, Record};
+use super::walk::Page;
+use crate::domain::time::Timestamp;
+use crate::store::embedded::Embedded;
+use crate::store::redis::{Migrant, Redis};
+use crate::store::{StoreError, on_thread};
+
+/// One end of a migration.
+#[derive(Debug)]
+pub struct Depot(Inner);
+
+#[derive(Debug)]
+enum Inner {
+    Embedded(Arc<Embedded>, PathBuf),
+    Redis(Migrant),
+}
+
+/// What became of the beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Begun {
+    /// The store is closed to others until the migration ends.
+    Open,
+    /// This migration has filled it before.
+    Ended,
+}
+
+impl Depot {
+    /// The file of an embedded store, which must be there. It is locked.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also while another process owns it.
+    pub async fn source_file(path: &Path) -> Result<Self, StoreError> {
+        if !path.exists() {
+            let reason = format!("there is no store at {}: see `store.embedded.path`", path.display());
+            return Err(StoreError::Unavailable(reason));
+        }
+        Self::file(path, |path| Embedded::open(path, Duration::ZERO)).await
+    }
+
+    /// The file of an embedded store, which is made if it is not there. It is locked.
+    ///
+    /// # Errors
+    /// As [`Depot::source_file`].
+    pub async fn target_file(path: &Path) -> Result<Self, StoreError> {
+        Self::file(path, Embedded::open_for_migration).await
+    }
+
+    async fn file(
+        path: &Path,
+        open: impl FnOnce(&Path) -> Result<Embedded, StoreError> + Send + 'static,
+    ) -> Result<Self, StoreError> {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || {
+            let store = open(&path)?;
+            let named = path.canonicalize().map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            Ok((Arc::new(store), named))
+        });
+        let (store, path) = opened.await.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+        Ok(Self(Inner::Embedded(store, path)))
+    }
+
+    /// A store in Redis that nobody answers checks from.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while a replica is attached.
+    pub async fn redis(redis: Arc<Redis>) -> Result<Self, StoreError> {
+        Migrant::open(redis).await.map(|migrant| Self(Inner::Redis(migrant)))
+    }
+
+    /// Which store it is; another one for each.
+    pub(super) fn origin(&self) -> String {
+        match &self.0 {
+            Inner::Embedded(_, path) => format!("the file {}", path.display()),
+            Inner::Redis(migrant) => format!("the lineage {} in Redis", migrant.lineage()),
+        }
+    }
+
+    /// Something that is another for each change of a record.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is not whole.
+    pub(super) async fn head(&self) -> Result<String, StoreError> {
+        match &self.0 {
+            Inner::Embedded(store, _) => on_thread(store, |store| store.sequence()).await.map(|last| last.to_string()),
+            Inner::Redis(migrant) => migrant.head().await,
+        }
+    }
+
+    /// Closes it to others until [`Depot::end`].
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it is not empty, and was not filled from there.
+    pub(super) async fn begin(&self, origin: &str) -> Result<Begun, StoreError> {
+        match &self.0 {
+            Inner::Embedded(store, _) => {
+                let origin = origin.to_owned();
+                on_thread(store, move |store| store.begin_migration(&origin)).await
+            }
+            Inner::Redis(migrant) => migrant.begin(origin).await,
+        }
+    }
+
+    pub(super) async fn page(&self, kind: Kind, after: Option<Vec<u8>>, limit: usize) -> Result<Page, StoreError> {
+        match &self.0 {
+            Inner::Embedded(store, _) => on_thread(store, move |store| store.page(kind, after.as_deref(), limit)).await,
+            Inner::Redis(migrant) => migrant.page(kind, after.as_deref(), limit).await,
+        }
+    }
+
+    /// Puts records of one kind where none are, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the place of one is taken.
+    pub(super) async fn import(&self, records: Vec<Record>, now: Timestamp) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Embedded(store, _) => on_thread(store, move |store| store.import(&records)).await,
+            Inner::Redis(migrant) => migrant.import(&records, now).await,
+        }
+    }
+
+    /// Opens it to all.
+    pub(super) async fn end(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            Inner::Embedded(store, _) => on_thread(store, |store| store.end_migration()).await,
+            Inner::Redis(migrant) => migrant.end().await,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Whatever a store keeps, as one type, so that it can be carried to another store and compared there. Never shows a secret.
+
+use crate::domain::credential::KeyId;
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
+use crate::domain::time::Timestamp;
+use crate::store::keyspace::{id_key, scoped};
+use crate::store::records::{
+    encode_audit, encode_ended_session, encode_key, encode_once, encode_project, encode_resource, encode_signing_key,
+    encode_user,
+};
+use crate::store::{ENDED_SESSION_KEPT, OnceRecord, PepperCheck};
+
+/// A kind of record. What takes rights away stands before what gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    Projects,
+    Users,
+    EndedSessions,
+    SigningKeys,
+    Peppers,
+    Resources,
+    Keys,
+    LastUses,
+    Once,
+    Audit,
+}
+
+impl Kind {
+    /// In the order in which they are carried over: a last use needs its key.
+    pub const ALL: [Self; 10] = [
+        Self::Projects,
+        Self::Users,
+        Self::EndedSessions,
+        Self::SigningKeys,
+        Self::Peppers,
+        Self::Resources,
+        Self::Keys,
+        Self::LastUses,
+        Self::Once,
+        Self::Audit,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Projects => "projects",
+            Self::Users => "users",
+            Self::EndedSessions => "ended_sessions",
+            Self::SigningKeys => "signing_keys",
+            Self::Peppers => "peppers",
+            Self::Resources => "resources",
+            Self::Keys => "keys",
+            Self::LastUses => "last_uses",
+            Self::Once => "idempotency_keys",
+            Self::Audit => "audit_rows",
+        }
+    }
+}
+
+/// One record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    Project(Project),
+    /// Also a deleted one.
+    User(User),
+    EndedSession(EndedSession),
+    SigningKey(SigningKey),
+    Pepper(PepperCheck),
+    Resource(Resource),
+    Key(ApiKey),
+    LastUse(KeyId, Timestamp),
+    Once(OnceRecord),
+    Audit(AuditEntry),
+}
+
+impl Record {
+    /// Where it stands among those of its kind: in this order every store gives them.
+    pub fn place(&self) -> Vec<u8> {
+        match self {
+            Self::Project(project) => project.name.clone().into_bytes(),
+            Self::User(user) => user.name.clone().into_bytes(),
+            Self::EndedSession(session) => session.id.clone().into_bytes(),
+            Self::SigningKey(key) => key.id.clone().into_bytes(),
+            Self::Pepper(pepper) => pepper.version.to_be_bytes().to_vec(),
+            Self::Resource(resource) => scoped(&resource.kind, resource.id.as_bytes()),
+            Self::Key(key) => id_key(&key.id).to_vec(),
+            Self::LastUse(id, _) => id_key(id).to_vec(),
+            Self::Once(once) => once.digest.to_vec(),
+            Self::Audit(row) => row.sequence.to_be_bytes().to_vec(),
+        }
+    }
+
+    /// All of it, the same for equal records.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        match self {
+            Self::Project(project) => encode_project(project),
+            Self::User(user) => encode_user(user),
+            Self::EndedSession(session) => encode_ended_session(session),
+            Self::SigningKey(key) => encode_signing_key(key),
+            Self::Pepper(pepper) => [&pepper.version.to_be_bytes()[..], &pepper.check].concat(),
+            Self::Resource(resource) => encode_resource(resource),
+            Self::Key(key) => encode_key(key),
+            Self::LastUse(id, at) => [&id_key(id)[..], &at.as_millis().to_be_bytes()].concat(),
+            Self::Once(once) => [&once.digest[..], &encode_once(once)].concat(),
+            Self::Audit(row) => encode_audit(row),
+        }
+    }
+
+    /// What people call it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Project(project) => format!("project {}", project.name),
+            Self::User(user) => format!("user {}", user.name),
+            Self::EndedSession(session) => format!("the end of session {}", session.id),
+            Self::SigningKey(key) => format!("signing key {}", key.id),
+            Self::Pepper(pepper) => format!("the check value of pepper version {}", pepper.version),
+            Self::Resource(resource) => resource.reference().to_string(),
+            Self::Key(key) => format!("key {}", key.id),
+            Self::LastUse(id, _) => format!("the last use of key {id}"),
+            Self::Once(once) => format!("the idempotency key that made {}", once.target),
+            Self::Audit(row) => format!("row {} of the audit log", row.sequence),
+        }
+    }
+
+    /// Whether it still counts. Stores forget by themselves what does not, each when it likes.
+    pub(super) fn holds(&self, now: Timestamp) -> bool {
+        match self {
+            Self::Once(once) => once.holds(now),
+            // The last hour is spared, so that none is forgotten between two looks at it: its token expired a day ago.
+            Self::EndedSession(session) => now.plus(SPARE) < session.expires_at.plus(ENDED_SESSION_KEPT),
+            _ => true,
+        }
+    }
+}
+
+/// How much earlier than a store a migration forgets, at least.
+pub(in crate::store) const SPARE: std::time::Duration = std::time::Duration::from_secs(3600);

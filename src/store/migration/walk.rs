@@ -1,0 +1,57 @@
+//! The records of one kind in one store, one after the other. Never holds more than a page of them.
+
+use std::collections::VecDeque;
+
+use super::depot::Depot;
+use super::record::{Kind, Record};
+use crate::domain::time::Timestamp;
+use crate::store::StoreError;
+
+/// How many records are read and written at once.
+pub(super) const PAGE: usize = 500;
+
+/// Records in the order of their places.
+pub(in crate::store) struct Page {
+    pub(in crate::store) records: Vec<Record>,
+    /// Behind which place the next page begins, if there may be one.
+    pub(in crate::store) next: Option<Vec<u8>>,
+}
+
+impl Page {
+    /// Of a store that was asked for this many, and gives fewer only at the end.
+    pub(in crate::store) fn of(records: Vec<Record>, limit: usize) -> Self {
+        let next = if records.len() < limit { None } else { records.last().map(Record::place) };
+        Self { records, next }
+    }
+}
+
+pub(super) struct Walk<'d> {
+    depot: &'d Depot,
+    kind: Kind,
+    now: Timestamp,
+    read: VecDeque<Record>,
+    after: Option<Vec<u8>>,
+    at_end: bool,
+}
+
+impl<'d> Walk<'d> {
+    pub(super) fn new(depot: &'d Depot, kind: Kind, now: Timestamp) -> Self {
+        Self { depot, kind, now, read: VecDeque::new(), after: None, at_end: false }
+    }
+
+    /// The next record that still counts.
+    pub(super) async fn peek(&mut self) -> Result<Option<&Record>, StoreError> {
+        while self.read.is_empty() && !self.at_end {
+            let page = self.depot.page(self.kind, self.after.take(), PAGE).await?;
+            self.read.extend(page.records.into_iter().filter(|record| record.holds(self.now)));
+            self.at_end = page.next.is_none();
+            self.after = page.next;
+        }
+        Ok(self.read.front())
+    }
+
+    pub(super) async fn next(&mut self) -> Result<Option<Record>, StoreError> {
+        self.peek().await?;
+        Ok(self.read.pop_front())
+    }
+}

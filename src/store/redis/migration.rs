@@ -1,0 +1,477 @@
+//! The store in Redis as one end of a migration, over one connection to the primary. Never overwrites a record, and never works
+//! on a store that a replica answers checks from.
+//!
+//! What is read here is not proved to come from the primary while it is read. So a migration ends with a script that a server
+//! runs only if it still is, and each import only if what was read is still so.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
+use tokio::time::{Instant, sleep};
+
+use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_user};
+use super::channel::decode_member;
+use super::draft::{Draft, Seen};
+use super::loads::{checked_resource, checked_user};
+use super::scripts::{
+    Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, Silence, bytes, check_format, explained, list, lost, run, text,
+    unreadable,
+};
+use super::values::key_of;
+use super::{FORMAT, Redis};
+use crate::domain::change::{Event, Touched};
+use crate::domain::credential::KeyId;
+use crate::domain::record::AuditEntry;
+use crate::domain::time::Timestamp;
+use crate::store::keyspace::UNFINISHED;
+use crate::store::keyspace::redis as names;
+use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
+use crate::store::records::{
+    decode_audit, decode_ended_session, decode_once, decode_project, decode_signing_key, encode_audit,
+    encode_ended_session, encode_event, encode_once, encode_project, encode_signing_key,
+};
+use crate::store::{ENDED_SESSION_KEPT, ONCE_KEPT, PepperCheck, StoreError};
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How long a replica that is listed must have been silent before it is taken for one that has ended.
+const SILENCE: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How many names a server looks through at once.
+const SCANNED_AT_ONCE: usize = 1000;
+
+const MOST_PEPPERS: usize = 10_000;
+
+/// A store that nobody answers checks from.
+pub(in crate::store) struct Migrant {
+    redis: Arc<Redis>,
+    connection: MultiplexedConnection,
+    lineage: String,
+    /// Where the records come from that are put here.
+    origin: Mutex<String>,
+    /// The names of records that are on no list.
+    scanned: Mutex<HashMap<Kind, Arc<[String]>>>,
+}
+
+impl Migrant {
+    /// # Errors
+    /// [`StoreError::Conflict`] while a replica is heard of.
+    pub(in crate::store) async fn open(redis: Arc<Redis>) -> Result<Self, StoreError> {
+        let mut connection = redis.connector().primary().await?;
+        connection.set_response_timeout(LIMIT);
+        let (origin, scanned) = Default::default();
+        let mut migrant = Self { redis, connection, lineage: String::new(), origin, scanned };
+        let [lineage, ..] = migrant.read_head().await?;
+        migrant.lineage = lineage;
+        migrant.refuse_if_used().await?;
+        Ok(migrant)
+    }
+
+    pub(in crate::store) fn lineage(&self) -> &str {
+        &self.lineage
+    }
+
+    /// Of a store that is whole.
+    pub(in crate::store) async fn head(&self) -> Result<String, StoreError> {
+        let [lineage, sequence, chain, format] = self.read_head().await?;
+        check_format(format.parse().map_err(|_| unreadable("a format"))?)?;
+        // Only a primary runs this.
+        self.redis.read(&[], 0).await?;
+        Ok(format!("{lineage} {sequence} {chain}"))
+    }
+
+    async fn read_head(&self) -> Result<[String; 4], StoreError> {
+        let mut command = redis::cmd("HMGET");
+        command.arg(names::HEAD).arg(&["id", "seq", "h", "format"]);
+        let [lineage, rest @ ..]: [Option<String>; 4] = self.ask(&command).await?;
+        let [sequence, chain, format] = rest.map(Option::unwrap_or_default);
+        Ok([lineage.ok_or_else(lost)?, sequence, chain, format])
+    }
+
+    /// Replicas that were killed are listed on, so each is given time to show that it lives.
+    async fn refuse_if_used(&self) -> Result<(), StoreError> {
+        let (first, deadline) = (self.beats().await?, Instant::now() + SILENCE);
+        let mut now = first.clone();
+        while !now.is_empty() && Instant::now() < deadline {
+            if let Some((_, (name, _))) = now.iter().find(|(id, beat)| first.get(*id) != Some(*beat)) {
+                return Err(StoreError::Conflict(format!(
+                    "the store in Redis is in use by the replica {name}: stop every Tollgate that uses it, and try again"
+                )));
+            }
+            sleep(LOOK_AGAIN).await;
+            now = self.beats().await?;
+        }
+        Ok(())
+    }
+
+    /// The replicas by their ids, each with its name and its last beat.
+    async fn beats(&self) -> Result<HashMap<String, (String, u64)>, StoreError> {
+        let members: HashMap<String, Vec<u8>> = self.ask(redis::cmd("HGETALL").arg(names::MEMBERS)).await?;
+        let beat = |(id, member): (String, Vec<u8>)| {
+            let member = decode_member(id, &member);
+            (member.id, (member.name, member.beat))
+        };
+        Ok(members.into_iter().map(beat).collect())
+    }
+
+    pub(in crate::store) async fn begin(&self, origin: &str) -> Result<Begun, StoreError> {
+        let mut script = BEGIN_MIGRATION.prepare_invoke();
+        script.key(names::HEAD).key(names::MIGRATION).arg(origin).arg(FORMAT).arg(UNFINISHED);
+        let mut answer = self.run(&script).await?;
+        let begun = match &*answer.word {
+            "OPEN" => Begun::Open,
+            "ENDED" => Begun::Ended,
+            "OTHER" => {
+                return refused(&format!(
+                    "another migration fills the target, from {}: end that one, or use another target",
+                    answer.text()?
+                ));
+            }
+            "USED" => return refused("the target holds records already: use an empty one"),
+            _ => return Err(check_format(answer.number()?).err().unwrap_or_else(|| unreadable("an answer"))),
+        };
+        origin.clone_into(&mut self.origin.lock().unwrap_or_else(PoisonError::into_inner));
+        // One that came before the store was closed; none comes after it.
+        self.refuse_if_used().await?;
+        Ok(begun)
+    }
+
+    pub(in crate::store) async fn end(&self) -> Result<(), StoreError> {
+        let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() });
+        let mut script = END_MIGRATION.prepare_invoke();
+        script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).arg(&self.lineage).arg(self.origin());
+        script.arg(FORMAT).arg(UNFINISHED).arg(event);
+        done(&self.run(&script).await?)?;
+        self.redis.writer.confirm(&mut self.connection.clone()).await
+    }
+
+    pub(in crate::store) async fn import(&self, records: &[Record], now: Timestamp) -> Result<(), StoreError> {
+        let uses: Vec<_> = records.iter().filter_map(last_use).collect();
+        if !uses.is_empty() {
+            return self.redis.note_use(&uses).await;
+        }
+        let seen = Seen::default();
+        let mut draft = Draft::new(&seen);
+        records.iter().for_each(|record| put(&mut draft, record, now));
+        let rows = records.iter().find_map(|record| match record {
+            Record::Audit(row) => Some(row.sequence.saturating_sub(1)),
+            _ => None,
+        });
+        let mut script = IMPORT.prepare_invoke();
+        script.key(names::HEAD).key(names::MIGRATION).key(names::AUDIT);
+        script.arg(&self.lineage).arg(self.origin()).arg(UNFINISHED).arg(rows.map_or(String::new(), |n| n.to_string()));
+        for name in draft.names() {
+            script.arg("NONE").arg(name);
+        }
+        draft.add_to(&mut script);
+        done(&self.run(&script).await?)
+    }
+
+    fn origin(&self) -> String {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records of one kind behind a place.
+    pub(in crate::store) async fn page(
+        &self,
+        kind: Kind,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        match kind {
+            Kind::Projects => self.listed(names::PROJECT_LIST, names::PROJECTS, after, limit, project).await,
+            Kind::SigningKeys => {
+                self.listed(names::SIGNING_KEY_LIST, names::SIGNING_KEYS, after, limit, signing_key).await
+            }
+            Kind::Resources => self.listed(names::RESOURCE_LIST, names::RESOURCES, after, limit, resource).await,
+            Kind::Keys => self.keys(after, limit).await,
+            Kind::Peppers => self.peppers(after, limit).await,
+            Kind::LastUses => self.last_uses(after, limit).await,
+            Kind::Audit => self.rows(after, limit).await,
+            Kind::Users => self.found(kind, names::USERS, after, limit, user).await,
+            Kind::EndedSessions => self.found(kind, names::ENDED_SESSIONS, after, limit, ended_session).await,
+            Kind::Once => self.found(kind, names::ONCE, after, limit, once).await,
+        }
+    }
+
+    /// The members of a list behind one of them.
+    async fn members(&self, list: &str, after: Option<&[u8]>, limit: usize) -> Result<Vec<String>, StoreError> {
+        let first = after.map_or(b"-".to_vec(), |after| [b"(", after].concat());
+        let mut command = redis::cmd("ZRANGEBYLEX");
+        command.arg(list).arg(first).arg("+").arg("LIMIT").arg(0).arg(limit);
+        self.ask(&command).await
+    }
+
+    /// Records by the names that a list has.
+    async fn listed(
+        &self,
+        list: &str,
+        prefix: &str,
+        after: Option<&[u8]>,
+        limit: usize,
+        record: fn(&str, &[u8]) -> Result<Record, StoreError>,
+    ) -> Result<Page, StoreError> {
+        let members = self.members(list, after, limit).await?;
+        let values = self.values(members.iter().map(|member| format!("{prefix}{member}"))).await?;
+        let records = members.iter().zip(values).map(|(member, value)| record(member, &there(member, value)?));
+        Ok(Page::of(records.collect::<Result<_, _>>()?, limit))
+    }
+
+    async fn keys(&self, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
+        let ids = self.members(names::KEY_LIST, after, limit).await?;
+        let digests = self.values(ids.iter().map(|id| format!("{}{id}", names::KEY_IDS))).await?;
+        let pointed = ids
+            .iter()
+            .zip(digests)
+            .map(|(id, digest)| Ok(format!("{}{}", names::KEYS, String::from_utf8_lossy(&there(id, digest)?))));
+        let values = self.values(pointed.collect::<Result<Vec<_>, StoreError>>()?.into_iter()).await?;
+        let records = ids.iter().zip(values).map(|(id, value)| {
+            let key = key_of(&there(id, value)?)?;
+            if key.id.as_str() == id { Ok(Record::Key(key)) } else { misplaced(&format!("key {}", key.id)) }
+        });
+        Ok(Page::of(records.collect::<Result<_, _>>()?, limit))
+    }
+
+    /// They are few, and their list is not in the order of numbers.
+    async fn peppers(&self, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
+        let mut records = self.pepper_checks().await?;
+        records.sort_by_key(Record::place);
+        records.retain(|record| after.is_none_or(|after| &*record.place() > after));
+        records.truncate(limit);
+        Ok(Page::of(records, limit))
+    }
+
+    async fn pepper_checks(&self) -> Result<Vec<Record>, StoreError> {
+        let versions = self.members(names::PEPPER_LIST, None, MOST_PEPPERS).await?;
+        let values = self.values(versions.iter().map(|version| format!("{}{version}", names::PEPPERS))).await?;
+        let check = |(version, value): (&String, Option<Vec<u8>>)| {
+            let check = value.and_then(|value| value.try_into().ok());
+            match (version.parse(), check) {
+                (Ok(version), Some(check)) => Ok(Record::Pepper(PepperCheck { version, check })),
+                _ => Err(unreadable("the check value of a pepper")),
+            }
+        };
+        versions.iter().zip(values).map(check).collect()
+    }
+
+    /// Keys that were never used have none.
+    async fn last_uses(&self, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
+        let ids = self.members(names::KEY_LIST, after, limit).await?;
+        let next = if ids.len() < limit { None } else { ids.last().map(|id| id.clone().into_bytes()) };
+        let ids: Option<Vec<KeyId>> = ids.iter().map(|id| KeyId::parse(id)).collect();
+        let ids = ids.ok_or_else(|| unreadable("an id"))?;
+        let times = self.redis.last_used(&ids).await?;
+        let records = ids.into_iter().zip(times).filter_map(|(id, at)| Some(Record::LastUse(id, at?))).collect();
+        Ok(Page { records, next })
+    }
+
+    async fn rows(&self, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
+        let last = after.and_then(|after| after.try_into().ok()).map_or(0, u64::from_be_bytes);
+        let mut command = redis::cmd("XRANGE");
+        command.arg(names::AUDIT).arg(format!("{}-0", last + 1)).arg("+").arg("COUNT").arg(limit);
+        let entries: Vec<Value> = self.ask(&command).await?;
+        let records = entries.into_iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Page::of(records, limit))
+    }
+
+    /// Records that are on no list, some of which the server forgets by itself.
+    async fn found(
+        &self,
+        kind: Kind,
+        prefix: &str,
+        after: Option<&[u8]>,
+        limit: usize,
+        record: fn(&str, &[u8]) -> Result<Record, StoreError>,
+    ) -> Result<Page, StoreError> {
+        let all = match (after, self.scanned.lock().unwrap_or_else(PoisonError::into_inner).get(&kind)) {
+            (Some(_), Some(known)) => Some(Arc::clone(known)),
+            _ => None,
+        };
+        let all = match all {
+            Some(all) => all,
+            None => self.scan(kind, prefix).await?,
+        };
+        let first = after.map_or(0, |after| all.partition_point(|name| place_of(kind, name).as_slice() <= after));
+        let page: Vec<&String> = all.iter().skip(first).take(limit).collect();
+        let values = self.values(page.iter().map(|name| format!("{prefix}{name}"))).await?;
+        let next = if page.len() < limit { None } else { page.last().map(|name| place_of(kind, name)) };
+        let there = page.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)));
+        let records = there.map(|(name, value)| record(name, &value)).collect::<Result<_, _>>()?;
+        Ok(Page { records, next })
+    }
+
+    /// Every name with this prefix on the server that has all records, in order.
+    async fn scan(&self, kind: Kind, prefix: &str) -> Result<Arc<[String]>, StoreError> {
+        let mut names = Vec::new();
+        let mut cursor: u64 = 0;
+        loop {
+            let mut command = redis::cmd("SCAN");
+            command.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCANNED_AT_ONCE);
+            let (next, found): (u64, Vec<String>) = self.ask(&command).await?;
+            names.extend(found.iter().filter_map(|name| Some(name.strip_prefix(prefix)?.to_owned())));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        names.sort_unstable();
+        // A scan may give a name twice.
+        names.dedup();
+        let names: Arc<[String]> = names.into();
+        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, Arc::clone(&names));
+        Ok(names)
+    }
+
+    async fn values(&self, names: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+        let names: Vec<String> = names.collect();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.ask(redis::cmd("MGET").arg(names)).await
+    }
+
+    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        let value: Value = command
+            .query_async(&mut self.connection.clone())
+            .await
+            .map_err(|error| StoreError::Unavailable(explained(&error)))?;
+        T::from_redis_value(value).map_err(|_| unreadable("an answer"))
+    }
+
+    async fn run(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
+        run(&mut self.connection.clone(), script).await.map_err(Silence::into_error)?.found()
+    }
+}
+
+impl fmt::Debug for Migrant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Migrant({:?})", self.redis)
+    }
+}
+
+/// Puts a record into a draft with everything that leads to it.
+fn put(draft: &mut Draft<'_>, record: &Record, now: Timestamp) {
+    let left = |end: Timestamp| Duration::from_millis(end.as_millis().saturating_sub(now.as_millis()));
+    match record {
+        Record::Project(project) => {
+            draft.put(names::project(&project.name), encode_project(project));
+            draft.enlist(names::PROJECT_LIST, &*project.name);
+        }
+        Record::User(user) => put_user(draft, user),
+        Record::EndedSession(session) => {
+            let kept = left(session.expires_at.plus(ENDED_SESSION_KEPT)).saturating_add(SPARE);
+            draft.keep(names::ended_session(&session.id), encode_ended_session(session), kept);
+        }
+        Record::SigningKey(key) => {
+            draft.put(names::signing_key(&key.id), encode_signing_key(key));
+            draft.enlist(names::SIGNING_KEY_LIST, &*key.id);
+        }
+        Record::Pepper(pepper) => {
+            draft.put(names::pepper(pepper.version), pepper.check.to_vec());
+            draft.enlist(names::PEPPER_LIST, pepper.version.to_string());
+        }
+        Record::Resource(resource) => put_resource(draft, resource),
+        Record::Key(key) => {
+            put_key(draft, key);
+            list_key(draft, key);
+        }
+        Record::Once(once) => {
+            let kept = left(once.at.plus(ONCE_KEPT)).saturating_add(ONCE_SPARE);
+            draft.keep(names::once(&once.digest), encode_once(once), kept);
+        }
+        Record::Audit(row) => {
+            let list = row.project.as_deref().map(names::audit_of_project);
+            draft.append(list, encode_audit(&AuditEntry { sequence: 0, ..row.clone() }));
+        }
+        // These are no records here; they are noted apart.
+        Record::LastUse(..) => {}
+    }
+}
+
+fn last_use(record: &Record) -> Option<(KeyId, Timestamp)> {
+    match record {
+        Record::LastUse(id, at) => Some((*id, *at)),
+        _ => None,
+    }
+}
+
+fn project(name: &str, value: &[u8]) -> Result<Record, StoreError> {
+    let project = decode_project(value)?;
+    if project.name == name { Ok(Record::Project(project)) } else { misplaced(&format!("project {}", project.name)) }
+}
+
+fn signing_key(id: &str, value: &[u8]) -> Result<Record, StoreError> {
+    let key = decode_signing_key(value)?;
+    if key.id == id { Ok(Record::SigningKey(key)) } else { misplaced(&format!("signing key {}", key.id)) }
+}
+
+fn resource(member: &str, value: &[u8]) -> Result<Record, StoreError> {
+    let (kind, id) = member.split_once('\0').unwrap_or((member, ""));
+    checked_resource(value, kind, id).map(Record::Resource)
+}
+
+fn user(name: &str, value: &[u8]) -> Result<Record, StoreError> {
+    checked_user(value, name).map(Record::User)
+}
+
+fn ended_session(id: &str, value: &[u8]) -> Result<Record, StoreError> {
+    let session = decode_ended_session(value)?;
+    if session.id == id {
+        Ok(Record::EndedSession(session))
+    } else {
+        misplaced(&format!("the end of session {}", session.id))
+    }
+}
+
+fn once(name: &str, value: &[u8]) -> Result<Record, StoreError> {
+    let digest = digest_of(name).ok_or_else(|| unreadable("the digest of an idempotency key"))?;
+    decode_once(digest, value).map(Record::Once)
+}
+
+/// `[id, [p, …]]`
+fn row(entry: Value) -> Result<Record, StoreError> {
+    let mut parts = list(entry)?.into_iter();
+    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(unreadable("a row")) };
+    let id = text(id)?;
+    let sequence = id.strip_suffix("-0").and_then(|number| number.parse().ok()).ok_or_else(|| unreadable("a row"))?;
+    let value = list(fields)?.into_iter().nth(1).ok_or_else(|| unreadable("a row"))?;
+    let row = decode_audit(&bytes(value)?.unwrap_or_default())?;
+    Ok(Record::Audit(AuditEntry { sequence, ..row }))
+}
+
+/// The place of a record by its name. The order of names is the order of places.
+fn place_of(kind: Kind, name: &str) -> Vec<u8> {
+    match kind {
+        Kind::Once => digest_of(name).map_or_else(|| name.as_bytes().to_vec(), |digest| digest.to_vec()),
+        _ => name.as_bytes().to_vec(),
+    }
+}
+
+fn digest_of(hex: &str) -> Option<[u8; 32]> {
+    let byte = |at: usize| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok();
+    let digest: Option<Vec<u8>> = (0..32).map(byte).collect();
+    digest?.try_into().ok().filter(|_| hex.len() == 64)
+}
+
+fn there(name: &str, value: Option<Vec<u8>>) -> Result<Vec<u8>, StoreError> {
+    value.ok_or_else(|| StoreError::Damaged(format!("{} is listed and not there", name.replace('\0', ":"))))
+}
+
+fn misplaced<T>(what: &str) -> Result<T, StoreError> {
+    Err(StoreError::Damaged(format!("the record of {what} stands in the wrong place")))
+}
+
+fn refused<T>(reason: &str) -> Result<T, StoreError> {
+    Err(StoreError::Conflict(reason.to_owned()))
+}
+
+fn done(answer: &Answer) -> Result<(), StoreError> {
+    match &*answer.word {
+        "DONE" => Ok(()),
+        _ => refused("the target was changed meanwhile: see that nothing else writes to it, and run this again"),
+    }
+}

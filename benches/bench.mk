@@ -1,4 +1,4 @@
-# BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, BENCH_TABLES="direct envoy memory" for some of the tables. Stands on its
+# BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, BENCH_TABLES="direct fleet envoy memory" for some of the tables. Stands on its
 # own too: make -f benches/bench.mk bench
 
 BENCH_BUILT := $(or $(CARGO_TARGET_DIR),target)/release

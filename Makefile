@@ -11,7 +11,7 @@ VENV := .venv
 # Where cargo builds: its own setting wins.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: help demo test lint fmt envoy schema schemathesis
+.PHONY: help demo test lint fmt envoy schema schemathesis chaos
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,5 +42,9 @@ schema: ## Write the JSON Schema of the configuration file and the description o
 schemathesis: ## Hold a running server to its own description, for about two minutes
 	@$(CARGO) build --quiet --locked --bin tollgate
 	@scripts/schemathesis --tollgate $(TARGET)/debug/tollgate
+
+chaos: ## What a fleet does while its parts fail: one table, and target/chaos.json; takes about 15 minutes
+	@scripts/redis
+	@scripts/chaos
 
 -include benches/bench.mk

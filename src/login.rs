@@ -149,13 +149,16 @@ impl Logins {
         };
         let now = self.clock.now();
         let token = PresentedToken::parse(token).map_err(|_| Denial::CredentialMalformed).map_err(invalid)?;
+        self.signing.refresh(now).await.map_err(RegistryError::from)?;
         let session = own_session(policy.login.as_ref(), &token, &self.signing.verifying(), now).map_err(invalid)?;
         let Session { id, user, expires_at, .. } = session;
         self.registry.end_session(actor, EndedSession { id, user, ended_at: now, expires_at }).await
     }
 
     /// Our public keys, for whoever verifies our tokens without asking us.
-    pub fn jwks(&self) -> Value {
+    pub async fn jwks(&self) -> Value {
+        // Those that are known are right, even if there may be more.
+        let _ = self.signing.refresh(self.clock.now()).await;
         self.signing.jwks()
     }
 

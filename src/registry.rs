@@ -4,6 +4,7 @@
 mod actor;
 mod again;
 mod audit;
+mod issuers;
 mod keys;
 mod once;
 mod projects;
@@ -25,6 +26,7 @@ use crate::clock::Clock;
 use crate::domain::change::{Event, Touched};
 use crate::domain::record::Outcome;
 use crate::resolve::api_key::Digester;
+use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
 use crate::revocation::stamps::Stamps;
 use crate::store::{Store, StoreError, Write};
@@ -50,6 +52,8 @@ pub struct Registry {
     refusals: Arc<std::sync::Mutex<Refusals>>,
     /// The number of the newest change that this replica has heard of, where it hears of its own by the store's log.
     heard: Option<watch::Receiver<u64>>,
+    /// What the fleet finds out once, if there is a fleet.
+    l2: Option<L2>,
 }
 
 /// What the record that is to be changed must be.
@@ -164,12 +168,13 @@ impl Registry {
         clock: Clock,
     ) -> Self {
         let (unsettled, refusals) = (Arc::default(), Arc::default());
-        Self { store, digester, stamps, last_used, clock, unsettled, refusals, heard: None }
+        Self { store, digester, stamps, last_used, clock, unsettled, refusals, heard: None, l2: None }
     }
 
-    /// A registry that acknowledges its changes when this replica has heard of them in their turn.
-    pub fn hearing(self, heard: watch::Receiver<u64>) -> Self {
-        Self { heard: Some(heard), ..self }
+    /// A registry of a fleet: it acknowledges its changes when this replica has heard of them in their turn, and has what the
+    /// fleet shares forgotten.
+    pub fn in_fleet(self, heard: watch::Receiver<u64>, l2: Option<L2>) -> Self {
+        Self { heard: Some(heard), l2, ..self }
     }
 
     /// A subject as it may stand in a log: one with an e-mail address as a keyed hash, which joins its lines all the same.
@@ -215,7 +220,9 @@ impl Registry {
     async fn commit<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Result<Made<T>> {
         let Change { project, mut writes, event, result } = change;
         if writes.is_empty() {
-            return Ok(Made { result, sequence: None });
+            // Whoever made it before may not have been told that every replica of the store has it.
+            let sequence = if self.heard.is_some() { Some(self.mark().await?) } else { None };
+            return Ok(Made { result, sequence });
         }
         writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
         let sequence = Some(self.apply(writes, event).await?);

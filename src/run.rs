@@ -105,7 +105,7 @@ impl Core {
             reconcile,
         })
         .map_err(start)?;
-        let registry = core.registry.hearing(fleet.position());
+        let registry = core.registry.in_fleet(fleet.position(), core.resolver.l2());
         tokio::spawn(reconcile_with(registry.clone(), Arc::clone(core.resolver.sticky()), wanted));
         Ok((Self { registry, ..core }, fleet))
     }

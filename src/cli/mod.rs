@@ -6,6 +6,7 @@ mod client;
 mod connect;
 mod explain;
 mod fleet;
+mod issuers;
 mod keys;
 mod login;
 mod output;
@@ -83,6 +84,8 @@ finish, then the process ends.")]
 A star marks the replica that was asked. LAG counts the changes that a replica has not applied yet; LEASE is how long it may
 go on, at most, with what it has cached.")]
     Fleet(fleet::FleetArgs),
+    /// Have what was found out about the tokens of an issuer forgotten
+    Issuers(issuers::IssuersArgs),
     /// Say which project a workload or another resource belongs to
     Resources(resources::ResourcesArgs),
     /// Prepare the store of a fleet
@@ -217,6 +220,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),
         Command::Projects(args) => block_on(projects::run(args)).map(|()| Exit::Done),
+        Command::Issuers(args) => block_on(issuers::run(args)).map(|()| Exit::Done),
         Command::Fleet(args) => block_on(fleet::run(args)).map(|()| Exit::Done),
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
         Command::Users(args) => block_on(users::run(args)).map(|()| Exit::Done),

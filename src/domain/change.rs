@@ -46,6 +46,9 @@ pub fn named(kind: &str, name: &str) -> Digest {
     Digest(Sha256::new().chain_update(kind).chain_update(" ").chain_update(name).finalize().into())
 }
 
+/// The name of the keys that sessions are signed with, which change as one.
+pub const SIGNING_KEYS: (&str, &str) = ("signing_keys", "all");
+
 /// What a change touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Touched {

@@ -126,6 +126,7 @@ impl Fleet {
             views: Vec::new(),
             listed: None,
             looked_round: Moment::default(),
+            has_complained: false,
         };
         thread::Builder::new().name("tollgate-fleet".to_owned()).spawn(move || driver.run())?;
         Ok(Self(Arc::new(shared)))
@@ -234,6 +235,7 @@ struct Driver {
     /// When the members were asked for before the renewal that is under way, and when they had been listed.
     listed: Option<(Moment, Moment)>,
     looked_round: Moment,
+    has_complained: bool,
 }
 
 /// What ends the thread.
@@ -354,7 +356,7 @@ impl Driver {
                 Some(Input::Connected)
             }
             (Err(error), _) | (_, Err(error)) => {
-                tracing::warn!(%error, "the log of the store cannot be followed");
+                self.complain(&error);
                 for view in self.views.drain(..) {
                     let _ = view.send(Err(error.clone()));
                 }
@@ -374,9 +376,16 @@ impl Driver {
                 Input::Renewed { sent, renewal }
             }
             Err(error) => {
-                tracing::warn!(%error, "the lease could not be renewed");
+                self.complain(&error);
                 Input::Failed
             }
+        }
+    }
+
+    /// Once, until there is a lease again.
+    fn complain(&mut self, error: &StoreError) {
+        if !std::mem::replace(&mut self.has_complained, true) {
+            tracing::warn!(%error, "the log of the store cannot be followed: trying again until it can");
         }
     }
 
@@ -474,6 +483,9 @@ impl Driver {
 
     /// Whether the list that was made before the renewal that has just confirmed the lease ends a wait.
     fn observe(&mut self) {
+        if std::mem::take(&mut self.has_complained) {
+            tracing::info!("the log of the store is followed again");
+        }
         let Some((asked, listed)) = self.listed.take() else { return };
         let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
         let (members, level) = (self.members.listed(), &self.joining.level);

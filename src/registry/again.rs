@@ -29,7 +29,7 @@ impl Registry {
 
     async fn revoke_again(&self, key: ApiKey, ended: &Ended) -> Result<()> {
         tracing::error!(key_id = %key.id, "the store had lost the revocation of a key: it is revoked again");
-        let actor = Actor::operator();
+        let actor = Actor::tollgate();
         let attempt = Attempt::on_key(&actor, "key.revoke", key.id);
         let revoked = ApiKey { revoked_at: Some(ended.at), version: key.version + 1, ..key };
         let change: Change<ApiKey> = key_change(vec![Write::UpdateKey(revoked.clone())], &[revoked.digest], revoked);

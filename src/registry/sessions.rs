@@ -4,7 +4,7 @@ use super::actor::{Actor, Held};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
 use super::{Change, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Ended, Event, Slots, named};
+use crate::domain::change::{Ended, Event, SIGNING_KEYS, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::{EVERY, EndedSession, SigningKey};
 use crate::store::Write;
@@ -58,7 +58,7 @@ impl Registry {
             let reason = "only the operator changes signing keys";
             return self.refuse(&attempt, Some(EVERY), reason, RegistryError::Forbidden(reason.to_owned())).await;
         }
-        let event = Event::touching(&[Slots::of_digests(&[named("signing_key", id)])]);
+        let event = Event::touching(&[Slots::of_digests(&[named(SIGNING_KEYS.0, SIGNING_KEYS.1)])]);
         let project = Some(EVERY.to_owned());
         self.commit(&attempt, Change { project, writes: vec![write], event, result: () }).await.map(|made| made.result)
     }

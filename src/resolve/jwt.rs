@@ -51,7 +51,7 @@ struct Follows {
 #[derive(Debug)]
 pub enum Genuine {
     /// Somebody that another issuer speaks for.
-    Other { subject: String, grant: Grant, expires_at: Timestamp },
+    Other { issuer: Box<str>, subject: String, grant: Grant, expires_at: Timestamp },
     /// A user of our own, on this plane, if the session still stands.
     Session(Session, Box<str>),
 }
@@ -209,7 +209,7 @@ impl Follows {
         let rules = &self.rules;
         let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
         let (subject, grant) = rules.grant(claims)?;
-        Ok(Genuine::Other { subject, grant, expires_at })
+        Ok(Genuine::Other { issuer: rules.name.clone(), subject, grant, expires_at })
     }
 }
 

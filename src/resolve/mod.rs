@@ -80,7 +80,7 @@ impl Resolver {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
         let projects = Cache::new(Arc::clone(&stamps), sizes);
-        let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester)));
+        let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps)));
         let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes, l2));
         Self {
             store,
@@ -176,15 +176,23 @@ impl Resolver {
             return Ok(hit);
         }
         let issuers = Arc::clone(&issuers);
-        match issuers.verify(token, digest, &self.signing.verifying(), now).await? {
-            Genuine::Other { subject, grant, expires_at } => {
+        let stamp = self.stamps.take();
+        let mut verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
+        // Another replica may have signed it, with a key that it has just made.
+        let is_unknown = matches!(verified, Err(ResolveError::Refused(Denial::TokenKey)));
+        if is_unknown && self.signing.refresh(now).await? {
+            verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
+        }
+        match verified? {
+            Genuine::Other { issuer, subject, grant, expires_at } => {
                 let project = self.project(grant.project()).await?;
                 let logged = self.digester.logged(&subject);
                 let mut principal = Principal::of_subject(&subject, logged, self.grants.share(&grant), expires_at);
                 principal.revoked = is_barred(project.value.as_deref());
-                // Of all that it says, only the project can change while it is valid.
-                let slots = Slots::of_digests(&[digest, named("project", grant.project())]);
-                Ok(issuers.cache.put(name, Arc::new(principal), Proof { slots, ..project.proof }))
+                // The project was found to be as it is after the stamp was taken, by whichever load.
+                let digests = [digest, named("project", grant.project()), named("issuer", &issuer)];
+                let proof = Proof { stamp, slots: Slots::of_digests(&digests), sent: project.proof.sent };
+                Ok(issuers.cache.put(name, Arc::new(principal), proof))
             }
             Genuine::Session(session, plane) => issuers.cache.load(name, || self.session(&session, &plane)).await,
         }

@@ -10,13 +10,16 @@ use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
+use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use super::api_key::Digester;
 use super::jwt::key_set::KeySet;
+use crate::domain::change::{SIGNING_KEYS, Slots, named};
 use crate::domain::record::SigningKey;
 use crate::domain::time::Timestamp;
 use crate::policy::issuer::{Algorithm, Claims};
+use crate::revocation::stamps::{Proof, Stamps};
 use crate::store::{Store, StoreError};
 
 /// A key signs for this long; then another takes its place.
@@ -28,11 +31,16 @@ pub const VERIFIES_FOR: Duration = Duration::from_secs(2 * 24 * 3600);
 pub struct SigningKeys {
     store: Store,
     digester: Arc<Digester>,
+    stamps: Arc<Stamps>,
     opened: ArcSwap<Opened>,
+    /// Who reads them anew, for whoever needs it at the same time.
+    reading: Mutex<()>,
 }
 
 /// They, opened.
 struct Opened {
+    /// What they were read after; before the first time, nothing.
+    proof: Option<Proof>,
     newest: Option<Newest>,
     verifying: Arc<KeySet>,
     jwks: Value,
@@ -52,8 +60,9 @@ pub struct NoKey;
 
 impl SigningKeys {
     /// None yet: see [`SigningKeys::load`].
-    pub fn new(store: Store, digester: Arc<Digester>) -> Self {
-        Self { store, digester, opened: ArcSwap::from_pointee(Opened::of(&[], &[])) }
+    pub fn new(store: Store, digester: Arc<Digester>, stamps: Arc<Stamps>) -> Self {
+        let (opened, reading) = (ArcSwap::from_pointee(Opened::of(&[], &[])), Mutex::default());
+        Self { store, digester, stamps, opened, reading }
     }
 
     /// Reads them from the store. A key that cannot be opened is passed over, and said so in the log.
@@ -61,6 +70,8 @@ impl SigningKeys {
     /// # Errors
     /// As any read of the store; what was known before stays in force.
     pub async fn load(&self, now: Timestamp) -> Result<(), StoreError> {
+        let slots = Slots::of_digests(&[named(SIGNING_KEYS.0, SIGNING_KEYS.1)]);
+        let proof = Proof { stamp: self.stamps.take(), slots, sent: self.stamps.now() };
         let mut pairs = Vec::new();
         let mut over = Vec::new();
         let stored = self.store.signing_keys().await?;
@@ -81,8 +92,25 @@ impl SigningKeys {
         }
         let mut opened = Opened::of(&pairs, &over);
         opened.newest = pairs.pop();
+        opened.proof = Some(proof);
         self.opened.store(Arc::new(opened));
         Ok(())
+    }
+
+    /// Reads them anew if another replica may have changed them since. Whether it had to.
+    ///
+    /// # Errors
+    /// As [`SigningKeys::load`].
+    pub async fn refresh(&self, now: Timestamp) -> Result<bool, StoreError> {
+        let is_current = || self.opened.load().proof.is_some_and(|proof| self.stamps.stand(&proof, Duration::ZERO));
+        if is_current() {
+            return Ok(false);
+        }
+        let _alone = self.reading.lock().await;
+        if !is_current() {
+            self.load(now).await?;
+        }
+        Ok(true)
     }
 
     /// A new key to be stored, if there is none or the newest has signed for long enough.
@@ -149,7 +177,7 @@ impl Opened {
             keys.push(json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": id, "x": x}));
         }
         let jwks = json!({ "keys": keys });
-        Self { newest: None, verifying: Arc::new(verifying), jwks, over: over.to_vec() }
+        Self { proof: None, newest: None, verifying: Arc::new(verifying), jwks, over: over.to_vec() }
     }
 }
 

@@ -235,3 +235,35 @@ impl fmt::Debug for Stamps {
         write!(f, "Stamps({:?})", self.take())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::credential::Digest;
+
+    /// Whichever of the two comes first: the log, which tells the maker of its own change, or the acknowledgement.
+    #[test]
+    fn a_change_of_ones_own_is_forgotten_once_and_cached_again() {
+        let slots = Slots::of_digests(&[Digest([7; 32])]);
+        let touched = Touched::of(&[slots]);
+        for heard_first in [true, false] {
+            let stamps = Stamps::leased(Clock::System);
+            stamps.adopt(41);
+            let before = stamps.take();
+            if heard_first {
+                stamps.apply(42, &touched);
+            }
+            stamps.acknowledge(42, &touched);
+            let after = stamps.take();
+            assert!(!stamps.allow(before, &slots) && stamps.allow(after, &slots));
+            if !heard_first {
+                stamps.apply(42, &touched);
+            }
+            assert!(stamps.allow(stamps.take(), &slots));
+            // Another one's change still counts for what was loaded after ours.
+            let between = stamps.take();
+            stamps.apply(43, &touched);
+            assert!(!stamps.allow(between, &slots) && stamps.allow(stamps.take(), &slots));
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 41] = [
+const COMMANDS: [&str; 43] = [
     "serve",
     "check-config",
     "explain",
@@ -23,6 +23,8 @@ const COMMANDS: [&str; 41] = [
     "projects resume",
     "projects delete",
     "fleet",
+    "issuers",
+    "issuers forget",
     "users",
     "users create",
     "users list",
@@ -51,7 +53,7 @@ fn every_command_has_help_with_an_example() {
     for command in COMMANDS {
         let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = run(&words).ends(0);
-        let is_group = matches!(command, "keys" | "users" | "projects" | "audit" | "store" | "resources");
+        let is_group = matches!(command, "keys" | "issuers" | "users" | "projects" | "audit" | "store" | "resources");
         assert!(help.out.contains("Usage: tollgate"), "{command}");
         assert!(is_group || help.out.contains("Example"), "{command} has no example");
         assert!(help.err.is_empty());

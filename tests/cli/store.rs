@@ -138,8 +138,14 @@ fn two_processes_share_a_store_and_no_third_with_another_pepper() {
         (server::Server::start_on(&store(&redis), PEPPER), server::Server::start_on(&store(&redis), PEPPER));
     let id = create_key(&one, &["-o", "json"]).json()["id"].as_str().unwrap().to_owned();
     let on_two = |arguments: &[&str]| run(&[arguments, &["--socket", &two.socket()]].concat());
+    servers::wait_for("both to follow the log", || {
+        let fleet = on_two(&["fleet", "-o", "json"]).ends(0).json();
+        let replicas = fleet["replicas"].as_array().unwrap();
+        replicas.len() == 2 && replicas.iter().all(|replica| replica["state"] == "attached")
+    });
+    assert!(on_two(&["fleet"]).ends(0).out.contains("bounded (1 s)"));
     assert!(on_two(&["keys", "show", &id]).ends(0).out.contains("active"));
-    on_two(&["keys", "revoke", &id]).ends(0);
+    on_two(&["keys", "revoke", &id, "--wait"]).ends(0);
     assert!(run(&["keys", "show", &id, "--socket", &one.socket()]).ends(0).out.contains("revoked"));
 
     let stranger = House::on(&redis);

@@ -62,9 +62,9 @@ impl House {
     }
 
     async fn revoke_and_wait(&self, limit: Duration) -> WaitReport {
-        let history = self.fleet.lineages();
+        let lineages = self.fleet.lineages();
         let sequence = self.revoke().await;
-        match self.fleet.wait(sequence, history, limit).await.unwrap() {
+        match self.fleet.wait(sequence, lineages, limit).await.unwrap() {
             Waited::Done(report) => report,
             Waited::StartOver => panic!("there is no other history"),
         }
@@ -184,12 +184,12 @@ async fn a_server_that_comes_back_with_its_data_is_followed_on() {
     let mut server = store().await;
     let house = House::on(&server, "one");
     house.attached().await;
-    let (history, before) = (house.fleet.lineages(), house.stamps.take());
+    let (lineages, before) = (house.fleet.lineages(), house.stamps.take());
     server.kill();
     until("detached", || house.fleet.figures().state() == MemberState::Detached).await;
     server.restart().await;
     house.attached().await;
-    assert_eq!(house.fleet.lineages(), history);
+    assert_eq!(house.fleet.lineages(), lineages);
     assert!(house.stamps.allow(before, &slots(0)), "what is cached is good as long as nothing has changed");
 }
 
@@ -200,14 +200,14 @@ async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
     house.attached().await;
     let sequence = house.revoke().await;
     house.heard(sequence).await;
-    let (history, before) = (house.fleet.lineages(), house.stamps.take());
+    let (lineages, before) = (house.fleet.lineages(), house.stamps.take());
     server.send::<()>("FLUSHALL").await;
     until("sealed", || house.stamps.is_sealed()).await;
     assert_eq!(house.fleet.figures().state(), MemberState::Sealed);
     init(&server).await;
     house.attached().await;
     assert!(!house.stamps.is_sealed() && !house.stamps.allow(before, &slots(1)));
-    assert_eq!(house.fleet.wait(sequence, history, DEADLINE).await.unwrap(), Waited::StartOver);
+    assert_eq!(house.fleet.wait(sequence, lineages, DEADLINE).await.unwrap(), Waited::StartOver);
     // Once for each history: the first one, and the new one.
     for _ in 0..2 {
         tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();

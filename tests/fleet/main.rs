@@ -1,12 +1,15 @@
-//! The fleet: the revocation protocol under a scheduler that tries what a network, a clock and a failover can do to it, and
-//! over a real server.
+//! The fleet: the revocation protocol under a scheduler that tries what a network, a clock and a failover can do to it, its
+//! driver over a real server, and real replicas on real servers that fail.
 
 #![cfg(test)]
 
+mod chaos;
 mod driver;
 mod model;
 mod redis;
 mod replica;
+mod revoker;
+mod rules;
 #[path = "../support/redis.rs"]
 mod server;
 mod world;

@@ -5,7 +5,8 @@
 use std::thread;
 
 use crate::replica::{KEYS, REPLICAS};
-use crate::world::{Broken, Violation, World};
+use crate::rules::{Broken, Violation};
+use crate::world::World;
 
 const STEPS: usize = 80;
 const SHORT: u64 = 20_000;

@@ -6,7 +6,7 @@ use tollgate::domain::fleet::{LogEntry, Renewal};
 use tollgate::domain::time::{Moment, Timestamp};
 
 use crate::replica::{KEYS, REPLICAS, digest, slots};
-use crate::world::Broken;
+use crate::rules::Broken;
 
 /// A renewal brings no more entries than this.
 const PAGE: usize = 2;
@@ -258,10 +258,12 @@ impl Redis {
         }
     }
 
-    /// Everything is gone.
+    /// Everything is gone, on both: nothing can be promised where a failover brings back what somebody else emptied.
     pub fn flush(&mut self) {
         let offset = self.servers[self.primary].data.offset + 1;
-        self.servers[self.primary].data = Data { offset, ..Data::default() };
+        for server in &mut self.servers {
+            server.data = Data { offset, ..Data::default() };
+        }
     }
 
     /// An operator makes a new head, with records from a time when nothing was revoked.

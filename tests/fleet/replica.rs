@@ -17,7 +17,7 @@ use tollgate::revocation::stamps::{Proof, Stamp, Stamps};
 use tollgate::revocation::sticky::Sticky;
 
 use crate::redis::{Mark, Redis};
-use crate::world::Broken;
+use crate::rules::Broken;
 
 pub const REPLICAS: usize = 3;
 pub const KEYS: usize = 2;

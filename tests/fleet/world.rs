@@ -6,120 +6,31 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tollgate::domain::change::{Position, Touched};
-use tollgate::domain::fleet::Member;
-use tollgate::domain::fleet::MemberState;
-use tollgate::domain::time::{Moment, Timestamp};
-use tollgate::revocation::wait::{Observation, Verdict, Wait};
+use tollgate::domain::time::Moment;
 
-use crate::redis::{Change, Mark, Redis};
-use crate::replica::{DECISIONS, Decision, KEYS, REPLICAS, Replica, slots};
+use crate::redis::{Change, Redis};
+use crate::replica::{DECISIONS, Decision, KEYS, REPLICAS, Replica};
+use crate::revoker::{Revocation, Stage};
+use crate::rules::{Broken, Violation};
 
 /// A lease, and the time that Envoy waits for an answer.
 const D: u64 = 1_000;
 const ENVOY_WAITS: u64 = 200;
 
-/// A rule that is left out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Broken {
-    Nothing,
-    /// Rule 3.
-    StampsBeforeLease,
-    /// Rule 4.
-    JoinsUnchecked,
-    /// Rule 6: two commands instead of one script.
-    LogBeforeRecord,
-    /// Rule 6: nothing is appended for a record that says revoked already.
-    RetryAppendsNothing,
-    /// Rule 7.
-    AcknowledgedUnreplicated,
-    /// Rule 7: the writer does not apply its own change before it acknowledges.
-    WriterForgetsItself,
-    /// Rule 8: numbers are compared, and not what stands behind them.
-    IdsAlone,
-    /// Rule 9.
-    LeaseBehindTheHead,
-    /// Rule 9.
-    LeaseFromReceipt,
-    /// Rule 9: what was cached outlasts a resync.
-    ResyncKeepsCache,
-    /// Rule 10.
-    PlainLoads,
-    /// Rule 11.
-    LoadsFromReceipt,
-    /// Rule 12.
-    ForgetsRevocations,
-    /// Rule 13: the first lease comes before the store's replicas know the member.
-    LeaseUnsettled,
-    /// Rule 14, and rule 13, which makes up for it where a failover loses nothing that was settled.
-    WaitIgnoresFence,
-    /// Rule 14.
-    WaitCountsItselfAlone,
-    /// Rule 14.
-    WaitNeverStartsOver,
-    /// Rule 17.
-    Unfenced,
-}
-
-/// A promise that was not kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Violation {
-    /// S1: an allow longer than D after the acknowledgement.
-    Late,
-    /// S2: an allow that began after `--wait` had returned.
-    AfterWait,
-    /// S3: a revoked key became valid again.
-    Revived,
-    /// Whoever made the change acted against it after its acknowledgement.
-    Own,
-    /// L1: a healthy system did not come to rest, or loads what it has.
-    Restless,
-}
-
-#[derive(Debug)]
-struct Revocation {
-    key: usize,
-    by: usize,
-    waits: bool,
-    /// The count of histories before it was made.
-    lineages: u64,
-    stage: Stage,
-}
-
-#[derive(Debug)]
-enum Stage {
-    Asked,
-    /// Only where record and log are two commands.
-    Half {
-        server: usize,
-    },
-    Recorded {
-        mark: Mark,
-        sequence: u64,
-    },
-    Acknowledged {
-        sequence: u64,
-    },
-    Waiting {
-        wait: Wait,
-        list: Option<(Vec<Member>, Moment, u64)>,
-    },
-}
-
 pub struct World {
     millis: Arc<AtomicU64>,
     random: u64,
-    broken: Broken,
+    pub broken: Broken,
     pub redis: Redis,
     pub replicas: Vec<Replica>,
-    revocation: Option<Revocation>,
-    acknowledged: [Option<(Moment, u64, usize)>; KEYS],
-    returned: [Option<u64>; KEYS],
+    pub revocation: Option<Revocation>,
+    pub acknowledged: [Option<(Moment, u64, usize)>; KEYS],
+    pub returned: [Option<u64>; KEYS],
     /// One whose channel is slow.
     sleepy: Option<usize>,
     /// The last beat before everything was lost of the one who waited then.
-    flushed_at: u64,
-    step: u64,
+    pub flushed_at: u64,
+    pub step: u64,
     allows: u64,
 }
 
@@ -175,7 +86,7 @@ impl World {
         (mixed ^ (mixed >> 31)) % end
     }
 
-    fn pick(&mut self, end: usize) -> usize {
+    pub fn pick(&mut self, end: usize) -> usize {
         self.below(end as u64) as usize
     }
 
@@ -183,7 +94,7 @@ impl World {
         self.allows
     }
 
-    fn now(&self) -> Moment {
+    pub fn now(&self) -> Moment {
         Moment::from_millis(self.millis.load(Ordering::SeqCst))
     }
 
@@ -208,7 +119,7 @@ impl World {
         }
     }
 
-    fn follow_once(&mut self, replica: usize) {
+    pub fn follow_once(&mut self, replica: usize) {
         let random = self.below(1 << 20);
         self.replicas[replica].follow(&mut self.redis, random, self.step);
     }
@@ -338,179 +249,6 @@ impl World {
             }
             _ => self.revocation = None,
         }
-    }
-
-    pub fn revoke(&mut self) {
-        loop {
-            self.revoke_once();
-            if self.below(3) == 0 {
-                return;
-            }
-            if self.below(4) == 0 {
-                self.redis.replicate();
-            }
-        }
-    }
-
-    /// Moves the one who revokes a step on.
-    fn revoke_once(&mut self) {
-        let Some(mut revocation) = self.revocation.take() else {
-            let (key, by, waits) = (self.pick(KEYS), self.pick(REPLICAS), self.below(3) > 0);
-            let lineages = self.replicas[by].channel.standing().lineages;
-            self.revocation = Some(Revocation { key, by, waits, lineages, stage: Stage::Asked });
-            return;
-        };
-        let stage = match revocation.stage {
-            Stage::Asked => self.record(revocation.key),
-            Stage::Half { server } => self.record_late(revocation.key, server),
-            Stage::Recorded { mark, sequence } => self.acknowledge(&revocation, mark, sequence),
-            Stage::Acknowledged { .. } if !revocation.waits => None,
-            Stage::Acknowledged { sequence } => {
-                let wait = Wait::new(sequence, revocation.lineages, self.now());
-                Some(Stage::Waiting { wait, list: None })
-            }
-            Stage::Waiting { wait, list } => {
-                self.attend(revocation.by);
-                let lineages = self.replicas[revocation.by].channel.standing().lineages;
-                let next = self.observe((revocation.key, revocation.by, revocation.lineages), wait, list);
-                if matches!(next, Some(Stage::Asked)) {
-                    revocation.lineages = lineages;
-                }
-                next
-            }
-        };
-        self.revocation = stage.map(|stage| Revocation { stage, ..revocation });
-    }
-
-    /// Rule 6.
-    fn record(&mut self, key: usize) -> Option<Stage> {
-        let random = self.below(1 << 20);
-        let server = self.redis.find(random);
-        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
-            return None;
-        }
-        let data = &mut self.redis.servers[server].data;
-        let repeated = data.revoked[key];
-        match self.broken {
-            Broken::RetryAppendsNothing if repeated => {
-                let sequence = data.sequence();
-                return Some(Stage::Recorded { mark: self.redis.mark(server), sequence });
-            }
-            Broken::RetryAppendsNothing => {
-                data.revoked[key] = true;
-                return Some(Stage::Half { server });
-            }
-            Broken::LogBeforeRecord => {
-                data.append(Change::Ends(key));
-                return Some(Stage::Half { server });
-            }
-            _ => data.revoked[key] = true,
-        }
-        let sequence = data.append(Change::Ends(key));
-        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
-    }
-
-    fn record_late(&mut self, key: usize, server: usize) -> Option<Stage> {
-        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
-            return None;
-        }
-        let stopped = self.broken == Broken::RetryAppendsNothing && self.below(2) == 0;
-        let data = &mut self.redis.servers[server].data;
-        if self.broken == Broken::LogBeforeRecord {
-            data.revoked[key] = true;
-        } else if stopped {
-            // The administrator was stopped in between, and tries again later.
-            return Some(Stage::Asked);
-        } else {
-            data.append(Change::Ends(key));
-        }
-        let sequence = data.sequence();
-        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
-    }
-
-    /// Rule 7.
-    fn acknowledge(&mut self, revocation: &Revocation, mark: Mark, sequence: u64) -> Option<Stage> {
-        let Revocation { key, by, .. } = *revocation;
-        if self.broken != Broken::AcknowledgedUnreplicated {
-            if self.redis.is_broken(mark) {
-                return None;
-            }
-            if !self.redis.is_replicated(mark) {
-                return Some(Stage::Recorded { mark, sequence });
-            }
-        }
-        if self.broken != Broken::WriterForgetsItself {
-            self.replicas[by].stamps.acknowledge(sequence, &Touched::of(&[slots(key)]));
-        }
-        self.acknowledged[key].get_or_insert((self.now(), self.step, by));
-        Some(Stage::Acknowledged { sequence })
-    }
-
-    /// Rule 14: the members are listed, then a renewal is sent, then both are judged.
-    fn observe(
-        &mut self,
-        (key, by, lineages): (usize, usize, u64),
-        mut wait: Wait,
-        list: Option<(Vec<Member>, Moment, u64)>,
-    ) -> Option<Stage> {
-        let replica = &self.replicas[by];
-        let Some(server) = replica.listens_to() else { return Some(Stage::Waiting { wait, list }) };
-        let beat = replica.channel.own().beat;
-        let Some((members, listed, listed_beat)) = list else {
-            let list = Some((self.members(server, by), self.now(), beat));
-            return Some(Stage::Waiting { wait, list });
-        };
-        if beat <= listed_beat || !replica.is_attached() {
-            return Some(Stage::Waiting { wait, list: Some((members, listed, listed_beat)) });
-        }
-        let mut own = replica.channel.standing();
-        match self.broken {
-            Broken::WaitIgnoresFence => own.attached_since = Some(Moment::default()),
-            Broken::WaitNeverStartsOver => {
-                own.lineages = lineages;
-            }
-            _ => {}
-        }
-        match wait.observe(&Observation { asked: listed, listed, members: &members, own, now: self.now() }) {
-            Verdict::Pending => Some(Stage::Waiting { wait, list: None }),
-            Verdict::StartOver => Some(Stage::Asked),
-            Verdict::Done(_) => {
-                // What it saw may be from before.
-                if beat > self.flushed_at {
-                    self.returned[key].get_or_insert(self.step);
-                }
-                None
-            }
-        }
-    }
-
-    /// Moves the channel of the one who waits, often until it has nothing to do.
-    fn attend(&mut self, by: usize) {
-        for _ in 0..self.below(4) * 6 {
-            self.follow_once(by);
-            if self.replicas[by].listens_to().is_some() {
-                break;
-            }
-        }
-    }
-
-    fn members(&self, server: usize, by: usize) -> Vec<Member> {
-        let listed = self.redis.servers[server].data.members.iter().enumerate();
-        let counted = listed.filter(|(number, _)| self.broken != Broken::WaitCountsItselfAlone || *number == by);
-        let member = |(number, listed): (usize, &Option<crate::redis::Listed>)| {
-            let listed = (*listed)?;
-            Some(Member {
-                id: number.to_string(),
-                name: String::new(),
-                position: Position { sequence: listed.sequence, chain: String::new() },
-                beat: listed.beat,
-                state: MemberState::Attached,
-                since: Timestamp::default(),
-                grace: std::time::Duration::ZERO,
-                version: String::new(),
-            })
-        };
-        counted.filter_map(member).collect()
     }
 
     /// Everything goes well for a while: these replicas end attached, and have both keys.

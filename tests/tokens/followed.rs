@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use tollgate::domain::decision::Denial;
+use tollgate::domain::decision::Tier;
+use tollgate::registry::{Actor, RegistryError};
 
 use crate::idp::{Answer, Idp};
 use crate::mint::{SigningKey, jwks};
@@ -191,4 +193,30 @@ async fn other_rules_forget_what_was_found_under_the_old_ones() {
 fn unsigned(header: &str, payload: &str) -> String {
     use crate::mint::encoded;
     format!("{}.{}.{}", encoded(header.as_bytes()), encoded(payload.as_bytes()), encoded(&[7; 64]))
+}
+
+#[tokio::test]
+async fn what_was_found_out_about_an_issuer_is_forgotten_when_that_is_asked_for() {
+    let key = SigningKey::generate("known", "ES256");
+    let idp = Idp::start(Answer::Keys(jwks([&key]))).await;
+    let world = world_of(&idp).await;
+    let token = key.token(&claims());
+    world.wait_for(&token, None).await;
+    let tier = async || {
+        let bearer = format!("Bearer {token}");
+        world.decide("/data", &bearer, |decision| decision.trace().principal.unwrap()).await
+    };
+    assert_eq!(tier().await, Tier::Cache);
+    let registry = &world.core.registry;
+    let forget = async |name: &str| registry.forget_issuer(&world.policy, &Actor::operator(), name).await;
+    assert!(matches!(forget("nobody").await, Err(RegistryError::NotFound(_))));
+    assert_eq!(tier().await, Tier::Cache);
+    for _ in 0..2 {
+        assert!(forget("sso").await.unwrap().sequence.is_some());
+        assert_eq!(tier().await, Tier::Verified);
+        assert_eq!(tier().await, Tier::Cache, "what is found out now is remembered");
+    }
+    let bound = Actor { project: Some("acme".to_owned()), ..Actor::operator() };
+    assert!(matches!(registry.forget_issuer(&world.policy, &bound, "sso").await, Err(RegistryError::Forbidden(_))));
+    assert_eq!(tier().await, Tier::Cache);
 }

@@ -263,7 +263,7 @@ async fn a_token_of_ours_is_signed_by_us() {
     house.user("ada", "acme", &["manage_keys"]).await;
     let token = house.token("ada").await;
     let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
-    let kid = house.logins.jwks()["keys"][0]["kid"].as_str().unwrap().to_owned();
+    let kid = house.logins.jwks().await["keys"][0]["kid"].as_str().unwrap().to_owned();
     let stranger = SigningKey::generate(&kid, "EdDSA");
     use base64::Engine as _;
     let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
@@ -281,23 +281,23 @@ async fn keys_are_replaced_and_the_old_ones_verify_for_a_while() {
     const DAY: u64 = 24 * 3600;
     let house = House::new();
     house.user("ada", "acme", &["manage_keys"]).await;
-    let keys = || house.logins.jwks()["keys"].as_array().unwrap().len();
-    assert_eq!(keys(), 0);
+    let keys = async || house.logins.jwks().await["keys"].as_array().unwrap().len();
+    assert_eq!(keys().await, 0);
     house.token("ada").await;
-    assert_eq!(keys(), 1);
+    assert_eq!(keys().await, 1);
     house.world.set_now(NOW + 30 * DAY - 300);
     let last_of_the_first = house.token("ada").await;
-    assert_eq!(keys(), 1);
+    assert_eq!(keys().await, 1);
     house.world.set_now(NOW + 30 * DAY);
     let first_of_the_second = house.token("ada").await;
-    assert_eq!(keys(), 2);
+    assert_eq!(keys().await, 2);
     for token in [&last_of_the_first, &first_of_the_second] {
         assert_eq!(house.denial(token).await, None);
     }
     // No token needs the first one any more.
     house.world.set_now(NOW + 33 * DAY);
     house.world.core.resolver.signing().load(house.clock.now()).await.unwrap();
-    assert_eq!(keys(), 1);
+    assert_eq!(keys().await, 1);
     house.logins.renew_keys().await.unwrap();
     assert_eq!(house.world.core.store.signing_keys().await.unwrap().len(), 1);
 }

@@ -6,6 +6,7 @@ mod client;
 mod fleet;
 mod grammar;
 mod guard;
+mod issuers;
 mod keys;
 pub mod openapi;
 mod operations;

@@ -90,7 +90,7 @@ pub async fn logout(
 }
 
 pub async fn jwks(State(state): State<AdminState>) -> Response {
-    let body = state.logins.jwks().to_string();
+    let body = state.logins.jwks().await.to_string();
     let mut response = reply::json_response(StatusCode::OK, body.into()).into_response();
     response.headers_mut().insert(CACHE_CONTROL, JWKS_AGE);
     response

@@ -3,6 +3,7 @@
 
 pub mod audit;
 pub mod fleet;
+pub mod issuers;
 pub mod keys;
 pub mod projects;
 pub mod resources;
@@ -19,6 +20,7 @@ pub const BOOTSTRAP: &str = "/api/v1/auth/bootstrap";
 pub const RESOURCES: &str = "/api/v1/resources";
 pub const USERS: &str = "/api/v1/users";
 pub const PROJECTS: &str = "/api/v1/projects";
+pub const ISSUERS: &str = "/api/v1/issuers";
 pub const FLEET: &str = "/api/v1/fleet";
 pub const AUDIT: &str = "/api/v1/audit";
 pub const LOGIN: &str = "/api/v1/auth/login";

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{Access, IfMatchRule, Operation};
 use crate::server::admin::wire::audit::{AuditPage, ListAudit};
 use crate::server::admin::wire::fleet::{Changed, FleetBody};
+use crate::server::admin::wire::issuers::{ForgottenBody, IssuerPath};
 use crate::server::admin::wire::keys::{
     CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey,
 };
@@ -16,7 +17,7 @@ use crate::server::admin::wire::users::{CreateUser, ListUsers, SetPassword, Upda
 use crate::server::admin::wire::{
     AUDIT, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, USERS, WHOAMI,
 };
-use crate::server::admin::{Door, audit, fleet, keys, openapi, projects, resources, session, users, whoami};
+use crate::server::admin::{Door, audit, fleet, issuers, keys, openapi, projects, resources, session, users, whoami};
 
 const PRIVATE: &[Door] = &[Door::Socket, Door::Http];
 const EVERYWHERE: &[Door] = &[Door::Socket, Door::Http, Door::ThroughEnvoy];
@@ -31,10 +32,11 @@ const ROTATE_KEY: &str = "/api/v1/auth/api-keys/{id}/rotate";
 const ONE_USER: &str = "/api/v1/users/{name}";
 const PASSWORD: &str = "/api/v1/users/{name}/password";
 const ONE_PROJECT: &str = "/api/v1/projects/{name}";
+const VERDICTS: &str = "/api/v1/issuers/{name}/verdicts";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 28] = [
+pub static OPERATIONS: [Operation; 29] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -186,6 +188,15 @@ pub static OPERATIONS: [Operation; 28] = [
         )
         .on::<ProjectPath>("project:{name}")
         .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<Changed<ForgottenBody>>("issuer.forget", "DELETE", VERDICTS, || delete(issuers::forget), 200)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says(
+            "Have the tokens of an issuer verified anew",
+            "What was found out about them is forgotten, here and in the whole fleet. Only an administrator of every project \
+             may.",
+        )
+        .on::<IssuerPath>("issuer:{name}")
         .waits(),
     Operation::new::<FleetBody>("fleet.show", "GET", FLEET, || get(fleet::show), 200)
         .by(MANAGE_KEYS, PRIVATE)

@@ -1,0 +1,256 @@
+//! A fleet on one store: replicas in this process, each with a thread, connections and caches of its own, and real processes
+//! beside them. Ends with its test.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::stream;
+use tempfile::TempDir;
+use tokio::runtime::Handle;
+use tollgate::config;
+use tollgate::config::Compiled;
+use tollgate::config::StoreSettings;
+use tollgate::domain::attributes::Attributes;
+use tollgate::domain::attributes::Header;
+use tollgate::fleet::driver::Fleet;
+use tollgate::fleet::report::Waited;
+use tollgate::pepper;
+use tollgate::policy::Policy;
+use tollgate::policy::respond::Decision;
+use tollgate::registry::Actor;
+use tollgate::registry::Expected;
+use tollgate::registry::KeySpec;
+use tollgate::registry::RegistryError;
+use tollgate::resolve::api_key::Digester;
+use tollgate::resolve::cache::Sizes;
+use tollgate::run::Core;
+use tollgate::run::store::Opened;
+use tollgate::run::store::open;
+use tollgate::store::redis::Init;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
+
+use super::load::{Answer, Key, PROMISED};
+use super::process::Process;
+use super::servers::{self, free_port};
+
+pub const HOST: &str = "api.example.com";
+pub const TARGET: &str = "/v1/chat/completions";
+
+/// How long Envoy waits for an answer.
+const ENVOY: Duration = Duration::from_millis(200);
+/// How long anything may take that is waited for.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+
+const CONFIG: &str = r#"
+version: 1
+store: {redis: {STORE}}
+pepper: {current: 1, keys: {1: {file: FOLDER/pepper.1}}}
+listen:
+  check: {unix: {path: FOLDER/check.sock, mode: "0600"}}
+  admin: {unix: {path: FOLDER/admin.sock, mode: "0600"}}
+  ops: {http: "127.0.0.1:OPS"}
+planes:
+  data: {prefix: ik_live, revoked: 401}
+permissions: [run_inference]
+hosts:
+  - match: [api.example.com]
+    routes:
+      - {name: chat, match: [POST /v1/chat/completions], plane: data, all_of: [run_inference], in: {project: key}}
+log: {level: warn, decisions: none}
+workers: 1
+"#;
+
+/// Somebody who answers checks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub enum Replica {
+    Here(Here),
+    Process(Arc<Process>),
+}
+
+impl Replica {
+    pub async fn ask(&self, key: &str) -> Answer {
+        let answer = async {
+            match self {
+                Self::Here(here) => here.decide(key).await,
+                Self::Process(process) => process.check(key).await,
+            }
+        };
+        tokio::time::timeout(ENVOY, answer).await.unwrap_or(Answer::Unavailable)
+    }
+}
+
+/// A replica in this process.
+#[derive(Clone, Debug)]
+pub struct Here {
+    pub core: Core,
+    pub fleet: Fleet,
+    pub policy: Arc<Policy>,
+}
+
+impl Here {
+    async fn decide(&self, key: &str) -> Answer {
+        let value = format!("Bearer {key}");
+        let headers = vec![Header { name: "authorization", value: value.as_bytes() }];
+        let request = Attributes { method: "POST", target: TARGET, host: HOST, headers, ..Attributes::default() };
+        match self.core.pipeline.decide(&self.policy, &request).await {
+            Decision::Allow(_) => Answer::Allowed,
+            Decision::Deny(denied) if denied.status == 503 => Answer::Unavailable,
+            Decision::Deny(denied) => Answer::Denied(denied.status),
+        }
+    }
+
+    pub async fn make_key(&self, expires_in: Option<Duration>) -> Arc<Key> {
+        let spec = KeySpec {
+            name: "chaos".to_owned(),
+            plane: "data".to_owned(),
+            project: "acme".to_owned(),
+            workloads: vec!["*".to_owned()],
+            permissions: vec!["run_inference".to_owned()],
+            expires_in,
+        };
+        let made = self.core.registry.create_key(&self.policy, &Actor::operator(), spec, None).await.unwrap();
+        Arc::new(Key::new(made.record.id, made.secret.expose().to_owned()))
+    }
+
+    pub async fn make_keys(&self, count: usize) -> Vec<Arc<Key>> {
+        stream::iter(0..count).map(|_| self.make_key(None)).buffered(8).collect().await
+    }
+
+    /// Gives the moment of the acknowledgement. Nobody may be allowed with the key from `PROMISED` after it.
+    pub async fn revoke(&self, key: &Key) -> Result<Instant, RegistryError> {
+        self.revoke_numbered(key).await.map(|(acknowledged, _)| acknowledged)
+    }
+
+    async fn revoke_numbered(&self, key: &Key) -> Result<(Instant, u64), RegistryError> {
+        key.begin_to_end();
+        let made = self.core.registry.revoke_key(&Actor::operator(), key.id, Expected::Any).await?;
+        let acknowledged = Instant::now();
+        key.bar_from(acknowledged + PROMISED);
+        Ok((acknowledged, made.sequence.unwrap()))
+    }
+
+    /// Revokes and waits; gives the moment of the acknowledgement, and how many could still allow when the wait was over.
+    pub async fn revoke_and_wait(&self, key: &Key) -> Result<(Instant, usize), RegistryError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let lineages = self.fleet.lineages();
+            let (acknowledged, sequence) = self.revoke_numbered(key).await?;
+            match self.fleet.wait(sequence, lineages, Duration::from_secs(5)).await? {
+                Waited::Done(report) if report.lagging.is_empty() => {
+                    key.bar_from(Instant::now());
+                    return Ok((acknowledged, 0));
+                }
+                Waited::Done(report) => return Ok((acknowledged, report.lagging.len())),
+                Waited::StartOver => assert!(Instant::now() < deadline, "the wait starts over without an end"),
+            }
+        }
+    }
+}
+
+/// A store and what its replicas are configured with.
+#[derive(Debug)]
+pub struct House {
+    pub server: servers::Server,
+    folder: TempDir,
+}
+
+impl House {
+    /// On a server with these settings beside its own.
+    pub async fn with(settings: &[&str]) -> Self {
+        let server = tokio::task::block_in_place(|| servers::Server::with(settings));
+        let house = Self { server, folder: tempfile::tempdir().unwrap() };
+        write_pepper(&house.folder);
+        assert!(matches!(house.init().await, Init::Made { .. }));
+        house
+    }
+
+    /// What `tollgate store init` does.
+    pub async fn init(&self) -> Init {
+        init(&self.store(), &self.folder).await
+    }
+
+    fn store(&self) -> String {
+        format!("url: 'redis://{}'", self.server.address())
+    }
+
+    pub async fn replica(&self) -> Here {
+        self.replica_through(&self.server.address()).await
+    }
+
+    /// One that reaches the store at another address.
+    pub async fn replica_through(&self, address: &str) -> Here {
+        join(&format!("url: 'redis://{address}'"), &self.folder).await
+    }
+
+    pub async fn replicas(&self, count: usize) -> Vec<Here> {
+        stream::iter(0..count).map(|_| self.replica()).buffered(8).collect().await
+    }
+
+    pub fn process(&self) -> Process {
+        let folder = tempfile::tempdir().unwrap();
+        write_pepper(&folder);
+        let config = configured(&self.store(), &folder);
+        Process::start(folder, &config)
+    }
+}
+
+/// What `tollgate store init` does.
+pub async fn init(store: &str, folder: &TempDir) -> Init {
+    let StoreSettings::Redis(settings) = compiled(store, folder).settings.store else { panic!("a fleet's store") };
+    Redis::new(Connector::open(settings.place).unwrap(), Handle::current()).init().await.unwrap()
+}
+
+fn compiled(store: &str, folder: &TempDir) -> Compiled {
+    config::parse(&configured(store, folder)).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// Joins the fleet on a store, as the process does at its start.
+pub async fn join(store: &str, folder: &TempDir) -> Here {
+    let compiled = compiled(store, folder);
+    let opened = open(&compiled.settings.store, PATIENCE).await.unwrap();
+    let (current, older) = pepper::load(&compiled.settings.pepper, &opened.store()).await.unwrap();
+    let Opened::Joined(joined) = opened else { panic!("a fleet's store") };
+    let sizes = Sizes { known: 100_000, unknown: 10_000, loads: 256 };
+    let (core, fleet) = Core::join(joined, Duration::ZERO, Digester::new(&current, &older), sizes).unwrap();
+    Here { core, fleet, policy: Arc::new(compiled.policy) }
+}
+
+pub fn write_pepper(folder: &TempDir) {
+    let file = folder.path().join("pepper.1");
+    fs::write(&file, PEPPER).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+}
+
+fn configured(store: &str, folder: &TempDir) -> String {
+    CONFIG
+        .replace("STORE", store)
+        .replace("FOLDER", folder.path().to_str().unwrap())
+        .replace("OPS", &free_port().to_string())
+}
+
+/// Until every replica allows a key.
+pub async fn all_allow(replicas: &[Replica], key: &Key) {
+    all_answer(replicas, key, Answer::Allowed).await;
+}
+
+/// Until every replica answers so.
+pub async fn all_answer(replicas: &[Replica], key: &Key, answer: Answer) {
+    for replica in replicas {
+        wait_for(&format!("{answer:?} everywhere"), async || replica.ask(&key.text).await == answer).await;
+    }
+}
+
+/// Waits until a condition holds; panics when patience is over.
+pub async fn wait_for(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < PATIENCE, "waited for {what} in vain");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

@@ -1,0 +1,47 @@
+//! What a fleet does while its store, its network and its own processes fail, with real `redis-server` processes. Each
+//! experiment checks all the time, and counts every allow of a revoked key and every refusal of a good one.
+//!
+//! A short form of each runs with the other tests. `make chaos` (`TOLLGATE_CHAOS=1`) runs the full ones, each of which writes its
+//! row to `target/chaos`.
+
+mod crash;
+mod cut_off;
+mod floods;
+mod house;
+mod load;
+mod process;
+mod propagation;
+mod proxy;
+mod row;
+#[path = "../../support/servers.rs"]
+mod servers;
+mod store;
+
+use row::{Row, Scale};
+
+macro_rules! experiments {
+    ($($name:ident = $run:path;)*) => {
+        $(#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+        async fn $name() {
+            let scale = Scale::asked();
+            let row: Row = $run(scale).await;
+            row.conclude(scale);
+        })*
+    };
+}
+
+experiments! {
+    propagation = propagation::run;
+    channel_killed = store::channel_killed;
+    redis_stopped = store::redis_stopped;
+    redis_killed = crash::redis_killed;
+    sentinel_failover = crash::sentinel_failover;
+    cluster_master_killed = crash::cluster_master_killed;
+    flushall = store::flushall;
+    memory_full = store::memory_full;
+    tollgate_stopped = cut_off::tollgate_stopped;
+    replica_cut_off = cut_off::replica_cut_off;
+    replica_dropped = cut_off::replica_dropped;
+    expiring_at_once = floods::expiring_at_once;
+    random_keys = floods::random_keys;
+}

@@ -1,0 +1,217 @@
+//! The one who revokes, and waits until it counts everywhere. Steps on only when the scheduler says so.
+
+use tollgate::domain::change::{Position, Touched};
+use tollgate::domain::fleet::Member;
+use tollgate::domain::fleet::MemberState;
+use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::revocation::wait::{Observation, Verdict, Wait};
+
+use crate::redis::{Change, Listed, Mark};
+use crate::replica::{KEYS, REPLICAS, slots};
+use crate::rules::Broken;
+use crate::world::World;
+
+#[derive(Debug)]
+pub struct Revocation {
+    pub key: usize,
+    pub by: usize,
+    pub waits: bool,
+    /// The count of histories before it was made.
+    pub lineages: u64,
+    pub stage: Stage,
+}
+
+#[derive(Debug)]
+pub enum Stage {
+    Asked,
+    /// Only where record and log are two commands.
+    Half {
+        server: usize,
+    },
+    Recorded {
+        mark: Mark,
+        sequence: u64,
+    },
+    Acknowledged {
+        sequence: u64,
+    },
+    Waiting {
+        wait: Wait,
+        list: Option<(Vec<Member>, Moment, u64)>,
+    },
+}
+
+impl World {
+    pub fn revoke(&mut self) {
+        loop {
+            self.revoke_once();
+            if self.below(3) == 0 {
+                return;
+            }
+            if self.below(4) == 0 {
+                self.redis.replicate();
+            }
+        }
+    }
+
+    /// Moves the one who revokes a step on.
+    fn revoke_once(&mut self) {
+        let Some(mut revocation) = self.revocation.take() else {
+            let (key, by, waits) = (self.pick(KEYS), self.pick(REPLICAS), self.below(3) > 0);
+            let lineages = self.replicas[by].channel.standing().lineages;
+            self.revocation = Some(Revocation { key, by, waits, lineages, stage: Stage::Asked });
+            return;
+        };
+        let stage = match revocation.stage {
+            Stage::Asked => self.record(revocation.key),
+            Stage::Half { server } => self.record_late(revocation.key, server),
+            Stage::Recorded { mark, sequence } => self.acknowledge(&revocation, mark, sequence),
+            Stage::Acknowledged { .. } if !revocation.waits => None,
+            Stage::Acknowledged { sequence } => {
+                let wait = Wait::new(sequence, revocation.lineages, self.now());
+                Some(Stage::Waiting { wait, list: None })
+            }
+            Stage::Waiting { wait, list } => {
+                self.attend(revocation.by);
+                let lineages = self.replicas[revocation.by].channel.standing().lineages;
+                let next = self.observe((revocation.key, revocation.by, revocation.lineages), wait, list);
+                if matches!(next, Some(Stage::Asked)) {
+                    revocation.lineages = lineages;
+                }
+                next
+            }
+        };
+        self.revocation = stage.map(|stage| Revocation { stage, ..revocation });
+    }
+
+    /// Rule 6.
+    fn record(&mut self, key: usize) -> Option<Stage> {
+        let random = self.below(1 << 20);
+        let server = self.redis.find(random);
+        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
+            return None;
+        }
+        let data = &mut self.redis.servers[server].data;
+        let repeated = data.revoked[key];
+        match self.broken {
+            Broken::RetryAppendsNothing if repeated => {
+                let sequence = data.sequence();
+                return Some(Stage::Recorded { mark: self.redis.mark(server), sequence });
+            }
+            Broken::RetryAppendsNothing => {
+                data.revoked[key] = true;
+                return Some(Stage::Half { server });
+            }
+            Broken::LogBeforeRecord => {
+                data.append(Change::Ends(key));
+                return Some(Stage::Half { server });
+            }
+            _ => data.revoked[key] = true,
+        }
+        let sequence = data.append(Change::Ends(key));
+        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
+    }
+
+    fn record_late(&mut self, key: usize, server: usize) -> Option<Stage> {
+        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
+            return None;
+        }
+        let stopped = self.broken == Broken::RetryAppendsNothing && self.below(2) == 0;
+        let data = &mut self.redis.servers[server].data;
+        if self.broken == Broken::LogBeforeRecord {
+            data.revoked[key] = true;
+        } else if stopped {
+            // The administrator was stopped in between, and tries again later.
+            return Some(Stage::Asked);
+        } else {
+            data.append(Change::Ends(key));
+        }
+        let sequence = data.sequence();
+        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
+    }
+
+    /// Rule 7.
+    fn acknowledge(&mut self, revocation: &Revocation, mark: Mark, sequence: u64) -> Option<Stage> {
+        let Revocation { key, by, .. } = *revocation;
+        if self.broken != Broken::AcknowledgedUnreplicated {
+            if self.redis.is_broken(mark) {
+                return None;
+            }
+            if !self.redis.is_replicated(mark) {
+                return Some(Stage::Recorded { mark, sequence });
+            }
+        }
+        if self.broken != Broken::WriterForgetsItself {
+            self.replicas[by].stamps.acknowledge(sequence, &Touched::of(&[slots(key)]));
+        }
+        self.acknowledged[key].get_or_insert((self.now(), self.step, by));
+        Some(Stage::Acknowledged { sequence })
+    }
+
+    /// Rule 14: the members are listed, then a renewal is sent, then both are judged.
+    fn observe(
+        &mut self,
+        (key, by, lineages): (usize, usize, u64),
+        mut wait: Wait,
+        list: Option<(Vec<Member>, Moment, u64)>,
+    ) -> Option<Stage> {
+        let replica = &self.replicas[by];
+        let Some(server) = replica.listens_to() else { return Some(Stage::Waiting { wait, list }) };
+        let beat = replica.channel.own().beat;
+        let Some((members, listed, listed_beat)) = list else {
+            let list = Some((self.members(server, by), self.now(), beat));
+            return Some(Stage::Waiting { wait, list });
+        };
+        if beat <= listed_beat || !replica.is_attached() {
+            return Some(Stage::Waiting { wait, list: Some((members, listed, listed_beat)) });
+        }
+        let mut own = replica.channel.standing();
+        match self.broken {
+            Broken::WaitIgnoresFence => own.attached_since = Some(Moment::default()),
+            Broken::WaitNeverStartsOver => {
+                own.lineages = lineages;
+            }
+            _ => {}
+        }
+        match wait.observe(&Observation { asked: listed, listed, members: &members, own, now: self.now() }) {
+            Verdict::Pending => Some(Stage::Waiting { wait, list: None }),
+            Verdict::StartOver => Some(Stage::Asked),
+            Verdict::Done(_) => {
+                // What it saw may be from before.
+                if beat > self.flushed_at {
+                    self.returned[key].get_or_insert(self.step);
+                }
+                None
+            }
+        }
+    }
+
+    /// Moves the channel of the one who waits, often until it has nothing to do.
+    fn attend(&mut self, by: usize) {
+        for _ in 0..self.below(4) * 6 {
+            self.follow_once(by);
+            if self.replicas[by].listens_to().is_some() {
+                break;
+            }
+        }
+    }
+
+    fn members(&self, server: usize, by: usize) -> Vec<Member> {
+        let listed = self.redis.servers[server].data.members.iter().enumerate();
+        let counted = listed.filter(|(number, _)| self.broken != Broken::WaitCountsItselfAlone || *number == by);
+        let member = |(number, listed): (usize, &Option<Listed>)| {
+            let listed = (*listed)?;
+            Some(Member {
+                id: number.to_string(),
+                name: String::new(),
+                position: Position { sequence: listed.sequence, chain: String::new() },
+                beat: listed.beat,
+                state: MemberState::Attached,
+                since: Timestamp::default(),
+                grace: std::time::Duration::ZERO,
+                version: String::new(),
+            })
+        };
+        counted.filter_map(member).collect()
+    }
+}

@@ -1,0 +1,58 @@
+//! What the protocol promises, and the rules that can be left out of the model.
+
+/// A rule that is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broken {
+    Nothing,
+    /// Rule 3.
+    StampsBeforeLease,
+    /// Rule 4.
+    JoinsUnchecked,
+    /// Rule 6: two commands instead of one script.
+    LogBeforeRecord,
+    /// Rule 6: nothing is appended for a record that says revoked already.
+    RetryAppendsNothing,
+    /// Rule 7.
+    AcknowledgedUnreplicated,
+    /// Rule 7: the writer does not apply its own change before it acknowledges.
+    WriterForgetsItself,
+    /// Rule 8: numbers are compared, and not what stands behind them.
+    IdsAlone,
+    /// Rule 9.
+    LeaseBehindTheHead,
+    /// Rule 9.
+    LeaseFromReceipt,
+    /// Rule 9: what was cached outlasts a resync.
+    ResyncKeepsCache,
+    /// Rule 10.
+    PlainLoads,
+    /// Rule 11.
+    LoadsFromReceipt,
+    /// Rule 12.
+    ForgetsRevocations,
+    /// Rule 13: the first lease comes before the store's replicas know the member.
+    LeaseUnsettled,
+    /// Rule 14, and rule 13, which makes up for it where a failover loses nothing that was settled.
+    WaitIgnoresFence,
+    /// Rule 14.
+    WaitCountsItselfAlone,
+    /// Rule 14.
+    WaitNeverStartsOver,
+    /// Rule 17.
+    Unfenced,
+}
+
+/// A promise that was not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Violation {
+    /// S1: an allow longer than D after the acknowledgement.
+    Late,
+    /// S2: an allow that began after `--wait` had returned.
+    AfterWait,
+    /// S3: a revoked key became valid again.
+    Revived,
+    /// Whoever made the change acted against it after its acknowledgement.
+    Own,
+    /// L1: a healthy system did not come to rest, or loads what it has.
+    Restless,
+}

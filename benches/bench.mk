@@ -10,6 +10,7 @@ bench: bench-tools ## Tollgate and its references side by side: one table, and t
 
 bench-tools:
 	@scripts/envoy
+	@scripts/redis
 	@command -v taskset >/dev/null || { echo "taskset is missing: install util-linux"; exit 1; }
 	@command -v h2load >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -qq && apt-get install -qq -y --no-install-recommends nghttp2-client; \

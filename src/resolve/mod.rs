@@ -135,6 +135,7 @@ impl Resolver {
         if let Some(hit) = self.keys.get(&digest, grace) {
             return Ok(hit);
         }
+        self.demand_service()?;
         let digests = self.digester.all(key);
         let load = || {
             let (reader, digests, grants) = (self.reader(), digests.clone(), Arc::clone(&self.grants));
@@ -180,6 +181,7 @@ impl Resolver {
         if let Some(hit) = issuers.cache.get(&name, grace) {
             return Ok(hit);
         }
+        self.demand_service()?;
         let issuers = Arc::clone(&issuers);
         let stamp = self.stamps.take();
         let mut verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
@@ -249,6 +251,7 @@ impl Resolver {
         if let Some(hit) = self.resources.get(&digest, grace) {
             return Ok(hit);
         }
+        self.demand_service()?;
         let load = || {
             let (reader, kind, id) = (self.reader(), reference.kind.to_owned(), reference.id.to_owned());
             let slots = Slots::of_digests(&[named("resource", &reference.to_string())]);
@@ -279,6 +282,11 @@ impl Resolver {
             }
         };
         self.projects.load(digest, load).await
+    }
+
+    /// What could not be served is not looked up either.
+    fn demand_service(&self) -> Result<(), ResolveError> {
+        if self.can_serve() { Ok(()) } else { Err(ResolveError::Unavailable) }
     }
 
     fn reader(&self) -> Reader {

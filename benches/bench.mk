@@ -1,4 +1,4 @@
-# BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, BENCH_TABLES="direct envoy memory" for some of the tables. Stands on its
+# BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, BENCH_TABLES="direct fleet envoy memory" for some of the tables. Stands on its
 # own too: make -f benches/bench.mk bench
 
 BENCH_BUILT := $(or $(CARGO_TARGET_DIR),target)/release
@@ -10,6 +10,7 @@ bench: bench-tools ## Tollgate and its references side by side: one table, and t
 
 bench-tools:
 	@scripts/envoy
+	@scripts/redis
 	@command -v taskset >/dev/null || { echo "taskset is missing: install util-linux"; exit 1; }
 	@command -v h2load >/dev/null || if [ "$$(id -u)" = 0 ]; then \
 	    apt-get update -qq && apt-get install -qq -y --no-install-recommends nghttp2-client; \

@@ -33,6 +33,11 @@ impl Pipeline {
         Self { resolver, last_used, clock }
     }
 
+    /// Whether what is cached may be answered from.
+    pub fn is_leased(&self) -> bool {
+        self.resolver.is_leased()
+    }
+
     /// May this request pass?
     pub async fn decide<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Decision<'r> {
         let mut trace = Trace::begin();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
 
+use crate::fleet::Replica;
 use crate::h2load::{Figures, Run};
 use crate::jwt::Tokens;
 use crate::keys::{KEY_LENGTH, Keys};
@@ -15,11 +16,12 @@ use crate::report::{Row, Samples};
 use crate::tollgate::Tollgate;
 use crate::{Bench, Outcome};
 
-pub const ROWS: [Row; 22] = [
+pub const ROWS: [Row; 23] = [
     Row::new("direct", "tonic-null", "us cpu", "tonic-null"),
     Row::new("direct", "api-key-hot", "us cpu", "tonic-null").bar(1.3),
     Row::new("direct", "jwt-first", "us cpu", "tonic-null"),
     Row::new("direct", "jwt-repeat", "us cpu", "tonic-null"),
+    Row::new("direct", "redis-miss", "us cpu", "tonic-null"),
     Row::new("direct", "tonic-null-1m", "us cpu", "tonic-null-1m"),
     Row::new("direct", "api-key-1m", "us cpu", "tonic-null-1m").bar(1.1),
     Row::new("direct-rate", "tonic-null", "req/s", "tonic-null").more_is_better(),
@@ -81,6 +83,7 @@ pub fn measure(bench: &Bench, keys: &Keys, tokens: &Tokens, samples: &mut Sample
     ];
     let null = null(&bench.null, &free_address()?.to_string(), None, SERVER_CORE, &bench.folder)?;
     let tollgate = Tollgate::start(&bench.tollgate, &bench.folder, keys, SERVER_CORE, false)?;
+    let replica = Replica::start(bench, keys, bench.rounds * Replica::asked(bench))?;
     let targets = [
         Target { row: "tonic-null", row_1m: "tonic-null-1m", server: &null.0, address: &null.1, edits: false },
         Target::of(&tollgate.server, &tollgate.check),
@@ -104,6 +107,10 @@ pub fn measure(bench: &Bench, keys: &Keys, tokens: &Tokens, samples: &mut Sample
                 target.capacity(bench, shape, samples)?;
             }
         }
+        if let Some(replica) = &replica {
+            let (cpu, _) = replica.miss(bench, keys, &shapes[0], (round - 1) * Replica::asked(bench))?;
+            samples.add("direct", "redis-miss", cpu);
+        }
         tokens.round(bench, round, &targets[1], &shapes[0], samples)?;
         for target in &targets {
             target.million(bench, &shapes[0], keys, samples)?;
@@ -117,6 +124,9 @@ pub fn measure(bench: &Bench, keys: &Keys, tokens: &Tokens, samples: &mut Sample
         return Err(format!("tollgate counts other decisions than were asked for: {counted:?}").into());
     }
     tollgate.stop()?;
+    if let Some(replica) = replica {
+        replica.stop()?;
+    }
     null.0.stop(Signal::TERM)
 }
 
@@ -140,7 +150,14 @@ impl Shape {
         &self.file
     }
 
-    fn new(bench: &Bench, keys: &Keys, table: &'static str, form: Form, body: usize, weight: usize) -> Outcome<Self> {
+    pub fn new(
+        bench: &Bench,
+        keys: &Keys,
+        table: &'static str,
+        form: Form,
+        body: usize,
+        weight: usize,
+    ) -> Outcome<Self> {
         let payload = Payload::new(form, "POST", &keys.hot, body);
         let file = bench.folder.join(format!("{table}.grpc"));
         std::fs::write(&file, &payload.bytes)?;
@@ -228,7 +245,7 @@ impl<'a> Target<'a> {
         Run { url, headers: &GRPC, body: Some(message), http1: false, connections, streams, requests, log }
     }
 
-    /// Runs our own load in a process of its own, and gives its report.
+    /// Runs our own load, in which every answer must be an allow.
     fn load(
         &self,
         bench: &Bench,
@@ -237,16 +254,28 @@ impl<'a> Target<'a> {
         order: Order,
         (connections, streams, requests): (usize, usize, usize),
     ) -> Outcome<serde_json::Value> {
-        let mut command = process::pinned(LOAD_CORE, &bench.own);
-        command.arg("load").arg(self.address).arg(&shape.file).arg(shape.payload.key_at.to_string());
-        command.arg(&keys.file).arg(KEY_LENGTH.to_string());
-        command.arg(if order == Order::Each { "each" } else { "uniform" });
-        command.args([connections, streams, requests].map(|number| number.to_string()));
-        let report: serde_json::Value = serde_json::from_str(&process::output_of(&mut command)?)?;
+        let report = ask(bench, self.address, shape, &keys.file, order, (connections, streams, requests))?;
         let edited = if self.edits { requests } else { 0 };
         if report["allowed"] != requests || report["edited"] != edited {
             return Err(format!("{}: not every answer was an allow: {report}", self.row).into());
         }
         Ok(report)
     }
+}
+
+/// Runs our own load with the keys of a file in a process of its own, and gives its report.
+pub fn ask(
+    bench: &Bench,
+    address: &str,
+    shape: &Shape,
+    keys: &Path,
+    order: Order,
+    (connections, streams, requests): (usize, usize, usize),
+) -> Outcome<serde_json::Value> {
+    let mut command = process::pinned(LOAD_CORE, &bench.own);
+    command.arg("load").arg(address).arg(&shape.file).arg(shape.payload.key_at.to_string());
+    command.arg(keys).arg(KEY_LENGTH.to_string());
+    command.arg(if order == Order::Each { "each" } else { "uniform" });
+    command.args([connections, streams, requests].map(|number| number.to_string()));
+    Ok(serde_json::from_str(&process::output_of(&mut command)?)?)
 }

@@ -2,7 +2,9 @@
 //! keys are worthless elsewhere: the pepper and the keys come from a fixed seed.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +18,8 @@ use tollgate::domain::time::Timestamp;
 use tollgate::password::Passwords;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::store::embedded::Embedded;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
 use tollgate::store::{Store, Write};
 use zeroize::Zeroizing;
 
@@ -28,6 +32,8 @@ pub const USER: (&str, &str) = ("ada", "correct horse battery");
 /// Of every key: prefix, `_`, id, `_`, secret, checksum.
 pub const KEY_LENGTH: usize = 70;
 const BATCH: usize = 50_000;
+/// A script must not hold Redis up for long.
+const REDIS_BATCH: usize = 1_000;
 const PEPPER: [u8; 32] = [0x5a; 32];
 
 /// A store and its keys, in files.
@@ -55,33 +61,71 @@ impl Keys {
 
         let runtime = tokio::runtime::Builder::new_current_thread().build()?;
         let embedded = Store::Embedded(Arc::new(Embedded::open(&store, Duration::from_secs(1))?));
-        let secret = Pepper::new(1, Zeroizing::new(PEPPER));
-        runtime.block_on(embedded.put_pepper_check(secret.check()))?;
-        let digester = Digester::new(&secret, &[]);
-        let mut random = Random::new();
         let mut text = io::BufWriter::new(fs::File::create(&file)?);
-        let (mut hot, mut made) = (String::new(), 0);
-        while made < count {
-            let size = BATCH.min(count - made);
-            let mut batch = Vec::with_capacity(size);
-            for _ in 0..size {
-                let Ok(key) = MintedKey::generate(PREFIX, |buffer: &mut [u8]| random.fill(buffer));
-                let presented = PresentedKey::parse(key.expose(), PREFIX).map_err(|_| "a minted key does not parse")?;
-                text.write_all(presented.expose())?;
-                if hot.is_empty() {
-                    hot = key.expose().to_owned();
-                }
-                batch.push(Write::CreateKey(record(&digester, &presented)));
-            }
-            runtime.block_on(embedded.commit(batch, Event::touching(&[])))?;
-            made += size;
-        }
+        let hot = runtime.block_on(fill(&embedded, count, BATCH, &mut text))?;
         let hash = runtime.block_on(password_hash())?;
         runtime.block_on(embedded.commit(vec![Write::CreateUser(user(hash))], Event::touching(&[])))?;
         // What is still on its way to the disk would be waited for by whoever syncs next: the start that is measured.
         text.into_inner()?.sync_all()?;
         Ok(Self { store, pepper, file, count, hot })
     }
+
+    /// Puts the first `count` of them into a store in Redis, which is made for it.
+    pub fn fill_redis(&self, address: SocketAddr, count: usize) -> Outcome<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let redis = Redis::new(Connector::single(&address.to_string())?, runtime.handle().clone());
+        runtime.block_on(redis.init())?;
+        runtime.block_on(fill(&Store::Redis(Arc::new(redis)), count, REDIS_BATCH, &mut io::sink()))?;
+        Ok(())
+    }
+
+    /// A file with `count` of them, from one on.
+    pub fn part(&self, folder: &Path, from: usize, count: usize) -> Outcome<PathBuf> {
+        if from + count > self.count {
+            return Err(format!("there are {} keys: too few for {count} behind {from}", self.count).into());
+        }
+        let mut text = vec![0; count * KEY_LENGTH];
+        fs::File::open(&self.file)?.read_exact_at(&mut text, (from * KEY_LENGTH) as u64)?;
+        let file = folder.join("keys.part");
+        fs::write(&file, text)?;
+        Ok(file)
+    }
+
+    /// A file with `count` keys that nobody holds.
+    pub fn unknown(folder: &Path, count: usize) -> Outcome<PathBuf> {
+        let (mut random, mut text) = (Random(1 << 40), String::new());
+        for _ in 0..count {
+            let Ok(key) = MintedKey::generate(PREFIX, |buffer: &mut [u8]| random.fill(buffer));
+            text.push_str(key.expose());
+        }
+        let file = folder.join("keys.unknown");
+        fs::write(&file, text)?;
+        Ok(file)
+    }
+}
+
+/// Makes the same keys each time, writes down their text, and gives the first of them.
+async fn fill(store: &Store, count: usize, batch: usize, text: &mut impl io::Write) -> Outcome<String> {
+    let secret = Pepper::new(1, Zeroizing::new(PEPPER));
+    store.put_pepper_check(secret.check()).await?;
+    let digester = Digester::new(&secret, &[]);
+    let (mut random, mut hot, mut made) = (Random::new(), String::new(), 0);
+    while made < count {
+        let size = batch.min(count - made);
+        let mut writes = Vec::with_capacity(size);
+        for _ in 0..size {
+            let Ok(key) = MintedKey::generate(PREFIX, |buffer: &mut [u8]| random.fill(buffer));
+            let presented = PresentedKey::parse(key.expose(), PREFIX).map_err(|_| "a minted key does not parse")?;
+            text.write_all(presented.expose())?;
+            if hot.is_empty() {
+                hot = key.expose().to_owned();
+            }
+            writes.push(Write::CreateKey(record(&digester, &presented)));
+        }
+        store.commit(writes, Event::touching(&[])).await?;
+        made += size;
+    }
+    Ok(hot)
 }
 
 async fn password_hash() -> Outcome<String> {

@@ -3,6 +3,7 @@
 
 mod direct;
 mod envoy;
+mod fleet;
 mod flood;
 mod h2load;
 mod jwt;
@@ -115,6 +116,9 @@ fn measure() -> Outcome<()> {
     if is_wanted("direct") {
         direct::measure(&bench, &keys, &tokens, &mut samples)?;
     }
+    if is_wanted("fleet") {
+        fleet::measure(&bench, &keys, &mut samples)?;
+    }
     if is_wanted("login-flood") {
         flood::measure(&bench, &keys, &mut samples)?;
     }
@@ -128,6 +132,7 @@ fn measure() -> Outcome<()> {
         .into_iter()
         .chain(direct::RAW_ROWS)
         .chain(jwt::ROWS)
+        .chain(fleet::ROWS)
         .chain(flood::ROWS)
         .chain(envoy::ROWS)
         .chain(memory::ROWS)

@@ -29,11 +29,19 @@ pub struct Tollgate {
 pub struct Counted {
     pub allowed: f64,
     pub denied: f64,
+    /// Among the denied, for want of the truth.
+    pub unavailable: f64,
 }
 
 impl Tollgate {
     /// Starts `binary` on a core, with its check listener on a Unix socket in `folder` or on loopback.
     pub fn start(binary: &Path, folder: &Path, keys: &Keys, core: usize, unix: bool) -> Outcome<Self> {
+        let store = format!("{{embedded: {{path: {}}}}}", keys.store.display());
+        Self::start_on(&store, binary, folder, keys, core, unix)
+    }
+
+    /// The same with another store: what a configuration says of it.
+    pub fn start_on(store: &str, binary: &Path, folder: &Path, keys: &Keys, core: usize, unix: bool) -> Outcome<Self> {
         let (ops, door) = (free_address()?, free_address()?);
         let (check, listen) = if unix {
             let socket = folder.join("check.sock");
@@ -42,7 +50,7 @@ impl Tollgate {
             let address = free_address()?;
             (address.to_string(), format!("tcp: {{address: {address}}}"))
         };
-        let file = configuration(folder, keys, &listen, ops, door)?;
+        let file = configuration(store, folder, keys, &listen, ops, door)?;
         let mut command = process::pinned(core, binary);
         command.arg("serve").arg("--config").arg(file);
         let mut server = Server::start("tollgate", command, &folder.join("tollgate.log"))?;
@@ -59,6 +67,9 @@ impl Tollgate {
             let (labels, value) = line.rsplit_once(' ').ok_or("an odd metric")?;
             let sum = if labels.contains(r#"decision="allow""#) { &mut counted.allowed } else { &mut counted.denied };
             *sum += value.parse::<f64>()?;
+            if labels.contains(r#"reason="unavailable""#) {
+                counted.unavailable += value.parse::<f64>()?;
+            }
         }
         Ok(counted)
     }
@@ -68,10 +79,17 @@ impl Tollgate {
     }
 }
 
-fn configuration(folder: &Path, keys: &Keys, check: &str, ops: SocketAddr, door: SocketAddr) -> Outcome<PathBuf> {
+fn configuration(
+    store: &str,
+    folder: &Path,
+    keys: &Keys,
+    check: &str,
+    ops: SocketAddr,
+    door: SocketAddr,
+) -> Outcome<PathBuf> {
     let text = format!(
         "version: 1
-store: {{embedded: {{path: {store}}}}}
+store: {store}
 pepper: {{current: 1, keys: {{1: {{file: {pepper}}}}}}}
 listen:
   check: {{{check}}}
@@ -100,7 +118,6 @@ cache: {{known: 1000000, unknown: 20000, loads: 256}}
 log: {{level: info, decisions: denied}}
 workers: 1
 ",
-        store = keys.store.display(),
         pepper = keys.pepper.display(),
         jwks = folder.join(JWKS).display(),
         admin = folder.join("admin.sock").display(),

@@ -112,6 +112,11 @@ impl Resolver {
         self.issuers.load().l2().cloned()
     }
 
+    /// Whether what is cached may be answered from, as far as the store's log is concerned.
+    pub fn is_leased(&self) -> bool {
+        self.stamps.is_leased()
+    }
+
     /// Whether a check can be answered now, as far as the store's log is concerned.
     pub fn can_serve(&self) -> bool {
         self.stamps.can_serve()

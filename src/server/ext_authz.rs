@@ -47,6 +47,11 @@ impl CheckService {
         Self { policy, pipeline, telemetry }
     }
 
+    /// Whether what is cached may be answered from.
+    pub fn is_leased(&self) -> bool {
+        self.pipeline.is_leased()
+    }
+
     /// Answers one `CheckRequest`, and appends the `CheckResponse` to `answer`.
     pub async fn check(&self, message: &[u8], answer: &mut Vec<u8>) {
         let before = answer.len();

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -38,6 +38,9 @@ const MAX_CONNECTIONS: usize = 1024;
 const BLOCKING_THREADS: usize = 8;
 /// After the system refused to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often health follows the lease.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How the service is served.
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +113,8 @@ impl CheckListener {
     }
 
     /// Serves until `shutdown`. Then health turns `NOT_SERVING`, nothing more is accepted, clients are told to go away, and
-    /// calls in flight finish, before it returns.
+    /// calls in flight finish, before it returns. Without a lease the service is `NOT_SERVING` as well, and the process, whose
+    /// name is empty, is not: Envoy asks another replica if there is one, and this one if there is none.
     ///
     /// # Errors
     /// If a thread cannot be started, or ended by itself.
@@ -122,16 +126,24 @@ impl CheckListener {
     ) -> io::Result<()> {
         let (health, routes) = other_services(options.reflection).await?;
         let stop = CancellationToken::new();
-        let settings = Settings { service, routes, tls: self.tls, drain: options.drain, stop: stop.clone() };
+        let settings =
+            Settings { service: service.clone(), routes, tls: self.tls, drain: options.drain, stop: stop.clone() };
         let mut workers = Workers::start(options.workers.max(1), &settings)?;
         let acceptor = Acceptor::new(self.socket)?;
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let (mut is_well, mut look) = (true, interval(LOOK_EVERY));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
         let mut shutdown = pin!(shutdown);
         loop {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
+                _ = look.tick() => if service.is_leased() != is_well {
+                    is_well = !is_well;
+                    let status = if is_well { ServingStatus::Serving } else { ServingStatus::NotServing };
+                    health.set_service_status(SERVICE, status).await;
+                },
                 accepted = acceptor.accept() => match accepted {
                     Ok(accepted) => workers.hand_over(accepted, &room),
                     Err(error) => {

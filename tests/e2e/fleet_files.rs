@@ -1,5 +1,6 @@
 //! The shipped fleet as docker-compose.yml starts it: the secrets, one Redis, the store made once, two Tollgates, and an Envoy over
-//! both. Shows that it goes on when a replica is killed, and that what was revoked is so at each.
+//! both. Shows that it goes on when a replica is killed, that what was revoked is so at each, and
+//! that Envoy knows who has a lease.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -32,7 +34,7 @@ struct Fleet {
     envoy_admin: SocketAddr,
     _envoy: Process,
     replicas: [Replica; 2],
-    _redis: Process,
+    redis: Process,
     _backend: tokio::task::JoinHandle<()>,
     dir: TempDir,
 }
@@ -93,7 +95,7 @@ impl Fleet {
             ]),
         );
         wait_for("Envoy", async || get(envoy_admin, "/ready").await.is_some_and(|reply| reply.status == 200)).await;
-        Self { envoy, envoy_admin, _envoy: process, replicas: [first, second], _redis: server, _backend: served, dir }
+        Self { envoy, envoy_admin, _envoy: process, replicas: [first, second], redis: server, _backend: served, dir }
     }
 
     /// Runs the command line beside the first replica.
@@ -269,5 +271,16 @@ async fn the_shipped_fleet() {
     let revoked = fleet.tollgate(&["keys", "revoke", &key.id, "--wait"]);
     assert!(revoked.status.success(), "{revoked:?}");
     fleet.each_answers(&key, 401, "deny").await;
+    fleet.each_answers(&kept, 200, "allow").await;
+
+    // Neither has a lease without Redis; both are asked all the same, and say that it is not the key's fault.
+    fleet.redis.signal(Signal::STOP);
+    fleet.are_well(0).await;
+    for _ in 0..4 {
+        let reply = http1(fleet.envoy, &models(&kept)).await;
+        assert_eq!(reply.status, 503);
+    }
+    fleet.redis.signal(Signal::CONT);
+    fleet.are_well(2).await;
     fleet.each_answers(&kept, 200, "allow").await;
 }

@@ -118,7 +118,8 @@ pub async fn redis_stopped(scale: Scale) -> Row {
     // It may be done when the server goes on, and is not acknowledged before.
     let refused = scene.here[1].revoke(&scene.doomed[1]).await.is_err();
     // Once no lease is left nobody is told anything: neither yes nor no.
-    sleep((2 * GUARD).saturating_sub(begun.elapsed())).await;
+    let mut tally = Tally::default();
+    tally.check_until(begun + 2 * PROMISED, &scene.all, &scene.doomed[0]).await;
     all_answer(&scene.all, &scene.steady, Answer::Unavailable).await;
     sleep(stopped.saturating_sub(begun.elapsed())).await;
     scene.house.server.signal(Signal::CONT);
@@ -127,7 +128,8 @@ pub async fn redis_stopped(scale: Scale) -> Row {
     let back = continued.elapsed();
     revoke(&scene.here[1], &scene.doomed[1]).await;
     scene.recovers(&scene.doomed[2]).await;
-    Row::of("redis-stopped", &scene.load.end().await)
+    tally.merge(scene.load.end().await);
+    Row::of("redis-stopped", &tally)
         .demand(refused, "a revocation was acknowledged by a server that was stopped")
         .note(format!("stopped for {} s, served again {} ms later", stopped.as_secs(), back.as_millis()))
 }

@@ -100,20 +100,21 @@ async fn cut(name: &'static str, mode: Mode, scale: Scale) -> Row {
     all_allow(&all, &keys[0]).await;
     let going_on = Load::begin(&well, &keys, STEADY, RATE);
     let cut_load = Load::begin(std::slice::from_ref(&cut), &keys, STEADY, RATE);
-    let mut slowest = Duration::ZERO;
+    let (mut tally, mut slowest) = (Tally::default(), Duration::ZERO);
     for (key, maker) in keys[STEADY..].iter().zip(others.iter().cycle()) {
         all_allow(&all, key).await;
         proxy.turn(mode);
         let begun = Instant::now();
         maker.revoke(key).await.unwrap();
-        slowest = slowest.max(last_allow(&cut, &keys[0]).await.saturating_duration_since(begun));
-        sleep((2 * PROMISED).saturating_sub(begun.elapsed())).await;
+        let barred = tally.check_until(begun + 2 * PROMISED, std::slice::from_ref(&cut), key);
+        let (last, ()) = tokio::join!(last_allow(&cut, &keys[0]), barred);
+        slowest = slowest.max(last.saturating_duration_since(begun));
         proxy.turn(Mode::Forward);
         wait_for("the one that was cut off", async || cut.ask(&keys[0].text).await == Answer::Allowed).await;
     }
     let well = going_on.end().await;
     let (unavailable, loss) = (well.unavailable, well.longest_loss);
-    let mut tally = cut_load.end().await;
+    tally.merge(cut_load.end().await);
     // Only what was asked of the others says how cached keys fare.
     let times = well.times.clone();
     tally.merge(well);

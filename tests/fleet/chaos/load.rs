@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use tollgate::domain::credential::KeyId;
 
@@ -85,6 +85,16 @@ impl Tally {
             self.time(began, answer);
         }
         answer
+    }
+
+    /// Asks everybody for one key, again and again until a moment.
+    pub async fn check_until(&mut self, moment: Instant, replicas: &[Replica], key: &Key) {
+        while Instant::now() < moment {
+            for replica in replicas {
+                self.check(replica, key).await;
+            }
+            sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Judges an answer to a check that began at a moment.

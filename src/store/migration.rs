@@ -66,6 +66,7 @@ pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<R
         let found = compare(source, target, kind, now, &mut digest).await?;
         counts.push(Count { kind, found, copied });
     }
+    source.refuse_if_used().await?;
     if source.head().await? != head {
         let reason = "the source was changed meanwhile: stop whatever uses it, and migrate to another, empty target";
         return Err(StoreError::Conflict(reason.to_owned()));

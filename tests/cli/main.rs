@@ -4,6 +4,7 @@
 
 mod help;
 mod login;
+mod migrate;
 mod projects;
 mod server;
 #[path = "../support/servers.rs"]

@@ -10,11 +10,13 @@ use tollgate::domain::change::Event;
 use tollgate::domain::credential::KeyId;
 use tollgate::domain::record::{Project, ProjectState};
 use tollgate::domain::time::Timestamp;
+use tollgate::store::embedded::Embedded;
+use tollgate::store::migration::{Depot, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::place::{Login, Place};
 use tollgate::store::redis::survey::{Level, Survey};
-use tollgate::store::{AuditQuery, KeyQuery, Store, Write};
+use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, Write};
 
 use crate::connect::address;
 use crate::servers::Server;
@@ -39,8 +41,8 @@ async fn the_settings_leave_nothing_to_be_said() {
     assert_eq!((survey.findings.len(), survey.level), (0, Level::Bounded));
 }
 
-#[tokio::test]
-async fn the_user_may_do_what_tollgate_does_and_no_harm() {
+/// A server with the user that is recommended, and the way in as that user.
+fn with_user() -> (Server, Connector) {
     let user = lines("user").concat().replace("PASSWORD", "correct-horse");
     let server = Server::with(&[&recommended()[..], &[&user]].concat());
     let password = server.folder().join("password");
@@ -48,6 +50,30 @@ async fn the_user_may_do_what_tollgate_does_and_no_harm() {
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
     let login = Login { username: Some("tollgate".to_owned()), password: Some(password) };
     let connector = Connector::open(Place { login, ..Place::single(address(&server.address())) }).unwrap();
+    (server, connector)
+}
+
+#[tokio::test]
+async fn the_user_may_carry_a_store_there_and_back() {
+    let (server, connector) = with_user();
+    let folder = tempfile::tempdir().unwrap();
+    let (from, back) = (folder.path().join("from.redb"), folder.path().join("back.redb"));
+    let file = Embedded::open(&from, Duration::ZERO).unwrap();
+    file.put_pepper_check(PepperCheck { version: 1, check: [1; 32] }).unwrap();
+    drop(file);
+    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    redis.init().await.unwrap();
+    let (source, fleet) = (Depot::source_file(&from).await.unwrap(), Depot::redis(redis).await.unwrap());
+    let there = migrate(&source, &fleet, Timestamp::from_millis(1)).await.unwrap();
+    let again = migrate(&fleet, &Depot::target_file(&back).await.unwrap(), Timestamp::from_millis(1)).await.unwrap();
+    assert_eq!(again.digest, there.digest);
+    let refusals: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
+    assert!(refusals.is_empty(), "{refusals:?}");
+}
+
+#[tokio::test]
+async fn the_user_may_do_what_tollgate_does_and_no_harm() {
+    let (server, connector) = with_user();
     let survey = Survey::of(&connector).await.unwrap();
     assert_eq!((survey.findings.len(), survey.level), (0, Level::Bounded));
 

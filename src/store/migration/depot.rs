@@ -93,6 +93,16 @@ impl Depot {
         }
     }
 
+    /// # Errors
+    /// [`StoreError::Conflict`] if somebody answers checks from it.
+    pub(super) async fn refuse_if_used(&self) -> Result<(), StoreError> {
+        match &self.0 {
+            // Its lock is ours.
+            Inner::Embedded(..) => Ok(()),
+            Inner::Redis(migrant) => migrant.refuse_if_used().await,
+        }
+    }
+
     /// Closes it to others until [`Depot::end`].
     ///
     /// # Errors

@@ -93,7 +93,7 @@ impl Migrant {
     }
 
     /// Replicas that were killed are listed on, so each is given time to show that it lives.
-    async fn refuse_if_used(&self) -> Result<(), StoreError> {
+    pub(in crate::store) async fn refuse_if_used(&self) -> Result<(), StoreError> {
         let (first, deadline) = (self.beats().await?, Instant::now() + SILENCE);
         let mut now = first.clone();
         while !now.is_empty() && Instant::now() < deadline {

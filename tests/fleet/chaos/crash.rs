@@ -29,9 +29,10 @@ const DOWN_AFTER_MS: u64 = 6_000;
 pub async fn redis_killed(scale: Scale) -> Row {
     let mut server = block_in_place(Server::start);
     let store = format!("url: 'redis://{}'", server.address());
-    crash("redis-killed", &store, scale.of(1, 10), async |_| {
+    crash("redis-killed", &store, scale.of(1, 10), async |round| {
         server.kill();
-        sleep(BEFORE).await;
+        // In turn for less than a lease, and for longer.
+        sleep(if round % 2 == 0 { BEFORE } else { 2 * PROMISED }).await;
         block_in_place(|| server.restart());
     })
     .await

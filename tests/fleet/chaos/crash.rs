@@ -2,7 +2,7 @@
 //! be lost.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::task::block_in_place;
@@ -25,13 +25,16 @@ const BEFORE: Duration = Duration::from_millis(200);
 /// As the contract wants it where there are replicas.
 const FENCED: [&str; 2] = ["min-replicas-to-write 1", "min-replicas-max-lag 2"];
 const DOWN_AFTER_MS: u64 = 6_000;
+/// After this time a hand-over is asked for anew.
+const ASKED_AGAIN: Duration = Duration::from_secs(15);
 
 pub async fn redis_killed(scale: Scale) -> Row {
     let mut server = block_in_place(Server::start);
     let store = format!("url: 'redis://{}'", server.address());
-    crash("redis-killed", &store, scale.of(1, 10), async |_| {
+    crash("redis-killed", &store, scale.of(1, 10), async |round| {
         server.kill();
-        sleep(BEFORE).await;
+        // In turn for less than a lease, and for longer.
+        sleep(if round % 2 == 0 { BEFORE } else { 2 * PROMISED }).await;
         block_in_place(|| server.restart());
     })
     .await
@@ -50,10 +53,17 @@ pub async fn sentinel_failover(scale: Scale) -> Row {
         let crashes = round % 2 == 1;
         if crashes {
             fleet.servers[old].kill();
-        } else {
-            let () = fleet.sentinels[0].command(&["SENTINEL", "FAILOVER", Sentinel::MASTER]);
         }
-        wait_for("another primary", async || primary(&fleet) != old).await;
+        let mut asked: Option<Instant> = None;
+        wait_for("another primary", async || {
+            // A sentinel that has not heard of it yet may undo it.
+            if !crashes && asked.is_none_or(|asked| asked.elapsed() > ASKED_AGAIN) {
+                let _: Result<(), _> = fleet.sentinels[0].try_command(&["SENTINEL", "FAILOVER", Sentinel::MASTER]);
+                asked = Some(Instant::now());
+            }
+            primary(&fleet) != old
+        })
+        .await;
         if crashes {
             // Without a replica the new one takes no write: that is what fences the old one.
             block_in_place(|| fleet.servers[old].restart());

@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::keys::key_change;
-use super::{Change, Registry, RegistryError, Result};
+use super::{Change, Registry, Result};
 use crate::domain::change::Ended;
 use crate::domain::record::ApiKey;
 use crate::store::Write;
@@ -13,18 +13,22 @@ impl Registry {
     /// they had not been yet. Gives how many there were.
     ///
     /// # Errors
-    /// [`RegistryError::Unavailable`] if the store cannot be asked; those before are done.
+    /// [`super::RegistryError::Unavailable`] if the store cannot be asked, and then those before are done;
+    /// [`super::RegistryError::Conflict`] or another one if some could not be revoked, and then all others are. Ask again.
     pub async fn end_again(&self, ended: &[Ended]) -> Result<usize> {
-        let mut count = 0;
+        let (mut count, mut failure) = (0, None);
         for one in ended {
             // What is no key is a session, and its token says when it ends by itself.
             let Some(key) = self.store.key_by_digest(vec![one.digest]).await? else { continue };
             if key.revoked_at.is_none() {
-                self.revoke_again(key, one).await?;
-                count += 1;
+                // One that fails keeps no other one valid.
+                match self.revoke_again(key, one).await {
+                    Ok(()) => count += 1,
+                    Err(error) => failure = Some(error),
+                }
             }
         }
-        Ok(count)
+        failure.map_or(Ok(count), Err)
     }
 
     async fn revoke_again(&self, key: ApiKey, ended: &Ended) -> Result<()> {
@@ -33,10 +37,6 @@ impl Registry {
         let attempt = Attempt::on_key(&actor, "key.revoke", key.id);
         let revoked = ApiKey { revoked_at: Some(ended.at), version: key.version + 1, ..key };
         let change: Change<ApiKey> = key_change(vec![Write::UpdateKey(revoked.clone())], &[revoked.digest], revoked);
-        match self.commit(&attempt, change).await {
-            // Another replica was faster.
-            Ok(_) | Err(RegistryError::Conflict(_)) => Ok(()),
-            Err(error) => Err(error),
-        }
+        self.commit(&attempt, change).await.map(drop)
     }
 }

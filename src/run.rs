@@ -344,10 +344,7 @@ async fn reconcile_with(registry: Registry, sticky: Arc<Sticky>, mut wanted: mps
             () = tokio::time::sleep(RECONCILE_EVERY) => pending.extend(sticky.take_contradicted()),
         }
         // Nothing is given up: others may not have heard of what is missing, and would allow it.
-        match registry.end_again(&pending).await {
-            Ok(_) => pending.clear(),
-            Err(error) => tracing::warn!(%error, "what the store may have lost is not all ended again yet"),
-        }
+        pending = registry.end_again(&pending).await;
     }
 }
 

@@ -29,6 +29,7 @@ use crate::resolve::api_key::Digester;
 use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
 use crate::revocation::stamps::Stamps;
+use crate::revocation::sticky::Sticky;
 use crate::store::{Store, StoreError, Write};
 use audit::Attempt;
 use refusals::Refusals;
@@ -50,10 +51,19 @@ pub struct Registry {
     /// What was touched by writes that failed: whether they were done is not known.
     unsettled: Arc<Mutex<Vec<Touched>>>,
     refusals: Arc<std::sync::Mutex<Refusals>>,
-    /// The number of the newest change that this replica has heard of, where it hears of its own by the store's log.
-    heard: Option<watch::Receiver<u64>>,
+    /// Where this replica hears of its own changes by the store's log.
+    heard: Option<Heard>,
     /// What the fleet finds out once, if there is a fleet.
     l2: Option<L2>,
+}
+
+/// What this replica has heard.
+#[derive(Clone, Debug)]
+struct Heard {
+    /// The number of the newest change.
+    newest: watch::Receiver<u64>,
+    /// What was ended for good.
+    ended: Arc<Sticky>,
 }
 
 /// What the record that is to be changed must be.
@@ -173,8 +183,8 @@ impl Registry {
 
     /// A registry of a fleet: it acknowledges its changes when this replica has heard of them in their turn, and has what the
     /// fleet shares forgotten.
-    pub fn in_fleet(self, heard: watch::Receiver<u64>, l2: Option<L2>) -> Self {
-        Self { heard: Some(heard), l2, ..self }
+    pub fn in_fleet(self, newest: watch::Receiver<u64>, ended: Arc<Sticky>, l2: Option<L2>) -> Self {
+        Self { heard: Some(Heard { newest, ended }), l2, ..self }
     }
 
     /// A subject as it may stand in a log: one with an e-mail address as a keyed hash, which joins its lines all the same.
@@ -241,19 +251,25 @@ impl Registry {
     /// is dropped, so that no durable change stays invisible. Gives the number of the change.
     async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<u64> {
         let (store, stamps) = (self.store.clone(), Arc::clone(&self.stamps));
-        let (unsettled, heard) = (Arc::clone(&self.unsettled), self.heard.clone());
+        let (unsettled, mut heard) = (Arc::clone(&self.unsettled), self.heard.clone());
         let task = tokio::spawn(async move {
-            let touched = event.touched.clone();
+            let Event { touched, ended } = event.clone();
             let result = store.commit(batch, event).await;
             match &result {
                 Ok(sequence) => {
+                    if let Some(heard) = &heard {
+                        // A store that loses it before its log has told of it must not lose it unnoticed.
+                        heard.ended.note(&ended);
+                    }
                     stamps.acknowledge(*sequence, &touched);
-                    if let Some(mut heard) = heard {
+                    if let Some(heard) = &mut heard {
                         // Whoever does not hear it in time has been told already.
-                        let _ = timeout(HEARING, heard.wait_for(|newest| newest >= sequence)).await;
+                        let _ = timeout(HEARING, heard.newest.wait_for(|newest| newest >= sequence)).await;
                     }
                 }
                 Err(StoreError::Conflict(_)) => {}
+                // Where the store has a log, it tells of the write if it was made. Nothing is held up until replicas are back.
+                Err(_) if heard.is_some() => {}
                 Err(_) => unsettled.lock().await.push(touched),
             }
             Ok(result?)

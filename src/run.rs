@@ -89,7 +89,7 @@ impl Core {
     /// [`RunError::Start`] if there is no thread to be had.
     pub fn join(joined: Joined, grace: Duration, digester: Digester, sizes: Sizes) -> Result<(Self, Fleet), RunError> {
         let (clock, digester) = (Clock::System, Arc::new(digester));
-        let stamps = Arc::new(Stamps::leased(clock.clone()));
+        let stamps = Arc::new(Stamps::leased(clock.clone()).with_longest_grace(grace));
         let cache = SharedCache::new(joined.redis.connector().clone());
         let l2 = L2::new(cache, Arc::clone(&digester), clock.clone());
         let store = Store::Redis(Arc::clone(&joined.redis));
@@ -105,7 +105,8 @@ impl Core {
             reconcile,
         })
         .map_err(start)?;
-        let registry = core.registry.in_fleet(fleet.position(), core.resolver.l2());
+        let sticky = Arc::clone(core.resolver.sticky());
+        let registry = core.registry.in_fleet(fleet.position(), sticky, core.resolver.l2());
         tokio::spawn(reconcile_with(registry.clone(), Arc::clone(core.resolver.sticky()), wanted));
         Ok((Self { registry, ..core }, fleet))
     }
@@ -145,8 +146,7 @@ impl Core {
                 Ok((core, Replicas::sole(embedded, Clock::System.now())))
             }
             Opened::Joined(joined) => {
-                let grace = policy.planes.iter().map(|plane| plane.grace).max().unwrap_or_default();
-                let (core, fleet) = Self::join(joined, grace, digester, settings.cache)?;
+                let (core, fleet) = Self::join(joined, longest_grace(policy), digester, settings.cache)?;
                 Ok((core, Replicas::Fleet(fleet)))
             }
         }
@@ -181,6 +181,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if policy.login.is_some() {
         logins.renew_keys().await?;
     }
+    let grace = longest_grace(&policy);
     let live = Arc::new(ArcSwap::from_pointee(policy));
     telemetry.adopt(&live.load_full());
 
@@ -190,7 +191,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
     }
-    let reload = Reload { path: config, settings, live, resolver: Arc::clone(&core.resolver), telemetry };
+    let reload = Reload { path: config, settings, grace, live, resolver: Arc::clone(&core.resolver), telemetry };
     background.spawn(async move { reload.follow(changes, hangups).await });
     background.spawn(flush_last_used(core.registry.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
@@ -204,6 +205,10 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     replicas.leave().await;
     tracing::info!("stopped");
     served
+}
+
+fn longest_grace(policy: &Policy) -> Duration {
+    policy.planes.iter().map(|plane| plane.grace).max().unwrap_or_default()
 }
 
 fn start(error: impl std::fmt::Display) -> RunError {
@@ -330,18 +335,17 @@ fn identity(name: String, grace: Duration) -> Identity {
 
 /// Ends again what the store was found to have lost, and looks for it all when it went over to another history.
 async fn reconcile_with(registry: Registry, sticky: Arc<Sticky>, mut wanted: mpsc::UnboundedReceiver<()>) {
+    let mut pending = Vec::new();
     loop {
-        let everything = tokio::select! {
+        tokio::select! {
             asked = wanted.recv() => match asked {
-                Some(()) => true,
+                Some(()) => pending = sticky.all(),
                 None => return,
             },
-            () = tokio::time::sleep(RECONCILE_EVERY) => false,
-        };
-        let ended = if everything { sticky.all() } else { sticky.take_contradicted() };
-        if let Err(error) = registry.end_again(&ended).await {
-            tracing::warn!(%error, "what the store lost could not be ended again: it is tried when it is asked for");
+            () = tokio::time::sleep(RECONCILE_EVERY) => pending.extend(sticky.take_contradicted()),
         }
+        // Nothing is given up: others may not have heard of what is missing, and would allow it.
+        pending = registry.end_again(&pending).await;
     }
 }
 
@@ -360,6 +364,8 @@ async fn flush_last_used(registry: Registry) {
 struct Reload {
     path: PathBuf,
     settings: Settings,
+    /// The longest one that the fleet was told of.
+    grace: Duration,
     live: Arc<ArcSwap<Policy>>,
     resolver: Arc<Resolver>,
     telemetry: Arc<Telemetry>,
@@ -378,7 +384,10 @@ impl Reload {
 
     fn reload(&self) {
         match config::reload::reload(&self.path, &self.settings) {
-            Ok(reloaded) => {
+            Ok(mut reloaded) => {
+                if longest_grace(&reloaded.policy) > self.grace {
+                    reloaded.needs_restart.push("planes.*.grace");
+                }
                 let policy = Arc::new(reloaded.policy);
                 self.telemetry.adopt(&policy);
                 // First who callers are, then what they may do.

@@ -261,7 +261,8 @@ impl Driver {
             tracing::error!("the thread that follows the log ended and is started again");
             // Whoever waits must see that this one knows nothing of what the one before had followed.
             let histories = self.protocol.standing().lineages + 1;
-            self.protocol = Protocol::new(self.joining.identity.clone(), histories, self.joining.clock.now());
+            self.protocol = Protocol::new(self.joining.identity.clone(), histories, self.joining.clock.now())
+                .still_sealed(self.joining.stamps.is_sealed());
             thread::sleep(AFTER_PANIC);
         }
     }
@@ -395,18 +396,27 @@ impl Driver {
             return Err(StoreError::Unavailable("there is no connection".to_owned()));
         };
         let is_time = clock.moment().since(self.looked_round) >= LOOK_ROUND;
+        let mut problem = None;
         if is_time || !self.waits.is_empty() || !self.views.is_empty() {
             let asked = clock.moment();
-            let members = links.asked.members().await?;
-            let now = clock.moment();
-            for (id, beat) in self.members.see(members, now) {
-                links.asked.prune(&id, beat).await?;
+            match links.asked.members().await {
+                Ok(members) => {
+                    let now = clock.moment();
+                    for (id, beat) in self.members.see(members, now) {
+                        links.asked.prune(&id, beat).await?;
+                    }
+                    self.listed = Some((asked, now));
+                    self.looked_round = now;
+                }
+                Err(error) => problem = Some(error),
             }
-            self.listed = Some((asked, now));
-            self.looked_round = now;
         }
         let sent = clock.moment();
         let renewal = links.asked.renew(member).await?;
+        // There is no list either where the head is lost, and then it is the renewal that must be heard.
+        if let Some(problem) = problem.filter(|_| renewal != Renewal::Lost) {
+            return Err(problem);
+        }
         if settle {
             links.asked.settle().await?;
         }

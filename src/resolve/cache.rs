@@ -27,7 +27,7 @@ pub struct Sizes {
     pub known: u64,
     /// Entries of things that do not.
     pub unknown: u64,
-    /// Look-ups at a time; more are refused as unavailable.
+    /// Look-ups at a time; more are refused as unavailable. As many again of what was known to exist.
     pub loads: usize,
 }
 
@@ -89,6 +89,8 @@ pub struct Cache<T> {
     unknown: Entries<Entry<T>>,
     flights: Flights<T>,
     permits: Arc<Semaphore>,
+    /// For what is known to exist, where the others have no place left for it.
+    reserve: Arc<Semaphore>,
     loads: AtomicU64,
     refused_loads: AtomicU64,
 }
@@ -116,6 +118,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
             unknown: Entries::passing(sizes.unknown, UNKNOWN_LIFE),
             flights: Arc::default(),
             permits: Arc::new(Semaphore::new(sizes.loads)),
+            reserve: Arc::new(Semaphore::new(sizes.loads)),
             loads: AtomicU64::new(0),
             refused_loads: AtomicU64::new(0),
         }
@@ -170,7 +173,12 @@ impl<T: Send + Sync + 'static> Cache<T> {
         if let Some(flight) = flights.get(&digest) {
             return Ok(flight.clone());
         }
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+        // A flood of digests that nobody knows keeps those out that nobody knows.
+        let reserved = |full| match self.known.get(&digest) {
+            Some(_) => Arc::clone(&self.reserve).try_acquire_owned(),
+            None => Err(full),
+        };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned().or_else(reserved) else {
             self.refused_loads.fetch_add(1, Ordering::Relaxed);
             return Err(ResolveError::Unavailable);
         };

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::api_key::Digester;
@@ -26,6 +27,9 @@ use crate::store::{Store, StoreError};
 const SIGNS_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A key verifies this long after another took its place: longer than any token lives.
 pub const VERIFIES_FOR: Duration = Duration::from_secs(2 * 24 * 3600);
+
+/// How long a token with an unknown key waits for those before it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// The keys that are in the store.
 pub struct SigningKeys {
@@ -106,7 +110,10 @@ impl SigningKeys {
         if is_current() {
             return Ok(false);
         }
-        let _alone = self.reading.lock().await;
+        // While a server hangs, tokens with keys that nobody knows do not queue.
+        let Ok(_alone) = timeout(PATIENCE, self.reading.lock()).await else {
+            return Err(StoreError::Unavailable("the signing keys could not be read in time".to_owned()));
+        };
         if !is_current() {
             self.load(now).await?;
         }

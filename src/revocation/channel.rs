@@ -136,6 +136,11 @@ impl Channel {
         }
     }
 
+    /// One for a replica that may be sealed already, and is to be unsealed with its first history.
+    pub fn still_sealed(self, sealed: bool) -> Self {
+        Self { sealed, ..self }
+    }
+
     /// This replica as the others see it.
     pub fn own(&self) -> &Member {
         &self.own
@@ -363,6 +368,17 @@ mod tests {
         let actions = channel.take(&now(60), renewed(55, ahead(3, &[])));
         assert!(matches!(&actions[..], [Action::Adopt(_), Action::Reconcile, Action::Unseal, Action::Renew { .. }]));
         assert_eq!(channel.own().state, MemberState::Syncing);
+    }
+
+    #[test]
+    fn who_begins_anew_under_a_seal_breaks_it_with_a_head() {
+        let identity =
+            Identity { id: "a".to_owned(), name: "a".to_owned(), grace: Duration::ZERO, version: "1".to_owned() };
+        let mut channel = Channel::new(identity, 7, Timestamp::default()).still_sealed(true);
+        channel.take(&now(1), Input::Connected);
+        assert_eq!(channel.own().state, MemberState::Sealed);
+        let actions = channel.take(&now(5), renewed(1, Renewal::Resync(head(3))));
+        assert!(actions.contains(&Action::Unseal), "{actions:?}");
     }
 
     #[test]

@@ -45,6 +45,8 @@ pub struct Stamps {
     /// The store's own number of the newest change applied.
     position: AtomicU64,
     lease: AtomicU64,
+    /// A lease is extended by no more than this.
+    longest_grace: Duration,
     sealed: AtomicBool,
     turn: Mutex<()>,
 }
@@ -67,6 +69,12 @@ impl Stamps {
         Self::new(clock, NEVER)
     }
 
+    /// With the grace that the others are told of. Whoever waits for a change counts on it, so no configuration that comes later
+    /// may lengthen it.
+    pub fn with_longest_grace(self, longest_grace: Duration) -> Self {
+        Self { longest_grace, ..self }
+    }
+
     fn new(clock: Clock, lease: Moment) -> Self {
         Self {
             clock,
@@ -76,6 +84,7 @@ impl Stamps {
             last: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
             position: AtomicU64::new(0),
             lease: AtomicU64::new(lease.as_millis()),
+            longest_grace: Duration::MAX,
             sealed: AtomicBool::new(false),
             turn: Mutex::new(()),
         }
@@ -129,7 +138,7 @@ impl Stamps {
             return lease == FOREVER;
         }
         let by_itself = proof.sent.plus(GUARD).min(lease.plus(LISTED));
-        self.clock.moment() < lease.plus(grace).max(by_itself)
+        self.clock.moment() < lease.plus(grace.min(self.longest_grace)).max(by_itself)
     }
 
     /// Whether there is a lease now.
@@ -238,8 +247,23 @@ impl fmt::Debug for Stamps {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::domain::credential::Digest;
+
+    #[test]
+    fn no_grace_is_longer_than_the_others_were_told() {
+        let now = Arc::new(AtomicU64::new(1_000));
+        let clock = Clock::Manual(Arc::clone(&now));
+        let stamps = Stamps::leased(clock).with_longest_grace(Duration::from_secs(5));
+        stamps.grant(Moment::from_millis(1_800));
+        let proof = Proof { stamp: stamps.take(), slots: Slots::of_digests(&[Digest([7; 32])]), sent: stamps.now() };
+        for (millis, asked, stands) in [(6_799, 9, true), (6_800, 9, false), (3_799, 2, true), (3_800, 2, false)] {
+            now.store(millis, Ordering::SeqCst);
+            assert_eq!(stamps.stand(&proof, Duration::from_secs(asked)), stands, "at {millis} with {asked} s");
+        }
+    }
 
     /// Whichever of the two comes first: the log, which tells the maker of its own change, or the acknowledgement.
     #[test]

@@ -140,12 +140,9 @@ async fn a_wait_is_over_when_everybody_has_confirmed() {
     assert!(begun.elapsed() < FENCE, "{:?}", begun.elapsed());
 }
 
-#[tokio::test]
-async fn a_wait_names_who_is_silent() {
-    let server = store().await;
-    let house = House::on(&server, "one");
-    house.attached().await;
-    let silent = Member {
+/// A member that is nowhere, and of which nothing more is heard.
+fn silent() -> Member {
+    Member {
         id: "silent".to_owned(),
         name: "silent".to_owned(),
         position: Position { sequence: 0, chain: String::new() },
@@ -154,8 +151,15 @@ async fn a_wait_names_who_is_silent() {
         since: Timestamp::default(),
         grace: Duration::ZERO,
         version: String::new(),
-    };
-    house.redis.channel().await.unwrap().renew(&silent).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_wait_names_who_is_silent() {
+    let server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    house.redis.channel().await.unwrap().renew(&silent()).await.unwrap();
     let begun = Instant::now();
     let report = house.revoke_and_wait(DEADLINE).await;
     assert!(begun.elapsed() >= FENCE);
@@ -213,6 +217,24 @@ async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
         tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();
     }
     assert_eq!(house.sticky.all().iter().map(|ended| ended.digest).collect::<Vec<_>>(), [digest(0)]);
+}
+
+#[tokio::test]
+async fn an_emptied_store_seals_also_whoever_asks_for_the_members() {
+    let server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    let (sequence, lineages) = (house.revoke().await, house.fleet.lineages());
+    // As long as somebody waits, each renewal comes after the list of members.
+    house.redis.channel().await.unwrap().renew(&silent()).await.unwrap();
+    let waiting = {
+        let fleet = house.fleet.clone();
+        tokio::spawn(async move { fleet.wait(sequence, lineages, DEADLINE).await })
+    };
+    tokio::task::yield_now().await;
+    server.send::<()>("FLUSHALL").await;
+    until("sealed", || house.stamps.is_sealed()).await;
+    waiting.abort();
 }
 
 #[tokio::test]

@@ -185,6 +185,19 @@ async fn what_was_found_and_is_gone_is_not_found_again() {
 }
 
 #[tokio::test]
+async fn a_flood_of_unknown_digests_keeps_no_known_one_out() {
+    let (cache, stamps) = cache(Sizes { loads: 1, ..SIZES });
+    cache.load(digest(1), || async { found(1, 1) }).await.unwrap();
+    stamps.apply(1, &Touched::All);
+    let held = cache.load(digest(2), std::future::pending);
+    tokio::pin!(held);
+    assert!(tokio::time::timeout(Duration::from_millis(1), &mut held).await.is_err());
+    let refused = cache.load(digest(3), || async { absent(3) }).await;
+    assert!(matches!(refused, Err(ResolveError::Unavailable)), "{refused:?}");
+    assert_eq!(cache.load(digest(1), || async { found(1, 2) }).await.unwrap().value.as_deref(), Some(&2));
+}
+
+#[tokio::test]
 async fn too_many_flights_are_refused() {
     let (cache, _) = cache(Sizes { loads: 2, ..SIZES });
     let gate = Arc::new(Semaphore::new(0));

@@ -5,11 +5,17 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Handle;
-use tollgate::domain::change::{Event, Touched};
+use tokio::sync::watch;
+use tollgate::clock::Clock;
+use tollgate::domain::change::{Ended, Event, Touched};
 use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState};
+use tollgate::registry::{Actor, Expected, Registry, RegistryError};
+use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::revocation::stamps::Stamps;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::{Init, Redis};
-use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, StoreError, UserQuery, Write};
+use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
+use zeroize::Zeroizing;
 
 use crate::redis_server::RedisServer;
 use crate::support::{at, id, in_redis, key, key_of, on_server, resource, revoked, row, user};
@@ -182,6 +188,33 @@ async fn a_write_that_too_few_replicas_have_says_so() {
     assert!(matches!(write(&redis, vec![]).await, Err(StoreError::Unreplicated(_))));
     let _replica = RedisServer::start_with(&["--replicaof", "127.0.0.1", &server.port().to_string()]).await;
     wait_for(async || write(&redis, vec![]).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_revocation_that_no_replica_has_yet_holds_up_no_other() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1)), Write::CreateKey(key(2))]).await.unwrap();
+    let Ok(lonely) = Arc::try_unwrap(on_server(&server)) else { panic!("it is in use") };
+    let store = Store::Redis(Arc::new(lonely.with_replicas(1)));
+    let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
+    let (stamps, (_heard, hears)) = (Arc::new(Stamps::leased(Clock::System)), watch::channel(0));
+    let registry =
+        Registry::new(store, digester, stamps, Arc::default(), Clock::System).in_fleet(hears, Arc::default(), None);
+    for n in [1, 2] {
+        let result = registry.revoke_key(&Actor::operator(), id(n), Expected::Any).await;
+        assert!(matches!(&result, Err(RegistryError::Unavailable(why)) if why.contains("recorded")), "{result:?}");
+        let found = redis.load_key(&[key(n).digest]).await.unwrap().found;
+        assert!(found.is_some_and(|load| load.key.revoked_at.is_some()), "what is said to be recorded is");
+    }
+    // Nor does what is ended again after a failover.
+    write(&redis, vec![Write::CreateKey(key(3)), Write::CreateKey(key(4))]).await.unwrap();
+    let lost = [3, 4].map(|n| Ended { digest: key(n).digest, at: at(1) });
+    assert_eq!(registry.end_again(&lost).await, lost, "nobody has confirmed it");
+    for n in [3, 4] {
+        let found = redis.load_key(&[key(n).digest]).await.unwrap().found;
+        assert!(found.is_some_and(|load| load.key.revoked_at.is_some()), "{n}");
+    }
+    assert_eq!(registry.end_again(&lost).await, [], "there is nothing left to do");
 }
 
 #[tokio::test]

@@ -172,3 +172,21 @@ async fn a_cache_that_is_gone_costs_nothing_but_itself() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+#[tokio::test]
+async fn a_server_that_takes_connections_and_says_nothing_holds_nobody_up() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
+    let connector = Connector::single(&silent.local_addr().unwrap().to_string()).unwrap();
+    let l2 = L2::new(SharedCache::new(connector), digester, Clock::System);
+    let begun = std::time::Instant::now();
+    // As many as would take 16 s, one after the other.
+    let asked = (0..16).map(|_| {
+        let l2 = l2.clone();
+        tokio::spawn(async move { l2.look(l2.key_set("sso", "a")).await })
+    });
+    for look in asked.collect::<Vec<_>>() {
+        assert!(matches!(look.await.unwrap(), Known::Unreachable));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}

@@ -4,7 +4,7 @@
 //! The keys of a tenant share a slot, and those of different tenants are spread over all nodes.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use redis::Script;
@@ -19,13 +19,15 @@ use crate::store::StoreError;
 const TIME_LIMIT: Duration = Duration::from_millis(100);
 /// After a failure nothing is asked for this long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// The same for a connection.
+const OPEN_LIMIT: Duration = Duration::from_millis(200);
 /// The digits of a number, so that the order of texts is the order of numbers.
 const DIGITS: usize = 20;
 
 /// The cache that a fleet shares.
 pub struct SharedCache {
     connector: Connector,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
@@ -55,7 +57,7 @@ pub struct Found {
 
 impl SharedCache {
     pub fn new(connector: Connector) -> Self {
-        Self { connector, state: Mutex::default() }
+        Self { connector, state: Arc::default() }
     }
 
     /// # Errors
@@ -123,26 +125,44 @@ impl SharedCache {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it did not answer in time".to_owned(),
         };
-        self.pause().await;
+        // Whoever holds it is making a new connection already.
+        if let Ok(mut state) = self.state.try_lock() {
+            *state = State::paused();
+        }
         Err(StoreError::Unavailable(format!("the shared cache: {reason}")))
     }
 
+    /// The connection, which one caller makes for all. Nobody waits for it for long.
     async fn open(&self) -> Result<Spread, StoreError> {
-        let mut state = self.state.lock().await;
-        if let Some(open) = &state.open {
-            return Ok(open.clone());
-        }
-        if state.not_before.is_some_and(|end| Instant::now() < end) {
-            return Err(StoreError::Unavailable("the shared cache could not be reached a moment ago".to_owned()));
-        }
-        state.not_before = Some(Instant::now() + PAUSE);
-        let open = self.connector.spread().await?;
-        state.open = Some(open.clone());
-        Ok(open)
+        let not_yet = || StoreError::Unavailable("the shared cache could not be reached a moment ago".to_owned());
+        let opened = async {
+            let mut state = Arc::clone(&self.state).lock_owned().await;
+            if let Some(open) = &state.open {
+                return Ok(open.clone());
+            }
+            if state.not_before.is_some_and(|end| Instant::now() < end) {
+                return Err(not_yet());
+            }
+            let connector = self.connector.clone();
+            // A task of its own: who asked may give up before there is a connection, and the next one finds it.
+            let opening = tokio::spawn(async move {
+                let open = connector.spread().await;
+                *state = open.clone().map_or_else(|_| State::paused(), State::open);
+                open
+            });
+            opening.await.unwrap_or_else(|_| Err(not_yet()))
+        };
+        timeout(OPEN_LIMIT, opened).await.unwrap_or_else(|_| Err(not_yet()))
+    }
+}
+
+impl State {
+    fn open(open: Spread) -> Self {
+        Self { open: Some(open), not_before: None }
     }
 
-    async fn pause(&self) {
-        *self.state.lock().await = State { open: None, not_before: Some(Instant::now() + PAUSE) };
+    fn paused() -> Self {
+        Self { open: None, not_before: Some(Instant::now() + PAUSE) }
     }
 }
 

@@ -11,7 +11,7 @@ mod house;
 mod load;
 mod process;
 mod propagation;
-mod proxy;
+pub mod proxy;
 mod row;
 #[path = "../../support/servers.rs"]
 mod servers;

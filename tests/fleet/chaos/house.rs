@@ -239,6 +239,11 @@ pub async fn all_allow(replicas: &[Replica], key: &Key) {
     all_answer(replicas, key, Answer::Allowed).await;
 }
 
+/// Until every replica refuses a revoked key.
+pub async fn all_deny(replicas: &[Replica], key: &Key) {
+    all_answer(replicas, key, Answer::Denied(401)).await;
+}
+
 /// Until every replica answers so.
 pub async fn all_answer(replicas: &[Replica], key: &Key, answer: Answer) {
     for replica in replicas {

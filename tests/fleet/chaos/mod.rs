@@ -40,6 +40,7 @@ experiments! {
     flushall = store::flushall;
     memory_full = store::memory_full;
     tollgate_stopped = cut_off::tollgate_stopped;
+    both_stopped = cut_off::both_stopped;
     replica_cut_off = cut_off::replica_cut_off;
     replica_dropped = cut_off::replica_dropped;
     expiring_at_once = floods::expiring_at_once;

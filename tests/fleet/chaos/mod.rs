@@ -8,6 +8,7 @@ mod crash;
 mod cut_off;
 mod floods;
 mod house;
+mod killed;
 mod load;
 mod process;
 mod propagation;
@@ -41,6 +42,7 @@ experiments! {
     memory_full = store::memory_full;
     tollgate_stopped = cut_off::tollgate_stopped;
     both_stopped = cut_off::both_stopped;
+    administrator_killed = killed::administrator_killed;
     replica_cut_off = cut_off::replica_cut_off;
     replica_dropped = cut_off::replica_dropped;
     expiring_at_once = floods::expiring_at_once;

@@ -15,6 +15,8 @@ use tollgate::config::Compiled;
 use tollgate::config::StoreSettings;
 use tollgate::domain::attributes::Attributes;
 use tollgate::domain::attributes::Header;
+use tollgate::domain::change::Event;
+use tollgate::domain::change::Touched;
 use tollgate::fleet::driver::Fleet;
 use tollgate::fleet::report::Waited;
 use tollgate::pepper;
@@ -173,6 +175,12 @@ impl House {
     /// What `tollgate store init` does.
     pub async fn init(&self) -> Init {
         init(&self.store(), &self.folder).await
+    }
+
+    /// A change after which nobody believes anything that is cached.
+    pub async fn touch_all(&self) {
+        let redis = Redis::new(Connector::single(&self.server.address()).unwrap(), Handle::current());
+        redis.commit(&[], &Event { touched: Touched::All, ended: Vec::new() }).await.unwrap();
     }
 
     fn store(&self) -> String {

@@ -39,6 +39,7 @@ experiments! {
     sentinel_failover = crash::sentinel_failover;
     cluster_master_killed = crash::cluster_master_killed;
     flushall = store::flushall;
+    revocation_undone = store::revocation_undone;
     memory_full = store::memory_full;
     tollgate_stopped = cut_off::tollgate_stopped;
     both_stopped = cut_off::both_stopped;

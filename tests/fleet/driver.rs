@@ -4,22 +4,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use redis::streams::StreamRangeReply;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Position};
+use tollgate::domain::change::{Ended, Event, Position, Touched};
 use tollgate::domain::fleet::{Member, MemberState};
 use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::fleet::driver::{Fleet, Joining};
 use tollgate::fleet::report::{WaitReport, Waited};
 use tollgate::revocation::FENCE;
 use tollgate::revocation::channel::Identity;
-use tollgate::revocation::stamps::Stamps;
+use tollgate::revocation::stamps::{Proof, Stamps};
 use tollgate::revocation::sticky::Sticky;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 
+use crate::chaos::proxy::{Mode, Proxy};
 use crate::replica::{digest, slots};
 use crate::server::RedisServer;
 
@@ -35,7 +37,11 @@ struct House {
 
 impl House {
     fn on(server: &RedisServer, id: &str) -> Self {
-        let redis = Arc::new(redis(server));
+        Self::at(&address(server), id)
+    }
+
+    fn at(address: &str, id: &str) -> Self {
+        let redis = Arc::new(redis_at(address));
         let (stamps, sticky) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Sticky::default()));
         let (reconciled, reconcile) = mpsc::unbounded_channel();
         let (id, name, version) = (id.to_owned(), id.to_owned(), "1".to_owned());
@@ -91,8 +97,15 @@ async fn until(what: &str, is_so: impl Fn() -> bool) {
 }
 
 fn redis(server: &RedisServer) -> Redis {
-    let connector = Connector::single(&format!("127.0.0.1:{}", server.port())).unwrap();
-    Redis::new(connector, Handle::current())
+    redis_at(&address(server))
+}
+
+fn address(server: &RedisServer) -> String {
+    format!("127.0.0.1:{}", server.port())
+}
+
+fn redis_at(address: &str) -> Redis {
+    Redis::new(Connector::single(address).unwrap(), Handle::current())
 }
 
 /// A store that was changed already.
@@ -217,6 +230,53 @@ async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
         tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();
     }
     assert_eq!(house.sticky.all().iter().map(|ended| ended.digest).collect::<Vec<_>>(), [digest(0)]);
+}
+
+/// The log is short, and one replica hears nothing of it until it was trimmed: of what was revoked meanwhile no entry is left.
+#[tokio::test]
+async fn who_missed_a_part_of_the_log_serves_nothing_old() {
+    let server = RedisServer::start_with(&["--stream-node-max-entries", "5"]).await;
+    init(&server).await;
+    let proxy = Proxy::before(address(&server)).await;
+    let mut stopped = House::at(&proxy.address, "stopped");
+    let other = House::on(&server, "other");
+    stopped.attached().await;
+    other.attached().await;
+    stopped.reconcile.recv().await.unwrap();
+    let stamps = Arc::clone(&stopped.stamps);
+    let old = [0, 1].map(|key| Proof { stamp: stamps.take(), slots: slots(key), sent: stamps.now() });
+    assert!(old.iter().all(|proof| stamps.stand(proof, Duration::ZERO)));
+    let lineages = (stopped.fleet.lineages(), other.fleet.lineages());
+
+    proxy.turn(Mode::Silent);
+    until("no lease", || !stamps.is_leased()).await;
+    let sequence = other.revoke().await;
+    // The other one keeps up with it.
+    let short = redis(&server).with_log_length(10);
+    for _ in 0..40 {
+        let newest = short.commit(&[], &Event { touched: Touched::Slots(vec![9]), ended: Vec::new() }).await.unwrap();
+        other.heard(newest).await;
+    }
+    let first = first_in_log(&server).await;
+    assert!(first > sequence + 1, "the log must have lost the revocation, and it begins at {first}");
+    assert!(!stopped.has_heard() && other.has_heard());
+
+    proxy.turn(Mode::Forward);
+    until("attached again, with nothing old on the way", || {
+        let stands = old.iter().any(|proof| stamps.stand(proof, Duration::ZERO));
+        assert!(!stands, "what was cached before is served");
+        stamps.is_leased() && stopped.fleet.figures().state() == MemberState::Attached
+    })
+    .await;
+    assert_eq!(stamps.position(), other.stamps.position());
+    assert_eq!((stopped.fleet.lineages(), other.fleet.lineages()), (lineages.0 + 1, lineages.1), "one began anew");
+    tokio::time::timeout(DEADLINE, stopped.reconcile.recv()).await.unwrap().unwrap();
+}
+
+/// The number of the oldest change that is left.
+async fn first_in_log(server: &RedisServer) -> u64 {
+    let oldest: StreamRangeReply = server.send("XRANGE tg:{tg}:log - + COUNT 1").await;
+    oldest.ids[0].id.trim_end_matches("-0").parse().unwrap()
 }
 
 #[tokio::test]

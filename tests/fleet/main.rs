@@ -1,10 +1,11 @@
-//! The fleet: the revocation protocol under a scheduler that tries what a network, a clock and a failover can do to it, its
-//! driver over a real server, and real replicas on real servers that fail.
+//! The fleet: the revocation protocol under a scheduler that tries what a network, a clock and a failover can do to it, a
+//! large fleet in simulated time, its driver over a real server, and real replicas on real servers that fail.
 
 #![cfg(test)]
 
 mod chaos;
 mod driver;
+mod many;
 mod model;
 mod redis;
 mod replica;

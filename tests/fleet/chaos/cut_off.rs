@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use rustix::process::Signal;
 use tokio::time::sleep;
 
-use super::house::{House, PATIENCE, Replica, all_allow, wait_for};
+use super::house::{House, PATIENCE, Replica, all_allow, all_deny, wait_for};
 use super::load::{Answer, Key, Load, PROMISED, Tally};
 use super::proxy::{Mode, Proxy};
 use super::row::{Row, Scale};
@@ -54,6 +54,48 @@ pub async fn tollgate_stopped(scale: Scale) -> Row {
     }
     tally.merge(load.end().await);
     Row::of("tollgate-stopped", &tally).note(format!("{rounds} times, for {} ms at most", longest.as_millis()))
+}
+
+pub async fn both_stopped(scale: Scale) -> Row {
+    let rounds = scale.of(2, 20);
+    let house = House::with(&[]).await;
+    let maker = house.replica().await;
+    let process = Arc::new(house.process());
+    let (other, stopped) = (Replica::Here(maker.clone()), Replica::Process(Arc::clone(&process)));
+    let all = [other.clone(), stopped.clone()];
+    let keys = maker.make_keys(STEADY + rounds).await;
+    let load = Load::begin(std::slice::from_ref(&other), &keys, STEADY, RATE);
+    let (mut tally, mut longest) = (Tally::default(), Duration::ZERO);
+    for (turn, key) in keys[STEADY..].iter().enumerate() {
+        all_allow(&all, key).await;
+        process.signal(Signal::STOP);
+        let begun = Instant::now();
+        let barred = maker.revoke(key).await.unwrap() + PROMISED + Duration::from_millis(1);
+        house.server.signal(Signal::STOP);
+        tally.check_until(barred, std::slice::from_ref(&other), key).await;
+        let queued: Vec<_> =
+            (0..QUEUED).map(|_| tokio::spawn(patient_check(Arc::clone(&process), Arc::clone(key)))).collect();
+        sleep(scale.of(Duration::from_millis(100), Duration::from_secs(1))).await;
+        // In turn either of them goes on first, and has the other one to do without for a while.
+        if turn % 2 == 0 {
+            process.signal(Signal::CONT);
+            tally.check_until(Instant::now() + PROMISED, &all, key).await;
+            house.server.signal(Signal::CONT);
+        } else {
+            house.server.signal(Signal::CONT);
+            all_allow(std::slice::from_ref(&other), &keys[0]).await;
+            process.signal(Signal::CONT);
+        }
+        longest = longest.max(begun.elapsed());
+        for checks in join_all(queued).await {
+            tally.merge(checks.unwrap());
+        }
+        all_allow(&all, &keys[0]).await;
+        all_deny(&all, key).await;
+    }
+    tally.merge(load.end().await);
+    Row::of("both-stopped", &tally)
+        .note(format!("{rounds} times, both for {} ms at most; in turn either went on first", longest.as_millis()))
 }
 
 /// When the last check began that a replica allowed, which is about to stop.

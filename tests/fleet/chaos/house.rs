@@ -15,6 +15,8 @@ use tollgate::config::Compiled;
 use tollgate::config::StoreSettings;
 use tollgate::domain::attributes::Attributes;
 use tollgate::domain::attributes::Header;
+use tollgate::domain::change::Event;
+use tollgate::domain::change::Touched;
 use tollgate::fleet::driver::Fleet;
 use tollgate::fleet::report::Waited;
 use tollgate::pepper;
@@ -175,6 +177,12 @@ impl House {
         init(&self.store(), &self.folder).await
     }
 
+    /// A change after which nobody believes anything that is cached.
+    pub async fn touch_all(&self) {
+        let redis = Redis::new(Connector::single(&self.server.address()).unwrap(), Handle::current());
+        redis.commit(&[], &Event { touched: Touched::All, ended: Vec::new() }).await.unwrap();
+    }
+
     fn store(&self) -> String {
         format!("url: 'redis://{}'", self.server.address())
     }
@@ -237,6 +245,11 @@ fn configured(store: &str, folder: &TempDir) -> String {
 /// Until every replica allows a key.
 pub async fn all_allow(replicas: &[Replica], key: &Key) {
     all_answer(replicas, key, Answer::Allowed).await;
+}
+
+/// Until every replica refuses a revoked key.
+pub async fn all_deny(replicas: &[Replica], key: &Key) {
+    all_answer(replicas, key, Answer::Denied(401)).await;
 }
 
 /// Until every replica answers so.

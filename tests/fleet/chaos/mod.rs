@@ -8,10 +8,11 @@ mod crash;
 mod cut_off;
 mod floods;
 mod house;
+mod killed;
 mod load;
 mod process;
 mod propagation;
-mod proxy;
+pub mod proxy;
 mod row;
 #[path = "../../support/servers.rs"]
 mod servers;
@@ -38,8 +39,11 @@ experiments! {
     sentinel_failover = crash::sentinel_failover;
     cluster_master_killed = crash::cluster_master_killed;
     flushall = store::flushall;
+    revocation_undone = store::revocation_undone;
     memory_full = store::memory_full;
     tollgate_stopped = cut_off::tollgate_stopped;
+    both_stopped = cut_off::both_stopped;
+    administrator_killed = killed::administrator_killed;
     replica_cut_off = cut_off::replica_cut_off;
     replica_dropped = cut_off::replica_dropped;
     expiring_at_once = floods::expiring_at_once;

@@ -1,6 +1,7 @@
 //! A real `tollgate serve` and a client of its check socket. Ended by its id.
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -55,6 +56,11 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         kill_process(self.id, signal).unwrap();
+    }
+
+    /// Where it is administered.
+    pub fn admin(&self) -> PathBuf {
+        self.folder.path().join("admin.sock")
     }
 
     /// The memory that it has in use, in bytes.

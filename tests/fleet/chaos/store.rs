@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tollgate::revocation::GUARD;
 use tollgate::store::redis::Init;
 
-use super::house::{Here, House, PATIENCE, Replica, all_allow, all_answer, wait_for};
+use super::house::{Here, House, PATIENCE, Replica, all_allow, all_answer, all_deny, wait_for};
 use super::load::{Answer, Key, Load, PROMISED, Tally};
 use super::row::{Row, Scale};
 
@@ -184,4 +184,47 @@ pub async fn memory_full(scale: Scale) -> Row {
         .demand(refused == 0, format!("{refused} revocations were refused"))
         .demand(tally.longest_loss <= PROMISED, "cached keys were not served")
         .note(format!("{revocations} revocations while `maxmemory` was reached"))
+}
+
+/// Puts every record of a key aside.
+const SET_ASIDE: &str = "
+for _, name in ipairs(redis.call('KEYS', 'tg:{tg}:k:*')) do redis.call('COPY', name, 'aside:{tg}:' .. name, 'REPLACE') end";
+
+/// Brings back what was put aside, and says how many records were others meanwhile.
+const BRING_BACK: &str = "
+local count = 0
+for _, name in ipairs(redis.call('KEYS', 'tg:{tg}:k:*')) do
+  local old = redis.call('GET', 'aside:{tg}:' .. name)
+  if old and old ~= redis.call('GET', name) then
+    redis.call('SET', name, old)
+    count = count + 1
+  end
+end
+return count";
+
+/// The store forgets a revocation that everybody has heard of, and makes everybody look again.
+pub async fn revocation_undone(scale: Scale) -> Row {
+    let rounds = scale.of(2, 20);
+    let scene = Scene::begin(rounds + 1).await;
+    let maker = &scene.here[0];
+    let mut tally = Tally::default();
+    let mut undone = 0;
+    for key in &scene.doomed[1..] {
+        let () = scene.house.server.command(&["EVAL", SET_ASIDE, "0"]);
+        revoke(maker, key).await;
+        all_deny(&scene.all, key).await;
+        key.bar_from(Instant::now());
+        undone += scene.house.server.command::<usize>(&["EVAL", BRING_BACK, "0"]);
+        scene.house.touch_all().await;
+        // Nobody who has heard of it believes the store.
+        tally.check_until(Instant::now() + PROMISED / 2, &scene.all, key).await;
+        // Who has not heard of it finds that the store was set right.
+        let newcomer = scene.house.replica().await;
+        all_deny(&[Replica::Here(newcomer)], key).await;
+    }
+    scene.recovers(&scene.doomed[0]).await;
+    tally.merge(scene.load.end().await);
+    Row::of("revocation-undone", &tally)
+        .demand(undone == rounds, format!("{undone} records were brought back"))
+        .note(format!("{rounds} times, and set right again each time"))
 }

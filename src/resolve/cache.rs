@@ -124,13 +124,13 @@ impl<T: Send + Sync + 'static> Cache<T> {
         }
     }
 
-    /// What is cached and still true. `grace` extends the lease; see [`Stamps::stand`].
+    /// What is cached and still true. `grace` extends the lease for what exists; see [`Stamps::stand`].
     pub fn get(&self, digest: &Digest, grace: Duration) -> Option<Resolved<T>> {
-        let hit = |entries: &Entries<Entry<T>>, tier| {
+        let hit = |entries: &Entries<Entry<T>>, tier, grace| {
             let entry = entries.get(digest)?;
             self.stamps.stand(&entry.proof, grace).then(|| entry.resolved(tier))
         };
-        hit(&self.known, Tier::Cache).or_else(|| hit(&self.unknown, Tier::NegativeCache))
+        hit(&self.known, Tier::Cache, grace).or_else(|| hit(&self.unknown, Tier::NegativeCache, Duration::ZERO))
     }
 
     /// Keeps what was found without a load.

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 
 use crate::domain::change::Slots;
 use crate::domain::change::named;
-use crate::domain::credential::PresentedKey;
+use crate::domain::credential::{Digest, PresentedKey};
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
 use crate::domain::principal::{Grant, Principal};
@@ -132,7 +132,7 @@ impl Resolver {
         grace: Duration,
     ) -> Result<Resolved<Principal>, ResolveError> {
         let digest = self.digester.current(key);
-        if let Some(hit) = self.keys.get(&digest, grace) {
+        if let Some(hit) = self.cached(&self.keys, &digest, grace) {
             return Ok(hit);
         }
         self.demand_service()?;
@@ -146,7 +146,8 @@ impl Resolver {
                 };
                 let grant = Grant::of_key(&key).map_err(|_| ResolveError::Damaged)?;
                 let mut principal = Principal::of_key(&key, grants.share(&grant));
-                principal.revoked |= is_barred(project.as_ref()) || reader.sticky.contradicts(&key.digest);
+                principal.revoked =
+                    principal.revoked || is_barred(project.as_ref()) || reader.sticky.contradicts(&key.digest);
                 let slots = Slots::of_digests(&[key.digest, named("project", &key.project)]);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }
@@ -178,7 +179,7 @@ impl Resolver {
         let issuers = self.issuers.load();
         // Before the keys are looked at: see `Withdrawals`.
         let name = issuers.name(digest);
-        if let Some(hit) = issuers.cache.get(&name, grace) {
+        if let Some(hit) = self.cached(&issuers.cache, &name, grace) {
             return Ok(hit);
         }
         self.demand_service()?;
@@ -282,6 +283,13 @@ impl Resolver {
             }
         };
         self.projects.load(digest, load).await
+    }
+
+    /// Who is cached and still the same. A grace is for those who were let in: who was not may be by now.
+    fn cached(&self, cache: &Cache<Principal>, digest: &Digest, grace: Duration) -> Option<Resolved<Principal>> {
+        let hit = cache.get(digest, grace)?;
+        let is_barred = hit.value.as_ref().is_some_and(|principal| principal.revoked);
+        (grace.is_zero() || !is_barred || self.is_current(&hit, Duration::ZERO)).then_some(hit)
     }
 
     /// What could not be served is not looked up either.

@@ -28,6 +28,9 @@ const SIGNS_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
 /// A key verifies this long after another took its place: longer than any token lives.
 pub const VERIFIES_FOR: Duration = Duration::from_secs(2 * 24 * 3600);
 
+/// The keys may be read anew for an unknown one after this time, though nothing was heard of another: its maker may have been
+/// faster than the log.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 /// How long a token with an unknown key waits for those before it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -101,12 +104,17 @@ impl SigningKeys {
         Ok(())
     }
 
-    /// Reads them anew if another replica may have changed them since. Whether it had to.
+    /// Reads them anew if another replica may have changed them since, or they were not read in the last second. Whether it
+    /// had to.
     ///
     /// # Errors
     /// As [`SigningKeys::load`].
     pub async fn refresh(&self, now: Timestamp) -> Result<bool, StoreError> {
-        let is_current = || self.opened.load().proof.is_some_and(|proof| self.stamps.stand(&proof, Duration::ZERO));
+        let is_current = || {
+            let read = self.opened.load().proof;
+            let is_new = |proof: &Proof| self.stamps.now() < proof.sent.plus(READ_AGAIN);
+            read.is_some_and(|proof| is_new(&proof) && self.stamps.stand(&proof, Duration::ZERO))
+        };
         if is_current() {
             return Ok(false);
         }

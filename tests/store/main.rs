@@ -10,6 +10,7 @@ mod desk;
 mod faults;
 mod file;
 mod kill;
+mod leased;
 mod migration;
 mod power;
 mod privilege;

@@ -1,7 +1,7 @@
 //! Real `redis-server` processes: one, a primary with replicas, Sentinel, Cluster. Each has free ports and a temporary folder, is
 //! waited for until it answers, and is ended by its id.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs::{self, File};
 use std::net::TcpListener;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
@@ -23,6 +24,7 @@ use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
 use crate::revocation::wait::{Observation, Verdict, Wait};
 use crate::store::StoreError;
+use crate::store::redis::survey::{Finding, Survey};
 use crate::store::redis::{Channel, Redis};
 
 /// How long a replica listens at most before it renews its lease: a quarter of what a lease holds.
@@ -40,7 +42,7 @@ pub struct Fleet(Arc<Shared>);
 
 struct Shared {
     requests: mpsc::UnboundedSender<Request>,
-    level: String,
+    level: Arc<ArcSwap<String>>,
     clock: Clock,
     position: watch::Receiver<u64>,
     figures: Arc<Figures>,
@@ -54,7 +56,7 @@ pub struct Joining {
     pub stamps: Arc<Stamps>,
     pub sticky: Arc<Sticky>,
     pub identity: Identity,
-    /// What the store's configuration guarantees, in words.
+    /// What the store's configuration guarantees, in words; looked at again with each connection.
     pub level: String,
     pub clock: Clock,
     /// Told when what was ended for good must be ended in a new history, too.
@@ -99,13 +101,14 @@ impl Fleet {
     /// # Errors
     /// The system's, if there is no thread to be had.
     pub fn start(joining: Joining) -> std::io::Result<Self> {
+        let level = Arc::new(ArcSwap::from_pointee(joining.level.clone()));
         let (requests, received) = mpsc::unbounded_channel();
         let (position, heard) = watch::channel(0);
         let figures = Arc::new(Figures::default());
         let lineages_seen = Arc::default();
         let shared = Shared {
             requests,
-            level: joining.level.clone(),
+            level: Arc::clone(&level),
             clock: joining.clock.clone(),
             position: heard,
             figures: Arc::clone(&figures),
@@ -114,6 +117,7 @@ impl Fleet {
         let mut driver = Driver {
             protocol: Protocol::new(joining.identity.clone(), 0, joining.clock.now()),
             joining,
+            level,
             requests: received,
             position,
             figures,
@@ -187,8 +191,8 @@ impl Fleet {
     }
 
     /// What the store's configuration guarantees, in words.
-    pub fn level(&self) -> &str {
-        &self.0.level
+    pub fn level(&self) -> Arc<String> {
+        self.0.level.load_full()
     }
 
     /// The clock that leases are counted by.
@@ -220,6 +224,7 @@ struct Waiting {
 
 struct Driver {
     joining: Joining,
+    level: Arc<ArcSwap<String>>,
     protocol: Protocol,
     requests: mpsc::UnboundedReceiver<Request>,
     position: watch::Sender<u64>,
@@ -354,6 +359,7 @@ impl Driver {
         match (asked, bell) {
             (Ok(asked), Ok(bell)) => {
                 self.links = Some(Links { asked, bell: Some(bell) });
+                self.look_at_level();
                 Some(Input::Connected)
             }
             (Err(error), _) | (_, Err(error)) => {
@@ -364,6 +370,22 @@ impl Driver {
                 None
             }
         }
+    }
+
+    /// Another server, or the same one with other settings, may guarantee something else. Nothing waits for the answer.
+    fn look_at_level(&self) {
+        let (redis, level) = (Arc::clone(&self.joining.redis), Arc::clone(&self.level));
+        tokio::spawn(async move {
+            let Ok(survey) = Survey::of(redis.connector()).await else { return };
+            for Finding { what, remedy, .. } in survey.refusals() {
+                tracing::error!(remedy, "{what}");
+            }
+            let (now, before) = (survey.level.to_string(), level.load_full());
+            if now != *before {
+                tracing::warn!(%before, %now, "the store's server guarantees something else than before");
+                level.store(Arc::new(now));
+            }
+        });
     }
 
     async fn renew(&mut self, member: &Member, settle: bool) -> Input {
@@ -498,7 +520,7 @@ impl Driver {
         }
         let Some((asked, listed)) = self.listed.take() else { return };
         let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
-        let (members, level) = (self.members.listed(), &self.joining.level);
+        let (members, level) = (self.members.listed(), &*self.level.load_full());
         for waiting in &mut self.waits {
             let verdict = waiting.wait.observe(&Observation { asked, listed, members, own, now });
             let waited = match verdict {

@@ -18,6 +18,7 @@ pub(super) struct FleetMetrics {
     fleet: Fleet,
     sticky: Arc<Sticky>,
     l2: Option<L2>,
+    level: IntGaugeVec,
     state: IntGaugeVec,
     lag: IntGauge,
     counts: IntGaugeVec,
@@ -32,9 +33,9 @@ impl FleetMetrics {
             |name, help, labels: &[&str]| registered(registry, IntGaugeVec::new(Opts::new(name, help), labels)?);
         let level =
             gauges("tollgate_fleet_level_info", "What the store's server guarantees of revocations.", &["level"])?;
-        level.with_label_values(&[fleet.level()]).set(1);
         let lag = "Changes in the store's log that this replica had not applied at its last renewal.";
         Ok(Self {
+            level,
             state: gauges("tollgate_fleet_state", "1 for the state that this replica is in.", &["state"])?,
             lag: registered(registry, IntGauge::new("tollgate_fleet_lag_changes", lag)?)?,
             counts: gauges(
@@ -56,6 +57,8 @@ impl FleetMetrics {
 
     pub(super) fn refresh(&self) {
         let figures = self.fleet.figures();
+        self.level.reset();
+        self.level.with_label_values(&[self.fleet.level().as_str()]).set(1);
         let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         for state in MemberState::ALL {
             self.state.with_label_values(&[state.as_str()]).set(i64::from(state == figures.state()));

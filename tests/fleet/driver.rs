@@ -319,3 +319,19 @@ async fn who_leaves_while_the_server_is_away_does_not_wait_for_it() {
     house.fleet.leave().await;
     assert!(!house.stamps.is_leased() && house.stamps.lease() == Moment::default(), "the lease is given up");
 }
+
+#[tokio::test]
+async fn the_level_is_that_of_the_server_as_it_is_now() {
+    let server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    assert_eq!(*house.fleet.level(), "bounded (1 s)");
+    let _: String = server.send("CONFIG SET appendonly no").await;
+    let mut snapshots = redis::cmd("CONFIG");
+    snapshots.arg("SET").arg("save").arg("60 1");
+    let _: String = snapshots.query_async(&mut server.connection().await).await.unwrap();
+    let _: u64 = server.send("CLIENT KILL TYPE normal").await;
+    until("another level", || house.fleet.level().contains("goes back to the last snapshot")).await;
+    house.attached().await;
+    assert!(house.fleet.view().await.unwrap().level.contains("goes back to the last snapshot"));
+}

@@ -29,7 +29,6 @@ struct Inner {
 }
 
 /// What the fleet knows of a thing.
-#[derive(Debug)]
 pub enum Known {
     /// The value, when it was found, and the right to say something newer.
     Value(Zeroizing<Vec<u8>>, Timestamp, Ticket),
@@ -37,6 +36,16 @@ pub enum Known {
     Nothing(Ticket),
     /// The cache cannot be reached: whoever asks is on their own.
     Unreachable,
+}
+
+impl fmt::Debug for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Value(..) => "Value",
+            Self::Nothing(_) => "Nothing",
+            Self::Unreachable => "Unreachable",
+        })
+    }
 }
 
 /// The right to say what was found out, unless it was to be forgotten meanwhile.

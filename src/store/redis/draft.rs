@@ -8,8 +8,8 @@ use redis::ScriptInvocation;
 
 use crate::store::StoreError;
 
-/// What the server held when it was read.
-#[derive(Debug, Default)]
+/// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
+#[derive(Default)]
 pub(super) struct Seen {
     pub(super) records: HashMap<String, Option<Vec<u8>>>,
     pub(super) lists: HashMap<String, Vec<String>>,
@@ -44,7 +44,6 @@ impl From<StoreError> for Halt {
 
 pub(super) type Step<T> = Result<T, Halt>;
 
-#[derive(Debug)]
 enum Put {
     Value(Vec<u8>),
     /// Gone by itself after this time.
@@ -52,7 +51,6 @@ enum Put {
     Nothing,
 }
 
-#[derive(Debug)]
 pub(super) struct Draft<'s> {
     seen: &'s Seen,
     wanted: Wanted,

@@ -120,7 +120,6 @@ pub(super) fn lost() -> StoreError {
 }
 
 /// What a script answered: a word, and what follows it.
-#[derive(Debug)]
 pub(super) struct Answer {
     pub(super) word: String,
     rest: std::vec::IntoIter<Value>,

@@ -173,15 +173,17 @@ async fn everything_goes_to_redis_and_back() {
 }
 
 #[tokio::test]
-async fn a_cluster_is_filled_and_read() {
-    let (file, back) = (File::new(), File::new());
+async fn several_servers_are_filled_and_read() {
+    let file = File::new();
     fill(&file.open()).await;
-    let cluster = InRedis::in_a_cluster();
-    let store = cluster.empty().await;
-    let Store::Redis(redis) = &store else { panic!("it is in Redis") };
-    let there = migrate(&file.source().await, &depot(redis).await, NOW).await.unwrap();
-    assert_same(&file.open(), &store).await;
-    assert_eq!(migrate(&depot(redis).await, &back.target().await, NOW).await.unwrap().digest, there.digest);
+    for servers in [InRedis::behind_sentinels(), InRedis::in_a_cluster()] {
+        let back = File::new();
+        let store = servers.empty().await;
+        let Store::Redis(redis) = &store else { panic!("it is in Redis") };
+        let there = migrate(&file.source().await, &depot(redis).await, NOW).await.unwrap();
+        assert_same(&file.open(), &store).await;
+        assert_eq!(migrate(&depot(redis).await, &back.target().await, NOW).await.unwrap().digest, there.digest);
+    }
 }
 
 #[tokio::test]

@@ -223,9 +223,10 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    const NODE: [&str; 3] = ["cluster-enabled yes", "cluster-port FREE", "cluster-node-timeout 6000"];
+
     pub fn start(primaries: u16, settings: &[&str]) -> Self {
-        let enabled = ["cluster-enabled yes", "cluster-port FREE", "cluster-node-timeout 6000"];
-        let nodes: Vec<Server> = (0..primaries).map(|_| Server::with(&[&enabled, settings].concat())).collect();
+        let nodes: Vec<Server> = (0..primaries).map(|_| Server::with(&[&Self::NODE, settings].concat())).collect();
         let width = 16384 / primaries;
         for (at, node) in (0..primaries).zip(&nodes) {
             let last = if at + 1 == primaries { 16383 } else { (at + 1) * width - 1 };
@@ -233,25 +234,51 @@ impl Cluster {
             let () = node.command(&["CLUSTER", "ADDSLOTSRANGE", &range[0], &range[1]]);
             let () = node.command(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
         }
-        for node in &nodes[1..] {
-            let bus = node.command::<Vec<String>>(&["CONFIG", "GET", "cluster-port"]);
-            let () = nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus[1]]);
-        }
-        for node in &nodes {
+        let cluster = Self { nodes };
+        cluster.nodes[1..].iter().for_each(|node| cluster.meet(node));
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    fn meet(&self, node: &Server) {
+        let bus = node.command::<Vec<String>>(&["CONFIG", "GET", "cluster-port"]);
+        let () = self.nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &node.port.to_string(), &bus[1]]);
+    }
+
+    fn wait_until_whole(&self) {
+        let knows = format!("cluster_known_nodes:{}", self.nodes.len());
+        for node in &self.nodes {
             wait_for("the Cluster to be whole", || {
                 let state: String = node.command(&["CLUSTER", "INFO"]);
-                let knows = format!("cluster_known_nodes:{primaries}");
                 state.contains("cluster_state:ok") && state.contains(&knows)
             });
         }
-        Self { nodes }
+    }
+
+    /// Gives the owner of this key a replica, and both of them further settings. Gives the places of the two.
+    pub fn add_replica(&mut self, key: &str, settings: &[&str]) -> [usize; 2] {
+        let port = self.owner_of(key).port;
+        let owner = self.nodes.iter().position(|node| node.port == port).unwrap();
+        let added = Server::with(&[&Self::NODE, settings].concat());
+        self.meet(&added);
+        self.nodes.push(added);
+        self.wait_until_whole();
+        let [owner, added] = [owner, self.nodes.len() - 1];
+        let id: String = self.nodes[owner].command(&["CLUSTER", "MYID"]);
+        let () = self.nodes[added].command(&["CLUSTER", "REPLICATE", &id]);
+        wait_for("a replica", || self.nodes[added].info("master_link_status").as_deref() == Some("up"));
+        for setting in settings {
+            let (name, value) = setting.split_once(' ').unwrap();
+            let () = self.nodes[owner].command(&["CONFIG", "SET", name, value]);
+        }
+        [owner, added]
     }
 
     pub fn addresses(&self) -> Vec<String> {
         self.nodes.iter().map(Server::address).collect()
     }
 
-    /// The node that has the slot of this key.
+    /// The node that has the slot of this key, as long as there are primaries alone.
     pub fn owner_of(&self, key: &str) -> &Server {
         let slot: u16 = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
         let width = 16384 / u16::try_from(self.nodes.len()).unwrap();

@@ -91,6 +91,35 @@ pub async fn cluster_master_killed(scale: Scale) -> Row {
     .await
 }
 
+pub async fn cluster_failover(scale: Scale) -> Row {
+    let mut cluster = block_in_place(|| Cluster::start(3, &[]));
+    let pair = block_in_place(|| cluster.add_replica("tg:{tg}:head", &FENCED));
+    let store = format!("cluster: {{addresses: ['{}']}}, replicas: 1", cluster.addresses().join("', '"));
+    crash("cluster-failover", &store, scale.of(1, 6), async |round| {
+        let is_primary = |node: usize, cluster: &Cluster| cluster.nodes[node].info("role").as_deref() == Some("master");
+        let [old, new] = if is_primary(pair[0], &cluster) { pair } else { [pair[1], pair[0]] };
+        // In turn an operator has it hand over, and it crashes.
+        let crashes = round % 2 == 1;
+        if crashes {
+            cluster.nodes[old].kill();
+        }
+        let mut asked: Option<Instant> = None;
+        wait_for("another primary", async || {
+            // Each asking begins anew, and the others vote for one that they have just voted for only after a while.
+            if !crashes && asked.is_none_or(|asked| asked.elapsed() > ASKED_AGAIN) {
+                let _: Result<(), _> = cluster.nodes[new].try_command(&["CLUSTER", "FAILOVER"]);
+                asked = Some(Instant::now());
+            }
+            is_primary(new, &cluster)
+        })
+        .await;
+        if crashes {
+            block_in_place(|| cluster.nodes[old].restart());
+        }
+    })
+    .await
+}
+
 /// Revokes keys all the while the primary goes, and looks for every revocation that was acknowledged when one is back.
 async fn crash(name: &'static str, store: &str, rounds: usize, mut crash: impl AsyncFnMut(usize)) -> Row {
     let folder = tempfile::tempdir().unwrap();

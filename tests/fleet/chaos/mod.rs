@@ -38,6 +38,7 @@ experiments! {
     redis_killed = crash::redis_killed;
     sentinel_failover = crash::sentinel_failover;
     cluster_master_killed = crash::cluster_master_killed;
+    cluster_failover = crash::cluster_failover;
     flushall = store::flushall;
     revocation_undone = store::revocation_undone;
     memory_full = store::memory_full;

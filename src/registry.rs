@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use crate::clock::Clock;
 use crate::domain::change::{Event, Touched};
 use crate::domain::record::Outcome;
+use crate::domain::time::Timestamp;
 use crate::resolve::api_key::Digester;
 use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
@@ -35,6 +36,7 @@ use audit::Attempt;
 use refusals::Refusals;
 
 pub use actor::{Actor, Held};
+pub use again::Failure;
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
 pub use once::Once;
 pub use resources::ResourceSpec;
@@ -62,7 +64,7 @@ pub struct Registry {
 struct Heard {
     /// The number of the newest change.
     newest: watch::Receiver<u64>,
-    /// What was ended for good.
+    /// What was ended.
     ended: Arc<Sticky>,
 }
 
@@ -239,6 +241,11 @@ impl Registry {
         Ok(Made { result, sequence })
     }
 
+    /// Now, or later than this time, which another replica's clock may have told: what comes later has the later time.
+    fn time_after(&self, earlier: Timestamp) -> Timestamp {
+        self.clock.now().max(earlier.plus(Duration::from_millis(1)))
+    }
+
     /// A number behind those of all changes so far, also of those that somebody else made.
     ///
     /// # Errors
@@ -259,12 +266,14 @@ impl Registry {
                 Ok(sequence) => {
                     if let Some(heard) = &heard {
                         // A store that loses it before its log has told of it must not lose it unnoticed.
-                        heard.ended.note(&ended);
+                        heard.ended.write_down(&ended);
                     }
                     stamps.acknowledge(*sequence, &touched);
                     if let Some(heard) = &mut heard {
                         // Whoever does not hear it in time has been told already.
                         let _ = timeout(HEARING, heard.newest.wait_for(|newest| newest >= sequence)).await;
+                        // What was heard of may have been another history, which begins without it.
+                        heard.ended.suspect_unheard(&ended);
                     }
                 }
                 Err(StoreError::Conflict(_)) => {}

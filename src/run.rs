@@ -107,7 +107,7 @@ impl Core {
         .map_err(start)?;
         let sticky = Arc::clone(core.resolver.sticky());
         let registry = core.registry.in_fleet(fleet.position(), sticky, core.resolver.l2());
-        tokio::spawn(reconcile_with(registry.clone(), Arc::clone(core.resolver.sticky()), wanted));
+        tokio::spawn(keep_ended(registry.clone(), wanted));
         Ok((Self { registry, ..core }, fleet))
     }
 
@@ -333,19 +333,25 @@ fn identity(name: String, grace: Duration) -> Identity {
     Identity { id: format!("{id:032x}"), name, grace, version: env!("CARGO_PKG_VERSION").to_owned() }
 }
 
-/// Ends again what the store was found to have lost, and looks for it all when it went over to another history.
-async fn reconcile_with(registry: Registry, sticky: Arc<Sticky>, mut wanted: mpsc::UnboundedReceiver<()>) {
-    let mut pending = Vec::new();
+/// Ends again what the store has lost, at once when it went over to another history. Nothing is given up that the log may still
+/// tell of: others may not have heard of what is missing, and would allow it.
+async fn keep_ended(registry: Registry, mut wanted: mpsc::UnboundedReceiver<()>) {
+    let mut has_complained = false;
     loop {
         tokio::select! {
             asked = wanted.recv() => match asked {
-                Some(()) => pending = sticky.all(),
+                Some(()) => {}
                 None => return,
             },
-            () = tokio::time::sleep(RECONCILE_EVERY) => pending.extend(sticky.take_contradicted()),
+            () = tokio::time::sleep(RECONCILE_EVERY) => {}
         }
-        // Nothing is given up: others may not have heard of what is missing, and would allow it.
-        pending = registry.end_again(&pending).await;
+        let result = registry.end_again().await;
+        if let Err(error) = &result
+            && !has_complained
+        {
+            tracing::warn!(%error, "what the store may have lost cannot be ended again yet: trying until it can");
+        }
+        has_complained = result.is_err();
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::redis::Redis;
-use crate::domain::change::Event;
+use crate::domain::change::{Event, Position};
 use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
@@ -169,17 +169,17 @@ pub struct SessionLoad {
     pub project: Option<Project>,
 }
 
-/// What was loaded, with the number of the newest change that the store had made then.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What was loaded, with the place of the newest change that the store had made then.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AsOf<T> {
     pub found: T,
     /// `None`: the store cannot go back.
-    pub sequence: Option<u64>,
+    pub position: Option<Position>,
 }
 
 impl<T> AsOf<T> {
     fn ever(found: T) -> Self {
-        Self { found, sequence: None }
+        Self { found, position: None }
     }
 }
 
@@ -330,6 +330,19 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.once(&digest)).await,
             Self::Redis(store) => store.once(&digest).await,
+        }
+    }
+
+    /// The number of the first of these places that is in the log of the history with a place where it was joined; `None`: none
+    /// of them is.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also if it is in another history now.
+    pub async fn newest_known(&self, joined: &Position, places: &[Position]) -> Result<Option<u64>, StoreError> {
+        match self {
+            // It has no log, and never goes back.
+            Self::Embedded(_) => Ok(None),
+            Self::Redis(store) => store.newest_known(joined, places).await,
         }
     }
 

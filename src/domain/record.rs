@@ -162,7 +162,7 @@ pub struct User {
     /// A tombstone: the name is free for another user.
     pub deleted: bool,
     /// The generation of the user's sessions: tokens of another one are refused. It rises when the user is disabled,
-    /// deleted or made again and when the password changes, and never falls.
+    /// enabled, deleted or made again and when the password changes, and never falls.
     pub sessions: u64,
     pub created_at: Timestamp,
     /// As [`AuditEntry::actor`].

@@ -284,7 +284,7 @@ impl Driver {
                 match action {
                     Action::DropLoads => self.joining.redis.drop_loads(),
                     // Whoever would hear it is gone only when the process ends.
-                    Action::Reconcile => drop(self.joining.reconcile.send(())),
+                    Action::Adopt(_) => drop(self.joining.reconcile.send(())),
                     Action::Lease(_) => self.observe(),
                     Action::Connect { after } => match self.pause(after).await {
                         Ok(()) => input = self.connect().await,
@@ -295,7 +295,7 @@ impl Driver {
                         Ok(heard) => input = Some(heard),
                         Err(left) => return left,
                     },
-                    Action::Apply(_) | Action::Adopt(_) | Action::Seal | Action::Unseal => {}
+                    Action::Apply(_) | Action::Seal | Action::Unseal => {}
                 }
                 self.publish();
             }

@@ -31,6 +31,10 @@ impl<'a> Attempt<'a> {
         Self { actor, act, target: format!("user:{name}") }
     }
 
+    pub(super) fn on_session(actor: &'a Actor, act: &'a str, id: &str) -> Self {
+        Self { actor, act, target: format!("session:{id}") }
+    }
+
     pub(super) fn on_resource(actor: &'a Actor, act: &'a str, kind: &str, id: &str) -> Self {
         Self { actor, act, target: ResourceRef { kind, id }.to_string() }
     }

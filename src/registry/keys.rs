@@ -339,7 +339,7 @@ impl Registry {
 
 pub(super) fn key_change(writes: Vec<Write>, digests: &[Digest], key: ApiKey) -> Change<ApiKey> {
     let ended = |write: &Write| match write {
-        Write::UpdateKey(key) => Some(Ended { digest: key.digest, at: key.revoked_at? }),
+        Write::UpdateKey(key) => Some(Ended::Key { digest: key.digest, at: key.revoked_at? }),
         _ => None,
     };
     let event =

@@ -5,7 +5,7 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::check_name;
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Event, Slots, named};
+use crate::domain::change::{Ended, Event};
 use crate::domain::record::{EVERY, Project, ProjectState};
 use crate::domain::time::Timestamp;
 use crate::store::Write;
@@ -65,12 +65,10 @@ impl Registry {
             // To take away is written again also where nothing changes: whoever repeats it wants every replica to hear.
             let mut new = Project { state, version: old.version + 1, ..old };
             if state != old.state {
-                new.changed_at = self.clock.now();
+                new.changed_at = self.time_after(new.changed_at);
                 new.changed_by.clone_from(&attempt.actor.subject);
             }
-            let event = Event::touching(&[Slots::of_digests(&[named("project", name)])]);
-            let writes = vec![Write::PutProject(new.clone())];
-            Ok(Change { project: Some(name.to_owned()), writes, event, result: new })
+            Ok(project_change(new))
         })
         .await
     }
@@ -123,5 +121,15 @@ impl Registry {
         let reason = format!("you do not reach project {name}");
         let answer = RegistryError::NotFound(format!("there is no project {name}"));
         self.refuse(attempt, Some(name), &reason, answer).await
+    }
+}
+
+pub(super) fn project_change(project: Project) -> Change<Project> {
+    let event = Event::ending(vec![Ended::of_project(&project)]);
+    Change {
+        project: Some(project.name.clone()),
+        writes: vec![Write::PutProject(project.clone())],
+        event,
+        result: project,
     }
 }

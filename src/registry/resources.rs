@@ -4,7 +4,7 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::{check_label, check_name};
 use super::{Change, Expected, Registry, RegistryError, Result};
-use crate::domain::change::{Event, Slots, named};
+use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::record::Resource;
 use crate::store::{ResourceQuery, Write};
 
@@ -98,8 +98,7 @@ impl Registry {
             self.demand_unbound(&attempt, project, "removes resources").await?;
             let Some(known) = known else { return self.hide(&attempt, None, &format!("resource {kind}:{id}")).await };
             expected.check(|| known.reference().to_string(), known.version)?;
-            let (kind, id) = (known.kind.clone(), known.id.clone());
-            Ok(self.resource_change(Write::DeleteResource { kind, id, version: known.version }, known))
+            Ok(resource_deletion(known))
         })
         .await
         .map(|made| made.result)
@@ -116,6 +115,14 @@ impl Registry {
         let event = Event::touching(&[touched]);
         Change { project: Some(resource.project.clone()), writes: vec![write], event, result: resource }
     }
+}
+
+/// Takes away the resource that this is.
+pub(super) fn resource_deletion(resource: Resource) -> Change<Resource> {
+    let (kind, id) = (resource.kind.clone(), resource.id.clone());
+    let writes = vec![Write::DeleteResource { kind, id, version: resource.version }];
+    let event = Event::ending(vec![Ended::of_resource(&resource)]);
+    Change { project: Some(resource.project.clone()), writes, event, result: resource }
 }
 
 fn check_resource(spec: &ResourceSpec) -> Result<()> {

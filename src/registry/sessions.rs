@@ -20,17 +20,14 @@ impl Registry {
         if !is_user_name(&session.user) {
             return invalid("user", format!("must be {USER_NAME_RULE}"));
         }
-        let attempt = Attempt { actor, act: "session.end", target: format!("session:{}", session.id) };
+        let attempt = Attempt::on_session(actor, "session.end", &session.id);
         self.make(&attempt, || async {
             let project = if actor.subject == format!("user:{}", session.user) {
                 self.store.user(session.user.clone()).await?.map(|user| user.project)
             } else {
                 Some(self.reachable_user(&attempt, &session.user).await?.project)
             };
-            let digest = named("session", &session.id);
-            let ended = vec![Ended { digest, at: session.ended_at }];
-            let event = Event { ended, ..Event::touching(&[Slots::of_digests(&[digest])]) };
-            Ok(Change { project, writes: vec![Write::EndSession(session.clone())], event, result: () })
+            Ok(session_end(project, session.clone()))
         })
         .await
     }
@@ -62,4 +59,9 @@ impl Registry {
         let project = Some(EVERY.to_owned());
         self.commit(&attempt, Change { project, writes: vec![write], event, result: () }).await.map(|made| made.result)
     }
+}
+
+pub(super) fn session_end(project: Option<String>, session: EndedSession) -> Change<()> {
+    let event = Event::ending(vec![Ended::Session(session.clone())]);
+    Change { project, writes: vec![Write::EndSession(session)], event, result: () }
 }

@@ -10,7 +10,7 @@ use super::audit::Attempt;
 use super::once::Once;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Event, Slots, named};
+use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::User;
 use crate::policy::Policy;
@@ -87,6 +87,8 @@ impl Registry {
             }
             self.demand_not_deleted(&spec.project).await?;
             let user = self.user_of(&spec, actor, known.as_ref());
+            // A new name has no sessions that could have ended.
+            let known_sessions = known.as_ref().map_or(user.sessions, |known| known.sessions);
             let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
             let write = match known {
                 None => Write::CreateUser(user.clone()),
@@ -99,7 +101,7 @@ impl Registry {
                 Some(_) => return Err(taken()),
             };
             let writes = [write].into_iter().chain(self.used(ticket, &attempt.target)).collect();
-            Ok(self.user_change(writes, user))
+            Ok(user_change(writes, known_sessions, user))
         })
         .await
         .map(|made| made.result)
@@ -115,14 +117,14 @@ impl Registry {
             disabled: false,
             deleted: false,
             sessions: before.map_or(1, |before| before.sessions + 1),
-            created_at: now,
+            created_at: before.map_or(now, |before| self.time_after(before.created_at)),
             created_by: actor.subject.clone(),
             changed_at: now,
             version: before.map_or(1, |before| before.version + 1),
         }
     }
 
-    /// Changes a user. To disable one ends every session at once.
+    /// Changes a user. To disable one ends every session at once, for good.
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`] unless the actor reaches and holds all that the user may do before and after; only the
@@ -152,8 +154,8 @@ impl Registry {
             if new.project != old.project {
                 self.demand_not_deleted(&new.project).await?;
             }
-            new.sessions += u64::from(new.disabled && !old.disabled);
-            Ok(self.next_version(new))
+            new.sessions += u64::from(new.disabled != old.disabled);
+            Ok(self.next_version(old.sessions, new))
         })
         .await
     }
@@ -179,7 +181,7 @@ impl Registry {
             self.demand_held(&attempt, &old.project, &old.permissions).await?;
             expected.check(|| format!("user {name}"), old.version)?;
             let sessions = old.sessions + 1;
-            Ok(self.next_version(User { password_hash: password_hash.clone(), sessions, ..old }))
+            Ok(self.next_version(old.sessions, User { password_hash: password_hash.clone(), sessions, ..old }))
         })
         .await
     }
@@ -194,8 +196,8 @@ impl Registry {
         self.make(&attempt, || async {
             let old = self.reachable_user(&attempt, name).await?;
             expected.check(|| format!("user {name}"), old.version)?;
-            let sessions = old.sessions + 1;
-            Ok(self.next_version(User { password_hash: String::new(), deleted: true, sessions, ..old }))
+            let user = User { password_hash: String::new(), deleted: true, sessions: old.sessions + 1, ..old };
+            Ok(self.next_version(old.sessions, user))
         })
         .await
     }
@@ -221,15 +223,20 @@ impl Registry {
         }
     }
 
-    fn next_version(&self, user: User) -> Change<User> {
+    /// The change of a user, whose sessions were of this generation.
+    pub(super) fn next_version(&self, sessions: u64, user: User) -> Change<User> {
         let user = User { changed_at: self.clock.now(), version: user.version + 1, ..user };
-        self.user_change(vec![Write::UpdateUser(user.clone())], user)
+        user_change(vec![Write::UpdateUser(user.clone())], sessions, user)
     }
+}
 
-    fn user_change(&self, writes: Vec<Write>, user: User) -> Change<User> {
-        let event = Event::touching(&[Slots::of_digests(&[named("user", &user.name)])]);
-        Change { project: Some(user.project.clone()), writes, event, result: user }
-    }
+fn user_change(writes: Vec<Write>, sessions: u64, user: User) -> Change<User> {
+    let event = if sessions < user.sessions {
+        Event::ending(vec![Ended::of_user(&user)])
+    } else {
+        Event::touching(&[Slots::of_digests(&[named("user", &user.name)])])
+    };
+    Change { project: Some(user.project.clone()), writes, event, result: user }
 }
 
 fn changed(old: &User, change: &UserChange) -> User {

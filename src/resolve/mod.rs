@@ -15,8 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
-use crate::domain::change::Slots;
-use crate::domain::change::named;
+use crate::domain::change::{Said, Slots, named};
 use crate::domain::credential::{Digest, PresentedKey};
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
@@ -45,7 +44,7 @@ pub struct Resolver {
     sticky: Arc<Sticky>,
     keys: Cache<Principal>,
     resources: Cache<Resource>,
-    projects: Cache<Project>,
+    barred: Cache<Barred>,
     grants: Arc<Grants>,
     issuers: ArcSwap<Issuers>,
     signing: Arc<SigningKeys>,
@@ -79,7 +78,7 @@ impl Resolver {
     ) -> Self {
         let keys = Cache::new(Arc::clone(&stamps), sizes);
         let resources = Cache::new(Arc::clone(&stamps), sizes);
-        let projects = Cache::new(Arc::clone(&stamps), sizes);
+        let barred = Cache::new(Arc::clone(&stamps), sizes);
         let signing = Arc::new(SigningKeys::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps)));
         let issuers = ArcSwap::from_pointee(Issuers::none(Arc::clone(&stamps), sizes, l2));
         Self {
@@ -89,7 +88,7 @@ impl Resolver {
             sticky,
             keys,
             resources,
-            projects,
+            barred,
             grants: Arc::default(),
             issuers,
             signing,
@@ -102,7 +101,7 @@ impl Resolver {
         &self.signing
     }
 
-    /// What was heard to be ended for good.
+    /// What was heard to be ended.
     pub fn sticky(&self) -> &Arc<Sticky> {
         &self.sticky
     }
@@ -146,8 +145,10 @@ impl Resolver {
                 };
                 let grant = Grant::of_key(&key).map_err(|_| ResolveError::Damaged)?;
                 let mut principal = Principal::of_key(&key, grants.share(&grant));
-                principal.revoked =
-                    principal.revoked || is_barred(project.as_ref()) || reader.sticky.contradicts(&key.digest);
+                let said = Said::Key { digest: &key.digest, revoked: principal.revoked };
+                principal.revoked = principal.revoked
+                    || reader.is_barred(&key.project, project.as_ref())
+                    || reader.sticky.contradicts(&said);
                 let slots = Slots::of_digests(&[key.digest, named("project", &key.project)]);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }
@@ -193,13 +194,13 @@ impl Resolver {
         }
         match verified? {
             Genuine::Other { issuer, subject, grant, expires_at } => {
-                let project = self.project(grant.project()).await?;
+                let barred = self.barred(grant.project()).await?;
                 let logged = self.digester.logged(&subject);
                 let mut principal = Principal::of_subject(&subject, logged, self.grants.share(&grant), expires_at);
-                principal.revoked = is_barred(project.value.as_deref());
+                principal.revoked = barred.value.is_some();
                 // The project was found to be as it is after the stamp was taken, by whichever load.
                 let digests = [digest, named("project", grant.project()), named("issuer", &issuer)];
-                let proof = Proof { stamp, slots: Slots::of_digests(&digests), sent: project.proof.sent };
+                let proof = Proof { stamp, slots: Slots::of_digests(&digests), sent: barred.proof.sent };
                 Ok(issuers.cache.put(name, Arc::new(principal), proof))
             }
             Genuine::Session(session, plane) => issuers.cache.load(name, || self.session(&session, &plane)).await,
@@ -230,9 +231,10 @@ impl Resolver {
             let mut principal = Principal::of_subject(&subject, logged, grant, session.expires_at);
             principal.revoked = user.disabled
                 || user.sessions != session.generation
-                || is_barred(project.as_ref())
                 || ended
-                || reader.sticky.contradicts(&own);
+                || reader.is_barred(&user.project, project.as_ref())
+                || reader.sticky.contradicts(&Said::User(&user))
+                || reader.sticky.contradicts(&Said::Session { id: &session.id, ended });
             let [user_slot, own] = digests;
             let slots = Slots::of_digests(&[user_slot, own, named("project", &user.project)]);
             Ok(Loaded { value: Some(Arc::new(principal)), slots })
@@ -257,7 +259,9 @@ impl Resolver {
             let (reader, kind, id) = (self.reader(), reference.kind.to_owned(), reference.id.to_owned());
             let slots = Slots::of_digests(&[named("resource", &reference.to_string())]);
             async move {
-                let value = match reader.truth(reader.store.load_resource(kind, id).await?)? {
+                let found = reader.truth(reader.store.load_resource(kind, id).await?)?;
+                let found = found.filter(|found| !reader.sticky.contradicts(&Said::Resource(found)));
+                let value = match found {
                     Some(found) if !is_name(&found.project) || !is_name(&found.slug) => {
                         return Err(ResolveError::Damaged);
                     }
@@ -269,20 +273,21 @@ impl Resolver {
         self.resources.load(digest, load).await
     }
 
-    /// What was said of a project; `None` if nothing was.
-    async fn project(&self, name: &str) -> Result<Resolved<Project>, ResolveError> {
-        let digest = named("project", name);
-        if let Some(hit) = self.projects.get(&digest, Duration::ZERO) {
+    /// Whether nobody of a project is let in.
+    async fn barred(&self, project: &str) -> Result<Resolved<Barred>, ResolveError> {
+        let digest = named("project", project);
+        if let Some(hit) = self.barred.get(&digest, Duration::ZERO) {
             return Ok(hit);
         }
         let load = || {
-            let (reader, name) = (self.reader(), name.to_owned());
+            let (reader, name) = (self.reader(), project.to_owned());
             async move {
-                let value = reader.truth(reader.store.load_project(name).await?)?.map(Arc::new);
+                let found = reader.truth(reader.store.load_project(name.clone()).await?)?;
+                let value = reader.is_barred(&name, found.as_ref()).then(|| Arc::new(Barred));
                 Ok(Loaded { value, slots: Slots::of_digests(&[digest]) })
             }
         };
-        self.projects.load(digest, load).await
+        self.barred.load(digest, load).await
     }
 
     /// Who is cached and still the same. A grace is for those who were let in: who was not may be by now.
@@ -326,16 +331,21 @@ struct Reader {
 impl Reader {
     /// What was loaded, unless it comes from a store that has not heard what this replica has.
     fn truth<T>(&self, load: AsOf<T>) -> Result<T, ResolveError> {
-        match load.sequence {
-            Some(sequence) if sequence < self.position => Err(ResolveError::Unavailable),
+        match load.position {
+            Some(position) if position.sequence < self.position => Err(ResolveError::Unavailable),
             _ => Ok(load.found),
         }
     }
+
+    fn is_barred(&self, name: &str, project: Option<&Project>) -> bool {
+        project.is_some_and(|project| project.state != ProjectState::Active)
+            || self.sticky.contradicts(&Said::Project(name, project))
+    }
 }
 
-fn is_barred(project: Option<&Project>) -> bool {
-    project.is_some_and(|project| project.state != ProjectState::Active)
-}
+/// That nobody of a project is let in.
+#[derive(Debug)]
+struct Barred;
 
 /// The word for a trace.
 impl<T> Resolved<T> {

@@ -53,8 +53,6 @@ pub enum Action {
     },
     Apply(LogEntry),
     Adopt(Head),
-    /// What was ended for good must be so in this history, too.
-    Reconcile,
     Lease(Moment),
     Seal,
     Unseal,
@@ -70,14 +68,17 @@ impl Action {
         match self {
             Self::Apply(LogEntry { position, event }) => {
                 // First, so that no load that was stamped after this change can find it forgotten.
-                sticky.note(&event.ended);
+                sticky.hear(position, &event.ended);
                 stamps.apply(position.sequence, &event.touched);
             }
-            Self::Adopt(head) => stamps.adopt(head.position.sequence),
+            Self::Adopt(head) => {
+                sticky.join(&head.position);
+                stamps.adopt(head.position.sequence);
+            }
             Self::Lease(until) => stamps.grant(*until),
             Self::Seal => stamps.seal(),
             Self::Unseal => stamps.unseal(),
-            Self::Connect { .. } | Self::DropLoads | Self::Renew { .. } | Self::Reconcile | Self::Listen { .. } => {}
+            Self::Connect { .. } | Self::DropLoads | Self::Renew { .. } | Self::Listen { .. } => {}
         }
     }
 }
@@ -214,7 +215,8 @@ impl Channel {
         self.own.position = head.position.clone();
         self.attached_since = None;
         self.settled = false;
-        let mut actions = vec![Action::Adopt(head), Action::Reconcile];
+        // Nobody else may be believed who has been asked before.
+        let mut actions = vec![Action::DropLoads, Action::Adopt(head)];
         if std::mem::take(&mut self.sealed) {
             actions.push(Action::Unseal);
         }
@@ -348,8 +350,8 @@ mod tests {
         for renewal in [Renewal::Resync(head(2)), Renewal::Ahead { head: other, entries: Vec::new() }] {
             let before = channel.standing().lineages;
             let actions = channel.take(&now(30), renewed(25, renewal));
-            let [Action::Adopt(adopted), Action::Reconcile, Action::Renew { member, settle: true }] = &actions[..]
-            else {
+            let [Action::DropLoads, actions @ ..] = &actions[..] else { panic!("{actions:?}") };
+            let [Action::Adopt(adopted), Action::Renew { member, settle: true }] = actions else {
                 panic!("{actions:?}");
             };
             assert_eq!(adopted.position, member.position);
@@ -366,7 +368,7 @@ mod tests {
         channel.take(&now(50), Input::Connected);
         assert_eq!(channel.own().state, MemberState::Sealed, "a connection says nothing about the head");
         let actions = channel.take(&now(60), renewed(55, ahead(3, &[])));
-        assert!(matches!(&actions[..], [Action::Adopt(_), Action::Reconcile, Action::Unseal, Action::Renew { .. }]));
+        assert!(matches!(&actions[1..], [Action::Adopt(_), Action::Unseal, Action::Renew { .. }]));
         assert_eq!(channel.own().state, MemberState::Syncing);
     }
 

@@ -97,14 +97,10 @@ pub(super) fn decode_resource(bytes: &[u8]) -> Result<Resource, StoreError> {
 }
 
 pub(super) fn encode_project(project: &Project) -> Vec<u8> {
-    let state = match project.state {
-        ProjectState::Active => wire::project::State::Active,
-        ProjectState::Suspended => wire::project::State::Suspended,
-        ProjectState::Deleted => wire::project::State::Deleted,
-    };
+    let state = encode_state(project.state);
     let wire = wire::Project {
         name: project.name.clone(),
-        state: state.into(),
+        state,
         changed_at_ms: project.changed_at.as_millis(),
         changed_by: project.changed_by.clone(),
         version: project.version,
@@ -116,12 +112,7 @@ pub(super) fn encode_project(project: &Project) -> Vec<u8> {
 /// [`StoreError::Damaged`] if the bytes are no project.
 pub(super) fn decode_project(bytes: &[u8]) -> Result<Project, StoreError> {
     let wire = wire::Project::decode(bytes).map_err(|_| damaged("a project"))?;
-    // A state that is not known lets nobody in.
-    let state = match wire::project::State::try_from(wire.state).map_err(|_| damaged("a project"))? {
-        wire::project::State::Active => ProjectState::Active,
-        wire::project::State::Suspended => ProjectState::Suspended,
-        wire::project::State::Deleted => ProjectState::Deleted,
-    };
+    let state = decode_state(wire.state)?;
     Ok(Project {
         name: wire.name,
         state,
@@ -131,13 +122,50 @@ pub(super) fn decode_project(bytes: &[u8]) -> Result<Project, StoreError> {
     })
 }
 
+fn encode_state(state: ProjectState) -> i32 {
+    match state {
+        ProjectState::Active => wire::project::State::Active,
+        ProjectState::Suspended => wire::project::State::Suspended,
+        ProjectState::Deleted => wire::project::State::Deleted,
+    }
+    .into()
+}
+
+fn decode_state(state: i32) -> Result<ProjectState, StoreError> {
+    // One that is not known lets nobody in.
+    match wire::project::State::try_from(state).map_err(|_| damaged("a project"))? {
+        wire::project::State::Active => Ok(ProjectState::Active),
+        wire::project::State::Suspended => Ok(ProjectState::Suspended),
+        wire::project::State::Deleted => Ok(ProjectState::Deleted),
+    }
+}
+
 pub(super) fn encode_event(event: &Event) -> Vec<u8> {
     let (slots, all) = match &event.touched {
         Touched::All => (Vec::new(), true),
         Touched::Slots(slots) => (slots.iter().map(|slot| u32::from(*slot)).collect(), false),
     };
-    let ended = |ended: &Ended| wire::event::Ended { digest: ended.digest.0.to_vec(), at_ms: ended.at.as_millis() };
-    wire::Event { slots, all, ended: event.ended.iter().map(ended).collect() }.encode_to_vec()
+    wire::Event { slots, all, ended: event.ended.iter().map(encode_ended).collect() }.encode_to_vec()
+}
+
+fn encode_ended(ended: &Ended) -> wire::event::Ended {
+    use wire::event::ended::What;
+    let what = match ended.clone() {
+        Ended::Key { digest, at } => What::Key(wire::event::Key { digest: digest.0.to_vec(), at_ms: at.as_millis() }),
+        Ended::Session(session) => What::Session(wire_session(&session)),
+        Ended::User { name, created_at, sessions, disabled, deleted } => {
+            let created_at_ms = created_at.as_millis();
+            What::User(wire::event::User { name, sessions, disabled, deleted, created_at_ms })
+        }
+        Ended::Project { name, state, changed_at, version } => {
+            let (state, changed_at_ms) = (encode_state(state), changed_at.as_millis());
+            What::Project(wire::event::Project { name, state, version, changed_at_ms })
+        }
+        Ended::Resource { kind, id, created_at } => {
+            What::Resource(wire::event::Resource { kind, id, created_at_ms: created_at.as_millis() })
+        }
+    };
+    wire::event::Ended { what: Some(what) }
 }
 
 /// # Errors
@@ -147,14 +175,33 @@ pub(super) fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> {
     let wire = wire::Event::decode(bytes).map_err(|_| damaged())?;
     let slot = |slot: &u32| u16::try_from(*slot).ok().filter(|slot| usize::from(*slot) < SLOTS).ok_or_else(damaged);
     let slots = wire.slots.iter().map(slot).collect::<Result<Vec<u16>, _>>()?;
-    let ended = |ended: &wire::event::Ended| {
-        let digest = Digest::from_slice(&ended.digest).ok_or_else(damaged)?;
-        Ok(Ended { digest, at: Timestamp::from_millis(ended.at_ms) })
-    };
+    let said = wire.ended.into_iter().filter_map(|ended| ended.what);
     Ok(Event {
         touched: if wire.all { Touched::All } else { Touched::Slots(slots) },
-        ended: wire.ended.iter().map(ended).collect::<Result<Vec<Ended>, StoreError>>()?,
+        ended: said.filter_map(|what| decode_ended(what).transpose()).collect::<Result<_, _>>()?,
     })
+}
+
+/// `None` for what another version says.
+fn decode_ended(what: wire::event::ended::What) -> Result<Option<Ended>, StoreError> {
+    use wire::event::ended::What;
+    Ok(Some(match what {
+        What::Key(key) => {
+            let digest = Digest::from_slice(&key.digest).ok_or_else(|| damaged("an event"))?;
+            Ended::Key { digest, at: Timestamp::from_millis(key.at_ms) }
+        }
+        What::Session(session) => Ended::Session(session_of(session)),
+        What::User(wire::event::User { name, sessions, disabled, deleted, created_at_ms }) => {
+            Ended::User { name, created_at: Timestamp::from_millis(created_at_ms), sessions, disabled, deleted }
+        }
+        What::Project(wire::event::Project { name, state, version, changed_at_ms }) => {
+            let Ok(state) = decode_state(state) else { return Ok(None) };
+            Ended::Project { name, state, changed_at: Timestamp::from_millis(changed_at_ms), version }
+        }
+        What::Resource(wire::event::Resource { kind, id, created_at_ms }) => {
+            Ended::Resource { kind, id, created_at: Timestamp::from_millis(created_at_ms) }
+        }
+    }))
 }
 
 pub(super) fn encode_user(user: &User) -> Vec<u8> {
@@ -194,25 +241,31 @@ pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
 }
 
 pub(super) fn encode_ended_session(session: &EndedSession) -> Vec<u8> {
-    let wire = wire::EndedSession {
+    wire_session(session).encode_to_vec()
+}
+
+fn wire_session(session: &EndedSession) -> wire::EndedSession {
+    wire::EndedSession {
         id: session.id.clone(),
         user: session.user.clone(),
         ended_at_ms: session.ended_at.as_millis(),
         expires_at_ms: session.expires_at.as_millis(),
-    };
-    wire.encode_to_vec()
+    }
 }
 
 /// # Errors
 /// [`StoreError::Damaged`] if the bytes are no ended session.
 pub(super) fn decode_ended_session(bytes: &[u8]) -> Result<EndedSession, StoreError> {
-    let wire = wire::EndedSession::decode(bytes).map_err(|_| damaged("an ended session"))?;
-    Ok(EndedSession {
+    wire::EndedSession::decode(bytes).map(session_of).map_err(|_| damaged("an ended session"))
+}
+
+fn session_of(wire: wire::EndedSession) -> EndedSession {
+    EndedSession {
         id: wire.id,
         user: wire.user,
         ended_at: Timestamp::from_millis(wire.ended_at_ms),
         expires_at: Timestamp::from_millis(wire.expires_at_ms),
-    })
+    }
 }
 
 pub(super) fn encode_signing_key(key: &SigningKey) -> Vec<u8> {

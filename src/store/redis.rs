@@ -19,16 +19,17 @@ mod values;
 mod writer;
 
 use std::fmt;
+use std::iter;
 
 use redis::{ScriptInvocation, Value};
 use tokio::runtime::Handle;
 
 use super::{PepperCheck, StoreError, Write};
-use crate::domain::change::Event;
+use crate::domain::change::{Event, Position};
 use crate::store::keyspace::redis as names;
 use connect::Connector;
 use lanes::Lanes;
-use scripts::{Answer, READ, list};
+use scripts::{Answer, KNOWN, READ, list};
 use usage::Usage;
 use writer::Writer;
 
@@ -106,6 +107,22 @@ impl Redis {
         Ok(Channel::new(connection, self.writer.replicas))
     }
 
+    /// As [`super::Store::newest_known`].
+    pub async fn newest_known(&self, joined: &Position, places: &[Position]) -> Result<Option<u64>, StoreError> {
+        let mut script = KNOWN.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG);
+        for place in iter::once(joined).chain(places) {
+            script.arg(place.sequence).arg(&place.chain);
+        }
+        let mut answer = self.lanes.ask(&script).await?;
+        answer.as_of()?;
+        match &*answer.word {
+            "KNOWN" => answer.number().map(Some),
+            "UNKNOWN" => Ok(None),
+            _ => Err(StoreError::Unavailable("it is in another history than the one that is followed".to_owned())),
+        }
+    }
+
     /// Has the connections for reading made anew before they are used again.
     pub fn drop_loads(&self) {
         self.lanes.drop_all();
@@ -136,7 +153,7 @@ fn read_script(wanted: &[String], naming: usize) -> ScriptInvocation<'static> {
 /// Records of one moment.
 struct Read {
     lineage: String,
-    sequence: u64,
+    position: Position,
     values: Vec<Option<Vec<u8>>>,
     project: Option<Vec<u8>>,
 }
@@ -145,7 +162,8 @@ impl Read {
     fn of(answer: &mut Answer) -> Result<Self, StoreError> {
         let (lineage, sequence) = answer.as_of()?;
         let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
-        Ok(Self { lineage, sequence, values, project: answer.bytes()? })
+        let project = answer.bytes()?;
+        Ok(Self { lineage, position: Position { sequence, chain: answer.text()? }, values, project })
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod chaos;
 mod driver;
+mod losses;
 mod many;
 mod model;
 mod redis;

@@ -110,7 +110,7 @@ fn event(change: Change) -> Event {
     match change {
         Change::Ends(0) => Event {
             touched: Touched::of(&[slots(0)]),
-            ended: vec![Ended { digest: digest(0), at: Timestamp::from_millis(1) }],
+            ended: vec![Ended::Key { digest: digest(0), at: Timestamp::from_millis(1) }],
         },
         // Such as a project that was deleted: it touches keys, and ends none of them by itself.
         Change::Ends(key) => Event::touching(&[slots(key)]),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Slots, Touched};
+use tollgate::domain::change::{Said, Slots, Touched};
 use tollgate::domain::credential::Digest;
 use tollgate::domain::fleet::{Member, MemberState, Renewal};
 use tollgate::domain::time::{Moment, Timestamp};
@@ -288,7 +288,8 @@ impl Replica {
         }
         let entry = found.map(|(_, stored)| {
             let forgets = self.broken == Broken::ForgetsRevocations;
-            let valid = stored && (key != 0 || forgets || !self.sticky.contradicts(&digest(key)));
+            let said = Said::Key { digest: &digest(key), revoked: !stored };
+            let valid = stored && (key != 0 || forgets || !self.sticky.contradicts(&said));
             let at = if self.broken == Broken::LoadsFromReceipt { self.clock.moment() } else { sent.at };
             Entry { valid, proof: Proof { stamp: sent.stamp, slots: slots(key), sent: at } }
         });

@@ -9,7 +9,7 @@ use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event};
 use tollgate::domain::credential::{MintedKey, PresentedKey};
 use tollgate::domain::decision::Tier;
-use tollgate::domain::record::ApiKey;
+use tollgate::domain::record::{ApiKey, ProjectState, Resource, ResourceRef};
 use tollgate::domain::time::Moment;
 use tollgate::resolve::Resolver;
 use tollgate::resolve::api_key::{Digester, Pepper};
@@ -21,7 +21,7 @@ use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, Write};
 use zeroize::Zeroizing;
 
-use crate::support::{Apply, at, key, minted};
+use crate::support::{Apply, at, key, minted, project, resource};
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -95,13 +95,38 @@ async fn in_a_grace_only_what_was_valid_goes_on() {
 async fn only_a_store_that_says_otherwise_is_contradicted() {
     let replica = Replica::new();
     let (revoked, lost) = (minted(1), minted(2));
-    let ended = |key: ApiKey| Ended { digest: key.digest, at: at(5) };
+    let ended = |key: ApiKey| Ended::Key { digest: key.digest, at: at(5) };
     let known = [ended(replica.keep(&revoked, 1, true).await), ended(replica.keep(&lost, 2, false).await)];
-    replica.sticky.note(&known);
+    replica.sticky.write_down(&known);
     assert_eq!(replica.look(&revoked).await, (false, Tier::Store));
-    assert_eq!((replica.sticky.contradictions(), replica.sticky.take_contradicted()), (0, vec![]));
+    assert_eq!((replica.sticky.contradictions(), replica.sticky.take_suspects(usize::MAX)), (0, vec![]));
     assert_eq!(replica.look(&lost).await, (false, Tier::Store));
-    assert_eq!((replica.sticky.contradictions(), replica.sticky.take_contradicted()), (1, vec![known[1]]));
+    assert_eq!(
+        (replica.sticky.contradictions(), replica.sticky.take_suspects(usize::MAX)),
+        (1, vec![known[1].clone()])
+    );
+}
+
+#[tokio::test]
+async fn what_belonged_to_what_was_ended_is_gone_though_the_store_has_lost_it() {
+    let replica = Replica::new();
+    let (valid, barred) = (minted(1), minted(2));
+    replica.keep(&valid, 1, false).await;
+    replica.keep(&barred, 2, false).await;
+    let (old, new) =
+        (resource("workload", "old", "acme"), Resource { created_at: at(2), ..resource("workload", "new", "acme") });
+    replica.store.apply(vec![Write::CreateResource(old.clone()), Write::CreateResource(new.clone())]).await.unwrap();
+    assert_eq!(replica.look(&valid).await, (true, Tier::Store));
+    let project = Ended::of_project(&project("acme", ProjectState::Deleted));
+    // Of the new one that was deleted which was there before.
+    let deleted = |resource| Ended::of_resource(&Resource { created_at: at(1), ..resource });
+    replica.sticky.write_down(&[project, deleted(old), deleted(new)]);
+    assert_eq!(replica.look(&barred).await, (false, Tier::Store));
+    for (id, is_there) in [("old", false), ("new", true)] {
+        let found = replica.resolver.resource(ResourceRef { kind: "workload", id }, Duration::ZERO).await.unwrap();
+        assert_eq!(found.value.is_some(), is_there, "{id}");
+    }
+    assert_eq!((replica.sticky.contradictions(), replica.sticky.take_suspects(usize::MAX).len()), (2, 2));
 }
 
 #[tokio::test]

@@ -52,6 +52,7 @@ async fn a_project_from_active_to_deleted() {
     let stale = turn(&desk, "acme", ProjectState::Deleted, Version(2)).await;
     assert!(matches!(stale, Err(RegistryError::Stale(_))), "{stale:?}");
     let gone = turn(&desk, "acme", ProjectState::Deleted, Version(3)).await.unwrap();
+    assert!(gone.changed_at > resumed.changed_at, "also by a clock that lags");
     let again = turn(&desk, "acme", ProjectState::Deleted, Any).await.unwrap();
     assert_eq!((again.state, again.changed_at, again.version), (ProjectState::Deleted, gone.changed_at, 5));
     for state in [ProjectState::Active, ProjectState::Suspended] {

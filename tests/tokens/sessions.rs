@@ -3,10 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use tollgate::clock::Clock;
+use tollgate::domain::change::{Ended, Position};
 use tollgate::domain::decision::Denial;
-use tollgate::domain::record::User;
+use tollgate::domain::record::{EndedSession, ProjectState, User};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
 use tollgate::registry::{Actor, Expected, Held, UserChange, UserSpec};
@@ -61,6 +64,11 @@ impl House {
         let registry = &self.world.core.registry;
         registry.update_user(&self.world.policy, &Actor::operator(), name, change, Expected::Any).await.unwrap().result
     }
+}
+
+fn claims(token: &str) -> serde_json::Value {
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    serde_json::from_slice(&payload).unwrap()
 }
 
 fn secret(text: &str) -> Zeroizing<String> {
@@ -236,6 +244,46 @@ async fn a_session_follows_its_project_with_the_next_request() {
 }
 
 #[tokio::test]
+async fn what_was_ended_stays_ended_though_the_store_has_lost_it() {
+    let house = House::new();
+    let sticky = house.world.core.resolver.sticky();
+    let place = Position { sequence: 1, chain: String::new() };
+    for round in 0..5 {
+        let name = format!("user-{round}");
+        let project = format!("project-{round}");
+        let user = house.user(&name, &project, &["manage_keys"]).await;
+        let token = house.token(&name).await;
+        let session = claims(&token)["jti"].as_str().unwrap().to_owned();
+        let project_is =
+            |state| Ended::Project { name: project.clone(), state, changed_at: user.created_at, version: 1 };
+        let user_is = |disabled| Ended::of_user(&User { sessions: 2, disabled, ..user.clone() });
+        let told = match round {
+            0 => Ended::Session(EndedSession {
+                id: session,
+                user: name.clone(),
+                ended_at: house.clock.now(),
+                expires_at: house.clock.now().plus(Duration::from_secs(600)),
+            }),
+            1 => user_is(true),
+            2 => user_is(false),
+            3 => project_is(ProjectState::Suspended),
+            _ => project_is(ProjectState::Deleted),
+        };
+        sticky.hear(&place, std::slice::from_ref(&told));
+        assert_eq!(house.denial(&token).await, Some(Denial::RevokedUnauthenticated), "{told:?}");
+        assert_eq!(sticky.take_suspects(usize::MAX), [told]);
+    }
+    assert_eq!(sticky.contradictions(), 5);
+    // What goes on, or was begun again, is let in.
+    let ada = house.user("ada", "acme", &["manage_keys"]).await;
+    let of_acme =
+        |state, version| Ended::Project { name: "acme".to_owned(), state, changed_at: ada.created_at, version };
+    let suspended = [of_acme(ProjectState::Suspended, 1), of_acme(ProjectState::Active, 2)];
+    sticky.hear(&place, &[&[Ended::of_user(&ada)], &suspended[..]].concat());
+    assert_eq!(house.denial(&house.token("ada").await).await, None);
+}
+
+#[tokio::test]
 async fn nobody_logs_out_another_one() {
     let house = House::new();
     house.user("ada", "acme", &["manage_keys"]).await;
@@ -262,12 +310,10 @@ async fn a_token_of_ours_is_signed_by_us() {
     let house = House::new();
     house.user("ada", "acme", &["manage_keys"]).await;
     let token = house.token("ada").await;
-    let [header, payload, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+    let [header, _, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
     let kid = house.logins.jwks().await["keys"][0]["kid"].as_str().unwrap().to_owned();
     let stranger = SigningKey::generate(&kid, "EdDSA");
-    use base64::Engine as _;
-    let claims = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(payload).unwrap();
-    let claims: serde_json::Value = serde_json::from_slice(&claims).unwrap();
+    let claims = claims(&token);
     assert_eq!(house.denial(&stranger.token(&claims)).await, Some(Denial::TokenSignature));
     let root = claims.to_string().replace("\"ada\"", "\"root\"");
     let root = crate::mint::encoded(root.as_bytes());

@@ -23,7 +23,7 @@ impl Redis {
             }
             None => None,
         };
-        Ok(AsOf { found, sequence: Some(read.sequence) })
+        Ok(AsOf { found, position: Some(read.position) })
     }
 
     /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
@@ -36,7 +36,7 @@ impl Redis {
             Some(user) => project_named(read.project.as_deref(), &user.project)?,
             None => None,
         };
-        Ok(AsOf { found: SessionLoad { user, ended, project }, sequence: Some(read.sequence) })
+        Ok(AsOf { found: SessionLoad { user, ended, project }, position: Some(read.position) })
     }
 
     pub async fn load_resource(&self, kind: &str, id: &str) -> Result<AsOf<Option<Resource>>, StoreError> {
@@ -45,13 +45,13 @@ impl Redis {
             Some(value) if is_part(kind) && is_part(id) => Some(checked_resource(&value, kind, id)?),
             _ => None,
         };
-        Ok(AsOf { found, sequence: Some(read.sequence) })
+        Ok(AsOf { found, position: Some(read.position) })
     }
 
     pub async fn load_project(&self, name: &str) -> Result<AsOf<Option<Project>>, StoreError> {
         let mut read = self.read(&[names::project(name)], 0).await?;
         let found = project_named(read.values.pop().flatten().as_deref(), name)?;
-        Ok(AsOf { found, sequence: Some(read.sequence) })
+        Ok(AsOf { found, position: Some(read.position) })
     }
 
     pub async fn ended_session(&self, id: &str) -> Result<bool, StoreError> {

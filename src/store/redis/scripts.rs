@@ -26,6 +26,7 @@ scripts! {
     WRITE = "write";
     INIT = "init";
     RENEW = "renew";
+    KNOWN = "known";
     MEMBERS = "members";
     PRUNE = "prune";
     USE = "use";

@@ -4,12 +4,13 @@ use std::time::{Duration, Instant};
 
 use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
 use tollgate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
+use tollgate::domain::record::{EndedSession, ProjectState, User};
 use tollgate::store::StoreError;
 use tollgate::store::redis::{Channel, Redis};
 
 use super::{wait_for, write};
 use crate::redis_server::RedisServer;
-use crate::support::{at, in_redis, key, on_server};
+use crate::support::{at, in_redis, key, on_server, project, resource, user};
 
 pub fn member(id: &str) -> Member {
     Member {
@@ -24,18 +25,18 @@ pub fn member(id: &str) -> Member {
     }
 }
 
-fn standing_at(position: &Position) -> Member {
+pub fn standing_at(position: &Position) -> Member {
     Member { position: position.clone(), ..member("a") }
 }
 
-async fn ahead(channel: &mut Channel, member: &Member) -> (Head, Vec<LogEntry>) {
+pub async fn ahead(channel: &mut Channel, member: &Member) -> (Head, Vec<LogEntry>) {
     match channel.renew(member).await.unwrap() {
         Renewal::Ahead { head, entries } => (head, entries),
         other => panic!("{other:?}"),
     }
 }
 
-async fn resync(channel: &mut Channel, position: &Position) -> Head {
+pub async fn resync(channel: &mut Channel, position: &Position) -> Head {
     let member = standing_at(position);
     let head = match channel.renew(&member).await.unwrap() {
         Renewal::Resync(head) => head,
@@ -62,7 +63,7 @@ async fn a_replica_hears_every_change_in_order() {
     assert_eq!((&start.lineage, start.position.sequence), (&head.lineage, 1));
     let events = [
         Event { touched: Touched::Slots(vec![3, 16_383]), ended: Vec::new() },
-        Event { touched: Touched::All, ended: vec![Ended { digest: key(1).digest, at: at(9) }] },
+        Event { touched: Touched::All, ended: every_end() },
         Event { touched: Touched::Slots(vec![]), ended: Vec::new() },
     ];
     for event in &events {
@@ -233,4 +234,17 @@ async fn members_come_go_and_are_forgotten() {
     assert_eq!((members[1].position.sequence, members[1].beat, members[1].state), (4, 2, MemberState::Detached));
     channel.prune("z", 0).await.unwrap();
     assert_eq!(channel.members().await.unwrap().len(), 1);
+}
+
+/// One of each kind.
+fn every_end() -> Vec<Ended> {
+    let session = EndedSession { id: "s-1".to_owned(), user: "ann".to_owned(), ended_at: at(2), expires_at: at(3) };
+    vec![
+        Ended::Key { digest: key(1).digest, at: at(9) },
+        Ended::Session(session),
+        Ended::of_user(&User { sessions: 7, disabled: true, ..user("ann") }),
+        Ended::of_user(&User { created_at: at(8), deleted: true, ..user("bob") }),
+        Ended::of_project(&project("acme", ProjectState::Deleted)),
+        Ended::of_resource(&resource("workload", "chat", "acme")),
+    ]
 }

@@ -1,0 +1,219 @@
+//! A store that has lost the end of something, and a replica that has heard of it: what is ended again, and what is left alone.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tollgate::clock::Clock;
+use tollgate::domain::change::{Ended, Event, Position};
+use tollgate::domain::record::{EndedSession, Outcome, Project, ProjectState, Resource, User};
+use tollgate::registry::Registry;
+use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::revocation::stamps::Stamps;
+use tollgate::revocation::sticky::Sticky;
+use tollgate::store::redis::Redis;
+use tollgate::store::{AuditQuery, StoreError, Write};
+use zeroize::Zeroizing;
+
+use super::{channel, write};
+use crate::redis_server::RedisServer;
+use crate::support::{at, id, in_redis, key, project, resource, user};
+
+struct Replica {
+    redis: Arc<Redis>,
+    sticky: Arc<Sticky>,
+    registry: Registry,
+    /// Nothing is ever heard over it.
+    _heard: watch::Sender<u64>,
+    _server: RedisServer,
+}
+
+impl Replica {
+    async fn new() -> Self {
+        let (store, redis, server) = in_redis().await;
+        let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
+        let (stamps, (heard, hears)) = (Arc::new(Stamps::leased(Clock::System)), watch::channel(0));
+        let sticky = Arc::new(Sticky::default());
+        let registry = Registry::new(store, digester, stamps, Arc::default(), Clock::System);
+        let registry = registry.in_fleet(hears, Arc::clone(&sticky), None);
+        Self { redis, sticky, registry, _heard: heard, _server: server }
+    }
+
+    /// Heard in a history that the store has left.
+    async fn heard(&self, told: &[Ended]) {
+        self.sticky.hear(&elsewhere(1_000), told);
+        let mut channel = self.redis.channel().await.unwrap();
+        let head = channel::resync(&mut channel, &elsewhere(1_000)).await;
+        self.sticky.join(&head.position);
+        self.registry.end_again().await.unwrap();
+        let (newest, entries) = channel::ahead(&mut channel, &channel::standing_at(&head.position)).await;
+        entries.iter().for_each(|entry| self.sticky.hear(&entry.position, &entry.event.ended));
+        assert_eq!(entries.last().map_or(head.position, |entry| entry.position.clone()), newest.position);
+        // What stood as it should is known to be in what was heard.
+        self.registry.end_again().await.unwrap();
+        assert_eq!(self.sticky.take_suspects(usize::MAX), []);
+    }
+
+    /// Who did what to what.
+    async fn rows(&self) -> Vec<String> {
+        let rows = self.redis.audit(&AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+        assert!(rows.iter().all(|row| row.outcome == Outcome::Done));
+        let mut rows: Vec<_> = rows.iter().map(|row| format!("{} {} {}", row.actor, row.act, row.target)).collect();
+        rows.sort();
+        rows
+    }
+
+    async fn user(&self, name: &str) -> User {
+        self.redis.user(name).await.unwrap().unwrap()
+    }
+}
+
+fn elsewhere(sequence: u64) -> Position {
+    Position { sequence, chain: "of another history".to_owned() }
+}
+
+fn told_of(user: &User) -> Ended {
+    Ended::of_user(user)
+}
+
+#[tokio::test]
+async fn everything_that_was_ended_is_ended_again() {
+    let replica = Replica::new().await;
+    let suspended = project("suspended", ProjectState::Suspended);
+    let records = vec![
+        Write::CreateKey(key(1)),
+        Write::CreateKey(key(2)),
+        Write::CreateResource(resource("workload", "deleted", "acme")),
+        Write::PutProject(suspended.clone()),
+        Write::PutProject(project("deleted", ProjectState::Suspended)),
+    ];
+    write(&replica.redis, records).await.unwrap();
+    let resumed = Project { state: ProjectState::Active, changed_at: at(2), version: 2, ..suspended };
+    write(&replica.redis, vec![Write::PutProject(resumed.clone())]).await.unwrap();
+    let now = Clock::System.now();
+    let session = |id: &str, ends: u64| EndedSession {
+        id: id.to_owned(),
+        user: "ann".to_owned(),
+        ended_at: now,
+        expires_at: at(now.as_millis() + ends),
+    };
+    let again = Project { state: ProjectState::Suspended, changed_at: at(3), version: 3, ..resumed };
+    let told = [
+        Ended::Key { digest: key(1).digest, at: at(9) },
+        Ended::Session(session("s-1", 60_000)),
+        Ended::Session(session("over", 0)),
+        Ended::of_resource(&resource("workload", "deleted", "acme")),
+        Ended::of_project(&again),
+        Ended::of_project(&project("deleted", ProjectState::Deleted)),
+        Ended::of_project(&project("of_nothing", ProjectState::Suspended)),
+        told_of(&user("unknown")),
+    ];
+    replica.heard(&told).await;
+
+    let redis = &replica.redis;
+    assert_eq!(redis.key(id(1)).await.unwrap().unwrap().revoked_at, Some(at(9)));
+    assert_eq!(redis.key(id(2)).await.unwrap().unwrap().revoked_at, None);
+    assert_eq!((redis.ended_session("s-1").await, redis.ended_session("over").await), (Ok(true), Ok(false)));
+    assert_eq!(redis.resource("workload", "deleted").await, Ok(None));
+    assert_eq!(redis.user("unknown").await, Ok(None));
+    for (name, state, version) in [
+        ("suspended", ProjectState::Suspended, 3),
+        ("deleted", ProjectState::Deleted, 2),
+        ("of_nothing", ProjectState::Suspended, 1),
+    ] {
+        let project = redis.project(name).await.unwrap().unwrap();
+        assert_eq!((project.state, project.version), (state, version), "{name}");
+    }
+    let done = [
+        format!("tollgate key.revoke key:{}", id(1)),
+        "tollgate project.delete project:deleted".to_owned(),
+        "tollgate project.suspend project:of_nothing".to_owned(),
+        "tollgate project.suspend project:suspended".to_owned(),
+        "tollgate resource.delete workload:deleted".to_owned(),
+        "tollgate session.end session:s-1".to_owned(),
+    ];
+    assert_eq!(replica.rows().await, done);
+    replica.heard(&told).await;
+    assert_eq!(replica.rows().await, done, "once");
+}
+
+/// What was known of a user, what the store has, and what becomes of it; `None`: it stays.
+#[tokio::test]
+async fn a_user_becomes_what_was_heard_of_them() {
+    let replica = Replica::new().await;
+    let born = |millis, sessions| User { created_at: at(millis), sessions, ..user("") };
+    let cases = [
+        ("disabled", User { disabled: true, ..born(1, 4) }, born(1, 3), Some((5, true, false, "user.disable"))),
+        ("deleted", User { deleted: true, ..born(1, 4) }, born(1, 3), Some((5, false, true, "user.delete"))),
+        ("with-new-password", born(1, 4), born(1, 3), Some((5, false, false, "session.end"))),
+        ("same", born(1, 4), born(1, 4), None),
+        ("newer", User { disabled: true, ..born(1, 4) }, born(1, 5), None),
+        // Another history has come to the same number in another way.
+        ("as-new", User { disabled: true, ..born(1, 4) }, born(1, 4), Some((5, true, false, "user.disable"))),
+        // The one who had the name before.
+        ("older", born(2, 6), born(1, 4), Some((7, false, true, "user.delete"))),
+        // One who was given it since, and must not be taken for the one who is gone.
+        ("since", User { deleted: true, ..born(1, 4) }, born(2, 1), Some((5, false, false, "session.end"))),
+    ];
+    for (name, known, stored, _) in &cases {
+        let named = |user: &User| User { name: (*name).to_owned(), ..user.clone() };
+        write(&replica.redis, vec![Write::CreateUser(named(stored))]).await.unwrap();
+        replica.heard(&[told_of(&named(known))]).await;
+    }
+    let mut done = Vec::new();
+    for (name, _, stored, became) in &cases {
+        let found = replica.user(name).await;
+        let (sessions, disabled, deleted) = match became {
+            Some((sessions, disabled, deleted, act)) => {
+                done.push(format!("tollgate {act} user:{name}"));
+                (*sessions, *disabled, *deleted)
+            }
+            None => (stored.sessions, stored.disabled, stored.deleted),
+        };
+        assert_eq!((found.sessions, found.disabled, found.deleted), (sessions, disabled, deleted), "{name}");
+        assert_eq!(found.password_hash.is_empty(), deleted, "{name}");
+    }
+    done.sort();
+    assert_eq!(replica.rows().await, done);
+}
+
+#[tokio::test]
+async fn what_was_said_since_is_left_alone() {
+    let replica = Replica::new().await;
+    let records = vec![
+        Write::PutProject(Project { changed_at: at(9), ..project("resumed", ProjectState::Active) }),
+        Write::CreateResource(Resource { created_at: at(9), ..resource("workload", "new", "acme") }),
+    ];
+    write(&replica.redis, records).await.unwrap();
+    let told = [
+        Ended::of_project(&Project { version: 3, changed_at: at(5), ..project("resumed", ProjectState::Suspended) }),
+        Ended::of_resource(&resource("workload", "new", "acme")),
+    ];
+    replica.heard(&told).await;
+    assert!(replica.rows().await.is_empty());
+}
+
+#[tokio::test]
+async fn what_both_histories_have_is_not_looked_at() {
+    let replica = Replica::new().await;
+    write(&replica.redis, vec![Write::CreateKey(key(1)), Write::CreateKey(key(2))]).await.unwrap();
+    // As if the records were lost and the log were not: whatever is looked at is ended.
+    let told = |n| vec![Ended::Key { digest: key(n).digest, at: at(9) }];
+    replica.redis.commit(&[], &Event::ending(told(1))).await.unwrap();
+    let mut channel = replica.redis.channel().await.unwrap();
+    let common = channel::resync(&mut channel, &elsewhere(2)).await.position;
+    replica.sticky.hear(&common, &told(1));
+    replica.sticky.hear(&elsewhere(3), &told(2));
+    replica.sticky.join(&common);
+    replica.registry.end_again().await.unwrap();
+    assert_eq!(replica.rows().await, [format!("tollgate key.revoke key:{}", id(2))]);
+
+    let places = [elsewhere(3), common.clone(), elsewhere(1)];
+    assert_eq!(replica.redis.newest_known(&common, &places).await, Ok(Some(2)));
+    assert_eq!(replica.redis.newest_known(&common, &[elsewhere(1)]).await, Ok(None));
+    assert_eq!(replica.redis.newest_known(&Position::default(), &[]).await, Ok(None), "the beginning");
+    // A server that has gone another way, or lags, finds nothing out.
+    for joined in [elsewhere(2), elsewhere(3), Position { sequence: 99, ..common.clone() }] {
+        let found = replica.redis.newest_known(&joined, &places).await;
+        assert!(matches!(found, Err(StoreError::Unavailable(_))), "{found:?}");
+    }
+}

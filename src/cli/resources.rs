@@ -9,6 +9,7 @@ use super::client::{encoded, query};
 use super::connect::{ConnectArgs, target};
 use super::keys::read;
 use super::output::{self, Format, Table, fields, json, note};
+use super::waiting::WaitArgs;
 use crate::server::admin::wire::RESOURCES;
 use crate::server::admin::wire::resources::{PutResource, ResourceBody, ResourcePage};
 
@@ -26,7 +27,7 @@ enum ResourcesCommand {
     #[command(after_help = "Examples:
   tollgate resources put workload:w-42 --project acme
   tollgate resources put workload:w-42 --project acme --slug chat
-  tollgate resources put workload:w-42 --project beta --move")]
+  tollgate resources put workload:w-42 --project beta --move --wait")]
     Put(PutArgs),
     /// List resources
     #[command(after_help = "Example:
@@ -38,8 +39,8 @@ enum ResourcesCommand {
     Show(OneArgs),
     /// Take a resource out of the registry; nobody reaches it by its id any more
     #[command(after_help = "Example:
-  tollgate resources delete workload:w-42")]
-    Delete(OneArgs),
+  tollgate resources delete workload:w-42 --wait")]
+    Delete(DeleteArgs),
 }
 
 #[derive(Debug, Args)]
@@ -59,6 +60,8 @@ struct PutArgs {
     /// Change it if it is registered otherwise already
     #[arg(long = "move")]
     may_move: bool,
+    #[command(flatten)]
+    waiting: WaitArgs,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -93,6 +96,14 @@ struct OneArgs {
     output: Format,
 }
 
+#[derive(Debug, Args)]
+struct DeleteArgs {
+    #[command(flatten)]
+    one: OneArgs,
+    #[command(flatten)]
+    waiting: WaitArgs,
+}
+
 /// Reads `kind:id`.
 ///
 /// # Errors
@@ -109,13 +120,17 @@ pub async fn run(args: ResourcesArgs) -> Result<(), Failure> {
     let path = |(kind, id): &(String, String)| format!("{RESOURCES}/{}/{}", encoded(kind), encoded(id));
     match args.command {
         ResourcesCommand::Put(args) => {
-            let PutArgs { project, slug, owner, may_move, .. } = args;
+            let PutArgs { project, slug, owner, may_move, waiting, .. } = args;
             let body = serde_json::to_value(PutResource { project, slug, owner, may_move }).unwrap_or_default();
-            show(target.call(Method::PUT, &path(&args.resource), Some(&body)).await?, args.output)
+            let answer = target.call(Method::PUT, &waiting.on(&path(&args.resource)), Some(&body)).await?;
+            changed(&answer, args.output, waiting)
         }
-        ResourcesCommand::Show(args) => show(target.call(Method::GET, &path(&args.resource), None).await?, args.output),
-        ResourcesCommand::Delete(args) => {
-            show(target.call(Method::DELETE, &path(&args.resource), None).await?, args.output)
+        ResourcesCommand::Show(args) => {
+            show(&target.call(Method::GET, &path(&args.resource), None).await?, args.output)
+        }
+        ResourcesCommand::Delete(DeleteArgs { one, waiting }) => {
+            let answer = target.call(Method::DELETE, &waiting.on(&path(&one.resource)), None).await?;
+            changed(&answer, one.output, waiting)
         }
         ResourcesCommand::List(args) => {
             let query = query(&[
@@ -133,10 +148,15 @@ pub async fn run(args: ResourcesArgs) -> Result<(), Failure> {
     }
 }
 
-fn show(answer: Value, format: Format) -> Result<(), Failure> {
+fn changed(answer: &Value, format: Format, waiting: WaitArgs) -> Result<(), Failure> {
+    show(answer, format)?;
+    waiting.tell(answer)
+}
+
+fn show(answer: &Value, format: Format) -> Result<(), Failure> {
     match format {
-        Format::Json => output::print(&json(&answer)?),
-        Format::Table => output::print(&record(read(answer)?)),
+        Format::Json => output::print(&json(answer)?),
+        Format::Table => output::print(&record(read(answer.clone())?)),
     }
 }
 

@@ -121,6 +121,8 @@ struct UpdateArgs {
     /// Change this version alone
     #[arg(long, value_name = "NUMBER")]
     if_version: Option<u64>,
+    #[command(flatten)]
+    waiting: WaitArgs,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -164,16 +166,17 @@ pub async fn run(args: UsersArgs) -> Result<(), Failure> {
         UsersCommand::Passwd(args) => {
             let body = SetPassword { password: Password(prompt::new_password(args.password_stdin)?) };
             let path = args.waiting.on(&format!("{}/password", path_of(&args.name)));
-            ended(&target.change(Method::PUT, &path, None, &body).await?, args.output, args.waiting)
+            changed(&target.change(Method::PUT, &path, None, &body).await?, args.output, args.waiting)
         }
         UsersCommand::Update(args) => {
             let ChangeArgs { project, permissions } = args.change;
             let change = UpdateUser { project, permissions, disabled: None };
-            show(update(&target, &path_of(&args.name), args.if_version, &change).await?, args.output)
+            let path = args.waiting.on(&path_of(&args.name));
+            changed(&update(&target, &path, args.if_version, &change).await?, args.output, args.waiting)
         }
         UsersCommand::Disable(EndArgs { one, waiting }) => {
             let path = waiting.on(&path_of(&one.name));
-            ended(&update(&target, &path, None, &disabled(true)).await?, one.output, waiting)
+            changed(&update(&target, &path, None, &disabled(true)).await?, one.output, waiting)
         }
         UsersCommand::Enable(args) => {
             show(update(&target, &path_of(&args.name), None, &disabled(false)).await?, args.output)
@@ -181,7 +184,7 @@ pub async fn run(args: UsersArgs) -> Result<(), Failure> {
         UsersCommand::Show(args) => show(target.call(Method::GET, &path_of(&args.name), None).await?, args.output),
         UsersCommand::Delete(EndArgs { one, waiting }) => {
             let path = waiting.on(&path_of(&one.name));
-            ended(&target.call(Method::DELETE, &path, None).await?, one.output, waiting)
+            changed(&target.call(Method::DELETE, &path, None).await?, one.output, waiting)
         }
         UsersCommand::List(args) => {
             let query =
@@ -208,7 +211,7 @@ async fn update(target: &Target, path: &str, version: Option<u64>, change: &Upda
     target.change(Method::PATCH, path, Some(&if_match), change).await
 }
 
-fn ended(answer: &Value, format: Format, waiting: WaitArgs) -> Result<(), Failure> {
+fn changed(answer: &Value, format: Format, waiting: WaitArgs) -> Result<(), Failure> {
     show(answer.clone(), format)?;
     waiting.tell(answer)
 }

@@ -3,7 +3,7 @@
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::{check_label, check_name};
-use super::{Change, Expected, Registry, RegistryError, Result};
+use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::record::Resource;
 use crate::store::{ResourceQuery, Write};
@@ -31,11 +31,11 @@ impl Registry {
         spec: ResourceSpec,
         may_move: bool,
         expected: Expected,
-    ) -> Result<Resource> {
+    ) -> Result<Made<Resource>> {
         check_resource(&spec)?;
         let attempt = Attempt::on_resource(actor, "resource.put", &spec.kind, &spec.id);
         self.demand_unbound(&attempt, Some(&spec.project), "registers resources").await?;
-        self.make(&attempt, || self.plan_put(&spec, may_move, expected)).await.map(|made| made.result)
+        self.make(&attempt, || self.plan_put(&spec, may_move, expected)).await
     }
 
     async fn plan_put(&self, spec: &ResourceSpec, may_move: bool, expected: Expected) -> Result<Change<Resource>> {
@@ -90,7 +90,13 @@ impl Registry {
 
     /// # Errors
     /// [`RegistryError::NotFound`] if there is none, [`RegistryError::Forbidden`] to whoever is bound to a project.
-    pub async fn delete_resource(&self, actor: &Actor, kind: &str, id: &str, expected: Expected) -> Result<Resource> {
+    pub async fn delete_resource(
+        &self,
+        actor: &Actor,
+        kind: &str,
+        id: &str,
+        expected: Expected,
+    ) -> Result<Made<Resource>> {
         let attempt = Attempt::on_resource(actor, "resource.delete", kind, id);
         self.make(&attempt, || async {
             let known = self.store.resource(kind.to_owned(), id.to_owned()).await?;
@@ -101,7 +107,6 @@ impl Registry {
             Ok(resource_deletion(known))
         })
         .await
-        .map(|made| made.result)
     }
 
     /// The resources within the actor's reach, by kind and id.

@@ -4,9 +4,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 
+use super::fleet::{self, Patience};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
+use super::wire::fleet::{Changed, WaitBody};
 use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use super::{AdminState, page_size};
 use crate::domain::name::is_name;
@@ -42,38 +44,43 @@ pub async fn show(
 ) -> Result<Response, ApiError> {
     registrable(&path)?;
     let resource = state.registry.resource(&caller.actor, &path.kind, &path.id).await?;
-    answer(&resource)
+    answer(&resource, None)
 }
 
 pub async fn put(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ResourcePath>,
+    patience: Patience,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<PutResource>,
 ) -> Result<Response, ApiError> {
+    let expected = if_match.optional()?;
     let project = asked.project.ok_or_else(|| ApiError::invalid_field("project", "is missing"))?;
     let spec = ResourceSpec { kind: path.kind, id: path.id, project, slug: asked.slug, owner: asked.owner };
-    let resource = state.registry.put_resource(&caller.actor, spec, asked.may_move, if_match.optional()?).await?;
+    let put = |expected| state.registry.put_resource(&caller.actor, spec.clone(), asked.may_move, expected);
+    let (resource, fleet) = patience.repeat(&state, &caller, expected, put).await?;
     caller.changed(&state, &resource.reference().to_string(), &resource.project);
-    answer(&resource)
+    answer(&resource, fleet)
 }
 
 pub async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ResourcePath>,
+    patience: Patience,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     registrable(&path)?;
-    let expected = if_match.optional()?;
-    let resource = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, expected).await?;
+    let delete = state.registry.delete_resource(&caller.actor, &path.kind, &path.id, if_match.optional()?);
+    let (resource, fleet) = patience.once(&state, &caller, delete).await?;
     caller.changed(&state, &resource.reference().to_string(), &resource.project);
-    answer(&resource)
+    answer(&resource, fleet)
 }
 
-fn answer(resource: &Resource) -> Result<Response, ApiError> {
-    reply::versioned(StatusCode::OK, &ResourceBody::from(resource), resource.version)
+fn answer(resource: &Resource, fleet: Option<WaitBody>) -> Result<Response, ApiError> {
+    let status = fleet::status(StatusCode::OK, fleet.as_ref());
+    reply::versioned(status, &Changed { record: ResourceBody::from(resource), fleet }, resource.version)
 }
 
 /// Whatever cannot be registered is not there.

@@ -223,7 +223,7 @@ pub static OPERATIONS: [Operation; 29] = [
         .says("Show a resource", "")
         .on::<ResourcePath>("{kind}:{id}")
         .versioned(),
-    Operation::new::<ResourceBody>("resource.put", "PUT", ONE_RESOURCE, || put(resources::put), 200)
+    Operation::new::<Changed<ResourceBody>>("resource.put", "PUT", ONE_RESOURCE, || put(resources::put), 200)
         .by(MANAGE_RESOURCES, PRIVATE)
         .says(
             "Register a resource",
@@ -232,13 +232,15 @@ pub static OPERATIONS: [Operation; 29] = [
         )
         .on::<ResourcePath>("{kind}:{id}")
         .takes::<PutResource>()
-        .if_match(IfMatchRule::Optional),
-    Operation::new::<ResourceBody>("resource.delete", "DELETE", ONE_RESOURCE, || delete(resources::delete), 200)
+        .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<Changed<ResourceBody>>("resource.delete", "DELETE", ONE_RESOURCE, || delete(resources::delete), 200)
         .by(MANAGE_RESOURCES, PRIVATE)
         .says(
             "Take a resource out of the registry",
             "Nobody reaches it by its id any more. Only an administrator of every project may.",
         )
         .on::<ResourcePath>("{kind}:{id}")
-        .if_match(IfMatchRule::Optional),
+        .if_match(IfMatchRule::Optional)
+        .waits(),
 ];

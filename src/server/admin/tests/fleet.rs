@@ -26,6 +26,7 @@ async fn one_process_has_confirmed_what_is_answered() {
         "permissions": ["run_inference"]});
     api.operate("POST", "/api/v1/users", user).await;
     let (key, other, ann) = (format!("{KEYS}/{first}"), format!("{KEYS}/{second}"), "/api/v1/users/ann".to_owned());
+    let chat = "/api/v1/resources/workload/chat".to_owned();
     let mut last = 0;
     for (method, path, body, status) in [
         ("PATCH", &key, json!({"name": "renamed"}), 200),
@@ -36,6 +37,9 @@ async fn one_process_has_confirmed_what_is_answered() {
         ("PATCH", &ann, json!({"disabled": true}), 200),
         ("PATCH", &ann, json!({"disabled": true}), 200),
         ("DELETE", &ann, Value::Null, 200),
+        ("PUT", &chat, json!({"project": "acme"}), 200),
+        ("PUT", &chat, json!({"project": "acme"}), 200),
+        ("DELETE", &chat, Value::Null, 200),
         ("PATCH", &ACME.to_owned(), json!({"state": "suspended"}), 200),
         ("PATCH", &ACME.to_owned(), json!({"state": "active"}), 200),
         ("PATCH", &ACME.to_owned(), json!({"state": "active"}), 200),

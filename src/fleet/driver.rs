@@ -364,9 +364,7 @@ impl Driver {
             }
             (Err(error), _) | (_, Err(error)) => {
                 self.complain(&error);
-                for view in self.views.drain(..) {
-                    let _ = view.send(Err(error.clone()));
-                }
+                refuse(&mut self.views, &error);
                 None
             }
         }
@@ -436,8 +434,11 @@ impl Driver {
         let sent = clock.moment();
         let renewal = links.asked.renew(member).await?;
         // There is no list either where the head is lost, and then it is the renewal that must be heard.
-        if let Some(problem) = problem.filter(|_| renewal != Renewal::Lost) {
-            return Err(problem);
+        if let Some(problem) = problem {
+            if renewal != Renewal::Lost {
+                return Err(problem);
+            }
+            refuse(&mut self.views, &problem);
         }
         if settle {
             links.asked.settle().await?;
@@ -541,5 +542,12 @@ impl Driver {
             let view_now = fleet_view(level, head, &self.members, &self.joining.identity.id, now);
             let _ = view.send(Ok(view_now));
         }
+    }
+}
+
+fn refuse(views: &mut Vec<oneshot::Sender<Result<FleetView, StoreError>>>, error: &StoreError) {
+    for view in views.drain(..) {
+        // Whoever asked may have given up.
+        let _ = view.send(Err(error.clone()));
     }
 }

@@ -116,6 +116,11 @@ impl Resolver {
         self.stamps.is_leased()
     }
 
+    /// Whether the store has lost its records, until an operator says what happened.
+    pub fn is_sealed(&self) -> bool {
+        self.stamps.is_sealed()
+    }
+
     /// Whether a check can be answered now, as far as the store's log is concerned.
     pub fn can_serve(&self) -> bool {
         self.stamps.can_serve()

@@ -226,10 +226,11 @@ impl Channel {
     }
 
     fn seal(&mut self, now: &Now) -> Vec<Action> {
-        self.sealed = true;
+        let was_sealed = std::mem::replace(&mut self.sealed, true);
         self.attached_since = None;
         self.turn(now, MemberState::Sealed);
-        vec![Action::Seal, Action::Listen { after: self.own.position.sequence }]
+        let listen = Action::Listen { after: self.own.position.sequence };
+        if was_sealed { vec![listen] } else { vec![Action::Seal, listen] }
     }
 
     fn fail(&mut self, now: &Now) -> Vec<Action> {
@@ -364,6 +365,8 @@ mod tests {
         let mut channel = attached();
         let actions = channel.take(&now(30), renewed(25, Renewal::Lost));
         assert_eq!(actions, [Action::Seal, Action::Listen { after: 3 }]);
+        let actions = channel.take(&now(35), renewed(32, Renewal::Lost));
+        assert_eq!(actions, [Action::Listen { after: 3 }], "it is sealed already");
         channel.take(&now(40), Input::Failed);
         channel.take(&now(50), Input::Connected);
         assert_eq!(channel.own().state, MemberState::Sealed, "a connection says nothing about the head");

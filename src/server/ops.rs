@@ -55,7 +55,9 @@ async fn ready(State(state): State<OpsState>) -> Response {
     if *state.draining.borrow() {
         reasons.push("draining");
     }
-    if !state.resolver.can_serve() {
+    if state.resolver.is_sealed() {
+        reasons.push("sealed");
+    } else if !state.resolver.can_serve() {
         reasons.push("no_lease");
     }
     if !matches!(tokio::time::timeout(STORE_TIME, state.store.is_available()).await, Ok(true)) {
@@ -102,6 +104,9 @@ mod tests {
         assert_eq!(status, 200);
         assert!(metrics.contains("tollgate_build_info"), "{metrics}");
         assert_eq!(get("/other").await.0, 404);
+        fixture.stamps.seal();
+        assert_eq!(get("/ready").await, (503, r#"{"ready":false,"reasons":["sealed"]}"#.to_owned()));
+        fixture.stamps.unseal();
         drain.send(true).unwrap();
         assert_eq!(get("/ready").await, (503, r#"{"ready":false,"reasons":["draining"]}"#.to_owned()));
         assert_eq!(get("/live").await.0, 200);

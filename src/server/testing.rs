@@ -33,6 +33,7 @@ pub struct Fixture {
     pub service: CheckService,
     pub store: Store,
     pub resolver: Arc<Resolver>,
+    pub stamps: Arc<Stamps>,
     pub telemetry: Arc<Telemetry>,
     /// Allowed on [`PATH`].
     pub key: String,
@@ -57,7 +58,7 @@ impl Fixture {
             None,
         ));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), Clock::System);
-        let registry = Registry::new(store.clone(), digester, stamps, last_used, Clock::System);
+        let registry = Registry::new(store.clone(), digester, Arc::clone(&stamps), last_used, Clock::System);
         let telemetry = Arc::new(Telemetry::new(None).unwrap());
         let policy = policy();
         let spec = KeySpec {
@@ -72,7 +73,7 @@ impl Fixture {
         let live = Arc::new(ArcSwap::from_pointee(policy));
         telemetry.adopt(&live.load_full());
         let service = CheckService::new(live, pipeline, Arc::clone(&telemetry));
-        Self { service, store, resolver, telemetry, key: key.secret.expose().to_owned() }
+        Self { service, store, resolver, stamps, telemetry, key: key.secret.expose().to_owned() }
     }
 }
 

@@ -221,6 +221,8 @@ async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
     server.send::<()>("FLUSHALL").await;
     until("sealed", || house.stamps.is_sealed()).await;
     assert_eq!(house.fleet.figures().state(), MemberState::Sealed);
+    let view = house.fleet.view().await;
+    assert!(view.as_ref().is_err_and(|error| error.to_string().contains("`tollgate store init`")), "{view:?}");
     init(&server).await;
     house.attached().await;
     assert!(!house.stamps.is_sealed() && !house.stamps.allow(before, &slots(1)));

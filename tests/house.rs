@@ -149,6 +149,29 @@ fn files_stay_readable() {
     }
 }
 
+/// A log line has these by itself, and a second one of the same name hides it from whoever reads the JSON.
+#[test]
+fn no_field_of_a_log_line_hides_another() {
+    const TAKEN: [&str; 4] = ["level", "message", "target", "timestamp"];
+    let mut lines = 0;
+    for source in sources() {
+        for event in source.text.split("tracing::").skip(1) {
+            let Some((name, rest)) = event.split_once("!(") else { continue };
+            if !["error", "warn", "info", "debug", "trace"].contains(&name) {
+                continue;
+            }
+            lines += 1;
+            // Up to the message.
+            let fields = rest.split('"').next().unwrap_or_default();
+            for field in fields.split(',').map(|field| field.trim_start_matches(['%', '?', ' ', '\n'])) {
+                let name = field.split('=').next().unwrap_or_default().trim();
+                assert!(!TAKEN.contains(&name), "{}: a field named {name}: call it otherwise", source.path.display());
+            }
+        }
+    }
+    assert!(lines > 30, "{lines}");
+}
+
 #[test]
 fn nothing_that_becomes_a_response_has_a_default() {
     for source in sources() {

@@ -161,8 +161,8 @@ impl Registry {
         let attempt = Attempt::on_user(&actor, act, name);
         let done = self.commit_again(&attempt, change).await?;
         if is_kept {
-            let target = &*self.logged(&attempt.target);
-            tracing::error!(target, "the store may have gone back to an older password of this user: set it again");
+            let target_id = &*self.logged(&attempt.target);
+            tracing::error!(target_id, "the store may have gone back to an older password of this user: set it again");
         }
         Ok(done)
     }
@@ -196,8 +196,8 @@ impl Registry {
 
     async fn commit_again<T>(&self, attempt: &Attempt<'_>, change: Change<T>) -> Looked {
         self.commit(attempt, change).await?;
-        let (act, target) = (attempt.act, &*self.logged(&attempt.target));
-        tracing::error!(act, target, "the store had lost this: it was done again");
+        let (act, target_id) = (attempt.act, &*self.logged(&attempt.target));
+        tracing::error!(act, target_id, "the store had lost this: it was done again");
         Ok(None)
     }
 }

@@ -72,15 +72,15 @@ impl Registry {
     /// says so instead.
     pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
         if !self.admits_refusal_of(actor) {
-            let (actor, target) = (&*self.logged(&actor.subject), &*self.logged(target));
-            tracing::warn!(actor, act, target, "refused again: not in the audit log");
+            let (actor, target_id) = (&*self.logged(&actor.subject), &*self.logged(target));
+            tracing::warn!(actor, act, target_id, "refused again: not in the audit log");
             return;
         }
         let attempt = Attempt { actor, act, target: target.to_owned() };
         let row = self.row(&attempt, project, Outcome::Refused, Some(reason));
         if let Err(error) = self.apply(vec![Write::Audit(row)], Event::touching(&[])).await {
-            let (actor, target) = (&*self.logged(&actor.subject), &*self.logged(target));
-            tracing::error!(%error, actor, act, target, "a refusal could not be written down");
+            let (actor, target_id) = (&*self.logged(&actor.subject), &*self.logged(target));
+            tracing::error!(%error, actor, act, target_id, "a refusal could not be written down");
         }
     }
 

@@ -103,7 +103,7 @@ fn jittered() -> Duration {
 /// Logs what was found, each finding once.
 fn report(survey: &Survey) {
     let (engine, version, level) = (survey.engine, survey.version, &survey.level);
-    tracing::info!(%engine, %version, %level, "the store's server");
+    tracing::info!(%engine, %version, revocation = %level, "the store's server");
     for Finding { severity, what, remedy } in &survey.findings {
         match severity {
             Severity::Refuse => tracing::error!(remedy, "{what}"),

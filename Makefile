@@ -43,7 +43,7 @@ schemathesis: ## Hold a running server to its own description, for about two min
 	@$(CARGO) build --quiet --locked --bin tollgate
 	@scripts/schemathesis --tollgate $(TARGET)/debug/tollgate
 
-chaos: ## What a fleet does while its parts fail: one table, and target/chaos.json; takes about 20 minutes
+chaos: ## What a fleet does while its parts fail: one table, and target/chaos.json; takes about 25 minutes
 	@scripts/redis
 	@scripts/chaos
 

@@ -52,6 +52,17 @@ enum Told {
     Here(Position),
 }
 
+impl Told {
+    /// Whether this and what is told there now, or was written here, may be one telling.
+    fn may_be_at(&self, position: Option<&Position>) -> bool {
+        match (self, position) {
+            (_, None) | (Self::Nowhere, _) => true,
+            (Self::Before(_), Some(_)) => false,
+            (Self::Here(known), Some(position)) => known == position,
+        }
+    }
+}
+
 /// What of the history before is to be found in the one that is followed now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Former {
@@ -214,8 +225,8 @@ impl Inner {
         let digest = ended.digest();
         let told = || position.map_or(Told::Nowhere, |position| Told::Here(position.clone()));
         match self.noted.get_mut(&digest) {
-            // Told of once more, it is as new as that; but not for having been written here.
-            Some(known) if known.ended == *ended && (position.is_none() || matches!(known.told, Told::Nowhere)) => {
+            // Told of once more at another place, it is as new as that; but not for having been written here.
+            Some(known) if known.ended == *ended && known.told.may_be_at(position) => {
                 if position.is_some() {
                     known.told = told();
                 }

@@ -319,7 +319,9 @@ impl World {
         for action in actions {
             self.counts.resyncs += u64::from(matches!(action, Action::Adopt(_)));
             if !(self.broken == Broken::ResyncKeepsCache && matches!(action, Action::Adopt(_))) {
-                action.carry_out(&replica.stamps, &self.sticky);
+                // They share what they remember, so that no history of one begins anew for all.
+                let (own, is_adopted) = (Sticky::default(), matches!(action, Action::Adopt(_)));
+                action.carry_out(&replica.stamps, if is_adopted { &own } else { &self.sticky });
             }
             (replica.link, replica.due) = match action {
                 Action::Connect { after } => (Link::Down, moment.plus(after).as_millis()),

@@ -59,7 +59,7 @@ pub struct Joining {
     /// What the store's configuration guarantees, in words; looked at again with each connection.
     pub level: String,
     pub clock: Clock,
-    /// Told when what was ended for good must be ended in a new history, too.
+    /// Told when what was ended must be so in a new history, too.
     pub reconcile: mpsc::UnboundedSender<()>,
 }
 

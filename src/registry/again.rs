@@ -66,9 +66,8 @@ impl Registry {
             // Each time, since the store may go over to another history at any moment.
             self.look_for_losses(sticky).await?;
             let mut suspects = sticky.take_suspects(AT_A_TIME);
-            if suspects.is_empty() {
-                return result;
-            }
+            // What becomes one meanwhile, such as what was just written and not heard of, has its turn the next time.
+            let is_last = suspects.len() < AT_A_TIME;
             while let Some(ended) = suspects.pop() {
                 match self.end_if_lost(&ended).await {
                     Ok(None) => {}
@@ -83,6 +82,9 @@ impl Registry {
                         result = Err(failure);
                     }
                 }
+            }
+            if is_last {
+                return result;
             }
         }
     }

@@ -10,7 +10,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Write};
 
-use super::server::{self, free_port, write_config};
+use super::server::{self, House, in_redis};
 use super::{Done, run, servers, tollgate};
 
 const KEYS: u64 = 6_000;
@@ -74,25 +74,13 @@ fn content(path: &Path) -> (Vec<ApiKey>, Vec<AuditEntry>, Vec<Option<Timestamp>>
     (keys, rows, used)
 }
 
-/// A configuration in a folder of its own.
-struct House {
-    folder: tempfile::TempDir,
-    config: PathBuf,
-}
-
 impl House {
-    fn with(store: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = write_config(folder.path(), store, free_port());
-        Self { folder, config }
-    }
-
     fn embedded() -> Self {
         Self::with("{embedded: {path: FOLDER/store.redb}}")
     }
 
     fn fleet(redis: &servers::Server) -> Self {
-        let house = Self::with(&format!("{{redis: {{url: 'redis://{}'}}}}", redis.address()));
+        let house = Self::on(redis);
         run(&["store", "init", "--config", house.config()]).ends(0);
         house
     }
@@ -167,7 +155,7 @@ fn a_store_in_use_is_named_with_what_to_do() {
     let redis = servers::Server::start();
     let (fleet, other) = (House::fleet(&redis), House::embedded());
     let pepper = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
-    let server = server::Server::start_on(&format!("{{redis: {{url: 'redis://{}'}}}}", redis.address()), pepper);
+    let server = server::Server::start_on(&in_redis(&redis), pepper);
     servers::wait_for("the replica to join", || redis.command::<u64>(&["HLEN", "tg:{tg}:members"]) == 1);
     fill(&other.file());
     for (from, to) in [(&other, &fleet), (&fleet, &House::embedded())] {

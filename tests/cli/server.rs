@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::thread::{JoinHandle, sleep};
 use std::time::{Duration, Instant};
 
-use super::tollgate;
+use super::{servers, tollgate};
 
 const EMBEDDED: &str = "{embedded: {path: FOLDER/store.redb}}";
 
@@ -55,6 +55,31 @@ pub fn write_config(folder: &Path, store: &str, admin_port: u16) -> PathBuf {
     let file = folder.join("tollgate.yaml");
     std::fs::write(&file, config).unwrap();
     file
+}
+
+/// A configuration file in a folder of its own, and no server.
+pub struct House {
+    pub folder: tempfile::TempDir,
+    pub config: PathBuf,
+}
+
+impl House {
+    /// With this as its `store`.
+    pub fn with(store: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = write_config(folder.path(), store, free_port());
+        Self { folder, config }
+    }
+
+    /// On a Redis.
+    pub fn on(redis: &servers::Server) -> Self {
+        Self::with(&in_redis(redis))
+    }
+}
+
+/// The `store` that is in this Redis.
+pub fn in_redis(redis: &servers::Server) -> String {
+    format!("{{redis: {{url: 'redis://{}'}}}}", redis.address())
 }
 
 /// Writes a file for its owner alone.

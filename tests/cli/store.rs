@@ -1,31 +1,14 @@
 //! The store of a fleet from outside: made once, shown, refused with a reason, and shared by two processes.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::server::{self, free_port, write_config, write_secret};
+use super::server::{self, House, in_redis, write_secret};
 use super::{Done, run, servers, tollgate};
 
 const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
-/// A configuration file on a Redis, in a folder of its own.
-struct House {
-    folder: tempfile::TempDir,
-    config: PathBuf,
-}
-
 impl House {
-    fn with(store: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let config = write_config(folder.path(), store, free_port());
-        Self { folder, config }
-    }
-
-    fn on(redis: &servers::Server) -> Self {
-        Self::with(&store(redis))
-    }
-
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tollgate();
         command.args(arguments).arg("--config").arg(&self.config);
@@ -39,10 +22,6 @@ impl House {
     fn give_pepper(&self) {
         write_secret(&self.folder.path().join("pepper.1"), PEPPER);
     }
-}
-
-fn store(redis: &servers::Server) -> String {
-    format!("{{redis: {{url: 'redis://{}'}}}}", redis.address())
 }
 
 #[test]
@@ -135,7 +114,7 @@ fn two_processes_share_a_store_and_no_third_with_another_pepper() {
     let redis = servers::Server::start();
     House::on(&redis).run(&["store", "init"]).ends(0);
     let (one, two) =
-        (server::Server::start_on(&store(&redis), PEPPER), server::Server::start_on(&store(&redis), PEPPER));
+        (server::Server::start_on(&in_redis(&redis), PEPPER), server::Server::start_on(&in_redis(&redis), PEPPER));
     let id = create_key(&one, &["-o", "json"]).json()["id"].as_str().unwrap().to_owned();
     let on_two = |arguments: &[&str]| run(&[arguments, &["--socket", &two.socket()]].concat());
     servers::wait_for("both to follow the log", || {
@@ -159,7 +138,7 @@ fn a_request_is_explained_from_the_store_of_a_fleet() {
     let house = House::on(&redis);
     house.run(&["store", "init"]).ends(0);
     house.give_pepper();
-    let server = server::Server::start_on(&store(&redis), PEPPER);
+    let server = server::Server::start_on(&in_redis(&redis), PEPPER);
     let key = create_key(&server, &["-q"]).out;
     let request = format!(
         "method: POST\nurl: https://api.example.com/endpoint/acme/chat/x\nheaders: {{x-api-key: {}}}\n",

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use super::backend::Backend;
 use super::client::{Http1, Sent, http1};
-use super::harness::{Key, Process, clean_command, envoy_binary, free_addresses, get, shipped, wait_for};
+use super::harness::{Key, Process, clean_command, free_addresses, get, shipped, start_envoy, wait_for};
 use super::router::Reading;
 
 /// Longer than this nobody may be without an answer when one of two replicas is gone.
@@ -83,17 +83,7 @@ impl Fleet {
         second.start(dir.path());
         first.ready().await;
         second.ready().await;
-        let process = Process::start(
-            dir.path(),
-            "envoy",
-            Command::new(envoy_binary()).arg("-c").arg(dir.path().join("envoy.yaml")).args([
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "--log-level",
-                "warning",
-            ]),
-        );
+        let process = start_envoy(dir.path());
         wait_for("Envoy", async || get(envoy_admin, "/ready").await.is_some_and(|reply| reply.status == 200)).await;
         Self { envoy, envoy_admin, _envoy: process, replicas: [first, second], redis: server, _backend: served, dir }
     }

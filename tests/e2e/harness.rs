@@ -113,17 +113,7 @@ impl Stack {
         fs::write(dir.path().join("envoy.yaml"), config).unwrap();
 
         let tollgate = start_tollgate(dir.path());
-        let envoy_process = Process::start(
-            dir.path(),
-            "envoy",
-            Command::new(envoy_binary()).arg("-c").arg(dir.path().join("envoy.yaml")).args([
-                "--concurrency",
-                "1",
-                "--disable-hot-restart",
-                "--log-level",
-                "warning",
-            ]),
-        );
+        let envoy_process = start_envoy(dir.path());
         let mut stack = Self {
             envoy,
             admin,
@@ -347,6 +337,17 @@ pub async fn get(address: SocketAddr, path: &str) -> Option<Reply> {
 /// The folder with the shipped Envoy and Tollgate files.
 pub fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("envoy")
+}
+
+/// Envoy with the `envoy.yaml` of a folder.
+pub fn start_envoy(folder: &Path) -> Process {
+    let mut command = Command::new(envoy_binary());
+    command.arg("-c").arg(folder.join("envoy.yaml"));
+    Process::start(
+        folder,
+        "envoy",
+        command.args(["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]),
+    )
 }
 
 /// The Envoy to test with: `TOLLGATE_ENVOY`, that of `make test`, or one on `PATH`.

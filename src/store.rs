@@ -1,6 +1,7 @@
 //! The port to what is durable: records in, records out. Never caches, never decides, never sees a secret.
 
 pub mod embedded;
+pub mod format;
 pub mod keyspace;
 pub mod migration;
 mod records;
@@ -16,6 +17,7 @@ use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 use embedded::Embedded;
+use format::Format;
 
 /// Why the store did not do what it was asked. None of these carries a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -397,6 +399,15 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.put_pepper_check(check)).await,
             Self::Redis(store) => store.put_pepper_check(check).await,
+        }
+    }
+
+    /// How it is laid out now, which `tollgate store upgrade` may change at any time. A batch is judged and encoded for the format
+    /// that the store has when it is written, whatever is answered here.
+    pub async fn format(&self) -> Result<Format, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, |store| store.format()).await,
+            Self::Redis(store) => store.format().await,
         }
     }
 

@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 const ID_LEN: usize = 12;
+const USER_ID_LEN: usize = 16;
 const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 /// `_`, id, `_`, secret, checksum: everything after the prefix.
@@ -37,6 +38,45 @@ impl fmt::Display for KeyId {
 }
 
 impl fmt::Debug for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// Names a user for ever: 16 base62 characters by chance, which nobody else was or will be given. It is no secret.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UserId([u8; USER_ID_LEN]);
+
+impl UserId {
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes: [u8; USER_ID_LEN] = text.as_bytes().try_into().ok()?;
+        bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
+    }
+
+    /// `fill` must fill the buffer from the operating system's random source.
+    ///
+    /// # Errors
+    /// Whatever `fill` returns.
+    pub fn generate<E>(mut fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+        let mut text = String::with_capacity(USER_ID_LEN);
+        push_random(&mut text, USER_ID_LEN, &mut fill)?;
+        let mut id = [0; USER_ID_LEN];
+        id.copy_from_slice(text.as_bytes());
+        Ok(Self(id))
+    }
+
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Debug for UserId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

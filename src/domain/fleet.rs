@@ -23,6 +23,8 @@ pub struct Member {
     pub grace: Duration,
     /// The version of Tollgate.
     pub version: String,
+    /// The highest format of the store that it can write.
+    pub format: u64,
 }
 
 /// How a replica stands to the store.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::credential::{Digest, KeyId};
+use super::credential::{Digest, KeyId, UserId};
 use super::time::Timestamp;
 
 /// The word that stands for every project or every workload in a record.
@@ -150,6 +150,8 @@ impl ProjectState {
 /// Somebody who logs in with a password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct User {
+    /// What tells the user from whoever else has or had the name. `None`: the store's format knows none.
+    pub id: Option<UserId>,
     /// By [`super::name::is_user_name`].
     pub name: String,
     /// Argon2id, as a PHC string. Empty once the user is deleted.
@@ -266,6 +268,7 @@ mod tests {
     fn debug_shows_neither_hash_nor_sealed_key() {
         let at = Timestamp::from_millis(1);
         let user = User {
+            id: None,
             name: "alice".to_owned(),
             password_hash: "$argon2id$hash".to_owned(),
             project: "acme".to_owned(),

@@ -94,6 +94,7 @@ mod tests {
             since: Timestamp::from_millis(1),
             grace: Duration::ZERO,
             version: "1".to_owned(),
+            format: 3,
         }
     }
 

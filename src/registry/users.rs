@@ -110,6 +110,7 @@ impl Registry {
     fn user_of(&self, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> User {
         let now = self.clock.now();
         User {
+            id: None,
             name: spec.name.clone(),
             password_hash: spec.password_hash.clone(),
             project: spec.project.clone(),

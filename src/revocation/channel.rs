@@ -9,6 +9,7 @@ use super::sticky::Sticky;
 use crate::domain::change::{Head, Position};
 use crate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
 use crate::domain::time::{Moment, Timestamp};
+use crate::store::format::Format;
 
 /// Connections are tried anew after a random time between these; the longest one doubles with each failure.
 const RETRY: Duration = Duration::from_millis(50);
@@ -124,7 +125,8 @@ impl Channel {
     pub fn new(identity: Identity, lineages: u64, since: Timestamp) -> Self {
         let Identity { id, name, grace, version } = identity;
         let position = Position { sequence: 0, chain: String::new() };
-        let own = Member { id, name, position, beat: 0, state: MemberState::Detached, since, grace, version };
+        let format = Format::HIGHEST;
+        let own = Member { id, name, position, beat: 0, state: MemberState::Detached, since, grace, version, format };
         Self {
             own,
             lineage: None,

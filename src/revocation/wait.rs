@@ -134,6 +134,7 @@ mod tests {
             since: Timestamp::default(),
             grace: Duration::from_secs(grace),
             version: "1".to_owned(),
+            format: 3,
         }
     }
 

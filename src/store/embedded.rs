@@ -19,7 +19,10 @@ use std::time::{Duration, Instant};
 use redb::backends::InMemoryBackend;
 use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, StorageBackend};
 
-use super::keyspace::{self, Bytes, DigestKey, META_SEQUENCE, id_key, is_part, key_id, rest_of, scope_end, scoped};
+use super::format::Format;
+use super::keyspace::{
+    self, Bytes, DigestKey, META_FORMAT, META_SEQUENCE, id_key, is_part, key_id, rest_of, scope_end, scoped,
+};
 use super::records::{decode_key, decode_resource};
 use super::{KeyLoad, KeyQuery, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
 use crate::domain::credential::{Digest, KeyId};
@@ -211,7 +214,8 @@ impl Embedded {
 
     pub fn apply(&self, batch: &[Write]) -> Result<u64, StoreError> {
         let sequence = self.engine.write(|transaction| {
-            let mut tables = Batch::begin(transaction)?;
+            let format = format_in(&transaction.open_table(keyspace::META)?)?;
+            let mut tables = Batch::begin(transaction, format)?;
             for step in batch {
                 tables.step(step)?;
             }
@@ -219,6 +223,11 @@ impl Embedded {
         })?;
         self.engine.acknowledge(sequence);
         Ok(sequence)
+    }
+
+    /// As [`super::Store::format`].
+    pub fn format(&self) -> Result<Format, StoreError> {
+        self.engine.read(|read| format_in(&read.open_table(keyspace::META)?))
     }
 
     /// The number of the last batch that was applied.
@@ -279,6 +288,10 @@ impl Embedded {
             }
         })
     }
+}
+
+fn format_in(meta: &impl ReadableTable<&'static str, u64>) -> Act<Format> {
+    Ok(Format::of_file(meta.get(META_FORMAT)?.map_or(0, |format| format.value()))?)
 }
 
 fn key_of_digests(keys: &impl ReadableTable<DigestKey, Bytes>, digests: &[Digest]) -> Act<Option<ApiKey>> {

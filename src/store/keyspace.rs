@@ -7,12 +7,6 @@ use redb::TableDefinition;
 use crate::domain::credential::KeyId;
 use crate::domain::time::Timestamp;
 
-/// The layout of the store. It rises with a change that an older Tollgate would misread; see `records.proto`. From 2 on a
-/// project can be suspended, which takes rights away from its keys.
-pub const FORMAT: u64 = 2;
-/// In place of the layout while a migration fills the store: no Tollgate opens it, be it an older one.
-pub const UNFINISHED: u64 = u64::MAX;
-
 pub type DigestKey = &'static [u8; 32];
 pub type IdKey = &'static [u8; 12];
 pub type Bytes = &'static [u8];
@@ -58,7 +52,7 @@ pub const MIGRATION: TableDefinition<'_, &'static str, &'static str> = TableDefi
 /// [`META_FORMAT`] and [`META_SEQUENCE`].
 pub const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");
 
-/// [`FORMAT`] when the store was made, or [`UNFINISHED`].
+/// The number of a [`Format`](super::format::Format), or [`UNFINISHED`](super::format::UNFINISHED).
 pub const META_FORMAT: &str = "format";
 /// The number of the last batch that was applied.
 pub const META_SEQUENCE: &str = "sequence";

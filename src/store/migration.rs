@@ -11,6 +11,7 @@ mod walk;
 use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
+use super::format::Format;
 use super::keyspace::redis::hex;
 use crate::domain::time::Timestamp;
 use walk::{PAGE, Walk};
@@ -42,21 +43,28 @@ pub struct Count {
     pub copied: u64,
 }
 
-/// Carries everything from one store to the other that is not there yet, compares all of it, and opens the target. Whatever
+/// Carries everything from one store to the other that is not there yet, compares all of it, and opens the target, laid out like
+/// the source. Whatever
 /// no longer counts at this time stays behind: uses of idempotency keys, and ends of sessions whose tokens expired long ago.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] if the target has something else, or if the source was changed meanwhile.
+/// [`StoreError::Conflict`] if the target has something else, if the source was changed meanwhile, or if its upgrade has not
+/// ended.
 pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<Report, StoreError> {
     let (origin, head) = (source.origin(), source.head().await?);
     if origin == target.origin() {
         return Err(StoreError::Conflict(format!("both stores are the same, {origin}: name two")));
     }
+    let format = source.format().await?;
+    if format.is_under_way() {
+        let reason = "the upgrade of the source has not ended: run `tollgate store upgrade` on it, and then this again";
+        return Err(StoreError::Conflict(reason.to_owned()));
+    }
     let begun = target.begin(&origin).await?;
     let mut copied = Vec::new();
     for kind in Kind::ALL {
         copied.push(match begun {
-            Begun::Open => copy(source, target, kind, now).await?,
+            Begun::Open => copy(source, target, kind, format, now).await?,
             Begun::Ended => 0,
         });
     }
@@ -71,12 +79,12 @@ pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<R
         let reason = "the source was changed meanwhile: stop whatever uses it, and migrate to another, empty target";
         return Err(StoreError::Conflict(reason.to_owned()));
     }
-    target.end().await?;
+    target.end(format).await?;
     Ok(Report { counts, digest: hex(&digest.finalize()) })
 }
 
 /// Writes what the target does not have. Gives how many those were.
-async fn copy(source: &Depot, target: &Depot, kind: Kind, now: Timestamp) -> Result<u64, StoreError> {
+async fn copy(source: &Depot, target: &Depot, kind: Kind, format: Format, now: Timestamp) -> Result<u64, StoreError> {
     let (mut ours, mut theirs) = (Walk::new(source, kind, now), Walk::new(target, kind, now));
     let (mut copied, mut missing) = (0, Vec::new());
     while let Some(record) = ours.next().await? {
@@ -91,13 +99,13 @@ async fn copy(source: &Depot, target: &Depot, kind: Kind, now: Timestamp) -> Res
             _ => missing.push(record),
         }
         if missing.len() == PAGE {
-            target.import(std::mem::take(&mut missing), now).await?;
+            target.import(std::mem::take(&mut missing), format, now).await?;
             copied += PAGE as u64;
         }
     }
     if !missing.is_empty() {
         copied += missing.len() as u64;
-        target.import(missing, now).await?;
+        target.import(missing, format, now).await?;
     }
     match theirs.peek().await? {
         Some(known) => Err(surplus(known)),

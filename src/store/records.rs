@@ -3,9 +3,10 @@
 
 use prost::Message;
 
+use super::format::Format;
 use super::{OnceRecord, StoreError};
 use crate::domain::change::{Ended, Event, SLOTS, Touched};
-use crate::domain::credential::{Digest, KeyId};
+use crate::domain::credential::{Digest, KeyId, UserId};
 use crate::domain::record::{
     ApiKey, AuditEntry, EndedSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
 };
@@ -204,7 +205,7 @@ fn decode_ended(what: wire::event::ended::What) -> Result<Option<Ended>, StoreEr
     }))
 }
 
-pub(super) fn encode_user(user: &User) -> Vec<u8> {
+pub(super) fn encode_user(user: &User, format: Format) -> Vec<u8> {
     let wire = wire::User {
         name: user.name.clone(),
         password_hash: user.password_hash.clone(),
@@ -217,6 +218,7 @@ pub(super) fn encode_user(user: &User) -> Vec<u8> {
         created_by: user.created_by.clone(),
         changed_at_ms: user.changed_at.as_millis(),
         version: user.version,
+        id: user.id.filter(|_| format.has_three()).map(|id| id.to_string()),
     };
     wire.encode_to_vec()
 }
@@ -226,6 +228,7 @@ pub(super) fn encode_user(user: &User) -> Vec<u8> {
 pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
     let wire = wire::User::decode(bytes).map_err(|_| damaged("a user"))?;
     Ok(User {
+        id: wire.id.map(|id| UserId::parse(&id).ok_or_else(|| damaged("a user"))).transpose()?,
         name: wire.name,
         password_hash: wire.password_hash,
         project: wire.project,

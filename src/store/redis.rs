@@ -24,20 +24,19 @@ use std::iter;
 use redis::{ScriptInvocation, Value};
 use tokio::runtime::Handle;
 
+use super::format::Format;
 use super::{PepperCheck, StoreError, Write};
 use crate::domain::change::{Event, Position};
 use crate::store::keyspace::redis as names;
 use connect::Connector;
 use lanes::Lanes;
-use scripts::{Answer, KNOWN, READ, list};
+use scripts::{Answer, AsOf, KNOWN, READ, list};
 use usage::Usage;
 use writer::Writer;
 
 pub use channel::Channel;
 pub(in crate::store) use migration::Migrant;
 
-/// The layout of the records. It rises with a change that an older Tollgate would misread.
-const FORMAT: u64 = 1;
 /// How many changes the log holds at least.
 const LOG_LENGTH: usize = 100_000;
 
@@ -123,6 +122,11 @@ impl Redis {
         }
     }
 
+    /// As [`super::Store::format`].
+    pub async fn format(&self) -> Result<Format, StoreError> {
+        Ok(self.read(&[], 0).await?.format)
+    }
+
     /// Has the connections for reading made anew before they are used again.
     pub fn drop_loads(&self) {
         self.lanes.drop_all();
@@ -154,16 +158,17 @@ fn read_script(wanted: &[String], naming: usize) -> ScriptInvocation<'static> {
 struct Read {
     lineage: String,
     position: Position,
+    format: Format,
     values: Vec<Option<Vec<u8>>>,
     project: Option<Vec<u8>>,
 }
 
 impl Read {
     fn of(answer: &mut Answer) -> Result<Self, StoreError> {
-        let (lineage, sequence) = answer.as_of()?;
+        let AsOf { lineage, sequence, format } = answer.as_of()?;
         let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
         let project = answer.bytes()?;
-        Ok(Self { lineage, position: Position { sequence, chain: answer.text()? }, values, project })
+        Ok(Self { lineage, position: Position { sequence, chain: answer.text()? }, format, values, project })
     }
 }
 

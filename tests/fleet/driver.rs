@@ -164,6 +164,7 @@ fn silent() -> Member {
         since: Timestamp::default(),
         grace: Duration::ZERO,
         version: String::new(),
+        format: 3,
     }
 }
 

@@ -210,6 +210,7 @@ impl World {
                 since: Timestamp::default(),
                 grace: std::time::Duration::ZERO,
                 version: String::new(),
+                format: 3,
             })
         };
         counted.filter_map(member).collect()

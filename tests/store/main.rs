@@ -9,6 +9,7 @@ mod contract;
 mod desk;
 mod faults;
 mod file;
+mod formats;
 mod kill;
 mod leased;
 mod migration;

@@ -308,6 +308,7 @@ fn member(beat: u64) -> Member {
         since: at(1),
         grace: Duration::ZERO,
         version: "1".to_owned(),
+        format: 3,
     }
 }
 

@@ -94,6 +94,7 @@ pub fn project(name: &str, state: ProjectState) -> Project {
 /// A user of project acme.
 pub fn user(name: &str) -> User {
     User {
+        id: None,
         name: name.to_owned(),
         password_hash: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".to_owned(),
         project: "acme".to_owned(),

@@ -3,6 +3,7 @@
 
 use redb::{ReadableTable, Table, WriteTransaction};
 
+use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped};
 use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::rules::{check_key_update, check_parts, check_resource_deletion, check_resource_update};
@@ -23,10 +24,13 @@ pub(super) struct Batch<'t> {
     resources: Table<'t, Bytes, Bytes>,
     resources_by_project: Table<'t, Bytes, ()>,
     meta: Table<'t, &'static str, u64>,
+    /// What the records of the batch are encoded for.
+    format: Format,
 }
 
 impl<'t> Batch<'t> {
-    pub(super) fn begin(transaction: &'t WriteTransaction) -> Act<Self> {
+    /// In a store that is laid out like this.
+    pub(super) fn begin(transaction: &'t WriteTransaction, format: Format) -> Act<Self> {
         Ok(Self {
             transaction,
             keys: transaction.open_table(keyspace::KEYS)?,
@@ -36,6 +40,7 @@ impl<'t> Batch<'t> {
             resources: transaction.open_table(keyspace::RESOURCES)?,
             resources_by_project: transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?,
             meta: transaction.open_table(keyspace::META)?,
+            format,
         })
     }
 
@@ -48,8 +53,8 @@ impl<'t> Batch<'t> {
             Write::UpdateResource(resource) => self.update_resource(resource),
             Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version),
             Write::PutProject(project) => projects::put(self.transaction, project),
-            Write::CreateUser(user) => users::create(self.transaction, user),
-            Write::UpdateUser(user) => users::update(self.transaction, user),
+            Write::CreateUser(user) => users::create(self.transaction, user, self.format),
+            Write::UpdateUser(user) => users::update(self.transaction, user, self.format),
             Write::EndSession(session) => sessions::end(self.transaction, session),
             Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
             Write::DeleteSigningKey { id } => sessions::delete_signing_key(self.transaction, id),

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, StorageBackend, WriteTransaction};
 
 use super::super::StoreError;
-use super::super::keyspace::{self, FORMAT, META, META_FORMAT, META_SEQUENCE, UNFINISHED};
-use super::super::migration;
+use super::super::format::{Format, UNFINISHED};
+use super::super::keyspace::{self, META, META_FORMAT, META_SEQUENCE};
 use super::source::{Boxed, Source};
 
 /// How often a broken database is tried again.
@@ -248,6 +248,9 @@ pub(super) fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String>
     }
 }
 
+/// In place of a format where there is no store yet.
+const MISSING: u64 = 0;
+
 /// Makes the tables that are not there and gives the sequence number; refuses a store that this Tollgate cannot read, or that
 /// lost what was acknowledged.
 fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
@@ -256,20 +259,24 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
         let read = database.begin_read()?;
         match read.open_table(META) {
             Ok(meta) => (
-                meta.get(META_FORMAT)?.map_or(0, |value| value.value()),
+                meta.get(META_FORMAT)?.map_or(MISSING, |value| value.value()),
                 meta.get(META_SEQUENCE)?.map_or(0, |value| value.value()),
                 has_every_table(&read)?,
             ),
-            Err(redb::TableError::TableDoesNotExist(_)) => (0, 0, false),
+            Err(redb::TableError::TableDoesNotExist(_)) => (MISSING, 0, false),
             Err(error) => return Err(error.into()),
         }
     };
-    if format == UNFINISHED {
-        return if admits == Admits::Unfinished { Ok(sequence) } else { damaged(migration::UNFINISHED.to_owned()) };
+    if format == UNFINISHED && admits == Admits::Unfinished {
+        return Ok(sequence);
     }
-    if format > FORMAT {
-        return damaged(format!("it has format {format}, made by a newer Tollgate; this one reads format {FORMAT}"));
-    }
+    let stored = format;
+    let format = match stored {
+        MISSING => Format::NEWEST,
+        // What came with the second format is a table alone, which is made here.
+        1 => Format::Two,
+        number => Format::of_file(number)?,
+    };
     if let Some(newest) = newest
         && sequence < newest
     {
@@ -278,12 +285,12 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
              restore a backup, or restart to go on without them"
         ));
     }
-    if format == FORMAT && complete {
+    if complete && stored == format.in_file() {
         return Ok(sequence);
     }
     write(database, |transaction| {
         make_tables(transaction)?;
-        transaction.open_table(META)?.insert(META_FORMAT, FORMAT)?;
+        transaction.open_table(META)?.insert(META_FORMAT, format.in_file())?;
         Ok(sequence)
     })
 }

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 
-use super::super::keyspace::{
-    self, Bytes, FORMAT, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, UNFINISHED, id_key, scoped, timed,
-};
+use super::super::format::{Format, UNFINISHED};
+use super::super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key, scoped, timed};
 use super::super::migration::{Begun, Kind, Page, Record};
 use super::super::records::{
     decode_audit, decode_ended_session, decode_once, decode_project, decode_resource, decode_signing_key, decode_user,
@@ -52,12 +51,13 @@ impl Embedded {
         })
     }
 
-    pub(in crate::store) fn end_migration(&self) -> Result<(), StoreError> {
+    /// Opens it, laid out like this.
+    pub(in crate::store) fn end_migration(&self, format: Format) -> Result<(), StoreError> {
         let sequence = self.engine.write(|transaction| {
             let mut meta = transaction.open_table(keyspace::META)?;
-            if meta.insert(META_FORMAT, FORMAT)?.map(|format| format.value()) == Some(UNFINISHED) {
+            if meta.insert(META_FORMAT, format.in_file())?.map(|format| format.value()) == Some(UNFINISHED) {
                 drop(meta);
-                return Batch::begin(transaction)?.number();
+                return Batch::begin(transaction, format)?.number();
             }
             Ok(0)
         })?;
@@ -98,11 +98,11 @@ impl Embedded {
         Ok(Page::of(records, limit))
     }
 
-    /// Puts records where none are, all or none.
-    pub(in crate::store) fn import(&self, records: &[Record]) -> Result<(), StoreError> {
+    /// Puts records where none are, all or none, as a store of this format has them.
+    pub(in crate::store) fn import(&self, records: &[Record], format: Format) -> Result<(), StoreError> {
         self.engine.write(|transaction| {
-            let format = transaction.open_table(keyspace::META)?.get(META_FORMAT)?.map(|format| format.value());
-            if format != Some(UNFINISHED) {
+            let stored = transaction.open_table(keyspace::META)?.get(META_FORMAT)?.map(|format| format.value());
+            if stored != Some(UNFINISHED) {
                 return conflict("no migration fills this store".to_owned());
             }
             let (mut ordinary, mut others) = (Vec::new(), Vec::new());
@@ -115,7 +115,7 @@ impl Embedded {
                     other => others.push(other),
                 }
             }
-            let mut tables = Batch::begin(transaction)?;
+            let mut tables = Batch::begin(transaction, format)?;
             for step in &ordinary {
                 tables.step(step)?;
             }

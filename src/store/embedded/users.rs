@@ -4,6 +4,7 @@ use std::ops::Bound;
 
 use redb::{ReadableTable, WriteTransaction};
 
+use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
 use super::super::records::{decode_user, encode_user};
 use super::super::rules::{check_parts, check_user_update};
@@ -78,15 +79,15 @@ pub(super) fn stored(users: &impl ReadableTable<&'static str, Bytes>, name: &str
     Ok(Some(user))
 }
 
-pub(super) fn create(transaction: &WriteTransaction, user: &User) -> Act<()> {
+pub(super) fn create(transaction: &WriteTransaction, user: &User, format: Format) -> Act<()> {
     check_parts([&user.name, &user.project])?;
-    if transaction.open_table(keyspace::USERS)?.insert(&*user.name, &*encode_user(user))?.is_some() {
+    if transaction.open_table(keyspace::USERS)?.insert(&*user.name, &*encode_user(user, format))?.is_some() {
         return conflict(format!("the user name {} is taken", user.name));
     }
     list(transaction, user)
 }
 
-pub(super) fn update(transaction: &WriteTransaction, user: &User) -> Act<()> {
+pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format) -> Act<()> {
     check_parts([&user.name, &user.project])?;
     let known = {
         let mut users = transaction.open_table(keyspace::USERS)?;
@@ -94,7 +95,7 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User) -> Act<()> {
             return conflict(format!("there is no user {}", user.name));
         };
         check_user_update(&known, user)?;
-        users.insert(&*user.name, &*encode_user(user))?;
+        users.insert(&*user.name, &*encode_user(user, format))?;
         known
     };
     transaction.open_table(keyspace::USERS_BY_PROJECT)?.remove(&*scoped(&known.project, known.name.as_bytes()))?;

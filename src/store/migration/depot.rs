@@ -9,6 +9,7 @@ use super::record::{Kind, Record};
 use super::walk::Page;
 use crate::domain::time::Timestamp;
 use crate::store::embedded::Embedded;
+use crate::store::format::Format;
 use crate::store::redis::{Migrant, Redis};
 use crate::store::{StoreError, on_thread};
 
@@ -93,6 +94,17 @@ impl Depot {
         }
     }
 
+    /// How it is laid out.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is not whole.
+    pub(super) async fn format(&self) -> Result<Format, StoreError> {
+        match &self.0 {
+            Inner::Embedded(store, _) => on_thread(store, |store| store.format()).await,
+            Inner::Redis(migrant) => migrant.format().await,
+        }
+    }
+
     /// # Errors
     /// [`StoreError::Conflict`] if somebody answers checks from it.
     pub(super) async fn refuse_if_used(&self) -> Result<(), StoreError> {
@@ -124,22 +136,22 @@ impl Depot {
         }
     }
 
-    /// Puts records of one kind where none are, all or none.
+    /// Puts records of one kind where none are, all or none, as a store of this format has them.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if the place of one is taken.
-    pub(super) async fn import(&self, records: Vec<Record>, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn import(&self, records: Vec<Record>, format: Format, now: Timestamp) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Embedded(store, _) => on_thread(store, move |store| store.import(&records)).await,
-            Inner::Redis(migrant) => migrant.import(&records, now).await,
+            Inner::Embedded(store, _) => on_thread(store, move |store| store.import(&records, format)).await,
+            Inner::Redis(migrant) => migrant.import(&records, format, now).await,
         }
     }
 
-    /// Opens it to all.
-    pub(super) async fn end(&self) -> Result<(), StoreError> {
+    /// Opens it to all, laid out like this.
+    pub(super) async fn end(&self, format: Format) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Embedded(store, _) => on_thread(store, |store| store.end_migration()).await,
-            Inner::Redis(migrant) => migrant.end().await,
+            Inner::Embedded(store, _) => on_thread(store, move |store| store.end_migration(format)).await,
+            Inner::Redis(migrant) => migrant.end(format).await,
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::domain::credential::KeyId;
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
+use crate::store::format::Format;
 use crate::store::keyspace::{id_key, scoped};
 use crate::store::records::{
     encode_audit, encode_ended_session, encode_key, encode_once, encode_project, encode_resource, encode_signing_key,
@@ -93,7 +94,7 @@ impl Record {
     pub(super) fn bytes(&self) -> Vec<u8> {
         match self {
             Self::Project(project) => encode_project(project),
-            Self::User(user) => encode_user(user),
+            Self::User(user) => encode_user(user, Format::NEWEST),
             Self::EndedSession(session) => encode_ended_session(session),
             Self::SigningKey(key) => encode_signing_key(key),
             Self::Pepper(pepper) => [&pepper.version.to_be_bytes()[..], &pepper.check].concat(),

@@ -226,7 +226,7 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
 
 /// A deleted one is on no list.
 pub(super) fn put_user(draft: &mut Draft<'_>, user: &User) {
-    draft.put(names::user(&user.name), user_value(user));
+    draft.put(names::user(&user.name), user_value(user, draft.format()));
     if !user.deleted {
         draft.enlist(names::USER_LIST, &*user.name);
         draft.enlist(names::users_of_project(&user.project), &*user.name);

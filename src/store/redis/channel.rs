@@ -12,6 +12,7 @@ use crate::domain::change::Position;
 use crate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
+use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::decode_event;
 
@@ -165,6 +166,7 @@ fn encode_member(member: &Member) -> String {
         "since": member.since.as_millis(),
         "grace_ms": u64::try_from(member.grace.as_millis()).unwrap_or(u64::MAX),
         "version": member.version,
+        "format": member.format,
     })
     .to_string()
 }
@@ -184,5 +186,6 @@ pub(super) fn decode_member(id: String, bytes: &[u8]) -> Member {
         since: Timestamp::from_millis(number("since")),
         grace: Duration::from_millis(number("grace_ms")),
         version: text("version"),
+        format: number("format").max(Format::OLDEST),
     }
 }

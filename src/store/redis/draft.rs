@@ -7,12 +7,20 @@ use std::time::Duration;
 use redis::ScriptInvocation;
 
 use crate::store::StoreError;
+use crate::store::format::Format;
 
 /// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
-#[derive(Default)]
 pub(super) struct Seen {
+    /// How the server laid it out; a guess until something was read.
+    pub(super) format: Format,
     pub(super) records: HashMap<String, Option<Vec<u8>>>,
     pub(super) lists: HashMap<String, Vec<String>>,
+}
+
+impl Seen {
+    pub(super) fn new(format: Format) -> Self {
+        Self { format, records: HashMap::new(), lists: HashMap::new() }
+    }
 }
 
 /// What must be read before a batch can be judged.
@@ -65,6 +73,11 @@ impl<'s> Draft<'s> {
     pub(super) fn new(seen: &'s Seen) -> Self {
         let (wanted, records, lists, rows) = Default::default();
         Self { seen, wanted, records, lists, rows }
+    }
+
+    /// What the records of the batch are encoded for.
+    pub(super) fn format(&self) -> Format {
+        self.seen.format
     }
 
     pub(super) fn wanted(self) -> Wanted {

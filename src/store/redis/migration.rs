@@ -13,21 +13,20 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tokio::time::{Instant, sleep};
 
+use super::Redis;
 use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_user};
 use super::channel::decode_member;
 use super::draft::{Draft, Seen};
 use super::loads::{checked_resource, checked_user};
 use super::scripts::{
-    Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, Silence, bytes, check_format, explained, list, lost, run, text,
-    unreadable,
+    Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, Silence, bytes, explained, list, lost, run, text, unreadable,
 };
 use super::values::key_of;
-use super::{FORMAT, Redis};
 use crate::domain::change::{Event, Touched};
 use crate::domain::credential::KeyId;
 use crate::domain::record::AuditEntry;
 use crate::domain::time::Timestamp;
-use crate::store::keyspace::UNFINISHED;
+use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
 use crate::store::records::{
@@ -77,11 +76,15 @@ impl Migrant {
 
     /// Of a store that is whole.
     pub(in crate::store) async fn head(&self) -> Result<String, StoreError> {
-        let [lineage, sequence, chain, format] = self.read_head().await?;
-        check_format(format.parse().map_err(|_| unreadable("a format"))?)?;
-        // Only a primary runs this.
-        self.redis.read(&[], 0).await?;
+        let [lineage, sequence, chain, _] = self.read_head().await?;
+        // Only a primary runs this, and it is whole.
+        self.redis.format().await?;
         Ok(format!("{lineage} {sequence} {chain}"))
+    }
+
+    /// Of a store that is whole.
+    pub(in crate::store) async fn format(&self) -> Result<Format, StoreError> {
+        self.redis.format().await
     }
 
     async fn read_head(&self) -> Result<[String; 4], StoreError> {
@@ -120,7 +123,8 @@ impl Migrant {
 
     pub(in crate::store) async fn begin(&self, origin: &str) -> Result<Begun, StoreError> {
         let mut script = BEGIN_MIGRATION.prepare_invoke();
-        script.key(names::HEAD).key(names::MIGRATION).arg(origin).arg(FORMAT).arg(UNFINISHED);
+        script.key(names::HEAD).key(names::MIGRATION).arg(origin).arg(UNFINISHED);
+        script.arg(&[Format::Two, Format::Three].map(Format::in_head)[..]);
         let mut answer = self.run(&script).await?;
         let begun = match &*answer.word {
             "OPEN" => Begun::Open,
@@ -132,7 +136,10 @@ impl Migrant {
                 ));
             }
             "USED" => return refused("the target holds records already: use an empty one"),
-            _ => return Err(check_format(answer.number()?).err().unwrap_or_else(|| unreadable("an answer"))),
+            _ => {
+                let format = Format::of_head(answer.number()?)?;
+                return refused(&format!("the target has format {format}: end its upgrade, or use another target"));
+            }
         };
         origin.clone_into(&mut self.origin.lock().unwrap_or_else(PoisonError::into_inner));
         // One that came before the store was closed; none comes after it.
@@ -140,21 +147,28 @@ impl Migrant {
         Ok(begun)
     }
 
-    pub(in crate::store) async fn end(&self) -> Result<(), StoreError> {
+    /// Opens it, laid out like this.
+    pub(in crate::store) async fn end(&self, format: Format) -> Result<(), StoreError> {
         let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() });
         let mut script = END_MIGRATION.prepare_invoke();
         script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).arg(&self.lineage).arg(self.origin());
-        script.arg(FORMAT).arg(UNFINISHED).arg(event);
+        script.arg(format.in_head()).arg(UNFINISHED).arg(event);
         done(&self.run(&script).await?)?;
         self.redis.writer.confirm(&mut self.connection.clone()).await
     }
 
-    pub(in crate::store) async fn import(&self, records: &[Record], now: Timestamp) -> Result<(), StoreError> {
+    /// Puts records where none are, as a store of this format has them.
+    pub(in crate::store) async fn import(
+        &self,
+        records: &[Record],
+        format: Format,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
         let uses: Vec<_> = records.iter().filter_map(last_use).collect();
         if !uses.is_empty() {
             return self.redis.note_use(&uses).await;
         }
-        let seen = Seen::default();
+        let seen = Seen::new(format);
         let mut draft = Draft::new(&seen);
         records.iter().for_each(|record| put(&mut draft, record, now));
         let rows = records.iter().find_map(|record| match record {

@@ -6,11 +6,9 @@ use std::sync::LazyLock;
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, ScriptInvocation, Value};
 
-use super::FORMAT;
 use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
-use crate::store::keyspace::UNFINISHED;
-use crate::store::migration;
+use crate::store::format::Format;
 
 macro_rules! scripts {
     ($($name:ident = $file:literal;)*) => {
@@ -100,24 +98,20 @@ pub(super) fn explained(error: &RedisError) -> String {
     format!("Redis: {what}")
 }
 
-pub(super) fn check_format(format: u64) -> Result<(), StoreError> {
-    if format == FORMAT {
-        return Ok(());
-    }
-    if format == UNFINISHED {
-        return Err(StoreError::Damaged(migration::UNFINISHED.to_owned()));
-    }
-    Err(StoreError::Damaged(format!(
-        "it has format {format}, made by another version of Tollgate; this one reads format {FORMAT}"
-    )))
-}
-
 pub(super) fn lost() -> StoreError {
     StoreError::Unavailable(
         "Redis has lost its head: it was emptied, or it is the wrong server. Restore what was there, or make a new store \
          with `tollgate store init`"
             .to_owned(),
     )
+}
+
+/// The store that was read: its lineage, its newest change, and how it is laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct AsOf {
+    pub(super) lineage: String,
+    pub(super) sequence: u64,
+    pub(super) format: Format,
 }
 
 /// What a script answered: a word, and what follows it.
@@ -144,14 +138,10 @@ impl Answer {
         if self.word == "LOST" { Err(lost()) } else { Ok(self) }
     }
 
-    /// The lineage and the newest change of the store that was read.
-    ///
     /// # Errors
-    /// [`StoreError::Damaged`] if this Tollgate would misread it.
-    pub(super) fn as_of(&mut self) -> Result<(String, u64), StoreError> {
-        let (lineage, sequence) = (self.text()?, self.number()?);
-        check_format(self.number()?)?;
-        Ok((lineage, sequence))
+    /// [`StoreError::Damaged`] if this Tollgate would misread the store.
+    pub(super) fn as_of(&mut self) -> Result<AsOf, StoreError> {
+        Ok(AsOf { lineage: self.text()?, sequence: self.number()?, format: Format::of_head(self.number()?)? })
     }
 
     pub(super) fn value(&mut self) -> Result<Value, StoreError> {

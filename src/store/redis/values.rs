@@ -3,6 +3,7 @@
 
 use crate::domain::record::{ApiKey, User};
 use crate::store::StoreError;
+use crate::store::format::Format;
 use crate::store::records::{decode_key, decode_user, encode_key, encode_user};
 
 pub(super) fn key_value(key: &ApiKey) -> Vec<u8> {
@@ -20,8 +21,8 @@ pub(super) fn key_of(value: &[u8]) -> Result<ApiKey, StoreError> {
     Ok(key)
 }
 
-pub(super) fn user_value(user: &User) -> Vec<u8> {
-    behind(&user.project, &encode_user(user))
+pub(super) fn user_value(user: &User, format: Format) -> Vec<u8> {
+    behind(&user.project, &encode_user(user, format))
 }
 
 /// # Errors

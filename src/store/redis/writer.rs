@@ -10,9 +10,10 @@ use tokio::sync::Mutex;
 use super::batch::{judge, judge_pepper};
 use super::connect::Connector;
 use super::draft::{Draft, Seen, Wanted, guards};
-use super::scripts::{Answer, INIT, LIST, Silence, WRITE, check_format, explained, lost, run};
-use super::{FORMAT, Init, Read, read_script, texts};
+use super::scripts::{Answer, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::{Init, Read, read_script, texts};
 use crate::domain::change::Event;
+use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::encode_event;
 use crate::store::{PepperCheck, StoreError, Write};
@@ -76,10 +77,11 @@ impl Writer {
         // A fresh one: whoever makes a store must know where.
         let mut connection = self.connect().await?;
         let mut script = INIT.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(names::hex(&lineage)).arg(FORMAT);
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(names::hex(&lineage));
+        script.arg(Format::NEWEST.in_head());
         let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?;
         let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
-        check_format(format)?;
+        Format::of_head(format)?;
         self.confirm(&mut connection).await?;
         *held = Some(connection);
         Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
@@ -127,21 +129,23 @@ impl Writer {
         judge: &Judge<'_>,
         payload: &[u8],
     ) -> Result<u64, Setback> {
-        let mut seen = Seen::default();
-        let mut lineage = None;
+        let mut seen = Seen::new(Format::NEWEST);
+        let mut as_of = None;
         let judged = loop {
             let wanted = match judge(&seen) {
                 Ok(draft) if !draft.is_complete() => draft.wanted(),
-                judged if lineage.is_some() => break judged,
+                judged if as_of.is_some() => break judged,
                 _ => Wanted::default(),
             };
-            let as_of = look(connection, wanted, &mut seen).await?;
-            if lineage.get_or_insert_with(|| as_of.clone()) != &as_of {
+            let lineage = look(connection, wanted, &mut seen).await?;
+            let now = (lineage, seen.format);
+            if as_of.get_or_insert_with(|| now.clone()) != &now {
                 return Err(Setback::Stale);
             }
         };
         let mut script = WRITE.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::AUDIT).arg(lineage);
+        script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
+        script.arg(as_of.map(|(lineage, _)| lineage)).arg(seen.format.in_head());
         // What was read at several moments may refuse what the store never would have.
         script.arg(if judged.is_ok() { "write" } else { "check" }).arg(self.log_length).arg(payload);
         guards(&seen, &mut script);
@@ -189,7 +193,7 @@ fn numbered(answer: &mut Answer) -> Result<u64, StoreError> {
     answer.number()
 }
 
-/// Reads what a batch is to be judged by, and gives the lineage of the store.
+/// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.
 async fn look(connection: &mut MultiplexedConnection, wanted: Wanted, seen: &mut Seen) -> Result<String, Setback> {
     let records: Vec<String> = wanted.records.into_iter().collect();
     let mut chunks: Vec<&[String]> = records.chunks(READ_AT_ONCE).collect();
@@ -201,7 +205,7 @@ async fn look(connection: &mut MultiplexedConnection, wanted: Wanted, seen: &mut
         let mut answer = asked(run(connection, &read_script(chunk, 0)).await)?;
         let read = Read::of(&mut answer).map_err(Setback::Failed)?;
         seen.records.extend(chunk.iter().cloned().zip(read.values));
-        lineage = read.lineage;
+        (lineage, seen.format) = (read.lineage, read.format);
     }
     for list in wanted.lists {
         let mut script = LIST.prepare_invoke();

@@ -22,6 +22,7 @@ pub fn member(id: &str) -> Member {
         since: at(17),
         grace: Duration::from_secs(30),
         version: "0.1.0".to_owned(),
+        format: 3,
     }
 }
 

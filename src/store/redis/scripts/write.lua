@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Writes a batch and its entry in the log, both or neither. Every check comes before the first write: Lua takes nothing back.
--- KEYS: head, log, audit log. ARGV: the lineage that the batch was judged by, what to do (`write` or `check`), most entries of
--- the log, event, and then what must be as it was when the batch was judged, and then what to write.
+-- KEYS: head, log, audit log. ARGV: the lineage and the format that the batch was judged by, what to do (`write` or `check`),
+-- most entries of the log, event, and then what must be as it was when the batch was judged, and then what to write.
 local HEAD, LOG, AUDIT = KEYS[1], KEYS[2], KEYS[3]
-local head = redis.call('HMGET', HEAD, 'id', 'seq', 'h')
+local head = redis.call('HMGET', HEAD, 'id', 'seq', 'h', 'format')
 local id, seq, h = head[1], tonumber(head[2]), head[3]
 if not id then return {'LOST'} end
-if id ~= ARGV[1] then return {'STALE'} end
+if id ~= ARGV[1] or head[4] ~= ARGV[2] then return {'STALE'} end
 
-local at = 5
+local at = 6
 while at <= #ARGV do
   local what, key, value = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if what == 'IS' then
@@ -24,7 +24,7 @@ while at <= #ARGV do
     break
   end
 end
-if ARGV[2] == 'check' then return {'DONE', id, head[2]} end
+if ARGV[3] == 'check' then return {'DONE', id, head[2]} end
 
 local function last(stream)
   local entry = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
@@ -37,8 +37,8 @@ local function id_of(number) return string.format('%.0f-0', number) end
 -- The log comes first: should something that is not ours stand in the place of a record and end this script, everybody has
 -- been told to look again.
 local number = string.format('%.0f', seq + 1)
-h = redis.sha1hex(id .. ':' .. h .. ':' .. number .. ':' .. ARGV[4])
-redis.call('XADD', LOG, 'MAXLEN', '~', ARGV[3], number .. '-0', 'h', h, 'p', ARGV[4])
+h = redis.sha1hex(id .. ':' .. h .. ':' .. number .. ':' .. ARGV[5])
+redis.call('XADD', LOG, 'MAXLEN', '~', ARGV[4], number .. '-0', 'h', h, 'p', ARGV[5])
 redis.call('HSET', HEAD, 'seq', number, 'h', h)
 
 while at <= #ARGV do

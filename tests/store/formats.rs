@@ -1,0 +1,176 @@
+//! How a store is laid out: an older one opens and stays what it is, a newer one is refused, and each change is written for the
+//! format that the store has at that very moment.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redb::ReadableDatabase;
+use redis::aio::MultiplexedConnection;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
+use tollgate::domain::credential::UserId;
+use tollgate::domain::record::User;
+use tollgate::store::embedded::Embedded;
+use tollgate::store::format::Format;
+use tollgate::store::migration::{Depot, migrate};
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
+use tollgate::store::{Store, StoreError, Write};
+
+use crate::redis_server::RedisServer;
+use crate::support::{Apply, at, in_redis, key, row, user};
+
+const META: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
+
+/// One with an id.
+fn ann() -> User {
+    User { id: UserId::parse("abcdEFGH01234567"), ..user("ann") }
+}
+
+fn open(path: &Path) -> Result<Store, StoreError> {
+    Embedded::open(path, Duration::from_secs(10)).map(|store| Store::Embedded(Arc::new(store)))
+}
+
+/// Puts a number in the place of the format of a file that nobody has open. Gives what was there.
+fn file_says(path: &Path, format: u64) -> u64 {
+    let database = redb::Database::open(path).unwrap();
+    let write = database.begin_write().unwrap();
+    let before = write.open_table(META).unwrap().insert("format", format).unwrap().unwrap().value();
+    write.commit().unwrap();
+    before
+}
+
+async fn head_says(server: &RedisServer, format: Format) {
+    server.send::<u64>(&format!("HSET tg:{{tg}}:head format {}", format.in_head())).await;
+}
+
+#[tokio::test]
+async fn a_new_store_is_made_at_the_newest_format() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = open(&folder.path().join("store.redb")).unwrap();
+    let (store, _, server) = in_redis().await;
+    for store in [&file, &store] {
+        assert_eq!(store.format().await.unwrap(), Format::Three);
+        store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
+        assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), ann());
+    }
+    assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, "3");
+}
+
+#[tokio::test]
+async fn an_older_store_stays_what_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(open(&path).unwrap());
+    file_says(&path, 2);
+    let (store, _, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    for store in [open(&path).unwrap(), store] {
+        assert_eq!(store.format().await.unwrap(), Format::Two);
+        store.apply(vec![Write::CreateUser(ann()), Write::CreateKey(key(1))]).await.unwrap();
+        // Nothing is written that an older Tollgate would lose.
+        assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), user("ann"));
+    }
+    assert_eq!(file_says(&path, 2), 2);
+    assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, "1", "as every Tollgate before wrote it");
+    let Ok(Store::Embedded(_)) = open(&path) else { panic!("it does not open") };
+}
+
+/// The first format had no projects, and has been raised silently ever since.
+#[tokio::test]
+async fn the_first_format_is_read_as_the_second() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(open(&path).unwrap());
+    file_says(&path, 1);
+    let store = open(&path).unwrap();
+    assert_eq!(store.format().await.unwrap(), Format::Two);
+    store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
+    drop(store);
+    assert_eq!(file_says(&path, 2), 2);
+    assert!(redb::Database::open(&path).unwrap().begin_read().is_ok());
+}
+
+/// Stands before a server, and raises the format of its store just before it passes on what has these words.
+async fn raises_before(server: &RedisServer, words: &'static str, format: Format) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, to) = (listener.local_addr().unwrap().to_string(), server.address());
+    let operator = Connector::single(&to).unwrap().primary().await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(pass(client, to.clone(), operator.clone(), words, format));
+        }
+    });
+    address
+}
+
+async fn pass(
+    mut client: TcpStream,
+    to: String,
+    mut operator: MultiplexedConnection,
+    words: &'static str,
+    format: Format,
+) {
+    let mut server = TcpStream::connect(to).await.unwrap();
+    let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => {
+                let Ok(length @ 1..) = read else { return };
+                if asked[..length].windows(words.len()).any(|window| window == words.as_bytes()) {
+                    let mut command = redis::cmd("HSET");
+                    command.arg("tg:{tg}:head").arg("format").arg(format.in_head());
+                    let _: u64 = command.query_async(&mut operator).await.unwrap();
+                }
+                if server.write_all(&asked[..length]).await.is_err() { return }
+            }
+            read = server.read(&mut answered) => {
+                let Ok(length @ 1..) = read else { return };
+                if client.write_all(&answered[..length]).await.is_err() { return }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_change_that_was_judged_for_another_format_is_judged_anew() {
+    let (store, _, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    let address = raises_before(&server, "say-it-now", Format::RisingToThree).await;
+    let between = Redis::new(Connector::single(&address).unwrap(), Handle::current());
+    let between = Store::Redis(Arc::new(between));
+    between.apply(vec![Write::CreateUser(ann()), Write::Audit(row("say-it-now"))]).await.unwrap();
+    assert_eq!(store.format().await.unwrap(), Format::RisingToThree);
+    assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), ann(), "it is as the format wants it");
+}
+
+#[tokio::test]
+async fn a_migration_keeps_the_format_of_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = folder.path().join("old.redb");
+    let store = open(&old).unwrap();
+    store.apply(vec![Write::CreateUser(user("ann"))]).await.unwrap();
+    drop(store);
+    file_says(&old, Format::RisingToThree.in_file());
+    let (store, redis, _server) = in_redis().await;
+    let (source, target) = (Depot::source_file(&old).await.unwrap(), Depot::redis(Arc::clone(&redis)).await.unwrap());
+    let refused = migrate(&source, &target, at(1)).await.unwrap_err().to_string();
+    assert!(refused.contains("upgrade of the source has not ended"), "{refused}");
+    drop(source);
+
+    for format in [Format::Two, Format::Three] {
+        file_says(&old, format.in_file());
+        let change = User { version: format.written(), ..ann() };
+        open(&old).unwrap().apply(vec![Write::UpdateUser(change)]).await.unwrap();
+        let (store, redis, _server) = in_redis().await;
+        let target = Depot::redis(Arc::clone(&redis)).await.unwrap();
+        migrate(&Depot::source_file(&old).await.unwrap(), &target, at(1)).await.unwrap();
+        assert_eq!(store.format().await.unwrap(), format);
+        let back = folder.path().join(format!("{format}.redb"));
+        migrate(&target, &Depot::target_file(&back).await.unwrap(), at(1)).await.unwrap();
+        assert_eq!(open(&back).unwrap().format().await.unwrap(), format);
+    }
+    assert_eq!(store.format().await.unwrap(), Format::Three, "and the one that was refused is as it was");
+}

@@ -2,6 +2,7 @@
 //! made, and never ends the process from within.
 
 mod audit;
+mod check_config;
 mod client;
 mod connect;
 mod explain;
@@ -24,13 +25,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use serde_json::json;
 
 use crate::config;
 use crate::domain::duration;
 use crate::run::{self, RunError};
 use crate::server::admin::openapi;
-use output::Format;
 
 const EXIT_CODES: &str = "Exit codes:
   0   done; `explain`: allowed
@@ -65,11 +64,12 @@ finish, then the process ends.")]
         #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
         config: PathBuf,
     },
-    /// Check a configuration file, or print the schema of one
+    /// Check a configuration file and the Envoy file beside it, or print the schema of one
     #[command(after_help = "Examples:
   tollgate check-config --config tollgate.yaml
+  tollgate check-config --config tollgate.yaml --envoy envoy.yaml
   tollgate check-config --schema > config.schema.json")]
-    CheckConfig(CheckConfigArgs),
+    CheckConfig(check_config::CheckConfigArgs),
     /// Make, list, show, change, rotate and revoke API keys
     Keys(keys::KeysArgs),
     /// Make, list, show, change and delete the people who log in
@@ -122,19 +122,6 @@ where neither a flag nor the environment says another server.")]
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, clap::Args)]
-struct CheckConfigArgs {
-    /// The configuration file
-    #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
-    config: PathBuf,
-    /// Print the JSON Schema of the configuration file instead
-    #[arg(long)]
-    schema: bool,
-    /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
 }
 
 /// What the process ends with.
@@ -216,7 +203,7 @@ fn serve(config: PathBuf) -> Result<Exit, Failure> {
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Serve { config } => serve(config),
-        Command::CheckConfig(args) => check_config(&args),
+        Command::CheckConfig(args) => check_config::run(&args),
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),
         Command::Projects(args) => block_on(projects::run(args)).map(|()| Exit::Done),
@@ -241,27 +228,6 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
 fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?.block_on(work)
-}
-
-fn check_config(args: &CheckConfigArgs) -> Result<Exit, Failure> {
-    if args.schema {
-        return output::print(&output::json(&config::schema())?).map(|()| Exit::Done);
-    }
-    let file = args.config.display();
-    match (config::load(&args.config), args.output) {
-        (Ok(compiled), Format::Table) => {
-            let (planes, routes) = (compiled.policy.planes.len(), compiled.policy.routes.routes().len());
-            output::print(&format!("{file} is valid: {planes} planes, {routes} routes\n")).map(|()| Exit::Done)
-        }
-        (Ok(_), Format::Json) => {
-            output::print(&output::json(&json!({"valid": true, "problems": []}))?).map(|()| Exit::Done)
-        }
-        (Err(problems), Format::Table) => Err(invalid(&args.config, &problems)),
-        (Err(problems), Format::Json) => {
-            let report = json!({"valid": false, "problems": problems.problems()});
-            output::print(&output::json(&report)?).map(|()| Exit::Configuration)
-        }
-    }
 }
 
 fn invalid(file: &Path, problems: &config::Problems) -> Failure {

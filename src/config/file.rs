@@ -236,8 +236,8 @@ pub struct Identity {
     /// The names of the identity headers. On every allowed request each is either set or removed.
     #[serde(default)]
     pub headers: IdentityHeaders,
-    /// Whatever a client sends under one of these prefixes is removed, in any case and with `_` for `-`. Each identity header
-    /// must be under one of them.
+    /// Whatever a client sends under one of these prefixes is removed, in any case and with any character but letters and
+    /// digits for `-`. Each identity header must be under one of them.
     #[serde(default)]
     pub reserved_prefixes: ReservedPrefixes,
 }

@@ -2,6 +2,7 @@
 //! never guesses what an unknown key meant.
 
 mod compile;
+pub mod envoy;
 mod file;
 mod problems;
 pub mod reload;

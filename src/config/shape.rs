@@ -70,7 +70,7 @@ pub(super) fn read(text: &str) -> Result<Shaped, Problems> {
     }
 }
 
-fn parse_yaml(text: &str) -> Result<Value, Problems> {
+pub(super) fn parse_yaml(text: &str) -> Result<Value, Problems> {
     if text.len() > MAX_BYTES {
         return Err(Problems::one(format!("the file has more than {} MiB", MAX_BYTES >> 20)));
     }

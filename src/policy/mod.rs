@@ -83,7 +83,7 @@ pub struct IdentityHeaders {
     pub plane: Option<Box<str>>,
     pub permissions: Option<Box<str>>,
     pub request_id: Option<Box<str>>,
-    /// Whatever a client sends under one of these prefixes is removed, in any case and with `_` for `-`.
+    /// Whatever a client sends under one of these prefixes is removed, by whichever name of [`same_header`].
     pub reserved_prefixes: Vec<Box<str>>,
 }
 
@@ -95,7 +95,7 @@ impl IdentityHeaders {
             .filter_map(Option::as_deref)
     }
 
-    /// Whether a client's header could pass for an identity header at a back end that folds case or `_` into `-`.
+    /// Whether a client's header could pass for an identity header at a back end that folds names.
     pub fn reserves(&self, name: &str) -> bool {
         self.reserved_prefixes.iter().any(|prefix| {
             name.len() >= prefix.len() && same_header(&name.as_bytes()[..prefix.len()], prefix.as_bytes())
@@ -103,11 +103,24 @@ impl IdentityHeaders {
     }
 }
 
-/// Header names that some back end takes for the same: case and `_` against `-` do not count.
+/// Header names that some back end takes for the same: neither case counts, nor which character that is no letter or digit
+/// stands in a place. CGI and WSGI make `_` of a dash, PHP of a dot, Apache's CGI of everything.
 pub fn same_header(a: &[u8], b: &[u8]) -> bool {
-    let fold = |byte: u8| if byte == b'_' { b'-' } else { byte.to_ascii_lowercase() };
-    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| fold(x) == fold(y))
+    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| FOLDED[usize::from(x)] == FOLDED[usize::from(y)])
 }
+
+/// What each byte of a header name is compared as: a letter in lower case, a digit, or `-`.
+const FOLDED: [u8; 256] = {
+    let mut folded = [b'-'; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        if (byte as u8).is_ascii_alphanumeric() {
+            folded[byte] = (byte as u8).to_ascii_lowercase();
+        }
+        byte += 1;
+    }
+    folded
+};
 
 /// Where the address of the client comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -93,7 +93,7 @@ impl<'r> Allow<'r> {
         let kept = self.permit.route().keep_credential;
         let credentials = move || self.policy.credentials.iter().map(|source| &*source.name).filter(move |_| !kept);
         let unset = self.identity().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
-        // What a back end that folds case, or `_` into `-`, would take for one of these.
+        // What a back end that folds names would take for one of these.
         let lookalike = move |name: &&str| {
             let mut removed = credentials().chain(OVERRIDES);
             let identity = &self.policy.identity;

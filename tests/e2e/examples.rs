@@ -26,6 +26,8 @@ fn envoy_and_tollgate_accept_every_pair() {
         let tollgate = clean_command(env!("CARGO_BIN_EXE_tollgate"))
             .args(["check-config", "--config"])
             .arg(folder.join("tollgate.yaml"))
+            .arg("--envoy")
+            .arg(folder.join("envoy.yaml"))
             .output()
             .unwrap();
         assert!(tollgate.status.success(), "{}: {tollgate:?}", folder.display());

@@ -365,7 +365,7 @@ pub fn is_full() -> bool {
     std::env::var_os("TOLLGATE_TEST_FULL").is_some_and(|value| value == "1")
 }
 
-fn edited(text: &str, edits: &[(&str, &str)]) -> String {
+pub fn edited(text: &str, edits: &[(&str, &str)]) -> String {
     edits.iter().fold(text.to_owned(), |text, (from, to)| {
         assert!(text.contains(from), "the shipped file no longer has `{from}`");
         text.replace(from, to)

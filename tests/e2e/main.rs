@@ -27,6 +27,8 @@ mod fleet_files;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod header_rules;
+#[cfg(test)]
 #[path = "../support/idp.rs"]
 mod idp;
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod answers;
 mod compiled;
 mod credentials;
+mod envoy_file;
 mod files;
 mod identity;
 mod issuers;

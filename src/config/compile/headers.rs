@@ -126,7 +126,7 @@ fn reserved_prefix(prefix: &str, path: &Path, findings: &mut Findings) {
     }
 }
 
-/// Whether a reader that folds `_` into `-` would see the name under the prefix.
+/// Whether a reader that folds names would see this one under the prefix.
 fn under(name: &str, prefix: &str) -> bool {
     let beginning = name.as_bytes().get(..prefix.len());
     !prefix.is_empty() && beginning.is_some_and(|beginning| same_header(beginning, prefix.as_bytes()))

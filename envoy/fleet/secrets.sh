@@ -22,7 +22,17 @@ put() {
 password=$(cat "$tollgate/redis")
 # A password as its hash, which lets nobody in.
 hash=$(printf %s "$password" | sha256sum | cut -d ' ' -f 1)
+# Nobody can log in as the default user; it may do everything, since Redis replays its append-only file as this user, and passes
+# over each transaction that it may not do.
+default='user default off resetpass ~* &* +@all'
 [ -e "$redis/users.acl" ] || put "$redis/users.acl" 999 << END
-user default off
-user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get +cluster|slots +cluster|shards
+$default
+user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get +cluster|slots +cluster|shards +acl|dryrun
 END
+# The line of an older release, with which Redis came back from a restart without any key.
+if grep -qx 'user default off' "$redis/users.acl"; then
+    mended=$(sed "/^user default off\$/c\\
+$default" "$redis/users.acl")
+    printf '%s\n' "$mended" | put "$redis/users.acl" 999
+    echo "secrets.sh: mended the default user in $redis/users.acl: restart Redis now (see docs/fleet.md)" >&2
+fi

@@ -6,9 +6,12 @@ mod help;
 mod login;
 mod migrate;
 mod projects;
+mod restart;
 mod server;
 #[path = "../support/servers.rs"]
 mod servers;
+#[path = "../support/shipped.rs"]
+mod shipped;
 mod store;
 mod users;
 

@@ -102,6 +102,8 @@ fn the_files_of_a_fleet_are_as_the_page_says() {
     }
     let user = page.lines().map(str::trim).find(|line| line.starts_with("user tollgate")).unwrap();
     assert!(script.lines().any(|line| line == user.replace(">PASSWORD", "#$hash")), "{user}");
+    let default = page.lines().map(str::trim).find(|line| line.starts_with("user default")).unwrap();
+    assert!(script.lines().any(|line| line == format!("default='{default}'")), "{default}");
 }
 
 /// There is no Docker where the tests run: this is what they can see of it.

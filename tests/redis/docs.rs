@@ -43,7 +43,8 @@ async fn the_settings_leave_nothing_to_be_said() {
 
 /// A server with the user that is recommended, and the way in as that user.
 fn with_user() -> (Server, Connector) {
-    let user = lines("user").concat().replace("PASSWORD", "correct-horse");
+    let ours = |line: &&&str| line.starts_with("user tollgate");
+    let user = lines("user").iter().find(ours).unwrap().replace("PASSWORD", "correct-horse");
     let server = Server::with(&[&recommended()[..], &[&user]].concat());
     let password = server.folder().join("password");
     fs::write(&password, "correct-horse").unwrap();

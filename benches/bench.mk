@@ -1,12 +1,17 @@
+# FLOOD="check silent" for some of the floods.
 # BENCH_ROUNDS=N (5), BENCH_QUICK=1 for a smoke run, BENCH_TABLES="direct fleet envoy memory" for some of the tables. Stands on its
 # own too: make -f benches/bench.mk bench
 
 BENCH_BUILT := $(or $(CARGO_TARGET_DIR),target)/release
 
-.PHONY: bench bench-tools
+.PHONY: bench bench-tools floods
 bench: bench-tools ## Tollgate and its references side by side: one table, and target/bench.json
 	@cargo build --release --locked -p tollgate -p tollgate-bench
 	@ENVOY="$$(scripts/envoy --print)" $(BENCH_BUILT)/bench
+
+floods: bench-tools ## What is left for the known while 1,100 strangers hold a door: one table, and target/floods.json; takes about 10 minutes
+	@cargo build --release --locked -p tollgate -p tollgate-bench
+	@$(BENCH_BUILT)/bench floods $(FLOOD)
 
 bench-tools:
 	@scripts/envoy

@@ -184,6 +184,8 @@ impl<'a> Target<'a> {
             connections: 1,
             streams: 1,
             requests: 100,
+            rate: None,
+            spread: false,
         };
         let report = load::run(&plan)?;
         if report.refused > 0 || (report.edited == 100) != self.edits {

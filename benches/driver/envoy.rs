@@ -149,6 +149,8 @@ fn sample(tollgate: &Tollgate, keys: &Keys) -> Outcome<Vec<u8>> {
         connections: 1,
         streams: 1,
         requests: 1,
+        rate: None,
+        spread: false,
     };
     let report = load::run(&plan)?;
     if report.edited != 1 {

@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::direct::{BODY, Target};
-use crate::keys::{Keys, USER};
+use crate::floods::PEERS;
+use crate::keys::{KEY_LENGTH, Keys, USER};
 use crate::load;
 use crate::payload::{Form, Payload};
 use crate::process::{self, LOAD_CORE, SERVER_CORE};
@@ -71,13 +72,69 @@ pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()>
     Ok(())
 }
 
-/// The program `bench flood`: an address and seconds in arguments, counts in JSON.
+/// The program `bench flood`: an address and seconds in arguments, counts in JSON. With `strangers` nobody honest comes; with `keys`
+/// and a file, strangers come with keys in place of passwords.
 pub fn program(mut arguments: impl Iterator<Item = String>) -> Outcome<()> {
     let address: SocketAddr = arguments.next().ok_or("bench flood: the address is missing")?.parse()?;
     let seconds: u64 = arguments.next().ok_or("bench flood: the seconds are missing")?.parse()?;
+    let time = Duration::from_secs(seconds);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    println!("{}", runtime.block_on(run(address, Duration::from_secs(seconds)))?);
+    let counted = match arguments.next().as_deref() {
+        None => runtime.block_on(run(address, time))?,
+        Some("strangers") => runtime.block_on(strangers(address, time, &[]))?,
+        Some("keys") => {
+            let text = std::fs::read_to_string(arguments.next().ok_or("bench flood: the file with keys is missing")?)?;
+            let keys = text.as_bytes().chunks(KEY_LENGTH).map(|key| String::from_utf8_lossy(key).into_owned());
+            runtime.block_on(strangers(address, time, &keys.collect::<Vec<_>>()))?
+        }
+        Some(other) => return Err(format!("bench flood: what are {other}?").into()),
+    };
+    println!("{counted}");
     Ok(())
+}
+
+/// One honest login, of whoever is known where it comes from.
+pub fn log_in(address: SocketAddr) -> Outcome<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let attempt = async { tokio::time::timeout(Duration::from_secs(5), attempt(address, USER.0, USER.1, HOME)).await };
+    match runtime.block_on(attempt)?? {
+        200 => Ok(()),
+        status => Err(format!("the honest user cannot log in: {status}").into()),
+    }
+}
+
+/// Attempts at a rate, with passwords or with these keys, whatever they are answered.
+async fn strangers(address: SocketAddr, time: Duration, keys: &[String]) -> Outcome<Value> {
+    let start = Instant::now();
+    let mut ticks = interval(Duration::from_secs(1) / u32::try_from(RATE)?);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let mut attempts = JoinSet::new();
+    let mut sent = 0usize;
+    while start.elapsed() < time {
+        ticks.tick().await;
+        let key = keys.get(sent % keys.len().max(1)).cloned();
+        sent += 1;
+        let peer = sent % PEERS + 1;
+        attempts.spawn(async move {
+            let outcome = match key {
+                Some(key) => whoami(address, peer, &key).await,
+                None => {
+                    let from = format!("192.0.{}.{}", peer / 250, peer % 250);
+                    attempt(address, &format!("stranger-{peer}"), "a guess", &from).await
+                }
+            };
+            drop(outcome);
+        });
+    }
+    attempts.abort_all();
+    Ok(json!({"sent": sent, "held": 0}))
+}
+
+async fn whoami(address: SocketAddr, peer: usize, key: &str) -> Outcome<u16> {
+    let request = format!(
+        "GET /api/v1/whoami HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+    );
+    answered(load::connect(&address.to_string(), Some(peer)).await?, &request).await
 }
 
 async fn run(address: SocketAddr, time: Duration) -> Outcome<Value> {
@@ -119,13 +176,16 @@ async fn run(address: SocketAddr, time: Duration) -> Outcome<Value> {
 
 /// The status of one attempt, on a connection of its own.
 async fn attempt(address: SocketAddr, name: &str, password: &str, from: &str) -> Outcome<u16> {
-    let mut stream = TcpStream::connect(address).await?;
     let body = json!({"username": name, "password": password}).to_string();
     let request = format!(
         "POST /api/v1/auth/login HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          x-envoy-external-address: {from}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
+    answered(TcpStream::connect(address).await?, &request).await
+}
+
+async fn answered(mut stream: TcpStream, request: &str) -> Outcome<u16> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;

@@ -35,6 +35,7 @@ const ALGORITHMS: [(&str, &str); 5] = [
     ("ES384", "first-ES384"),
     ("EdDSA", "first-EdDSA"),
 ];
+const FORGED: usize = 20_000;
 /// The algorithm that stands for all in the table `direct`.
 const USUAL: &str = "RS256";
 
@@ -54,6 +55,31 @@ struct Batch {
 pub struct Tokens {
     batches: Vec<Batch>,
     per_round: usize,
+}
+
+/// For each algorithm a file of tokens that name a key of the issuer and were not signed with it, and the length of each. Makes the
+/// file with the keys.
+pub fn forged(bench: &Bench) -> Outcome<Vec<(&'static str, PathBuf, usize)>> {
+    let keys = ALGORITHMS.map(|(algorithm, _)| SigningKey::generate(algorithm, algorithm));
+    fs::write(bench.folder.join(JWKS), jwks(&keys).to_string())?;
+    let mut files = Vec::new();
+    for key in &keys {
+        let honest = token(key, 0);
+        let length = honest.len();
+        let text: String = (0..FORGED).map(|number| forgery(&honest, number)).collect();
+        let file = bench.folder.join(format!("forged.{}", key.algorithm));
+        fs::write(&file, text)?;
+        files.push((key.algorithm, file, length));
+    }
+    Ok(files)
+}
+
+/// The token with another signature, which is as much work to refuse as a right one to accept.
+fn forgery(honest: &str, number: usize) -> String {
+    let mut token = honest.to_owned();
+    let at = token.len() - 24;
+    token.replace_range(at..at + 8, &format!("{number:08}"));
+    token
 }
 
 impl Tokens {
@@ -135,6 +161,8 @@ impl Batch {
             connections: 2,
             streams: 16,
             requests: count,
+            rate: None,
+            spread: false,
         }
     }
 }

@@ -2,11 +2,13 @@
 //! beforehand, keeps to the server's flow control, and reads every answer: whatever Envoy would not let pass is counted.
 
 use std::fs;
-use std::time::Instant;
+use std::io;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 
 use crate::Outcome;
 use crate::payload::allows;
@@ -26,6 +28,11 @@ pub struct Plan {
     /// Requests under way on a connection.
     pub streams: usize,
     pub requests: usize,
+    /// Requests a second of all connections together, sent when they are due, whatever has been answered by then. `None`: as many
+    /// as may be under way.
+    pub rate: Option<f64>,
+    /// Whether each connection comes from an address of its own, of 127.0.0.0/8.
+    pub spread: bool,
 }
 
 /// Which key comes next.
@@ -47,8 +54,10 @@ pub struct Report {
     /// All others: denials, gRPC errors, resets.
     pub refused: usize,
     pub seconds: f64,
-    /// Time from a request's first byte to its answer's last, in microseconds, sorted.
+    /// Time from a request's first byte, or from when it was due, to its answer's last, in microseconds, sorted.
     pub micros: Vec<u32>,
+    /// Allowed within the time that Envoy gives a check.
+    pub in_time: usize,
     /// One of the answers, without its prefix.
     pub sample: Vec<u8>,
 }
@@ -56,8 +65,8 @@ pub struct Report {
 impl Report {
     pub fn to_json(&self) -> Value {
         let (p50, p99) = (percentile(&self.micros, 50), percentile(&self.micros, 99));
-        json!({"allowed": self.allowed, "edited": self.edited, "refused": self.refused, "seconds": self.seconds,
-            "p50": p50, "p99": p99})
+        json!({"allowed": self.allowed, "edited": self.edited, "refused": self.refused, "in_time": self.in_time,
+            "seconds": self.seconds, "p50": p50, "p99": p99})
     }
 }
 
@@ -90,12 +99,16 @@ const FIRST_BLOCK: [&[u8]; 5] = [
 const NEXT_BLOCK: &[u8] = &[0x83, 0x86, 0xc1, 0xc0, 0xbf, 0xbe];
 const MAX_FRAME: usize = 16_384;
 const WIDE: u32 = 0x7fff_0000;
+/// What Envoy waits for a check by default: 200 ms.
+const IN_TIME_MICROS: u32 = 200_000;
+/// How long the last answers to requests that are sent at a rate may take.
+const ANSWER_WAIT: Duration = Duration::from_secs(2);
 /// Streams under way are kept in a ring of this size.
 const RING: usize = 4_096;
 
 /// Sends it all and reads every answer.
 pub fn run(plan: &Plan) -> Outcome<Report> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let start = Instant::now();
     let shares = (0..plan.connections).map(|index| Share::of(plan, index));
     let reports = runtime.block_on(futures_util::future::try_join_all(shares.map(|share| converse(plan, share))))?;
@@ -104,6 +117,7 @@ pub fn run(plan: &Plan) -> Outcome<Report> {
         sum.allowed += report.allowed;
         sum.edited += report.edited;
         sum.refused += report.refused;
+        sum.in_time += report.in_time;
         sum.micros.extend(report.micros);
         sum.sample = report.sample;
     }
@@ -113,6 +127,7 @@ pub fn run(plan: &Plan) -> Outcome<Report> {
 
 /// The keys and requests of one connection.
 struct Share {
+    number: usize,
     next: usize,
     step: usize,
     left: usize,
@@ -124,7 +139,7 @@ impl Share {
         let left = plan.requests / plan.connections + usize::from(index < plan.requests % plan.connections);
         let seed = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(index as u64 + 1);
         let random = (plan.order == Order::Uniform).then_some(seed);
-        Self { next: index, step: plan.connections, left, random }
+        Self { number: index, next: index, step: plan.connections, left, random }
     }
 
     /// The index of the next key, among `count`.
@@ -144,14 +159,25 @@ impl Share {
 }
 
 async fn converse(plan: &Plan, share: Share) -> Outcome<Report> {
-    match plan.address.strip_prefix("unix:") {
-        Some(path) => Connection::new(plan, share).run(UnixStream::connect(path).await?).await,
-        None => {
-            let stream = TcpStream::connect(&plan.address).await?;
-            stream.set_nodelay(true)?;
-            Connection::new(plan, share).run(stream).await
-        }
-    }
+    let mut connection = Connection::new(plan, share);
+    let Some(rate) = plan.rate else {
+        connection.carry_out().await?;
+        return Ok(connection.report);
+    };
+    // What was due and not answered is seen in the counts, whatever became of the connection.
+    let time = Duration::from_secs_f64(plan.requests as f64 / rate) + ANSWER_WAIT;
+    let _ = tokio::time::timeout(time, connection.carry_out()).await;
+    Ok(connection.report)
+}
+
+/// A connection to a server on loopback, for the peer of this number from an address of its own.
+pub async fn connect(address: &str, peer: Option<usize>) -> io::Result<TcpStream> {
+    let Some(peer) = peer else { return TcpStream::connect(address).await };
+    let socket = TcpSocket::new_v4()?;
+    let [_, b, c, d] = u32::try_from(peer).unwrap_or_default().to_be_bytes();
+    // 127.0.0.1 is everybody else's.
+    socket.bind(SocketAddr::from(([127, b | 1, c, d.max(1)], 0)))?;
+    socket.connect(address.parse().map_err(io::Error::other)?).await
 }
 
 /// A request under way.
@@ -165,6 +191,7 @@ struct Slot {
 
 struct Connection<'p> {
     plan: &'p Plan,
+    number: usize,
     share: Share,
     slots: Vec<Slot>,
     next_stream: u32,
@@ -177,6 +204,8 @@ struct Connection<'p> {
     taken: usize,
     out: Vec<u8>,
     report: Report,
+    /// When the next request is due, and how long after it the one behind it.
+    pace: Option<(Instant, Duration)>,
 }
 
 impl<'p> Connection<'p> {
@@ -190,6 +219,7 @@ impl<'p> Connection<'p> {
         frame(&mut out, WINDOW_UPDATE, 0, 0, &WIDE.to_be_bytes());
         Self {
             plan,
+            number: share.number,
             share,
             slots: vec![slot; RING],
             next_stream: 1,
@@ -199,20 +229,41 @@ impl<'p> Connection<'p> {
             taken: 0,
             out,
             report: Report::default(),
+            pace: plan.rate.map(|rate| (Instant::now(), Duration::from_secs_f64(plan.connections as f64 / rate))),
         }
     }
 
-    async fn run(mut self, mut io: impl AsyncRead + AsyncWrite + Unpin) -> Outcome<Report> {
+    async fn carry_out(&mut self) -> Outcome<()> {
+        match self.plan.address.strip_prefix("unix:") {
+            Some(path) => self.run(UnixStream::connect(path).await?).await,
+            None => {
+                let stream = connect(&self.plan.address, self.plan.spread.then_some(self.number)).await?;
+                stream.set_nodelay(true)?;
+                self.run(stream).await
+            }
+        }
+    }
+
+    async fn run(&mut self, mut io: impl AsyncRead + AsyncWrite + Unpin) -> Outcome<()> {
         let mut input: Vec<u8> = Vec::with_capacity(256 * 1024);
         loop {
             self.fill()?;
             io.write_all(&self.out).await?;
             self.out.clear();
             if self.under_way == 0 && self.share.left == 0 {
-                return Ok(self.report);
+                return Ok(());
             }
-            if io.read_buf(&mut input).await? == 0 {
-                return Err("the server closed the connection".into());
+            match self.next_due() {
+                None if io.read_buf(&mut input).await? == 0 => return Err("the server closed the connection".into()),
+                None => {}
+                Some(due) => tokio::select! {
+                    read = io.read_buf(&mut input) => {
+                        if read? == 0 {
+                            return Err("the server closed the connection".into());
+                        }
+                    }
+                    () = tokio::time::sleep_until(due.into()) => {}
+                },
             }
             let mut read = 0;
             while let Some(head) = input.get(read..read + 9) {
@@ -227,6 +278,21 @@ impl<'p> Connection<'p> {
         }
     }
 
+    /// When there is something to send, whatever is read until then.
+    fn next_due(&self) -> Option<Instant> {
+        let (due, _) = self.pace?;
+        (self.share.left > 0 && self.under_way < self.plan.streams).then_some(due)
+    }
+
+    /// When the next request counts as sent, if it is time for it.
+    fn due(&self) -> Option<Instant> {
+        let now = Instant::now();
+        match self.pace {
+            None => Some(now),
+            Some((due, _)) => (due <= now).then_some(due),
+        }
+    }
+
     /// Appends as many requests as may be under way.
     fn fill(&mut self) -> Outcome<()> {
         let plan = self.plan;
@@ -235,6 +301,7 @@ impl<'p> Connection<'p> {
             return Err("the message is larger than the window of a stream".into());
         }
         while self.under_way < plan.streams && self.share.left > 0 && self.window >= i64::try_from(length)? {
+            let Some(sent_at) = self.due() else { break };
             let stream = self.next_stream;
             if stream == 1 {
                 frame(&mut self.out, HEADERS, END_HEADERS, stream, &FIRST_BLOCK.concat());
@@ -260,11 +327,14 @@ impl<'p> Connection<'p> {
                 return Err("an answer is overdue by thousands of others".into());
             }
             slot.stream = stream;
-            slot.sent = Instant::now();
+            slot.sent = sent_at;
             slot.answer.clear();
             self.window -= i64::try_from(length)?;
             self.next_stream += 2;
             self.under_way += 1;
+            if let Some((due, step)) = &mut self.pace {
+                *due += *step;
+            }
         }
         Ok(())
     }
@@ -331,6 +401,7 @@ impl<'p> Connection<'p> {
         match verdict {
             Some(edited) => {
                 self.report.allowed += 1;
+                self.report.in_time += usize::from(micros <= IN_TIME_MICROS);
                 self.report.edited += usize::from(edited);
             }
             None => self.report.refused += 1,
@@ -359,7 +430,10 @@ pub fn program(mut arguments: impl Iterator<Item = String>) -> Outcome<()> {
     let connections = next("the number of connections")?.parse()?;
     let streams = next("the number of streams")?.parse()?;
     let requests = next("the number of requests")?.parse()?;
-    let plan = Plan { address, message, key_at, keys, key_length, order, connections, streams, requests };
+    // Both are left out where as much as possible is sent.
+    let rate = arguments.next().map(|rate| rate.parse()).transpose()?;
+    let spread = arguments.next().is_some();
+    let plan = Plan { address, message, key_at, keys, key_length, order, connections, streams, requests, rate, spread };
     println!("{}", run(&plan)?.to_json());
     Ok(())
 }

@@ -5,6 +5,7 @@ mod direct;
 mod envoy;
 mod fleet;
 mod flood;
+mod floods;
 mod h2load;
 mod jwt;
 mod keys;
@@ -93,6 +94,9 @@ fn main() -> Outcome<()> {
     match arguments.next().as_deref() {
         Some("load") => load::program(arguments),
         Some("flood") => flood::program(arguments),
+        Some("floods") => floods::measure(arguments.next().as_deref()),
+        Some("peers") => floods::peers(arguments),
+        Some("sink") => floods::sink(arguments),
         Some("backend") => envoy::backend(arguments),
         Some(other) => Err(format!("bench: no such program: {other}").into()),
         None => measure(),

@@ -149,6 +149,21 @@ pub fn is_open(address: &str) -> bool {
     }
 }
 
+/// The status of a plain HTTP GET with these headers, on a connection of its own.
+pub fn ask(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Outcome<u16> {
+    let limit = Duration::from_secs(5);
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n")?;
+    for (name, value) in headers {
+        write!(stream, "{name}: {value}\r\n")?;
+    }
+    write!(stream, "\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer.split(' ').nth(1).ok_or("no status")?.parse()?)
+}
+
 /// The body of a plain HTTP GET that was answered with 200.
 pub fn get(address: SocketAddr, path: &str) -> Outcome<String> {
     let mut stream = TcpStream::connect(address)?;

@@ -21,7 +21,19 @@ pub struct Tollgate {
     pub started_in: Duration,
     /// Where users log in, as Envoy forwards them.
     pub door: SocketAddr,
+    /// The whole admin API.
+    pub admin: SocketAddr,
+    /// The admin socket.
+    pub socket: PathBuf,
+    pub ops: SocketAddr,
+}
+
+/// Where it listens besides its check listener.
+struct Doors {
     ops: SocketAddr,
+    login: SocketAddr,
+    admin: SocketAddr,
+    socket: PathBuf,
 }
 
 /// What was counted in its metrics.
@@ -42,7 +54,9 @@ impl Tollgate {
 
     /// The same with another store: what a configuration says of it.
     pub fn start_on(store: &str, binary: &Path, folder: &Path, keys: &Keys, core: usize, unix: bool) -> Outcome<Self> {
-        let (ops, door) = (free_address()?, free_address()?);
+        let socket = folder.join("admin.sock");
+        let doors = Doors { ops: free_address()?, login: free_address()?, admin: free_address()?, socket };
+        let ops = doors.ops;
         let (check, listen) = if unix {
             let socket = folder.join("check.sock");
             (format!("unix:{}", socket.display()), format!("unix: {{path: {}, mode: \"0600\"}}", socket.display()))
@@ -50,14 +64,15 @@ impl Tollgate {
             let address = free_address()?;
             (address.to_string(), format!("tcp: {{address: {address}}}"))
         };
-        let file = configuration(store, folder, keys, &listen, ops, door)?;
+        let file = configuration(store, folder, keys, &listen, &doors)?;
         let mut command = process::pinned(core, binary);
         command.arg("serve").arg("--config").arg(file);
         let mut server = Server::start("tollgate", command, &folder.join("tollgate.log"))?;
         let started_in = server
             .wait_for(Duration::from_secs(60), || get(ops, "/ready").is_ok())
             .map_err(|error| format!("{error}; see {}", folder.join("tollgate.log").display()))?;
-        Ok(Self { server, check, started_in, door, ops })
+        let Doors { login: door, admin, socket, .. } = doors;
+        Ok(Self { server, check, started_in, door, admin, socket, ops })
     }
 
     /// The decisions that its metrics count.
@@ -79,21 +94,14 @@ impl Tollgate {
     }
 }
 
-fn configuration(
-    store: &str,
-    folder: &Path,
-    keys: &Keys,
-    check: &str,
-    ops: SocketAddr,
-    door: SocketAddr,
-) -> Outcome<PathBuf> {
+fn configuration(store: &str, folder: &Path, keys: &Keys, check: &str, doors: &Doors) -> Outcome<PathBuf> {
     let text = format!(
         "version: 1
 store: {store}
 pepper: {{current: 1, keys: {{1: {{file: {pepper}}}}}}}
 listen:
   check: {{{check}}}
-  admin: {{unix: {{path: {admin}, mode: \"0600\"}}, through_envoy: {door}}}
+  admin: {{unix: {{path: {socket}, mode: \"0600\"}}, http: {admin}, through_envoy: {login}}}
   ops: {{http: {ops}}}
 client_ip: {{from: x-envoy-external-address}}
 planes:
@@ -120,7 +128,10 @@ workers: 1
 ",
         pepper = keys.pepper.display(),
         jwks = folder.join(JWKS).display(),
-        admin = folder.join("admin.sock").display(),
+        socket = doors.socket.display(),
+        admin = doors.admin,
+        login = doors.login,
+        ops = doors.ops,
     );
     let file = folder.join("tollgate.yaml");
     std::fs::write(&file, text)?;

@@ -1,0 +1,187 @@
+//! `make floods`: what is left for those who are known while strangers hold a door, by door and by the way they hold it. Each flood
+//! is set beside the same flood against a sink, so that what the machine itself loses is not counted. Never sends anything off
+//! loopback, and each flood ends by itself.
+
+mod cells;
+mod good;
+mod peers;
+mod sink;
+
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::keys::{KEY_LENGTH, Keys};
+use crate::payload::{Form, Payload};
+use crate::{Bench, Outcome};
+use cells::{CELLS, Cell, Door, Way};
+use good::Figures;
+
+pub use peers::program as peers;
+pub use sink::program as sink;
+
+/// How many strangers there are.
+pub const PEERS: usize = 1_100;
+const SECONDS: u64 = 5;
+const KEYS: usize = 20_000;
+/// How much of what Tollgate can do the good load asks for.
+const SHARE: f64 = 0.25;
+
+const LEAST_GOOD: f64 = 0.95;
+const MOST_P99: f64 = 2.0;
+const MOST_RSS_MB: f64 = 50.0;
+const MOST_LIVE_MS: f64 = 1_000.0;
+const MOST_REVOKE_MS: f64 = 2_000.0;
+
+/// What every cell needs.
+pub struct Floods {
+    bench: Bench,
+    keys: Keys,
+    seconds: u64,
+    /// Checks a second of the good load.
+    rate: f64,
+    /// A check with a key that is known.
+    known: Message,
+    /// One with a key that nobody holds.
+    unknown: Message,
+    /// Ones with forged tokens, by algorithm.
+    forged: Vec<(&'static str, Message)>,
+}
+
+/// A gRPC message in a file, and what takes the place of its credential.
+pub struct Message {
+    file: PathBuf,
+    key_at: usize,
+    credentials: PathBuf,
+    length: usize,
+}
+
+impl Floods {
+    fn prepare() -> Outcome<Self> {
+        let bench = Bench::new()?;
+        bench.say(&format!("a store with {KEYS} keys"));
+        let keys = Keys::make(&bench.folder, KEYS)?;
+        let seconds = if bench.quick { 2 } else { SECONDS };
+        let known = Message::new(&bench, "known", keys.file.clone(), KEY_LENGTH)?;
+        let unknown = Message::new(&bench, "unknown", Keys::unknown(&bench.folder, KEYS)?, KEY_LENGTH)?;
+        bench.say("forged tokens");
+        let forged = crate::jwt::forged(&bench)?;
+        let forged = forged.into_iter().map(|(algorithm, file, length)| {
+            Ok((algorithm, Message::new(&bench, &format!("forged-{algorithm}"), file, length)?))
+        });
+        let forged = forged.collect::<Outcome<_>>()?;
+        let mut floods = Self { bench, keys, seconds, rate: 0.0, known, unknown, forged };
+        floods.rate = SHARE * good::capacity(&floods)?;
+        Ok(floods)
+    }
+
+    fn message(&self, way: Way) -> Option<&Message> {
+        match way {
+            Way::UnknownKeys => Some(&self.unknown),
+            Way::Forged(wanted) => {
+                self.forged.iter().find(|(algorithm, _)| *algorithm == wanted).map(|(_, message)| message)
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Message {
+    fn new(bench: &Bench, name: &str, credentials: PathBuf, length: usize) -> Outcome<Self> {
+        let text = std::fs::read(&credentials)?;
+        let first = std::str::from_utf8(text.get(..length).ok_or("too few credentials")?)?;
+        let payload = Payload::new(Form::Map, "POST", first, crate::direct::BODY);
+        let file = bench.folder.join(format!("{name}.grpc"));
+        std::fs::write(&file, &payload.bytes)?;
+        Ok(Self { file, key_at: payload.key_at, credentials, length })
+    }
+}
+
+/// Measures every cell, prints the table and writes `target/floods.json`.
+///
+/// # Errors
+/// Also if a bound does not hold.
+pub fn measure(wanted: Option<&str>) -> Outcome<()> {
+    let floods = Floods::prepare()?;
+    floods.bench.say(&format!("{:.0} checks a second of the known, {PEERS} strangers", floods.rate));
+    let (mut rows, mut held) = (Vec::new(), true);
+    println!(
+        "{:<14} {:<18} {:>8} {:>6} {:>6} {:>6} {:>7} {:>8} {:>10} {:>6}",
+        "door", "flood", "rate", "held", "good", "p99", "rss MB", "live ms", "revoke ms", "door"
+    );
+    for cell in CELLS.iter().filter(|cell| wanted.is_none_or(|wanted| cell.name().contains(wanted))) {
+        let row = match cell.way {
+            Some(way) => {
+                let (control, flood) = floods.run(cell.door, way)?;
+                held &= print(cell, &control, &flood);
+                flood.to_json(cell, &control)
+            }
+            None => {
+                println!("{:<14} {:<18} means nothing: {}", cell.door.name(), cell.flood, cell.why);
+                json!({"door": cell.door.name(), "flood": cell.flood, "means_nothing": cell.why})
+            }
+        };
+        rows.push(row);
+    }
+    let file = floods.bench.folder.with_file_name("floods.json");
+    std::fs::write(&file, serde_json::to_string_pretty(&json!({"rows": Value::Array(rows)}))? + "\n")?;
+    println!(
+        "\ngood, p99: beside the same flood against a sink. door: of what good callers ask at the held door itself."
+    );
+    println!("Written to {}", file.display());
+    if held { Ok(()) } else { Err("a bound does not hold: see the rows marked with !".into()) }
+}
+
+impl Floods {
+    /// The same flood against a sink, and against the door.
+    fn run(&self, door: Door, way: Way) -> Outcome<(Figures, Figures)> {
+        Ok((good::measure(self, door, way, true)?, good::measure(self, door, way, false)?))
+    }
+}
+
+impl Figures {
+    fn good_ratio(&self, control: &Self) -> f64 {
+        self.in_time / control.in_time
+    }
+
+    fn p99_ratio(&self, control: &Self) -> f64 {
+        self.p99 / control.p99
+    }
+
+    fn holds(&self, control: &Self) -> bool {
+        self.good_ratio(control) >= LEAST_GOOD
+            && self.p99_ratio(control) <= MOST_P99
+            && self.rss_mb <= MOST_RSS_MB
+            && self.live_ms <= MOST_LIVE_MS
+            && self.revoke_ms <= MOST_REVOKE_MS
+            && self.door >= LEAST_GOOD
+    }
+
+    fn to_json(&self, cell: &Cell, control: &Self) -> Value {
+        json!({
+            "door": cell.door.name(), "flood": cell.flood, "rate": self.rate.round(), "held": self.held,
+            "good_ratio": self.good_ratio(control), "p99_ratio": self.p99_ratio(control), "rss_mb": self.rss_mb,
+            "live_ms": self.live_ms, "revoke_ms": self.revoke_ms, "door_ratio": self.door,
+            "p99_us": self.p99, "control_p99_us": control.p99, "pass": self.holds(control),
+        })
+    }
+}
+
+fn print(cell: &Cell, control: &Figures, flood: &Figures) -> bool {
+    let holds = flood.holds(control);
+    println!(
+        "{:<14} {:<18} {:>8.0} {:>6} {:>6.3} {:>6.2} {:>7.1} {:>8.1} {:>10.1} {:>6.2}{}",
+        cell.door.name(),
+        cell.flood,
+        flood.rate,
+        flood.held,
+        flood.good_ratio(control),
+        flood.p99_ratio(control),
+        flood.rss_mb,
+        flood.live_ms,
+        flood.revoke_ms,
+        flood.door,
+        if holds { "" } else { " !" }
+    );
+    holds
+}

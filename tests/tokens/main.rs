@@ -10,5 +10,6 @@ mod honest;
 mod idp;
 #[path = "../support/mint.rs"]
 mod mint;
+mod overtaken;
 mod sessions;
 mod world;

@@ -66,12 +66,12 @@ impl House {
     }
 }
 
-fn claims(token: &str) -> serde_json::Value {
+pub fn claims(token: &str) -> serde_json::Value {
     let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
     serde_json::from_slice(&payload).unwrap()
 }
 
-fn secret(text: &str) -> Zeroizing<String> {
+pub fn secret(text: &str) -> Zeroizing<String> {
     Zeroizing::new(text.to_owned())
 }
 

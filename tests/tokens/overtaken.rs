@@ -1,0 +1,236 @@
+//! A decision that a change overtakes: what it looked up is held on its way to it, the change is made and acknowledged, and only then
+//! is it judged. Whoever has been told that something was ended must not see it pass.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use futures_util::poll;
+use tokio::runtime::{Builder, Runtime};
+use tollgate::config;
+use tollgate::domain::attributes::{Attributes, Header};
+use tollgate::domain::decision::Denial;
+use tollgate::domain::record::EndedSession;
+use tollgate::login::Logins;
+use tollgate::password::Passwords;
+use tollgate::policy::Policy;
+use tollgate::policy::respond::Decision;
+use tollgate::registry::{Actor, Expected, KeySpec, NewKey, ResourceSpec, UserChange, UserSpec};
+use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::cache::Sizes;
+use tollgate::run::Core;
+use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
+use zeroize::Zeroizing;
+
+use crate::sessions::{claims, secret};
+
+const CONFIG: &str = "
+version: 1
+store: {embedded: {path: s}}
+pepper: {current: 1, keys: {1: {file: p}}}
+listen: {check: {unix: {path: c}}, admin: {unix: {path: a}}, ops: {http: 127.0.0.1:0}}
+permissions: [run]
+credentials: [{header: authorization, scheme: Bearer, kinds: [api_key, jwt]}]
+login: {issuer: https://api.test, plane: admin}
+hosts:
+  - match: [api.test]
+    routes:
+      - {name: run, match: [POST /run], plane: data, all_of: [run], in: {project: key}}
+      - {name: admin, match: [POST /admin], plane: admin, all_of: [manage_keys], in: {project: key}, credential: keep}
+      - {name: workload, match: [\"POST /workloads/{id}\"], plane: data, all_of: [run], in: {resource: \"workload:{id}\"}}
+";
+const PASSWORD: &str = "correct horse battery";
+
+/// Two runtimes over one store: the decision's own, whose blocking thread can be held, and that of whoever makes the change.
+struct House {
+    deciding: Runtime,
+    changing: Runtime,
+    policy: Policy,
+    core: Core,
+    logins: Logins,
+}
+
+impl House {
+    fn new() -> Self {
+        let deciding = Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+        let changing = Builder::new_current_thread().enable_all().build().unwrap();
+        let policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
+        let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
+        let digester = Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]);
+        let sizes = Sizes { known: 100, unknown: 100, loads: 16 };
+        let core = Core::new(store, digester, sizes, tollgate::clock::Clock::System);
+        deciding.block_on(async { core.resolver.adopt(&policy) });
+        let signing = Arc::clone(core.resolver.signing());
+        let passwords = Passwords::start().unwrap();
+        let logins =
+            Logins::new(core.store.clone(), core.registry.clone(), signing, passwords, tollgate::clock::Clock::System);
+        Self { deciding, changing, policy, core, logins }
+    }
+
+    fn key(&self) -> NewKey {
+        let spec = KeySpec {
+            name: "A key".to_owned(),
+            plane: "data".to_owned(),
+            project: "acme".to_owned(),
+            workloads: vec!["*".to_owned()],
+            permissions: vec!["run".to_owned()],
+            expires_in: None,
+        };
+        self.made(self.core.registry.create_key(&self.policy, &Actor::operator(), spec, None))
+    }
+
+    /// Registers the workload, or moves it.
+    fn workload(&self, project: &str) {
+        let spec = ResourceSpec {
+            kind: "workload".to_owned(),
+            id: "w-1".to_owned(),
+            project: project.to_owned(),
+            ..ResourceSpec::default()
+        };
+        self.made(self.core.registry.put_resource(&Actor::operator(), spec, true, Expected::Any));
+    }
+
+    /// The token of a user who has just logged in.
+    fn token(&self) -> String {
+        self.made(async {
+            let spec = UserSpec {
+                name: "ada".to_owned(),
+                password_hash: self.logins.passwords().hash(secret(PASSWORD)).await.unwrap(),
+                project: "acme".to_owned(),
+                permissions: vec!["manage_keys".to_owned()],
+            };
+            self.core.registry.create_user(&self.policy, &Actor::operator(), spec, None).await.unwrap();
+            self.logins.login(&self.policy, "ada", secret(PASSWORD), None).await
+        })
+        .token
+        .to_string()
+    }
+
+    fn made<T, E: std::fmt::Debug>(&self, change: impl Future<Output = Result<T, E>>) -> T {
+        self.changing.block_on(change).unwrap()
+    }
+
+    fn denial(&self, path: &str, credential: &str) -> Option<Denial> {
+        self.overtaken(path, credential, || ())
+    }
+
+    /// The denial of a request, with a change that is made and acknowledged after everything it asks of the store was read, and
+    /// before any of that reaches it.
+    fn overtaken(&self, path: &str, credential: &str, change: impl FnOnce()) -> Option<Denial> {
+        let bearer = format!("Bearer {credential}");
+        let request = Attributes {
+            method: "POST",
+            target: path,
+            host: "api.test",
+            headers: vec![Header { name: "authorization", value: bearer.as_bytes() }],
+            ..Attributes::default()
+        };
+        let mut decision = pin!(self.core.pipeline.decide(&self.policy, &request));
+        let (release, held) = mpsc::channel::<()>();
+        self.deciding.handle().spawn_blocking(move || held.recv());
+        let early = self.deciding.block_on(async {
+            for _ in 0..10 {
+                if let std::task::Poll::Ready(decision) = poll!(&mut decision) {
+                    return Some(denial(&decision));
+                }
+                tokio::task::yield_now().await;
+            }
+            None
+        });
+        release.send(()).unwrap();
+        if let Some(early) = early {
+            return early;
+        }
+        // Behind the read, on the only thread.
+        let (tell, has_read) = mpsc::channel();
+        self.deciding.handle().spawn_blocking(move || tell.send(()));
+        has_read.recv().unwrap();
+        change();
+        self.deciding.block_on(async { denial(&decision.await) })
+    }
+}
+
+fn denial(decision: &Decision<'_>) -> Option<Denial> {
+    match decision {
+        Decision::Allow(_) => None,
+        Decision::Deny(deny) => Some(deny.denial),
+    }
+}
+
+#[test]
+fn a_key_that_is_revoked_while_it_is_judged_is_refused() {
+    let house = House::new();
+    let (other, key) = (house.key(), house.key());
+    assert_eq!(house.denial("/run", other.secret.expose()), None);
+    let found = house.overtaken("/run", key.secret.expose(), || {
+        house.made(house.core.registry.revoke_key(&Actor::operator(), key.record.id, Expected::Any));
+    });
+    assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+    // What was changed beside it does not matter.
+    let key = house.key();
+    let found = house.overtaken("/run", key.secret.expose(), || {
+        house.made(house.core.registry.revoke_key(&Actor::operator(), other.record.id, Expected::Any));
+    });
+    assert_eq!(found, None);
+}
+
+#[test]
+fn a_key_that_is_revoked_while_its_resource_is_looked_up_is_refused() {
+    let house = House::new();
+    let key = house.key();
+    house.workload("acme");
+    // The key is cached; the workload is not.
+    assert_eq!(house.denial("/run", key.secret.expose()), None);
+    let found = house.overtaken("/workloads/w-1", key.secret.expose(), || {
+        house.made(house.core.registry.revoke_key(&Actor::operator(), key.record.id, Expected::Any));
+    });
+    assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+}
+
+#[test]
+fn a_resource_that_moves_while_it_is_judged_is_refused() {
+    let house = House::new();
+    let key = house.key();
+    house.workload("acme");
+    assert_eq!(house.denial("/run", key.secret.expose()), None);
+    let found = house.overtaken("/workloads/w-1", key.secret.expose(), || house.workload("other"));
+    assert_eq!(found, Some(Denial::ResourceOutOfScope));
+    house.workload("acme");
+    assert_eq!(house.denial("/workloads/w-1", key.secret.expose()), None);
+}
+
+#[test]
+fn a_key_whose_project_is_suspended_while_it_is_judged_is_refused() {
+    let house = House::new();
+    let key = house.key();
+    let found = house.overtaken("/run", key.secret.expose(), || {
+        house.made(house.core.registry.suspend_project(&Actor::operator(), "acme", Expected::Any));
+    });
+    assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+}
+
+#[test]
+fn a_session_that_ends_while_it_is_judged_is_refused() {
+    let house = House::new();
+    let token = house.token();
+    let found = house.overtaken("/admin", &token, || {
+        let id = claims(&token)["jti"].as_str().unwrap().to_owned();
+        let now = tollgate::clock::Clock::System.now();
+        let session = EndedSession { id, user: "ada".to_owned(), ended_at: now, expires_at: now };
+        house.made(house.core.registry.end_session(&Actor::operator(), session));
+    });
+    assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+}
+
+#[test]
+fn a_session_whose_user_is_disabled_while_it_is_judged_is_refused() {
+    let house = House::new();
+    let token = house.token();
+    let found = house.overtaken("/admin", &token, || {
+        let change = UserChange { disabled: Some(true), ..UserChange::default() };
+        house.made(house.core.registry.update_user(&house.policy, &Actor::operator(), "ada", change, Expected::Any));
+    });
+    assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+}

@@ -26,6 +26,8 @@ use crate::resolve::signing::SigningKeys;
 use crate::store::{Store, StoreError};
 use throttle::Throttle;
 
+pub use throttle::network_of;
+
 /// Logs users in and out. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Logins {

@@ -148,6 +148,10 @@ impl From<StoreError> for RegistryError {
 /// as unavailable.
 const HEARING: Duration = Duration::from_millis(250);
 
+/// Uses of keys that are stored at once, and what lies between one lot and the next.
+const USES: usize = 500;
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How often a change follows a record that others keep writing.
 const ATTEMPTS: usize = 16;
 
@@ -194,21 +198,24 @@ impl Registry {
         self.digester.logged(subject).map_or(Cow::Borrowed(subject), Cow::Owned)
     }
 
-    /// Puts what was noted about the use of keys into the store.
+    /// Puts what was noted about the use of keys into the store, a little at a time: changes are made in between.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`]; nothing noted is lost.
     pub async fn flush_last_used(&self) -> std::result::Result<(), StoreError> {
         self.settle().await?;
-        let uses = self.last_used.take();
-        if uses.is_empty() {
-            return Ok(());
+        let mut uses = self.last_used.take();
+        while !uses.is_empty() {
+            let lot = uses.split_off(uses.len().saturating_sub(USES));
+            if let Err(error) = self.store.note_use(lot.clone()).await {
+                uses.extend(lot);
+                self.last_used.put_back(uses);
+                return Err(error);
+            }
+            // Whoever waits for the store has it before the next ones do.
+            tokio::time::sleep(PAUSE).await;
         }
-        let result = self.store.note_use(uses.clone()).await;
-        if result.is_err() {
-            self.last_used.put_back(uses);
-        }
-        result
+        Ok(())
     }
 
     /// Makes a change that depends on what is stored: when somebody else writes the record in between, `plan` judges it

@@ -5,14 +5,16 @@ pub mod store;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use tokio::net::{TcpListener, UnixListener};
+use futures_util::future::join_all;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -169,6 +171,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let Compiled { policy, settings } = config::load(&config)?;
 
     let (_log_guard, log) = telemetry::init_log(&settings.log).map_err(start)?;
+    raise_file_limit();
     let telemetry = Arc::new(Telemetry::new(Some(log)).map_err(start)?);
     telemetry.set_log(&settings.log);
 
@@ -207,6 +210,15 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     served
 }
 
+/// As many files as the system lets us have: with all its doors full, the process needs more than the customary 1,024.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files could not be raised: the doors may run out of them");
+    }
+}
+
 fn longest_grace(policy: &Policy) -> Duration {
     policy.planes.iter().map(|plane| plane.grace).max().unwrap_or_default()
 }
@@ -223,7 +235,7 @@ struct Doors {
     ops: (TcpListener, OpsState),
     draining: watch::Sender<bool>,
     admin_socket: (UnixListener, SocketFile, Router),
-    admin_http: Vec<(TcpListener, Router)>,
+    admin_http: Vec<(TcpListener, Door, Router)>,
 }
 
 impl Doors {
@@ -249,11 +261,10 @@ impl Doors {
             .map_err(|error| RunError::Listen { what: "listen.check".to_owned(), error })?;
         let (socket, file) = socket::bind(&settings.admin.unix)
             .map_err(|error| RunError::Listen { what: "listen.admin.unix".to_owned(), error })?;
-        let socket = UnixListener::from_std(socket).map_err(start)?;
         let mut admin_http = Vec::new();
         let doors = [(settings.admin.http, Door::Http), (settings.admin.through_envoy, Door::ThroughEnvoy)];
         for (address, door) in doors.into_iter().filter_map(|(address, door)| Some((address?, door))) {
-            admin_http.push((bind_tcp(address).await?, admin::router(&admin, door)));
+            admin_http.push((bind_tcp(address)?, door, admin::router(&admin, door)));
         }
         let (draining, is_draining) = watch::channel(false);
         let ops = OpsState {
@@ -266,7 +277,7 @@ impl Doors {
             check,
             service: CheckService::new(Arc::clone(live), core.pipeline.clone(), Arc::clone(telemetry)),
             options: Options { workers: settings.workers, drain: settings.drain, reflection: settings.reflection },
-            ops: (bind_tcp(settings.ops).await?, ops),
+            ops: (bind_tcp(settings.ops)?, ops),
             draining,
             admin_socket: (socket, file, admin::router(&admin, Door::Socket)),
             admin_http,
@@ -274,25 +285,19 @@ impl Doors {
     }
 
     /// Serves until `stop`. Readiness goes first, then the checks drain, then the doors of the admin API close, and the
-    /// door that tells how it goes is the last.
+    /// door that tells how it goes is the last. Each door but that of the checks has a thread of its own, so that whoever
+    /// holds one up holds up no other.
     async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         let checks_done = CancellationToken::new();
         let all_done = CancellationToken::new();
-        let mut doors = JoinSet::new();
-
-        let (listener, ops) = self.ops;
-        let end = all_done.clone();
-        doors.spawn(async move { ops::serve(listener, ops, end.cancelled_owned()).await });
-
+        let (listener, state) = self.ops;
+        let ops = ops::start(listener, state, all_done.clone().cancelled_owned()).map_err(start)?;
         let (listener, file, router) = self.admin_socket;
-        let end = checks_done.clone();
-        doors.spawn(async move {
-            admin::serve::serve_unix(listener, router, end.cancelled_owned()).await;
-            drop(file);
-        });
-        for (listener, router) in self.admin_http {
-            let end = checks_done.clone();
-            doors.spawn(async move { admin::serve::serve_tcp(listener, router, end.cancelled_owned()).await });
+        let end = checks_done.clone().cancelled_owned();
+        let mut admin = vec![admin::serve::start_unix(listener, router, end).map_err(start)?];
+        for (listener, door, router) in self.admin_http {
+            let end = checks_done.clone().cancelled_owned();
+            admin.push(admin::serve::start_tcp(listener, door, router, end).map_err(start)?);
         }
 
         let stop = async {
@@ -302,15 +307,17 @@ impl Doors {
         };
         let served = self.check.serve(self.service, self.options, stop).await;
         checks_done.cancel();
-        while doors.len() > 1 && doors.join_next().await.is_some() {}
+        // Each says that it has ended by not being there any more.
+        join_all(admin).await;
+        drop(file);
         all_done.cancel();
-        while doors.join_next().await.is_some() {}
+        let _ = ops.await;
         served.map_err(start)
     }
 }
 
-async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
-    TcpListener::bind(address).await.map_err(|error| RunError::Listen { what: address.to_string(), error })
+fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
+    socket::bind_tcp(address).map_err(|error| RunError::Listen { what: address.to_string(), error })
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

@@ -73,7 +73,7 @@ impl Throttle {
     /// Whether an attempt may be made now; if not, when.
     pub fn attempt(&self, user: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Attempt, Duration> {
         let user: String = user.chars().take(MAX_NAME).collect();
-        let address = address.map(network);
+        let address = address.map(network_of);
         let known = address.and_then(|address| self.known.get(&(user.clone(), address)));
         let charges = match (address, known) {
             (Some(address), Some(_)) => vec![(format!("known {address} {user}"), PAIR)],
@@ -128,7 +128,7 @@ impl Drop for Charge {
 }
 
 /// What one client has of addresses: of IPv6 a whole /64.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();
@@ -267,6 +267,6 @@ mod tests {
         }
         assert!(fail(&throttle, "ada", address(11), NOW).is_err());
         let mapped = "::ffff:192.0.2.1".parse().unwrap();
-        assert_eq!(network(mapped), "192.0.2.1".parse::<IpAddr>().unwrap());
+        assert_eq!(network_of(mapped), "192.0.2.1".parse::<IpAddr>().unwrap());
     }
 }

@@ -67,12 +67,15 @@ impl LastUsed {
 
     /// Notes again what could not be stored.
     pub fn put_back(&self, mut uses: Vec<(KeyId, Timestamp)>) {
-        let mut pending = self.lock();
+        // Put together while nobody has to wait for it.
+        uses.append(&mut std::mem::take(&mut *self.lock()));
         // The newest are kept where there is no room for all.
-        uses.append(&mut pending);
         let surplus = uses.len().saturating_sub(MAX_PENDING);
         uses.drain(..surplus);
-        *pending = uses;
+        let mut pending = self.lock();
+        std::mem::swap(&mut *pending, &mut uses);
+        // What was noted meanwhile is little.
+        pending.append(&mut uses);
     }
 
     /// The last use that is not in the store yet.

@@ -18,7 +18,7 @@ use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Trace};
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
-use crate::policy::respond;
+use crate::policy::respond::{self, Decision};
 use crate::telemetry::Telemetry;
 use wire::Unreadable;
 
@@ -52,21 +52,23 @@ impl CheckService {
         self.pipeline.is_leased()
     }
 
-    /// Answers one `CheckRequest`, and appends the `CheckResponse` to `answer`.
-    pub async fn check(&self, message: &[u8], answer: &mut Vec<u8>) {
+    /// Answers one `CheckRequest`, and appends the `CheckResponse` to `answer`. Whether it is an allow for somebody who was
+    /// told by a credential.
+    pub async fn check(&self, message: &[u8], answer: &mut Vec<u8>) -> bool {
         let before = answer.len();
         // Nothing that the catch leaves half done is seen again: the answer is cut back, all else is of this call.
-        if AssertUnwindSafe(self.decide(message, answer)).catch_unwind().await.is_err() {
+        AssertUnwindSafe(self.decide(message, answer)).catch_unwind().await.unwrap_or_else(|_| {
             tracing::error!("a check panicked and was denied");
             answer.truncate(before);
             if catch_unwind(AssertUnwindSafe(|| self.deny(message, answer))).is_err() {
                 answer.truncate(before);
                 answer.extend_from_slice(encode::LAST_RESORT);
             }
-        }
+            false
+        })
     }
 
-    async fn decide(&self, message: &[u8], answer: &mut Vec<u8>) {
+    async fn decide(&self, message: &[u8], answer: &mut Vec<u8>) -> bool {
         let arrival = Instant::now();
         let policy = self.policy.load();
         let (request, readable) = match wire::read(message) {
@@ -80,6 +82,7 @@ impl CheckService {
         };
         encode::response(&decision, answer);
         self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
+        matches!(&decision, Decision::Allow(allow) if allow.permit().principal().is_some())
     }
 
     /// The answer to a check that panicked.

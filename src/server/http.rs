@@ -1,30 +1,43 @@
-//! HTTP/1.1 for the doors that people and programs use: a bounded number of connections, a time limit for each head, an
-//! orderly end. Knows no routes.
+//! HTTP/1.1 for the doors that people and programs use: a bounded number of connections, of which those that say nothing make
+//! room for others, a time limit for each head, an orderly end. Knows no routes.
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::pin;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use axum::body::{Body, Bytes};
 use axum::response::Response;
 use axum::serve::Listener;
+use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::Request;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
-use tokio::sync::Semaphore;
 use tower::Service;
+
+use super::places::{Places, Room, Seat, Stage};
 
 /// What one door takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub connections: usize,
+    pub room: Room,
     /// For the head of a request, and for a connection without one.
     pub head_time: Duration,
     /// For what is under way when the door is to close.
     pub drain: Duration,
+}
+
+/// What answers one connection.
+#[derive(Debug)]
+pub struct Answering<S> {
+    pub service: S,
+    /// Where the peer is, if it has an address.
+    pub peer: Option<IpAddr>,
 }
 
 /// A place is not held for longer, whatever the client does or leaves undone.
@@ -32,7 +45,8 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of a head, and of what is read ahead of a body.
 const BUFFER: usize = 64 << 10;
 
-/// Serves until `shutdown`, then finishes what is under way. `service` makes what answers one connection.
+/// Serves until `shutdown`, then finishes what is under way. `arrive` says what answers one connection. Each request has the
+/// [`Seat`] of its connection among its extensions.
 ///
 /// # Errors
 /// The number of connections that were still open at the end of the drain.
@@ -40,37 +54,181 @@ pub async fn serve<L, S>(
     mut listener: L,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
-    service: impl Fn(&L::Io, &L::Addr) -> S,
+    arrive: impl Fn(&L::Io, &L::Addr) -> Answering<S>,
 ) -> Result<(), usize>
 where
     L: Listener,
-    S: Service<Request<Incoming>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S: Service<Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(BUFFER);
-    let room = Arc::new(Semaphore::new(limits.connections));
+    let places = Places::new(limits.room);
     let open = GracefulShutdown::new();
     let mut shutdown = pin!(shutdown);
     loop {
-        let accepted = async {
-            let place = Arc::clone(&room).acquire_owned().await;
-            (listener.accept().await, place)
-        };
-        let ((stream, address), place) = tokio::select! {
+        let (stream, address) = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = accepted => accepted,
+            accepted = listener.accept() => accepted,
         };
-        let service = TowerToHyperService::new(service(&stream, &address));
+        let Answering { service, peer } = arrive(&stream, &address);
+        // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
+        let Some(place) = places.enter(peer) else { continue };
+        let seat = Arc::clone(place.seat());
+        let service = service_fn(move |request| answer(service.clone(), Arc::clone(&seat), request));
         let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
             // A client that breaks off or sends no HTTP is its own affair, and one that stays gives its place back.
-            let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
-            drop(place);
+            tokio::select! {
+                _ = tokio::time::timeout(CONNECTION_LIFE, connection) => {}
+                () = place.taken_away() => {}
+            }
         });
     }
     drop(listener);
-    let still_open = limits.connections - room.available_permits();
-    tokio::time::timeout(limits.drain, open.shutdown()).await.map_err(|_| still_open)
+    tokio::time::timeout(limits.drain, open.shutdown()).await.map_err(|_| places.taken())
+}
+
+/// Answers one request, and notes how far its peer is.
+async fn answer<S>(mut service: S, seat: Arc<Seat>, request: Request<Incoming>) -> Result<Response, Infallible>
+where
+    S: Service<Request<Body>, Response = Response, Error = Infallible>,
+{
+    let mut request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&seat))));
+    request.extensions_mut().insert(Arc::clone(&seat));
+    let response = service.call(request).await;
+    seat.set(Stage::Idle);
+    response
+}
+
+/// The body of a request. Its peer has said something whole only when the end of it is here.
+struct Arriving {
+    body: Incoming,
+    seat: Arc<Seat>,
+}
+
+impl Arriving {
+    fn new(body: Incoming, seat: Arc<Seat>) -> Self {
+        seat.set(if body.is_end_stream() { Stage::Busy } else { Stage::Arriving });
+        Self { body, seat }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.seat.set(Stage::Busy);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use axum::Router;
+    use axum::routing::{get, post};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::server::testing::{stranger, strangers};
+
+    const ROOM: Room = Room { places: 64, strangers: 64, share: 8, cuts_answers: false };
+    const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(10), drain: Duration::from_secs(1) };
+    const MANY: usize = 1100;
+    const SOON: Duration = Duration::from_secs(1);
+
+    struct Door {
+        address: SocketAddr,
+        /// Requests that are never answered.
+        asked: Arc<AtomicUsize>,
+        _stop: oneshot::Sender<()>,
+    }
+
+    impl Door {
+        async fn open() -> Self {
+            let asked = Arc::new(AtomicUsize::default());
+            let count = Arc::clone(&asked);
+            let never = move || {
+                count.fetch_add(1, Ordering::SeqCst);
+                std::future::pending::<()>()
+            };
+            let router = Router::new()
+                .route("/live", get(async || "live"))
+                .route("/never", get(never))
+                .route("/echo", post(async |body: String| body));
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let arrive = move |_: &_, peer: &SocketAddr| Answering { service: router.clone(), peer: Some(peer.ip()) };
+            tokio::spawn(async move { serve(listener, LIMITS, async { drop(stopped.await) }, arrive).await });
+            Self { address, asked, _stop: stop }
+        }
+
+        /// What is answered to this, on a connection of its own.
+        async fn ask(&self, request: &str) -> String {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            timeout(SOON, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+            answer
+        }
+
+        async fn assert_answers(&self) {
+            let live = self.ask("GET /live HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+            assert!(live.ends_with("live"), "{live}");
+            let echo = "POST /echo HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+            assert!(self.ask(echo).await.ends_with("hi"));
+        }
+    }
+
+    #[tokio::test]
+    async fn peers_that_say_nothing_whole_keep_nobody_out() {
+        let door = Door::open().await;
+        for opening in [
+            "",
+            "GET /live HTTP/1.1\r\nhost: a",
+            "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhalf",
+            // Answered once, and idle.
+            "GET /live HTTP/1.1\r\nhost: a\r\n\r\n",
+        ] {
+            let held = strangers(door.address, MANY, opening.as_bytes()).await;
+            door.assert_answers().await;
+            drop(held);
+        }
+    }
+
+    #[tokio::test]
+    async fn whoever_is_being_answered_is_not_cut_off() {
+        let door = Door::open().await;
+        let never = b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n";
+        let asked = strangers(door.address, ROOM.places, never).await;
+        while door.asked.load(Ordering::SeqCst) < ROOM.places {
+            tokio::task::yield_now().await;
+        }
+        // All places are taken: the next one is hung up on, and those before wait on for their answers.
+        let mut next = stranger(door.address, MANY, b"").await;
+        assert!(timeout(SOON, next.read_u8()).await.unwrap().is_err());
+        for stream in &asked {
+            assert!(stream.try_read(&mut [0]).is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+        }
+    }
 }

@@ -11,15 +11,14 @@ mod tls;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -29,11 +28,15 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use super::ext_authz::{CheckService, SERVICE};
+use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
 use crate::config::CheckAddress;
-use grpc::Calls;
+use grpc::{Calls, Peer};
 
-const MAX_CONNECTIONS: usize = 1024;
+/// Half of the places are kept for peers that are known.
+const ROOM: Room = Room { places: 1024, strangers: 512, share: 64, cuts_answers: true };
+/// Whoever may open the socket is known, once it has said something.
+const UNIX_ROOM: Room = Room { strangers: 1024, share: 1024, ..ROOM };
 /// Look-ups in the store that a worker has under way at a time. Each thread keeps memory of its own; more wait their turn.
 const BLOCKING_THREADS: usize = 8;
 /// After the system refused to accept, as when there are no file descriptors left.
@@ -75,7 +78,16 @@ enum Listening {
 #[derive(Debug)]
 enum Accepted {
     Unix(UnixStream),
-    Tcp(std::net::TcpStream),
+    Tcp(std::net::TcpStream, Option<IpAddr>),
+}
+
+impl Accepted {
+    fn peer(&self) -> Option<IpAddr> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(_, peer) => *peer,
+        }
+    }
 }
 
 impl CheckListener {
@@ -91,15 +103,8 @@ impl CheckListener {
             }
             CheckAddress::Tcp { address, tls } => {
                 let tls = tls.as_ref().map(tls::server_config).transpose()?;
-                let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
-                socket.set_reuse_address(true)?;
-                socket.bind(&(*address).into())?;
-                socket.listen(socket::BACKLOG)?;
-                socket.set_nonblocking(true)?;
-                Ok(Self {
-                    socket: Listening::Tcp(socket.into()),
-                    tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))),
-                })
+                let socket = Listening::Tcp(socket::bind_tcp(*address)?);
+                Ok(Self { socket, tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))) })
             }
         }
     }
@@ -130,7 +135,7 @@ impl CheckListener {
             Settings { service: service.clone(), routes, tls: self.tls, drain: options.drain, stop: stop.clone() };
         let mut workers = Workers::start(options.workers.max(1), &settings)?;
         let acceptor = Acceptor::new(self.socket)?;
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let places = Places::new(acceptor.room());
         let (mut is_well, mut look) = (true, interval(LOOK_EVERY));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
@@ -145,7 +150,7 @@ impl CheckListener {
                     health.set_service_status(SERVICE, status).await;
                 },
                 accepted = acceptor.accept() => match accepted {
-                    Ok(accepted) => workers.hand_over(accepted, &room),
+                    Ok(accepted) => workers.hand_over(accepted, &places),
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
                         tokio::select! {
@@ -162,7 +167,7 @@ impl CheckListener {
         }
         // Who has connected already is served as well.
         let waiting = acceptor.close();
-        waiting.into_iter().for_each(|accepted| workers.hand_over(accepted, &room));
+        waiting.into_iter().for_each(|accepted| workers.hand_over(accepted, &places));
         stop.cancel();
         workers.join().await
     }
@@ -196,7 +201,17 @@ impl Acceptor {
     async fn accept(&self) -> io::Result<Accepted> {
         match self {
             Self::Unix(_, listener) => Ok(Accepted::Unix(listener.accept().await?.0.into_std()?)),
-            Self::Tcp(listener) => Ok(Accepted::Tcp(listener.accept().await?.0.into_std()?)),
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(Accepted::Tcp(stream.into_std()?, Some(peer.ip())))
+            }
+        }
+    }
+
+    fn room(&self) -> Room {
+        match self {
+            Self::Unix(..) => UNIX_ROOM,
+            Self::Tcp(_) => ROOM,
         }
     }
 
@@ -212,7 +227,7 @@ impl Acceptor {
             }
             Self::Tcp(listener) => {
                 if let Ok(listener) = listener.into_std() {
-                    waiting.extend(std::iter::from_fn(|| Some(Accepted::Tcp(listener.accept().ok()?.0))));
+                    waiting.extend(std::iter::from_fn(|| Some(Accepted::Tcp(listener.accept().ok()?.0, None))));
                 }
             }
         }
@@ -230,7 +245,7 @@ struct Settings {
     stop: CancellationToken,
 }
 
-type Handover = (Accepted, OwnedSemaphorePermit);
+type Handover = (Accepted, Place);
 
 /// The threads that answer checks, each with its own runtime.
 struct Workers {
@@ -258,9 +273,9 @@ impl Workers {
     }
 
     /// Gives a connection to the next worker, or closes it if there are too many.
-    fn hand_over(&mut self, accepted: Accepted, room: &Arc<Semaphore>) {
-        let Ok(place) = Arc::clone(room).try_acquire_owned() else {
-            tracing::warn!(limit = MAX_CONNECTIONS, "too many connections: one was closed");
+    fn hand_over(&mut self, accepted: Accepted, places: &Arc<Places>) {
+        let Some(place) = places.enter(accepted.peer()) else {
+            tracing::warn!(limit = ROOM.places, "too many connections: one was closed");
             return;
         };
         let at = self.next % self.threads.len();
@@ -289,11 +304,13 @@ async fn work(mut connections: mpsc::UnboundedReceiver<Handover>, settings: Sett
     while let Some((accepted, place)) = connections.recv().await {
         let settings = settings.clone();
         open.spawn(async move {
-            // A peer that breaks off, or speaks something else, is its own affair.
-            if let Err(error) = connect(accepted, settings).await {
-                tracing::debug!(%error, "a connection could not be set up");
+            tokio::select! {
+                // A peer that breaks off, or speaks something else, is its own affair.
+                ended = connect(accepted, &place, settings) => if let Err(error) = ended {
+                    tracing::debug!(%error, "a connection could not be set up");
+                },
+                () = place.taken_away() => tracing::debug!("a connection made room for another one"),
             }
-            drop(place);
         });
     }
     open.close();
@@ -302,23 +319,29 @@ async fn work(mut connections: mpsc::UnboundedReceiver<Handover>, settings: Sett
     }
 }
 
-async fn connect(accepted: Accepted, settings: Settings) -> io::Result<()> {
+async fn connect(accepted: Accepted, place: &Place, settings: Settings) -> io::Result<()> {
     let Settings { service, routes, tls, drain: _, stop } = settings;
-    let calls = Arc::new(Calls::new(service, routes, stop.clone()));
+    let calls = |whoever_speaks| {
+        let peer = Peer { seat: Arc::clone(place.seat()), whoever_speaks };
+        Arc::new(Calls::new(service, routes, stop.clone(), peer))
+    };
     match accepted {
         Accepted::Unix(stream) => {
             stream.set_nonblocking(true)?;
-            connection::serve(tokio::net::UnixStream::from_std(stream)?, calls, stop).await;
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            connection::serve(stream, calls(Stage::Known), stop.clone()).await;
         }
-        Accepted::Tcp(stream) => {
+        Accepted::Tcp(stream, _) => {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
             match tls {
-                None => connection::serve(stream, calls, stop).await,
+                None => connection::serve(stream, calls(Stage::Idle), stop.clone()).await,
                 Some(tls) => {
                     let stream = timeout(connection::GREETING_TIME, tls.accept(stream)).await??;
-                    connection::serve(stream, calls, stop).await;
+                    // Its certificate was verified.
+                    place.seat().set(Stage::Known);
+                    connection::serve(stream, calls(Stage::Known), stop.clone()).await;
                 }
             }
         }

@@ -5,6 +5,8 @@ pub mod ext_authz;
 mod http;
 pub mod listen;
 pub mod ops;
+mod places;
+mod runtime;
 pub mod socket;
 
 #[cfg(test)]

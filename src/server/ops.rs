@@ -1,6 +1,8 @@
 //! What the operator's machines ask: live, ready, metrics. Tells nothing of keys or requests, and changes nothing.
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +14,18 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use super::http::{self, Limits};
+use super::http::{self, Answering, Limits};
+use super::places::Room;
+use super::runtime;
 use crate::resolve::Resolver;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
 
-const LIMITS: Limits = Limits { connections: 64, head_time: Duration::from_secs(10), drain: Duration::from_secs(2) };
+/// Whoever asks asks again, so that nobody's place is worth more than that of whoever comes next.
+const ROOM: Room = Room { places: 64, strangers: 64, share: 16, cuts_answers: true };
+const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(5), drain: Duration::from_secs(2) };
 /// A store that takes longer is not available.
 const STORE_TIME: Duration = Duration::from_secs(1);
 
@@ -33,10 +39,27 @@ pub struct OpsState {
     pub draining: watch::Receiver<bool>,
 }
 
-/// Serves `/live`, `/ready` and `/metrics` until `shutdown`.
-pub async fn serve(listener: TcpListener, state: OpsState, shutdown: impl Future<Output = ()>) {
+/// Serves `/live`, `/ready` and `/metrics` until `shutdown`, on a thread of its own. What comes back is told when it has ended.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn start(
+    listener: std::net::TcpListener,
+    state: OpsState,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<oneshot::Receiver<()>> {
+    runtime::run_apart("ops", move || async move {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => serve(listener, state, shutdown).await,
+            Err(error) => tracing::error!(%error, "the ops listener could not be served"),
+        }
+    })
+}
+
+async fn serve(listener: TcpListener, state: OpsState, shutdown: impl Future<Output = ()>) {
     let router = router(state);
-    if let Err(connections) = http::serve(listener, LIMITS, shutdown, |_, _| router.clone()).await {
+    let arrive = |_: &_, peer: &SocketAddr| Answering { service: router.clone(), peer: Some(peer.ip()) };
+    if let Err(connections) = http::serve(listener, LIMITS, shutdown, arrive).await {
         tracing::warn!(connections, "clients of the ops listener were still connected at the end");
     }
 }
@@ -79,8 +102,6 @@ async fn metrics(State(state): State<OpsState>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::oneshot;
-
     use super::*;
     use crate::server::testing::Fixture;
 

@@ -1,19 +1,33 @@
-//! A Unix socket at a path. Nobody can connect before its mode and group are set; a socket that another process serves is
+//! Sockets to listen on: TCP, and a Unix socket at a path. Nobody can connect before its mode and group are set; a socket that another process serves is
 //! never taken away, and a file that is no socket never removed.
 
 use std::ffi::OsString;
 use std::fs;
 use std::io;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::UnixAddress;
 
 /// Connections that may wait to be accepted.
 pub const BACKLOG: i32 = 1024;
+
+/// Listens on a TCP address. What is accepted is not waited for.
+///
+/// # Errors
+/// What the system says.
+pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
 
 /// The file of a socket that this process serves; removed when dropped, if it is still this one.
 #[derive(Debug)]

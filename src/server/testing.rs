@@ -1,12 +1,15 @@
 //! A check service over a store in memory, for the tests of this room.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, Request};
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 use zeroize::Zeroizing;
 
 use super::ext_authz::CheckService;
@@ -133,6 +136,26 @@ fn policy() -> Policy {
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(vec![host]).unwrap(),
     }
+}
+
+/// Connections from as many addresses of 127.0.0.0/8, each of which has said this and nothing more.
+pub async fn strangers(address: SocketAddr, count: usize, opening: &[u8]) -> Vec<TcpStream> {
+    let mut streams = Vec::with_capacity(count);
+    for number in 0..count {
+        streams.push(stranger(address, number, opening).await);
+    }
+    streams
+}
+
+/// The one of this number among [`strangers`].
+pub async fn stranger(address: SocketAddr, number: usize, opening: &[u8]) -> TcpStream {
+    let [.., high, low] = number.to_be_bytes();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 1, high, low], 0).into()).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    // It may have been hung up on already.
+    let _ = stream.write_all(opening).await;
+    stream
 }
 
 /// The check that Envoy would send for `POST path` with this key.

@@ -2,6 +2,7 @@
 //! ended by its id.
 #![cfg(test)]
 
+mod held;
 mod help;
 mod login;
 mod migrate;

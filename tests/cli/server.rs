@@ -1,7 +1,7 @@
 //! A server in a folder of its own. Ends with the test, by its id.
 
 use std::io::Read;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -154,6 +154,21 @@ impl Server {
 
     pub fn admin_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.admin_port)
+    }
+
+    pub fn check_socket(&self) -> PathBuf {
+        self.path("check.sock")
+    }
+
+    pub fn admin(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.admin_port).into()
+    }
+
+    /// As its configuration says.
+    pub fn ops(&self) -> SocketAddr {
+        let config = std::fs::read_to_string(self.path("tollgate.yaml")).unwrap();
+        let (_, address) = config.split_once("ops: {http: \"").unwrap();
+        address.split('"').next().unwrap().parse().unwrap()
     }
 
     /// Writes a file beside the others and gives its path.

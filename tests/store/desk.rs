@@ -35,6 +35,7 @@ pub struct Desk {
     pub policy: Policy,
     pub stamps: Arc<Stamps>,
     pub digester: Arc<Digester>,
+    pub last_used: Arc<LastUsed>,
     clock: Arc<AtomicU64>,
 }
 
@@ -45,9 +46,10 @@ impl Desk {
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000));
         let manual = Clock::Manual(Arc::clone(&clock));
-        let registry = Registry::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), last_used, manual);
+        let registry =
+            Registry::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::clone(&last_used), manual);
         let policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
-        let mut desk = Self { store, registry, policy, stamps, digester, clock };
+        let mut desk = Self { store, registry, policy, stamps, digester, last_used, clock };
         desk.users_stand_on(Some("admin"));
         desk
     }

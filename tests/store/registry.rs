@@ -11,7 +11,7 @@ use tollgate::registry::{
 use tollgate::store::KeyQuery;
 
 use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
-use crate::support::at;
+use crate::support::{at, id};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -391,4 +391,24 @@ async fn the_log_holds_no_secret_and_no_line_of_its_reader() {
             assert!(!text.contains(char::is_control) && text.chars().count() <= 256, "{text:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn changes_are_made_while_the_last_use_of_many_keys_is_stored() {
+    const MANY: u64 = 50_000;
+    let desk = Desk::new();
+    for number in 0..MANY {
+        desk.last_used.note(id(number), at(1_800_000_000_000));
+    }
+    let registry = desk.registry.clone();
+    let flush = tokio::spawn(async move { registry.flush_last_used().await });
+    let mut made = 0;
+    while !flush.is_finished() {
+        desk.key_once(&Actor::operator(), spec("data", "acme", &["run"]), &format!("{made}")).await.unwrap();
+        made += 1;
+    }
+    flush.await.unwrap().unwrap();
+    assert!(made >= 20, "{made} changes were made meanwhile");
+    let stored = desk.store.last_used((0..MANY).map(id).collect()).await.unwrap();
+    assert!(stored.iter().filter(|used| used.is_some()).count() > MANY as usize / 2);
 }

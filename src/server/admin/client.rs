@@ -2,6 +2,7 @@
 //! clients reach themselves.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use axum::extract::{Extension, FromRequestParts, Request, State};
 use axum::http::request::Parts;
@@ -13,6 +14,7 @@ use super::reply::ApiError;
 use super::serve::Peer;
 use super::{AdminState, Door};
 use crate::policy::ClientIp;
+use crate::server::places::Seat;
 
 /// The address of the client, if it can be known.
 pub struct ClientAddress(pub Option<IpAddr>);
@@ -33,10 +35,14 @@ impl FromRequestParts<AdminState> for ClientAddress {
     }
 }
 
-/// Behind Envoy, which all clients share: has logs and audit rows say the client instead, where Envoy names one.
+/// Behind Envoy, which all clients share: has logs and audit rows say the client instead, where Envoy names one, and counts
+/// the place as the client's.
 pub(super) async fn tell_apart(State(state): State<AdminState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     if let Some(address) = named_by_envoy(&parts, &state) {
+        if let Some(seat) = parts.extensions.get::<Arc<Seat>>() {
+            seat.speaks_for(address);
+        }
         parts.extensions.insert(Peer(address.to_string()));
     }
     next.run(Request::from_parts(parts, body)).await

@@ -186,6 +186,7 @@ fn refusals(operation: &Operation) -> Vec<(u16, &'static str)> {
         (401, "Unauthenticated", operation.access != Access::Public || operation.throttled),
         (403, "Forbidden", true),
         (404, "NotFound", operation.path_names.is_some()),
+        (408, "TooSlow", operation.body.is_some()),
         (409, "Conflict", changes),
         (412, "PreconditionFailed", operation.if_match != IfMatchRule::None),
         (413, "TooLarge", operation.body.is_some()),
@@ -224,6 +225,7 @@ fn errors(schema: &Schema) -> Value {
         "NotFound": error("`NOT_FOUND`: there is none, or it is out of your reach.", None),
         "Conflict": error("`CONFLICT`: what is there already stands against it.", None),
         "PreconditionFailed": error("`PRECONDITION_FAILED`: the record is no longer the version of `If-Match`.", None),
+        "TooSlow": error("`VALIDATION_ERROR`: the body did not arrive in time.", None),
         "TooLarge": error("`VALIDATION_ERROR`: the body is larger than 64 KiB.", None),
         "UnsupportedMediaType": error("`UNSUPPORTED_MEDIA_TYPE`: a body must be `application/json`.", None),
         "IdempotencyKeyReused": error(

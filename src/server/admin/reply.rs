@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{CONNECTION, CONTENT_TYPE, ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -62,6 +62,11 @@ impl ApiError {
 
     pub fn too_large() -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "VALIDATION_ERROR", "The body is larger than 64 KiB.")
+    }
+
+    pub fn too_slow() -> Self {
+        let message = "The body did not arrive within 5 seconds of the head: send the request again.";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "VALIDATION_ERROR", message)
     }
 
     pub fn unsupported_media_type() -> Self {
@@ -141,6 +146,10 @@ impl IntoResponse for ApiError {
         let mut response = json_response(status, body.into());
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(RETRY_AFTER, seconds.into());
+        }
+        if status == StatusCode::REQUEST_TIMEOUT {
+            // What is left of the body is not waited for.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tollgate\""));

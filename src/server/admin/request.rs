@@ -1,6 +1,8 @@
 //! What a handler is given of a request: the JSON body, the names in the path, the query, and the headers that make a change
 //! conditional. Never echoes a value that was sent, and wipes the bytes of every body, since some hold passwords.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::HeaderMap;
@@ -8,6 +10,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
 use axum::http::request::Parts;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::reply::{self, ApiError};
@@ -16,6 +19,8 @@ use crate::domain::record::EVERY;
 use crate::registry::{Expected, Once};
 
 const MAX_BODY: usize = 64 * 1024;
+/// From the head of a request to the end of its body. Nothing else is done for it, and nothing held, until it is here.
+const BODY_TIME: Duration = Duration::from_secs(5);
 
 /// A JSON object.
 pub struct JsonBody<T>(pub T);
@@ -43,7 +48,7 @@ impl<S: Sync, T: DeserializeOwned + Default> FromRequest<S> for OptionalBody<T> 
 
 async fn json_bytes(request: Request) -> Result<Zeroizing<Vec<u8>>, ApiError> {
     let (parts, body) = request.into_parts();
-    let bytes = read(&parts.headers, body).await?;
+    let bytes = timeout(BODY_TIME, read(&parts.headers, body)).await.unwrap_or_else(|_| Err(ApiError::too_slow()))?;
     if bytes.is_empty() || is_json(&parts.headers) { Ok(bytes) } else { Err(ApiError::unsupported_media_type()) }
 }
 

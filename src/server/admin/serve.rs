@@ -1,51 +1,90 @@
 //! Serves the doors of the admin API, and notes where each request came from. Never decides who may come in.
 
 use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::serve::Listener;
-use hyper::body::Incoming;
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::oneshot;
 use tower::ServiceExt;
 
-use crate::server::http::{self, Limits};
+use super::Door;
+use crate::server::http::{self, Answering, Limits};
+use crate::server::places::Room;
+use crate::server::runtime;
 
 /// Where a request came from, for logs: an address, or the user of the process at the other end of a socket.
 #[derive(Clone, Debug, Default)]
 pub struct Peer(pub String);
 
-const LIMITS: Limits = Limits { connections: 256, head_time: Duration::from_secs(10), drain: Duration::from_secs(12) };
+const ROOM: Room = Room { places: 256, strangers: 256, share: 32, cuts_answers: false };
+const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(10), drain: Duration::from_secs(12) };
 
-/// Serves a door over TCP until `shutdown`, then finishes what is under way.
-pub async fn serve_tcp(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send) {
-    serve(listener, router, shutdown, |_, address| address.to_string()).await;
+/// Serves a door over TCP until `shutdown`, then finishes what is under way; on a thread of its own. What comes back is told
+/// when it has ended.
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn start_tcp(
+    listener: std::net::TcpListener,
+    door: Door,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<oneshot::Receiver<()>> {
+    let from = move |_: &_, address: &SocketAddr| {
+        // All that come through Envoy have its address, until a head says for whom it speaks.
+        (address.to_string(), (door != Door::ThroughEnvoy).then(|| address.ip()))
+    };
+    runtime::run_apart("admin", move || async move {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => serve(listener, router, shutdown, from).await,
+            Err(error) => tracing::error!(%error, "a door of the admin API could not be served"),
+        }
+    })
 }
 
-/// Serves a door over a Unix socket, as [`serve_tcp`].
-pub async fn serve_unix(listener: UnixListener, router: Router, shutdown: impl Future<Output = ()> + Send) {
-    let user = |stream: &tokio::net::UnixStream, _: &_| match stream.peer_cred() {
-        Ok(user) => format!("uid:{}", user.uid()),
-        Err(_) => String::new(),
+/// Serves the operator's door, as [`start_tcp`].
+///
+/// # Errors
+/// If the system gives no thread.
+pub fn start_unix(
+    listener: std::os::unix::net::UnixListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<oneshot::Receiver<()>> {
+    let from = |stream: &tokio::net::UnixStream, _: &_| {
+        let user = stream.peer_cred().map(|user| format!("uid:{}", user.uid()));
+        (user.unwrap_or_default(), None)
     };
-    serve(listener, router, shutdown, user).await;
+    runtime::run_apart("operator", move || async move {
+        match UnixListener::from_std(listener) {
+            Ok(listener) => serve(listener, router, shutdown, from).await,
+            Err(error) => tracing::error!(%error, "the admin socket could not be served"),
+        }
+    })
 }
 
 async fn serve<L: Listener>(
     listener: L,
     router: Router,
     shutdown: impl Future<Output = ()> + Send,
-    peer: impl Fn(&L::Io, &L::Addr) -> String,
+    from: impl Fn(&L::Io, &L::Addr) -> (String, Option<IpAddr>),
 ) {
-    let service = |stream: &L::Io, address: &L::Addr| {
-        let peer = Peer(peer(stream, address));
-        router.clone().map_request(move |mut request: Request<Incoming>| {
-            request.extensions_mut().insert(peer.clone());
+    let arrive = |stream: &L::Io, address: &L::Addr| {
+        let (name, peer) = from(stream, address);
+        let name = Peer(name);
+        let service = router.clone().map_request(move |mut request: Request<Body>| {
+            request.extensions_mut().insert(name.clone());
             request
-        })
+        });
+        Answering { service, peer }
     };
-    if let Err(connections) = http::serve(listener, LIMITS, shutdown, service).await {
+    if let Err(connections) = http::serve(listener, LIMITS, shutdown, arrive).await {
         tracing::warn!(connections, "admin connections were still open at the end");
     }
 }

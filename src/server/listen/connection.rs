@@ -25,7 +25,7 @@ const MAX_STREAMS: u32 = 512;
 const MAX_HEADER_LIST: u32 = 16 << 10;
 /// What a peer may send ahead of what is read of it, for one call and for all of them.
 const WINDOW: u32 = 1 << 20;
-/// From connecting to the preface of HTTP/2.
+/// From connecting to the end of a handshake: of TLS, of HTTP/2's preface, and from there to the answer to a ping.
 pub const GREETING_TIME: Duration = Duration::from_secs(5);
 /// A peer is asked this often whether it is there, and has this long to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);
@@ -92,8 +92,10 @@ struct Pings {
 }
 
 impl Pings {
-    fn new(channel: PingPong) -> Self {
-        Self { channel, timer: Box::pin(sleep(PING_EVERY)), asked: false }
+    /// Asks at once: whoever answers speaks HTTP/2 beyond its preface.
+    fn new(mut channel: PingPong) -> Self {
+        let asked = channel.send_ping(Ping::opaque()).is_ok();
+        Self { channel, timer: Box::pin(sleep(GREETING_TIME)), asked }
     }
 
     /// Ready once a ping was not answered in time.

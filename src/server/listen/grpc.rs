@@ -18,6 +18,7 @@ use tonic::service::Routes;
 
 use super::others;
 use crate::server::ext_authz::{CHECK, CheckService, encode};
+use crate::server::places::{Seat, Stage};
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -33,9 +34,27 @@ pub const CONNECTION_LIMIT: usize = 32 << 20;
 /// From a call's head to the end of its message.
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
 
+/// Who is at the other end of a connection.
+#[derive(Debug)]
+pub struct Peer {
+    pub seat: Arc<Seat>,
+    /// How far whoever has said something whole has come.
+    pub whoever_speaks: Stage,
+}
+
+impl Peer {
+    /// Notes that it has said something whole, and whether it has brought somebody who could be told by their credential.
+    fn has_spoken(&self, is_authenticated: bool) {
+        if self.seat.stage() < Stage::Known {
+            self.seat.set(if is_authenticated { Stage::Known } else { self.whoever_speaks });
+        }
+    }
+}
+
 /// What answers the calls of one connection.
 #[derive(Debug)]
 pub struct Calls {
+    peer: Peer,
     check: CheckService,
     others: Routes,
     /// Ends what would stream on when the server is to stop.
@@ -45,14 +64,15 @@ pub struct Calls {
 }
 
 impl Calls {
-    pub fn new(check: CheckService, others: Routes, stop: CancellationToken) -> Self {
-        Self { check, others, stop, held: AtomicUsize::new(0) }
+    pub fn new(check: CheckService, others: Routes, stop: CancellationToken, peer: Peer) -> Self {
+        Self { peer, check, others, stop, held: AtomicUsize::new(0) }
     }
 
     /// Answers one call. A peer that has gone meanwhile gets nothing.
     pub async fn answer(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         if request.uri().path() != CHECK {
-            Box::pin(others::answer(self.others.clone(), request, respond, self.stop.clone())).await;
+            let spoken = || self.peer.has_spoken(false);
+            Box::pin(others::answer(self.others.clone(), request, respond, self.stop.clone(), spoken)).await;
             return;
         }
         let refusal = if request.method() != Method::POST {
@@ -64,7 +84,8 @@ impl Calls {
                 Ok(message) => {
                     let mut answer = Vec::with_capacity(PREFIX + encode::USUAL_LENGTH);
                     answer.extend_from_slice(&[0; PREFIX]);
-                    self.check.check(&message, &mut answer).await;
+                    let is_authenticated = self.check.check(&message, &mut answer).await;
+                    self.peer.has_spoken(is_authenticated);
                     let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
                     answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
                     let _ = send(respond, answer.into());

@@ -18,14 +18,16 @@ use tower_service::Service;
 
 use super::grpc;
 
-/// Answers one call.
+/// Answers one call. `spoken` is told when the call is whole.
 pub async fn answer(
     mut routes: Routes,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
     stop: CancellationToken,
+    spoken: impl Fn(),
 ) {
     let Ok(response) = routes.call(request.map(|body| tonic::body::Body::new(Received(body)))).await;
+    spoken();
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
     // A peer that has gone meanwhile gets nothing.

@@ -31,6 +31,8 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tower::service_fn;
 
+mod held;
+
 use super::*;
 use crate::config::{Tls, UnixAddress};
 use crate::server::ext_authz::CHECK;
@@ -258,7 +260,11 @@ struct RawClient {
 
 impl RawClient {
     async fn connect(address: SocketAddr) -> Self {
-        let (send, connection) = h2::client::handshake(TcpStream::connect(address).await.unwrap()).await.unwrap();
+        Self::over(TcpStream::connect(address).await.unwrap()).await
+    }
+
+    async fn over(stream: TcpStream) -> Self {
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
         Self { send: send.ready().await.unwrap() }
     }

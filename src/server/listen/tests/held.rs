@@ -1,0 +1,100 @@
+//! The check listener while strangers hold as many connections as they can get.
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::server::testing::{stranger, strangers};
+
+const MANY: usize = 1100;
+/// In which a good request is answered, whatever is held.
+const SOON: Duration = Duration::from_secs(1);
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SETTINGS: &[u8] = b"\0\0\0\x04\0\0\0\0\0";
+
+/// Whoever was there before, and whoever comes now.
+async fn assert_answers(server: &Server, before: &Channel) {
+    let key = &server.fixture.key;
+    assert_eq!(timeout(SOON, code(before.clone(), key)).await.unwrap().unwrap(), 0);
+    let now = async { code(over_tcp(server.tcp()).await, key).await };
+    assert_eq!(timeout(SOON, now).await.unwrap().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn peers_that_say_nothing_keep_nobody_out() {
+    let server = Server::start(on_tcp()).await;
+    let good = over_tcp(server.tcp()).await;
+    assert_serves(good.clone(), &server.fixture.key).await;
+    for opening in [vec![], PREFACE[..10].to_vec(), PREFACE.to_vec(), [PREFACE, SETTINGS].concat()] {
+        let held = strangers(server.tcp(), MANY, &opening).await;
+        assert_answers(&server, &good).await;
+        drop(held);
+    }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn peers_that_were_refused_once_keep_nobody_out() {
+    let server = Server::start(on_tcp()).await;
+    let good = over_tcp(server.tcp()).await;
+    assert_serves(good.clone(), &server.fixture.key).await;
+    let check = framed(&check_of(PATH, "nonsense").encode_to_vec());
+    let mut held = Vec::new();
+    for number in 0..MANY {
+        let mut client = RawClient::over(stranger(server.tcp(), number, b"").await).await;
+        assert_eq!(client.call(&[&check]).await.code(), 16);
+        held.push(client);
+    }
+    assert_answers(&server, &good).await;
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_full_of_silence_lets_the_next_one_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (address, path) = on_unix(&folder);
+    let server = Server::start(address).await;
+    let good = over_unix(&path).await.unwrap();
+    assert_serves(good.clone(), &server.fixture.key).await;
+    let mut held = Vec::new();
+    for _ in 0..MANY {
+        held.push(UnixStream::connect(&path).await.unwrap());
+    }
+    let now = async { code(over_unix(&path).await.unwrap(), &server.fixture.key).await };
+    assert_eq!(timeout(SOON, now).await.unwrap().unwrap(), 0);
+    assert_eq!(timeout(SOON, code(good, &server.fixture.key)).await.unwrap().unwrap(), 0);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_gets_in_past_peers_without_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let ca = folder.path().join("ca.pem");
+    std::fs::write(&ca, authority.issuer.pem()).unwrap();
+    let (cert, key) = authority.write(folder.path(), "server");
+    let tls = Tls { cert, key, client_ca: ca.clone() };
+    let server = Server::start(CheckAddress::Tcp { address: ([127, 0, 0, 1], 0).into(), tls: Some(tls) }).await;
+    let envoy = authority.write(folder.path(), "envoy");
+    let before = over_tls(server.tcp(), &ca, Some(&envoy)).await.unwrap();
+    // The start of a client's greeting.
+    let held = strangers(server.tcp(), MANY, b"\x16\x03\x01\x02\x00\x01").await;
+    // Known by its certificate alone.
+    assert_eq!(timeout(SOON, code(before, &server.fixture.key)).await.unwrap().unwrap(), 0);
+    let now = async { code(over_tls(server.tcp(), &ca, Some(&envoy)).await.unwrap(), &server.fixture.key).await };
+    assert_eq!(timeout(SOON, now).await.unwrap().unwrap(), 0);
+    drop(held);
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_peer_that_ends_its_greeting_halfway_is_hung_up_on() {
+    let server = Server::start(on_tcp()).await;
+    for opening in [&PREFACE[..10], PREFACE] {
+        let mut halfway = stranger(server.tcp(), 1, opening).await;
+        let mut sent = Vec::new();
+        let end = halfway.read_to_end(&mut sent);
+        // Perhaps with an error, as something was not read.
+        let _ = timeout(connection::GREETING_TIME * 2, end).await.unwrap();
+    }
+    server.stop().await.unwrap();
+}

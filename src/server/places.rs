@@ -1,0 +1,324 @@
+//! The connections of one door: each has a place, and where there is none left, a peer that does nothing with its place gives
+//! it up for the next. Never takes a place from a peer that is known.
+//!
+//! A peer that has yet to say something whole goes before one that is idle, among them first those whose network holds more
+//! than its share, and then whoever has been so for the longest time.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::sync::Notify;
+
+use crate::login::network_of;
+
+/// How many connections a door has at a time.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    pub places: usize,
+    /// Of these for peers that are not known.
+    pub strangers: usize,
+    /// What one network may hold while others wait.
+    pub share: usize,
+    /// Whether even a peer that is being answered goes, where there is no other.
+    pub cuts_answers: bool,
+}
+
+/// How far a peer has come. The order is that in which places are taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// It has said nothing yet, or a part.
+    Arriving,
+    /// It has said something whole and was answered.
+    Idle,
+    /// It is being answered.
+    Busy,
+    /// It has proved who it is: its place is never taken away.
+    Known,
+}
+
+impl Stage {
+    fn of(number: u8) -> Self {
+        match number {
+            0 => Self::Arriving,
+            1 => Self::Idle,
+            2 => Self::Busy,
+            _ => Self::Known,
+        }
+    }
+}
+
+/// The places of one door.
+pub struct Places {
+    room: Room,
+    start: Instant,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    next: u64,
+    seats: HashMap<u64, Arc<Seat>>,
+    networks: HashMap<IpAddr, Arc<AtomicUsize>>,
+}
+
+/// What a connection has of its door until this is dropped.
+#[derive(Debug)]
+pub struct Place {
+    places: Arc<Places>,
+    seat: Arc<Seat>,
+}
+
+/// How far the peer of one connection has come. Told by whatever serves it.
+pub struct Seat {
+    number: u64,
+    places: Weak<Places>,
+    start: Instant,
+    stage: AtomicU8,
+    /// Since when, in milliseconds after the door was opened.
+    since: AtomicU64,
+    network: Mutex<Option<Network>>,
+    leave: Notify,
+}
+
+/// There is no place left, and nobody gives theirs up.
+struct Full;
+
+struct Network {
+    address: IpAddr,
+    /// Places that it holds.
+    holds: Arc<AtomicUsize>,
+}
+
+impl fmt::Debug for Places {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Places").field("room", &self.room).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("stage", &self.stage()).finish_non_exhaustive()
+    }
+}
+
+impl Places {
+    pub fn new(room: Room) -> Arc<Self> {
+        Arc::new(Self { room, start: Instant::now(), inner: Mutex::default() })
+    }
+
+    /// A place for a connection, perhaps another one's; `None` if nobody's can be taken away.
+    pub fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
+        let mut inner = self.lock();
+        while let Some(seat) = self.next_to_leave(&inner).ok()? {
+            inner.remove(&seat);
+            seat.leave.notify_one();
+        }
+        inner.next += 1;
+        let seat = Arc::new(Seat {
+            number: inner.next,
+            places: Arc::downgrade(self),
+            start: self.start,
+            stage: AtomicU8::new(Stage::Arriving as u8),
+            since: AtomicU64::default(),
+            network: Mutex::default(),
+            leave: Notify::new(),
+        });
+        seat.set(Stage::Arriving);
+        inner.name(&seat, peer);
+        inner.seats.insert(seat.number, Arc::clone(&seat));
+        Some(Place { places: Arc::clone(self), seat })
+    }
+
+    /// Connections that are open, but for those that are about to leave.
+    pub fn taken(&self) -> usize {
+        self.lock().seats.len()
+    }
+
+    /// Whose place is to be taken away for one more; `None`: nobody's.
+    fn next_to_leave(&self, inner: &Inner) -> Result<Option<Arc<Seat>>, Full> {
+        let Room { places, strangers, share, cuts_answers } = self.room;
+        if inner.seats.len() < places.min(strangers) {
+            return Ok(None);
+        }
+        let (mut unknown, mut first) = (0, None);
+        for seat in inner.seats.values() {
+            let stage = seat.stage();
+            if stage == Stage::Known {
+                continue;
+            }
+            unknown += 1;
+            if stage == Stage::Busy && !cuts_answers {
+                continue;
+            }
+            let is_within_share = seat.network_holds() <= share;
+            let rank = (stage, is_within_share, seat.since.load(Ordering::Relaxed), seat.number);
+            if first.as_ref().is_none_or(|(lowest, _)| rank < *lowest) {
+                first = Some((rank, seat));
+            }
+        }
+        if inner.seats.len() < places && unknown < strangers {
+            return Ok(None);
+        }
+        first.map(|(_, seat)| Some(Arc::clone(seat))).ok_or(Full)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn remove(&mut self, seat: &Seat) {
+        if self.seats.remove(&seat.number).is_some() {
+            self.name(seat, None);
+        }
+    }
+
+    /// Counts a seat among those of a network, and no longer among those of another.
+    fn name(&mut self, seat: &Seat, peer: Option<IpAddr>) {
+        let mut network = seat.network.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Network { address, holds }) = network.take()
+            && holds.fetch_sub(1, Ordering::Relaxed) == 1
+        {
+            self.networks.remove(&address);
+        }
+        *network = peer.map(|peer| {
+            let address = network_of(peer);
+            let holds = Arc::clone(self.networks.entry(address).or_default());
+            holds.fetch_add(1, Ordering::Relaxed);
+            Network { address, holds }
+        });
+    }
+}
+
+impl Place {
+    /// For whatever serves the connection.
+    pub fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    /// Returns when somebody else has got this place.
+    pub async fn taken_away(&self) {
+        self.seat.leave.notified().await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.lock().remove(&self.seat);
+    }
+}
+
+impl Seat {
+    pub fn stage(&self) -> Stage {
+        Stage::of(self.stage.load(Ordering::Relaxed))
+    }
+
+    /// How far the peer is from now on. One that is known stays known.
+    pub fn set(&self, stage: Stage) {
+        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.since.store(elapsed, Ordering::Relaxed);
+        let next = |now| (now < Stage::Known as u8).then_some(stage as u8);
+        let _ = self.stage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// The peer is another one than is connected: Envoy speaks for it.
+    pub fn speaks_for(&self, client: IpAddr) {
+        let Some(places) = self.places.upgrade() else { return };
+        let mut inner = places.lock();
+        // One that was told to leave counts no longer.
+        if inner.seats.contains_key(&self.number) {
+            inner.name(self, Some(client));
+        }
+    }
+
+    fn network_holds(&self) -> usize {
+        let network = self.network.lock().unwrap_or_else(PoisonError::into_inner);
+        network.as_ref().map_or(0, |network| network.holds.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    const ROOM: Room = Room { places: 6, strangers: 4, share: 2, cuts_answers: false };
+
+    fn from(n: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([127, 0, 0, n]))
+    }
+
+    fn is_told_to_leave(place: &Place) -> bool {
+        place.taken_away().now_or_never().is_some()
+    }
+
+    #[test]
+    fn the_oldest_that_has_not_spoken_goes_first_and_then_the_oldest_that_is_idle() {
+        let places = Places::new(ROOM);
+        let seated: Vec<Place> = (0..4).map(|n| places.enter(from(n)).unwrap()).collect();
+        seated[0].seat().set(Stage::Idle);
+        seated[1].seat().set(Stage::Busy);
+        let fifth = places.enter(from(5)).unwrap();
+        assert!(is_told_to_leave(&seated[2]) && !is_told_to_leave(&seated[3]));
+        let sixth = places.enter(from(6)).unwrap();
+        assert!(is_told_to_leave(&seated[3]));
+        fifth.seat().set(Stage::Busy);
+        sixth.seat().set(Stage::Busy);
+        let seventh = places.enter(from(7)).unwrap();
+        assert!(is_told_to_leave(&seated[0]));
+        seventh.seat().set(Stage::Busy);
+        assert!(places.enter(from(8)).is_none(), "all are being answered");
+        assert_eq!(places.taken(), 4);
+        drop((seated, fifth, sixth, seventh));
+        assert_eq!(places.taken(), 0);
+        assert!(places.lock().networks.is_empty());
+    }
+
+    #[test]
+    fn whoever_is_known_keeps_the_place_and_has_room_kept() {
+        let places = Places::new(ROOM);
+        let known: Vec<Place> = (0..6)
+            .map(|n| {
+                let place = places.enter(from(n)).unwrap();
+                place.seat().set(Stage::Known);
+                place
+            })
+            .collect();
+        assert!(places.enter(from(9)).is_none());
+        drop(known.into_iter().skip(1).collect::<Vec<_>>());
+        let strangers: Vec<Place> = (0..4).map(|n| places.enter(from(n)).unwrap()).collect();
+        let one_more = places.enter(from(9)).unwrap();
+        assert!(is_told_to_leave(&strangers[0]), "strangers have four of the six");
+        one_more.seat().set(Stage::Known);
+        one_more.seat().set(Stage::Arriving);
+        assert_eq!(one_more.seat().stage(), Stage::Known);
+    }
+
+    #[test]
+    fn a_network_that_holds_more_than_its_share_gives_up_first() {
+        let places = Places::new(ROOM);
+        let old = places.enter(from(1)).unwrap();
+        let v6 = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 0, n, n, n, n]));
+        let many: Vec<Place> = (0..3).map(|n| places.enter(v6(n)).unwrap()).collect();
+        let _next = places.enter(from(2)).unwrap();
+        assert!(is_told_to_leave(&many[0]) && !is_told_to_leave(&old));
+        // Within its share again, so that age alone counts.
+        let _next = places.enter(from(3)).unwrap();
+        assert!(is_told_to_leave(&old));
+    }
+
+    #[test]
+    fn envoy_speaks_for_others() {
+        let places = Places::new(ROOM);
+        let clients: Vec<Place> = (0..4).map(|_| places.enter(None).unwrap()).collect();
+        clients[1..].iter().for_each(|place| place.seat().speaks_for(IpAddr::from([192, 0, 2, 1])));
+        let _next = places.enter(None).unwrap();
+        assert!(is_told_to_leave(&clients[1]) && !is_told_to_leave(&clients[0]));
+    }
+}

@@ -137,7 +137,7 @@ impl From<StoreError> for RegistryError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(message) => Self::Conflict(message),
-            StoreError::Unavailable(_) | StoreError::Unreplicated(_) | StoreError::Damaged(_) => {
+            StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Unreplicated(_) | StoreError::Damaged(_) => {
                 Self::Unavailable(error.to_string())
             }
         }
@@ -283,7 +283,7 @@ impl Registry {
                         heard.ended.suspect_unheard(&ended);
                     }
                 }
-                Err(StoreError::Conflict(_)) => {}
+                Err(StoreError::Conflict(_) | StoreError::Full(_)) => {}
                 // Where the store has a log, it tells of the write if it was made. Nothing is held up until replicas are back.
                 Err(_) if heard.is_some() => {}
                 Err(_) => unsettled.lock().await.push(touched),

@@ -25,6 +25,9 @@ pub enum StoreError {
     /// It may work later: the disk is full, the device failed, the store is being opened again.
     #[error("the store is not available: {0}")]
     Unavailable(String),
+    /// Nothing was written: there is no room but what is kept for ending things.
+    #[error("the store is full: {0}")]
+    Full(String),
     /// The record is not what the writer thought it was: it exists already, is gone, or has another version.
     #[error("{0}")]
     Conflict(String),
@@ -40,7 +43,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again, unchanged, may succeed.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unreplicated(_))
+        matches!(self, Self::Unavailable(_) | Self::Full(_) | Self::Unreplicated(_))
     }
 }
 

@@ -6,6 +6,7 @@ mod engine;
 mod journal;
 mod migration;
 mod projects;
+mod reserve;
 mod sessions;
 mod source;
 mod users;
@@ -24,12 +25,14 @@ use super::keyspace::{
     self, Bytes, DigestKey, META_FORMAT, META_SEQUENCE, id_key, is_part, key_id, rest_of, scope_end, scoped,
 };
 use super::records::{decode_key, decode_resource};
+use super::rules::Purpose;
 use super::{KeyLoad, KeyQuery, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
 use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
 use batch::Batch;
 use engine::{Act, Admits, Engine, OpenError};
+use reserve::Reserve;
 use source::Source;
 
 pub use source::BackendFactory;
@@ -41,6 +44,8 @@ const LOCK_RETRY: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct Embedded {
     engine: Engine,
+    /// `None`: what was given is no file.
+    reserve: Option<Reserve>,
 }
 
 impl Embedded {
@@ -58,7 +63,7 @@ impl Embedded {
         let deadline = Instant::now() + wait;
         loop {
             match Engine::open(Source::File(path.to_owned()), admits) {
-                Ok(engine) => return Ok(Self { engine }),
+                Ok(engine) => return Ok(Self { engine, reserve: Some(Reserve::beside(path)) }),
                 Err(OpenError::Failed(error)) => return Err(error),
                 Err(OpenError::Locked) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
                 Err(OpenError::Locked) => {
@@ -78,7 +83,7 @@ impl Embedded {
     /// As [`Embedded::open`].
     pub fn open_with(backend: BackendFactory) -> Result<Self, StoreError> {
         match Engine::open(Source::Backend(backend), Admits::Whole) {
-            Ok(engine) => Ok(Self { engine }),
+            Ok(engine) => Ok(Self { engine, reserve: None }),
             Err(OpenError::Failed(error)) => Err(error),
             Err(OpenError::Locked) => Err(StoreError::Unavailable("the given storage is in use".to_owned())),
         }
@@ -212,7 +217,10 @@ impl Embedded {
         })
     }
 
+    /// # Errors
+    /// [`StoreError::Full`] where only what ends something is taken, because the disk is full.
     pub fn apply(&self, batch: &[Write]) -> Result<u64, StoreError> {
+        self.demand_room(batch)?;
         let sequence = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
             let mut tables = Batch::begin(transaction, format)?;
@@ -230,6 +238,30 @@ impl Embedded {
         self.engine.read(|read| format_in(&read.open_table(keyspace::META)?))
     }
 
+    /// Sees to it that there is room for the batch before the database is touched: it does not survive a full disk.
+    fn demand_room(&self, batch: &[Write]) -> Result<(), StoreError> {
+        let Some(reserve) = &self.reserve else { return Ok(()) };
+        let mut purpose = Purpose::default();
+        for step in batch {
+            let user = match step {
+                Write::UpdateUser(user) => self.user(&user.name)?,
+                _ => None,
+            };
+            purpose.note(step, user.as_ref());
+        }
+        if purpose.only_ends() {
+            reserve.make_room();
+            return Ok(());
+        }
+        self.demand_space()
+    }
+
+    /// Refuses what can wait while there is no room but what is kept.
+    fn demand_space(&self) -> Result<(), StoreError> {
+        let shortage = self.reserve.as_ref().and_then(Reserve::shortage);
+        shortage.map_or(Ok(()), |reason| Err(StoreError::Full(reason)))
+    }
+
     /// The number of the last batch that was applied.
     pub fn sequence(&self) -> Result<u64, StoreError> {
         self.engine.read(|read| Ok(read.open_table(keyspace::META)?.get(META_SEQUENCE)?.map_or(0, |last| last.value())))
@@ -239,6 +271,7 @@ impl Embedded {
         if uses.is_empty() {
             return Ok(());
         }
+        self.demand_space()?;
         self.engine.write(|transaction| {
             let mut last_used = transaction.open_table(keyspace::LAST_USED)?;
             for (id, at) in uses {

@@ -11,6 +11,7 @@ mod lists;
 mod loads;
 mod migration;
 pub mod place;
+mod room;
 mod scripts;
 pub mod shared;
 pub mod survey;

@@ -1,7 +1,7 @@
 //! What a record must be to take another one's place, the same in every store. Never reads anything itself.
 
 use super::keyspace::is_part;
-use super::{AuditQuery, OnceRecord, StoreError};
+use super::{AuditQuery, OnceRecord, StoreError, Write};
 use crate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
@@ -21,6 +21,50 @@ pub(super) fn check_parts<const N: usize>(parts: [&str; N]) -> Result<(), StoreE
         return Ok(());
     }
     conflict("a name holds a NUL character".to_owned())
+}
+
+/// What the steps of a batch do. What only ends something may use the room that is kept for that, in every store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Purpose {
+    ends: bool,
+    makes: bool,
+    has_rows: bool,
+}
+
+impl Purpose {
+    /// `stored`: the user whom the step is about, if it is about one.
+    pub(super) fn note(&mut self, step: &Write, stored: Option<&User>) {
+        let ends = match step {
+            Write::UpdateKey(key) => key.revoked_at.is_some(),
+            Write::PutProject(project) => project.state != ProjectState::Active,
+            Write::UpdateUser(user) => {
+                user.deleted || user.disabled || stored.is_some_and(|stored| logs_out(stored, user))
+            }
+            Write::DeleteResource { .. } | Write::EndSession(_) | Write::DeleteSigningKey { .. } => true,
+            Write::Audit(_) => {
+                self.has_rows = true;
+                return;
+            }
+            _ => false,
+        };
+        self.ends |= ends;
+        self.makes |= !ends;
+    }
+
+    /// Notes that something is made which is no step.
+    pub(super) fn note_making(&mut self) {
+        self.makes = true;
+    }
+
+    /// Whether it makes nothing, and is no mere row of the audit log. What takes a number alone is needed to end things.
+    pub(super) fn only_ends(self) -> bool {
+        !self.makes && (self.ends || !self.has_rows)
+    }
+}
+
+/// Whether every session of a user ends, and the name is not given to somebody new.
+fn logs_out(stored: &User, new: &User) -> bool {
+    new.sessions > stored.sessions && !stored.deleted
 }
 
 pub(super) fn check_key_update(stored: &ApiKey, new: &ApiKey) -> Result<(), StoreError> {

@@ -96,7 +96,7 @@ fn a_fleet_differs_in_whom_it_asks_alone() {
 fn the_files_of_a_fleet_are_as_the_page_says() {
     let file = |path: &str| std::fs::read_to_string(shipped().join(path)).unwrap();
     let (page, settings, script) = (file("../docs/fleet.md"), file("fleet/redis.conf"), file("fleet/secrets.sh"));
-    for word in ["maxmemory-policy", "appendonly", "appendfsync"] {
+    for word in ["maxmemory-policy", "maxmemory ", "appendonly", "appendfsync"] {
         let line = page.lines().find(|line| line.starts_with(word)).unwrap();
         assert!(settings.lines().any(|set| set == line), "{line}");
     }

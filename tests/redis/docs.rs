@@ -31,7 +31,7 @@ fn lines(word: &str) -> Vec<&'static str> {
 }
 
 fn recommended() -> Vec<&'static str> {
-    ["maxmemory-policy", "appendonly", "appendfsync"].into_iter().flat_map(lines).collect()
+    ["maxmemory-policy", "maxmemory", "appendonly", "appendfsync"].into_iter().flat_map(lines).collect()
 }
 
 #[tokio::test]

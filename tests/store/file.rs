@@ -36,8 +36,10 @@ fn only_its_owner_can_read_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let _store = Embedded::open(&path, Duration::ZERO).unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    for path in [&path, &folder.path().join("store.redb.reserve")] {
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o600);
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
 }
 
 #[test]
@@ -79,7 +81,7 @@ fn many_may_make_it_at_once_and_one_store_comes_of_it() {
     }
     let store = Embedded::open(&path, Duration::ZERO).unwrap();
     assert_eq!(every_key(&store).len(), 6);
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
 }
 
 #[test]

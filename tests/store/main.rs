@@ -7,6 +7,7 @@ mod cache;
 mod changes;
 mod contract;
 mod desk;
+mod disk;
 mod faults;
 mod file;
 mod formats;

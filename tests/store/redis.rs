@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Touched};
-use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState};
+use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState, User};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::revocation::stamps::Stamps;
@@ -19,7 +19,7 @@ use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, Store, StoreError, UserQ
 use zeroize::Zeroizing;
 
 use crate::redis_server::RedisServer;
-use crate::support::{at, id, in_redis, key, key_of, on_server, resource, revoked, row, user};
+use crate::support::{at, id, in_redis, key, key_of, on_server, project, resource, revoked, row, user};
 use proxy::Proxy;
 
 pub mod alike;
@@ -158,17 +158,87 @@ async fn a_server_that_was_demoted_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_full_server_still_takes_revocations_and_answers_checks() {
+async fn a_server_that_was_filled_keeps_room_for_every_end() {
     let (_, redis, server) = in_redis().await;
-    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
-    server.send::<()>("CONFIG SET maxmemory 1").await;
-    write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await.unwrap();
-    let load = redis.load_key(&[key(1).digest]).await.unwrap();
-    assert_eq!(load.found.map(|load| load.key), Some(revoked(&key(1))));
-    assert!(redis.channel().await.unwrap().renew(&channel::member("a")).await.is_ok());
-    assert_unavailable(redis.note_use(&[(id(1), at(1))]).await, "memory is full");
+    let barred = project("acme", ProjectState::Suspended);
+    let thing = resource("workload", "w-1", "acme");
+    let disabled = User { disabled: true, sessions: 2, version: 2, ..user("ann") };
+    let made = (1..=200).map(|n| Write::CreateKey(key(n))).chain([
+        Write::CreateUser(user("ann")),
+        Write::CreateUser(user("bob")),
+        Write::CreateResource(thing.clone()),
+    ]);
+    write(&redis, made.collect()).await.unwrap();
+    let limit = used_memory(&server).await + (4 << 20);
+    server.send::<()>(&format!("CONFIG SET maxmemory {limit}")).await;
+    // Somebody makes keys until no more are taken.
+    let mut next = 1000;
+    let refused = loop {
+        let batch = (next..next + 50).map(|n| Write::CreateKey(key(n))).collect();
+        match write(&redis, batch).await {
+            Ok(_) => next += 50,
+            Err(error) => break error,
+        }
+        assert!(next < 100_000, "it is never full");
+    };
+    assert!(matches!(&refused, StoreError::Full(why) if why.contains("raise `maxmemory`")), "{refused}");
+    assert!(used_memory(&server).await < limit, "nothing is left");
+    let others = [
+        vec![Write::CreateUser(user("new"))],
+        vec![Write::CreateResource(resource("workload", "w-2", "acme"))],
+        vec![Write::UpdateKey(ApiKey { name: "x".repeat(100), version: 2, ..key(1) })],
+        vec![Write::Audit(row("a refusal"))],
+        vec![Write::PutProject(project("other", ProjectState::Active))],
+        vec![Write::UpdateUser(User { permissions: vec!["more".to_owned()], version: 2, ..user("ann") })],
+        vec![Write::UpdateKey(revoked(&key(1))), Write::CreateKey(key(2_000_000))],
+    ];
+    // Also when the rest is gone, by whatever the server holds beside.
+    for limit in [None, Some(1)] {
+        if let Some(limit) = limit {
+            server.send::<()>(&format!("CONFIG SET maxmemory {limit}")).await;
+        }
+        for batch in others.clone() {
+            let result = write(&redis, batch.clone()).await;
+            assert!(matches!(result, Err(StoreError::Full(_))), "{batch:?}: {result:?}");
+        }
+        let n = limit.unwrap_or(0) + 10;
+        write(&redis, vec![Write::UpdateKey(revoked(&key(n))), Write::Audit(row("end"))]).await.unwrap();
+        let load = redis.load_key(&[key(n).digest]).await.unwrap();
+        assert_eq!(load.found.map(|load| load.key), Some(revoked(&key(n))));
+        assert!(redis.load_key(&[key(200).digest]).await.unwrap().found.is_some(), "checks go on");
+        assert!(redis.channel().await.unwrap().renew(&channel::member("a")).await.is_ok());
+        let used = redis.note_use(&[(id(1), at(1))]).await;
+        assert_eq!(used.is_err(), limit.is_some(), "the last thing to matter goes last: {used:?}");
+        assert_eq!(redis.keys(&KeyQuery { limit: 3, ..KeyQuery::default() }).await.unwrap().len(), 3);
+        write(&redis, vec![]).await.unwrap();
+        let taken = vec![Write::CreateKey(key(1))];
+        assert!(
+            matches!(write(&redis, taken).await, Err(StoreError::Conflict(_))),
+            "what is wrong is said all the same"
+        );
+    }
+    let session = EndedSession { id: "s".to_owned(), user: "ann".to_owned(), ended_at: at(1), expires_at: at(9) };
+    let ends = [
+        Write::UpdateUser(disabled.clone()),
+        Write::UpdateUser(User { deleted: true, sessions: 3, version: 3, ..disabled }),
+        Write::UpdateUser(User { sessions: 2, version: 2, ..user("bob") }),
+        Write::EndSession(session),
+        Write::PutProject(barred),
+        Write::DeleteResource { kind: thing.kind, id: thing.id, version: 1 },
+    ];
+    for end in ends {
+        write(&redis, vec![end.clone(), Write::Audit(row("end"))])
+            .await
+            .unwrap_or_else(|error| panic!("{end:?}: {error}"));
+    }
     server.send::<()>("CONFIG SET maxmemory 0").await;
-    redis.note_use(&[(id(1), at(1))]).await.unwrap();
+    wait_for(async || write(&redis, vec![Write::CreateKey(key(1_000_000))]).await.is_ok()).await;
+}
+
+async fn used_memory(server: &RedisServer) -> u64 {
+    let info: String = server.send("INFO memory").await;
+    let line = info.lines().find_map(|line| line.strip_prefix("used_memory:")).unwrap();
+    line.trim().parse().unwrap()
 }
 
 #[tokio::test]
@@ -344,7 +414,7 @@ async fn through_a_proxy(server: &RedisServer, words: &str) -> (Redis, Proxy) {
 async fn a_write_whose_answer_is_lost_may_have_been_made() {
     let (_, direct, server) = in_redis().await;
     // From here on the server knows the script.
-    assert_eq!(write(&direct, vec![]).await, Ok(1));
+    assert_eq!(write(&direct, vec![Write::Audit(row("x"))]).await, Ok(1));
     let (redis, proxy) = through_a_proxy(&server, "key.create").await;
     let batch = vec![Write::CreateKey(key(1)), Write::Audit(row("key:1"))];
     assert_unavailable(write(&redis, batch.clone()).await, "may have been made");

@@ -55,7 +55,7 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();
         let own = ["port PORT", "bind 127.0.0.1", "dir FOLDER", "unixsocket FOLDER/redis.sock"];
-        let kept = ["save \"\"", "appendonly yes", "appendfsync always", "repl-diskless-sync-delay 0"];
+        let kept = ["save \"\"", "appendonly yes", "appendfsync always", "maxmemory 1gb", "repl-diskless-sync-delay 0"];
         let kept = if flags.is_empty() { &kept[..] } else { &[] };
         let lines: Vec<String> = own
             .iter()

@@ -169,6 +169,7 @@ impl Engine {
                     OpenError::Locked => format!("{} is in use by another process", self.source),
                     OpenError::Failed(
                         StoreError::Unavailable(reason)
+                        | StoreError::Full(reason)
                         | StoreError::Unreplicated(reason)
                         | StoreError::Damaged(reason)
                         | StoreError::Conflict(reason),

@@ -40,6 +40,11 @@ pub(super) fn judge<'s>(batch: &[Write], seen: &'s Seen) -> Result<Draft<'s>, St
 }
 
 fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
+    let user = match write {
+        Write::UpdateUser(user) => draft.record(&names::user(&user.name))?.map(|value| user_of(&value)).transpose()?,
+        _ => None,
+    };
+    draft.purpose().note(write, user.as_ref());
     match write {
         Write::CreateKey(key) => create_key(draft, key),
         Write::UpdateKey(key) => update_key(draft, key),
@@ -295,7 +300,11 @@ pub(super) fn judge_pepper<'s>(check: &PepperCheck, seen: &'s Seen) -> Result<Dr
         Ok(Some(known)) if known != check.check => {
             return Err(StoreError::Conflict(format!("pepper version {} is known with another value", check.version)));
         }
-        Ok(_) => {
+        Ok(known) => {
+            // At each start: one that is known needs no room.
+            if known.is_none() {
+                draft.purpose().note_making();
+            }
             draft.put(name, check.check.to_vec());
             draft.enlist(names::PEPPER_LIST, check.version.to_string());
         }

@@ -8,6 +8,7 @@ use redis::ScriptInvocation;
 
 use crate::store::StoreError;
 use crate::store::format::Format;
+use crate::store::rules::Purpose;
 
 /// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
 pub(super) struct Seen {
@@ -67,12 +68,13 @@ pub(super) struct Draft<'s> {
     lists: BTreeMap<(String, String), bool>,
     /// List of the project or nothing, and row.
     rows: Vec<(String, Vec<u8>)>,
+    purpose: Purpose,
 }
 
 impl<'s> Draft<'s> {
     pub(super) fn new(seen: &'s Seen) -> Self {
         let (wanted, records, lists, rows) = Default::default();
-        Self { seen, wanted, records, lists, rows }
+        Self { seen, wanted, records, lists, rows, purpose: Purpose::default() }
     }
 
     /// What the records of the batch are encoded for.
@@ -86,6 +88,15 @@ impl<'s> Draft<'s> {
 
     pub(super) fn is_complete(&self) -> bool {
         self.wanted.is_empty()
+    }
+
+    pub(super) fn purpose(&mut self) -> &mut Purpose {
+        &mut self.purpose
+    }
+
+    /// As [`Purpose::only_ends`].
+    pub(super) fn only_ends(&self) -> bool {
+        self.purpose.only_ends()
     }
 
     /// What stands under a name, with what the batch has put there.

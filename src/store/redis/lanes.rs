@@ -113,6 +113,7 @@ impl Lanes {
 fn reason(error: StoreError) -> String {
     match error {
         StoreError::Unavailable(reason)
+        | StoreError::Full(reason)
         | StoreError::Conflict(reason)
         | StoreError::Unreplicated(reason)
         | StoreError::Damaged(reason) => reason,

@@ -21,7 +21,6 @@ scripts! {
     READ = "read";
     LIST = "list";
     ROWS = "audit";
-    WRITE = "write";
     INIT = "init";
     RENEW = "renew";
     KNOWN = "known";
@@ -33,11 +32,21 @@ scripts! {
     END_MIGRATION = "migration_end";
 }
 
+const WRITE_BATCH: &str = include_str!("scripts/write.lua");
+
+/// Writes a batch, unless memory is full.
+pub(super) static WRITE: LazyLock<Script> = LazyLock::new(|| Script::new(WRITE_BATCH));
+/// The same in full memory: for what ends something, which must always fit.
+pub(super) static END: LazyLock<Script> =
+    LazyLock::new(|| Script::new(&WRITE_BATCH.replacen("#!lua", "#!lua flags=allow-oom", 1)));
+
 /// Why a script gave no answer.
 #[derive(Debug)]
 pub(super) enum Silence {
     /// The server will not run it, so nothing was done.
     Refused(String),
+    /// The same, because its memory is full.
+    Full(String),
     /// Nobody knows what became of it.
     Unknown(String),
     /// What it answered makes no sense.
@@ -45,11 +54,10 @@ pub(super) enum Silence {
 }
 
 /// What a server answers instead of running a script.
-const BEFORE_IT_RUNS: [&str; 12] = [
+const BEFORE_IT_RUNS: [&str; 11] = [
     "READONLY",
     "NOREPLICAS",
     "MISCONF",
-    "OOM",
     "LOADING",
     "MASTERDOWN",
     "CLUSTERDOWN",
@@ -64,6 +72,7 @@ impl Silence {
     pub(super) fn into_error(self) -> StoreError {
         match self {
             Self::Refused(reason) | Self::Unknown(reason) => StoreError::Unavailable(reason),
+            Self::Full(reason) => StoreError::Full(reason),
             Self::Damaged(reason) => StoreError::Damaged(reason),
         }
     }
@@ -72,6 +81,9 @@ impl Silence {
 impl From<&RedisError> for Silence {
     fn from(error: &RedisError) -> Self {
         let reason = explained(error);
+        if error.code() == Some("OOM") {
+            return Self::Full(reason);
+        }
         let is_refused = error.code().is_some_and(|code| BEFORE_IT_RUNS.contains(&code));
         if is_refused { Self::Refused(reason) } else { Self::Unknown(reason) }
     }

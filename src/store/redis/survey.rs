@@ -6,9 +6,11 @@ mod facts;
 use std::fmt;
 
 use super::connect::Connector;
+use super::room::Memory;
 use crate::store::StoreError;
 use facts::{Facts, Failover, Settings};
 
+pub(super) use facts::memory_of;
 pub use facts::{Engine, Version};
 
 /// The oldest Redis with scripts that say what they may do.
@@ -146,6 +148,19 @@ fn memory(facts: &Facts, findings: &mut Vec<Finding>) {
             findings.push(finding(Severity::Warn, what, "make sure that `maxmemory-policy` is `noeviction`"));
         }
     }
+    let without = match facts.memory {
+        Some(Memory { limit: 0, .. }) => "`maxmemory` is not set",
+        Some(_) => return,
+        None => "the server does not say what `maxmemory` is",
+    };
+    let what = format!(
+        "{without}: whoever may make keys can fill all of the machine's memory, and then nothing can be revoked"
+    );
+    findings.push(finding(
+        Severity::Warn,
+        what,
+        "set `maxmemory`: creations are refused at 90 % of it, revocations never",
+    ));
 }
 
 fn persistence(facts: &Facts, findings: &mut Vec<Finding>) {

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use redis::RedisError;
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -10,7 +11,8 @@ use tokio::sync::Mutex;
 use super::batch::{judge, judge_pepper};
 use super::connect::Connector;
 use super::draft::{Draft, Seen, Wanted, guards};
-use super::scripts::{Answer, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::room::Room;
+use super::scripts::{Answer, END, INIT, LIST, Silence, WRITE, explained, lost, run};
 use super::{Init, Read, read_script, texts};
 use crate::domain::change::Event;
 use crate::store::format::Format;
@@ -33,9 +35,15 @@ const READ_AT_ONCE: usize = 512;
 pub(super) struct Writer {
     connector: Connector,
     runtime: Handle,
-    connection: Mutex<Option<MultiplexedConnection>>,
+    connection: Mutex<Option<Line>>,
     pub(super) log_length: usize,
     pub(super) replicas: u32,
+}
+
+/// A connection, and how much room its server had.
+struct Line {
+    connection: MultiplexedConnection,
+    room: Room,
 }
 
 /// Why there is no sequence number.
@@ -75,7 +83,7 @@ impl Writer {
         getrandom::fill(&mut lineage).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         let mut held = self.connection.lock().await;
         // A fresh one: whoever makes a store must know where.
-        let mut connection = self.connect().await?;
+        let Line { mut connection, room } = self.connect().await?;
         let mut script = INIT.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(names::hex(&lineage));
         script.arg(Format::NEWEST.in_head());
@@ -83,7 +91,7 @@ impl Writer {
         let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
         Format::of_head(format)?;
         self.confirm(&mut connection).await?;
-        *held = Some(connection);
+        *held = Some(Line { connection, room });
         Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
     }
 
@@ -92,13 +100,13 @@ impl Writer {
         let mut held = self.connection.lock().await;
         for _ in 0..ATTEMPTS {
             let is_used = held.is_some();
-            let mut connection = match held.take() {
-                Some(connection) => connection,
+            let mut line = match held.take() {
+                Some(line) => line,
                 None => self.connect().await?,
             };
-            let result = self.attempt(&mut connection, judge, &payload).await;
+            let result = self.attempt(&mut line, judge, &payload).await;
             if !matches!(result, Err(Setback::Broken(_) | Setback::Failed(_))) {
-                *held = Some(connection);
+                *held = Some(line);
             }
             match result {
                 Ok(sequence) => return Ok(sequence),
@@ -111,24 +119,20 @@ impl Writer {
         Err(StoreError::Unavailable("others keep changing the same records: try again".to_owned()))
     }
 
-    async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
+    async fn connect(&self) -> Result<Line, StoreError> {
         let connector = self.connector.clone();
         let connecting = self.runtime.spawn(async move { connector.primary().await });
         match connecting.await {
             Ok(connection) => connection.map(|mut connection| {
                 connection.set_response_timeout(LIMIT);
-                connection
+                Line { connection, room: Room::default() }
             }),
             Err(error) => Err(StoreError::Unavailable(format!("the connection was not made: {error}"))),
         }
     }
 
-    async fn attempt(
-        &self,
-        connection: &mut MultiplexedConnection,
-        judge: &Judge<'_>,
-        payload: &[u8],
-    ) -> Result<u64, Setback> {
+    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<u64, Setback> {
+        let Line { connection, room } = line;
         let mut seen = Seen::new(Format::NEWEST);
         let mut as_of = None;
         let judged = loop {
@@ -143,7 +147,11 @@ impl Writer {
                 return Err(Setback::Stale);
             }
         };
-        let mut script = WRITE.prepare_invoke();
+        let uses_reserve = judged.as_ref().map_or(true, Draft::only_ends);
+        if !uses_reserve && let Some(shortage) = room.shortage(connection).await.map_err(|error| broken(&error))? {
+            return Err(Setback::Refused(StoreError::Full(shortage)));
+        }
+        let mut script = if uses_reserve { &END } else { &WRITE }.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
         script.arg(as_of.map(|(lineage, _)| lineage)).arg(seen.format.in_head());
         // What was read at several moments may refuse what the store never would have.
@@ -155,6 +163,7 @@ impl Writer {
         let refusal = judged.err();
         let mut answer = match run(connection, &script).await {
             Ok(answer) => answer,
+            Err(silence @ Silence::Full(_)) => return Err(Setback::Refused(silence.into_error())),
             Err(silence) if refusal.is_some() => return Err(Setback::Broken(silence.into_error())),
             Err(silence) => return Err(Setback::Failed(unknown_end(silence))),
         };
@@ -219,6 +228,10 @@ async fn look(connection: &mut MultiplexedConnection, wanted: Wanted, seen: &mut
         seen.lists.insert(list, members);
     }
     Ok(lineage)
+}
+
+fn broken(error: &RedisError) -> Setback {
+    Setback::Broken(Silence::from(error).into_error())
 }
 
 fn asked(answer: Result<Answer, Silence>) -> Result<Answer, Setback> {

@@ -1,5 +1,6 @@
-#!lua flags=allow-oom
+#!lua
 -- Writes a batch and its entry in the log, both or neither. Every check comes before the first write: Lua takes nothing back.
+-- Runs in full memory, too, if the batch ends something (`allow-oom`, see scripts.rs).
 -- KEYS: head, log, audit log. ARGV: the lineage and the format that the batch was judged by, what to do (`write` or `check`),
 -- most entries of the log, event, and then what must be as it was when the batch was judged, and then what to write.
 local HEAD, LOG, AUDIT = KEYS[1], KEYS[2], KEYS[3]

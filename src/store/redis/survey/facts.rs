@@ -10,6 +10,7 @@ use redis::{RedisError, RedisResult, cmd};
 use crate::store::StoreError;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::place::Topology;
+use crate::store::redis::room::Memory;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -62,6 +63,8 @@ pub(super) struct Facts {
     pub(super) failover: Failover,
     /// `None`: the server does not say.
     pub(super) maxmemory_policy: Option<String>,
+    /// `None`: the server does not say.
+    pub(super) memory: Option<Memory>,
     pub(super) appendonly: bool,
     /// `None`: CONFIG is not permitted.
     pub(super) settings: Option<Settings>,
@@ -99,6 +102,7 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
     };
     let mut primary = connector.primary().await?;
     let info: String = cmd("INFO").query_async(&mut primary).await.map_err(failed)?;
+    let memory = memory_of(&info);
     let info = parsed(&info);
     if info.get("loading") == Some(&"1") {
         return Err(StoreError::Unavailable("the server is still loading what it has on its disk".to_owned()));
@@ -122,9 +126,18 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         replicas_connected: number(&info, "connected_slaves").unwrap_or_default(),
         failover,
         maxmemory_policy: policy.or_else(|| info.get("maxmemory_policy").copied()).map(str::to_owned),
+        memory,
         appendonly: info.get("aof_enabled") == Some(&"1"),
         settings: settings.as_ref().map(Config::settings),
     })
+}
+
+/// What the server says of its memory.
+pub(in crate::store::redis) fn memory_of(info: &str) -> Option<Memory> {
+    let info = parsed(info);
+    let uncounted = number::<u64>(&info, "mem_not_counted_for_evict").unwrap_or_default();
+    let used = number::<u64>(&info, "used_memory")?.saturating_sub(uncounted);
+    Some(Memory { used, limit: number(&info, "maxmemory")? })
 }
 
 /// `name:value`, one a line.

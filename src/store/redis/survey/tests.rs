@@ -13,6 +13,7 @@ fn sound() -> Facts {
         replicas_connected: 0,
         failover: Failover::Single,
         maxmemory_policy: Some("noeviction".to_owned()),
+        memory: Some(Memory { used: 1, limit: 1 << 30 }),
         appendonly: true,
         settings: Some(Settings {
             snapshots: false,
@@ -57,6 +58,8 @@ fn findings_and_levels() {
         ("Valkey", sound, |f| (f.engine, f.version) = (Engine::Valkey, Version(8, 0, 0)), &[], BOUNDED),
         ("evicts", sound, |f| f.maxmemory_policy = Some("allkeys-lru".into()), &[(Refuse, "allkeys-lru")], BOUNDED),
         ("does not say", sound, |f| f.maxmemory_policy = None, &[(Warn, "throw keys away")], BOUNDED),
+        ("no limit", sound, |f| f.memory = Some(Memory { used: 1, limit: 0 }), &[(Warn, "is not set")], BOUNDED),
+        ("hides it", sound, |f| f.memory = None, &[(Warn, "does not say what `maxmemory` is")], BOUNDED),
         ("node", sound, |f| f.cluster_enabled = true, &[(Refuse, "node of a Cluster")], BOUNDED),
         ("network", sound, |f| f.is_private = false, &[(Note, "unencrypted")], BOUNDED),
         ("nothing kept", sound, |f| f.appendonly = false, &[(Warn, "lose every key")], BOUNDED),

@@ -269,6 +269,8 @@ impl Telemetry {
             set(&self.loads, &[kind], stats.loads);
             set(&self.refused_loads, &[kind], stats.refused_loads);
         }
+        let turned_away = i64::try_from(resolver.lane().turned_away()).unwrap_or(i64::MAX);
+        self.refused_loads.with_label_values(&["signature"]).set(turned_away);
         if let Some(control) = &self.log {
             self.dropped_lines.set(i64::try_from(control.dropped.dropped_lines()).unwrap_or(i64::MAX));
         }

@@ -1,8 +1,10 @@
 //! From a token to a principal: which issuer, which key, is it genuine, what does it say. A verified token is remembered
-//! until it ends, so that its next check costs what an API key costs; one that was refused is not.
+//! until it ends, so that its next check costs what an API key costs. Never verifies a signature on the threads that answer checks.
 
 pub mod key_set;
+pub mod lane;
 pub mod source;
+mod weak;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +27,7 @@ use crate::policy::login::{Login, Session};
 use crate::revocation::stamps::Stamps;
 use crate::store::redis::shared::SharedKey;
 use key_set::{KeySet, NotSigned};
+use lane::{Busy, Lane};
 use source::{Freshness, IssuerKeys, Withdrawals};
 
 /// The issuers of one policy, and what their tokens were found to be.
@@ -34,6 +37,7 @@ pub struct Issuers {
     login: Option<Login>,
     withdrawals: Withdrawals,
     l2: Option<L2>,
+    lane: Arc<Lane>,
     pub(super) cache: Cache<Principal>,
 }
 
@@ -63,6 +67,7 @@ impl Issuers {
             login: None,
             withdrawals: Withdrawals::default(),
             l2,
+            lane: Arc::default(),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
     }
@@ -83,12 +88,18 @@ impl Issuers {
             login: policy.login.clone(),
             withdrawals: before.withdrawals.clone(),
             l2: before.l2.clone(),
+            lane: Arc::clone(&before.lane),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
     }
 
     pub(super) fn l2(&self) -> Option<&L2> {
         self.l2.as_ref()
+    }
+
+    /// Where their signatures are verified.
+    pub(super) fn lane(&self) -> &Arc<Lane> {
+        &self.lane
     }
 
     /// The name under which a token is remembered, until the next withdrawal of a key.
@@ -110,12 +121,13 @@ impl Issuers {
     /// that our own tokens are signed with.
     ///
     /// # Errors
-    /// [`ResolveError::Refused`] if it is not; [`ResolveError::Unavailable`] if its issuer's keys cannot be had now.
+    /// [`ResolveError::Refused`] if it is not; [`ResolveError::Unavailable`] if its issuer's keys cannot be had now, or too
+    /// many signatures wait.
     pub async fn verify(
         &self,
         token: &PresentedToken<'_>,
         digest: Digest,
-        own: &KeySet,
+        own: &Arc<KeySet>,
         now: Timestamp,
     ) -> Result<Genuine, ResolveError> {
         let header = read_header(&part(token.header(), Denial::TokenHeader)?)?;
@@ -123,7 +135,7 @@ impl Issuers {
         // Nobody vouches for the claims yet: this only says whose keys to try.
         let Some(issuer) = claimed_issuer(&claims) else { return Err(Denial::TokenIssuer.into()) };
         if let Some(login) = self.login.as_ref().filter(|login| *login.issuer == *issuer) {
-            own.verify(&header, token.signed(), token.signature()).map_err(denial)?;
+            self.lane.verify(digest, own, &header, token).await?.map_err(denial)?;
             return Ok(Genuine::Session(login.session(&claims, now)?, login.plane.clone()));
         }
         let Some(follows) = self.others.iter().find(|follows| *follows.rules.issuer == *issuer) else {
@@ -132,7 +144,8 @@ impl Issuers {
         if !follows.rules.algorithms.contains(&header.algorithm) {
             return Err(Denial::TokenHeader.into());
         }
-        follows.verify(&header, token, digest, self.l2.as_ref()).await?;
+        let candidate = Candidate { header: &header, token, digest, lane: &self.lane };
+        follows.verify(&candidate, self.l2.as_ref()).await?;
         follows.genuine(&claims, now)
     }
 }
@@ -152,25 +165,34 @@ pub fn own_session(
     login.ok_or(Denial::TokenIssuer)?.session(&part(token.payload(), Denial::TokenClaims)?, now)
 }
 
+/// A token of which only the signature is of interest.
+struct Candidate<'c> {
+    header: &'c Header,
+    token: &'c PresentedToken<'c>,
+    digest: Digest,
+    lane: &'c Lane,
+}
+
 impl Follows {
     /// Verifies here, or learns that another replica has: only that a signature is good under these very keys is shared, and
     /// all that a token says is judged here.
-    async fn verify(
-        &self,
-        header: &Header,
-        token: &PresentedToken<'_>,
-        digest: Digest,
-        l2: Option<&L2>,
-    ) -> Result<(), ResolveError> {
-        let (Some(l2), Some(keys)) = (l2.filter(|_| header.algorithm.is_slow()), self.keys.keys()) else {
-            return self.verify_here(header, token).await;
+    async fn verify(&self, candidate: &Candidate<'_>, l2: Option<&L2>) -> Result<(), ResolveError> {
+        let (Some(l2), Some(keys)) = (l2.filter(|_| candidate.header.algorithm.is_slow()), self.keys.keys()) else {
+            return self.verify_here(candidate).await;
         };
-        let key = l2.signature(&self.rules.name, digest, &keys.fingerprint());
-        match l2.look(key).await {
+        // What nobody in the fleet can have verified is not asked about, and a flood of forgeries asks little.
+        let is_hopeless = !keys.has_key_for(candidate.header) || candidate.lane.has_refused(candidate.digest, &keys);
+        let Some(right) = candidate.lane.look().filter(|_| !is_hopeless) else {
+            return self.verify_here(candidate).await;
+        };
+        let key = l2.signature(&self.rules.name, candidate.digest, &keys.fingerprint());
+        let known = l2.look(key).await;
+        drop(right);
+        match known {
             Known::Value(..) => Ok(()),
-            Known::Unreachable => self.verify_here(header, token).await,
+            Known::Unreachable => self.verify_here(candidate).await,
             Known::Nothing(ticket) => {
-                self.verify_here(header, token).await?;
+                self.verify_here(candidate).await?;
                 // It may have taken newer keys than those that this is for.
                 if self.keys.keys().is_some_and(|now| Arc::ptr_eq(&now, &keys)) {
                     let (l2, tenant) = (l2.clone(), self.rules.name.clone());
@@ -184,25 +206,32 @@ impl Follows {
         }
     }
 
-    async fn verify_here(&self, header: &Header, token: &PresentedToken<'_>) -> Result<(), ResolveError> {
-        let attempt = || match self.keys.keys() {
-            Some(keys) => keys.verify(header, token.signed(), token.signature()),
-            None => Err(NotSigned::UnknownKey),
-        };
-        match attempt() {
+    async fn verify_here(&self, candidate: &Candidate<'_>) -> Result<(), ResolveError> {
+        let before = self.keys.keys();
+        let found = self.attempt(candidate).await?;
+        // A token that names no key may be of one that is not among these.
+        let may_be_of_another = candidate.header.key_id.is_none();
+        match found {
             Ok(()) => return Ok(()),
-            Err(NotSigned::WrongSignature) => return Err(Denial::TokenSignature.into()),
-            Err(NotSigned::UnknownKey) => {}
+            Err(NotSigned::WrongSignature) if !may_be_of_another => return Err(Denial::TokenSignature.into()),
+            Err(NotSigned::WrongSignature | NotSigned::UnknownKey) => {}
         }
         // The issuer may have a new key.
-        match self.keys.refresh().await {
-            Freshness::Fresh => attempt().map_err(|not_signed| denial(not_signed).into()),
+        let freshness = self.keys.refresh().await;
+        let is_same = |now: &Arc<KeySet>| before.as_ref().is_some_and(|before| Arc::ptr_eq(before, now));
+        let found =
+            if self.keys.keys().is_some_and(|now| is_same(&now)) { found } else { self.attempt(candidate).await? };
+        match (found, freshness) {
             // It may be in the set that could not be had.
-            Freshness::Unknown => attempt().map_err(|not_signed| match not_signed {
-                NotSigned::UnknownKey => ResolveError::Unavailable,
-                NotSigned::WrongSignature => Denial::TokenSignature.into(),
-            }),
+            (Err(NotSigned::UnknownKey), Freshness::Unknown) => Err(ResolveError::Unavailable),
+            (found, Freshness::Fresh | Freshness::Unknown) => found.map_err(|not_signed| denial(not_signed).into()),
         }
+    }
+
+    /// Under the keys that there are now.
+    async fn attempt(&self, candidate: &Candidate<'_>) -> Result<Result<(), NotSigned>, ResolveError> {
+        let Some(keys) = self.keys.keys() else { return Ok(Err(NotSigned::UnknownKey)) };
+        Ok(candidate.lane.verify(candidate.digest, &keys, candidate.header, candidate.token).await?)
     }
 
     fn genuine(&self, claims: &Claims, now: Timestamp) -> Result<Genuine, ResolveError> {
@@ -210,6 +239,12 @@ impl Follows {
         let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
         let (subject, grant) = rules.grant(claims)?;
         Ok(Genuine::Other { issuer: rules.name.clone(), subject, grant, expires_at })
+    }
+}
+
+impl From<Busy> for ResolveError {
+    fn from(_: Busy) -> Self {
+        Self::Unavailable
     }
 }
 

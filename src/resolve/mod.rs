@@ -31,6 +31,7 @@ use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use grants::Grants;
+use jwt::lane::Lane;
 use jwt::{Genuine, Issuers};
 use l2::L2;
 use signing::SigningKeys;
@@ -322,6 +323,11 @@ impl Resolver {
 
     pub fn resource_stats(&self) -> CacheStats {
         self.resources.stats()
+    }
+
+    /// Where the signatures of tokens are verified.
+    pub fn lane(&self) -> Arc<Lane> {
+        Arc::clone(self.issuers.load().lane())
     }
 }
 

@@ -8,6 +8,7 @@ mod forged;
 mod honest;
 #[path = "../support/idp.rs"]
 mod idp;
+mod lane;
 #[path = "../support/mint.rs"]
 mod mint;
 mod overtaken;

@@ -1,5 +1,5 @@
 //! The public keys of an issuer, each pinned to one algorithm. Never takes a key that is secret, meant for something else,
-//! or of a family that the issuer was not given.
+//! of a family that the issuer was not given, or known to be weak.
 
 use std::fmt;
 
@@ -9,17 +9,25 @@ use jsonwebtoken::DecodingKey;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
+use super::weak;
 use crate::domain::json::parse_object;
 use crate::policy::issuer::{Algorithm, Claims, Header};
 
 /// A JWK Set, fetched or read, is at most this long.
 pub const MAX_BYTES: usize = 256 * 1024;
 const MAX_KEYS: usize = 100;
-/// Keys of one name that are tried for one token.
+/// Keys that are tried for one token, be they of the name that it gives or of any.
 const MAX_TRIED: usize = 4;
+/// Characters of a key's name in a log.
+const MAX_CALLED: usize = 128;
 
 /// The keys of one issuer. Cheap to look into, made once per fetch.
-pub struct KeySet(Vec<PinnedKey>);
+pub struct KeySet {
+    keys: Vec<PinnedKey>,
+    fingerprint: [u8; 32],
+    /// What was refused, and why, in sentences for the log.
+    refused: Vec<String>,
+}
 
 struct PinnedKey {
     id: Option<String>,
@@ -53,54 +61,74 @@ impl KeySet {
             return Err(format!("it has more than {MAX_KEYS} keys"));
         }
         let is_empty = keys.is_empty();
-        let keys: Vec<PinnedKey> = keys.iter().filter_map(|key| pinned(key.as_object()?, allowed)).collect();
-        if keys.is_empty() && !is_empty {
-            return Err("it has no key that signs with an accepted algorithm".to_owned());
+        let mut set = Self::empty();
+        for key in keys.iter().filter_map(|key| pinned(key.as_object()?, allowed)) {
+            match key.weakness() {
+                None => set.keys.push(key),
+                Some(reason) => set.refused.push(format!("{}: {reason}", key.called())),
+            }
         }
-        Ok(Self(keys))
+        if set.keys.is_empty() && !is_empty {
+            let mut problem = "it has no key that signs with an accepted algorithm".to_owned();
+            for refused in &set.refused {
+                problem.push_str("; refused: ");
+                problem.push_str(refused);
+            }
+            return Err(problem);
+        }
+        set.fingerprint = fingerprint(&set.keys);
+        Ok(set)
     }
 
     /// One Ed25519 key, by its 32 bytes, for EdDSA.
     pub fn push_ed25519(&mut self, id: String, public: &[u8]) {
         let (key, material) = (DecodingKey::from_ed_der(public), vec![public.to_vec()]);
-        self.0.push(PinnedKey { id: Some(id), algorithm: Algorithm::EdDsa, key, material });
+        self.keys.push(PinnedKey { id: Some(id), algorithm: Algorithm::EdDsa, key, material });
+        self.fingerprint = fingerprint(&self.keys);
     }
 
     pub fn empty() -> Self {
-        Self(Vec::new())
+        Self { keys: Vec::new(), fingerprint: fingerprint(&[]), refused: Vec::new() }
+    }
+
+    /// The keys that were refused because whoever knows them can sign with them, each with its reason.
+    pub fn refused(&self) -> &[String] {
+        &self.refused
     }
 
     /// Over every key: two sets with the same one verify the same tokens.
     pub fn fingerprint(&self) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        for key in &self.0 {
-            let id = key.id.as_deref().unwrap_or_default();
-            for part in [id.as_bytes(), key.algorithm.as_str().as_bytes()]
-                .into_iter()
-                .chain(key.material.iter().map(Vec::as_slice))
-            {
-                hash.update((part.len() as u64).to_be_bytes());
-                hash.update(part);
-            }
-        }
-        hash.finalize().into()
+        self.fingerprint
     }
 
     /// Whether every key of another set is in this one too, under its name.
     pub fn has_all_of(&self, other: &Self) -> bool {
         let has = |key: &PinnedKey| {
             let same = |own: &&PinnedKey| own.id == key.id && own.algorithm == key.algorithm;
-            self.0.iter().filter(same).any(|own| own.material == key.material)
+            self.keys.iter().filter(same).any(|own| own.material == key.material)
         };
-        other.0.iter().all(has)
+        other.keys.iter().all(has)
     }
 
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.keys.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
+    }
+
+    /// Those that may have signed a token with this header. Without a name it may be any of its algorithm.
+    fn candidates(&self, header: &Header) -> impl Iterator<Item = &PinnedKey> {
+        let may_be = move |key: &&PinnedKey| {
+            key.algorithm == header.algorithm && (header.key_id.is_none() || key.id == header.key_id)
+        };
+        self.keys.iter().filter(may_be).take(MAX_TRIED)
+    }
+
+    /// Whether a signature would have to be verified to know.
+    pub fn has_key_for(&self, header: &Header) -> bool {
+        self.candidates(header).next().is_some()
     }
 
     /// Whether one of these keys made the signature, with the algorithm that it is pinned to.
@@ -108,23 +136,14 @@ impl KeySet {
     /// # Errors
     /// [`NotSigned`]
     pub fn verify(&self, header: &Header, signed: &[u8], signature: &str) -> Result<(), NotSigned> {
-        let of_algorithm = || self.0.iter().filter(|key| key.algorithm == header.algorithm);
-        let candidates: Vec<&PinnedKey> = match &header.key_id {
-            Some(id) => of_algorithm().filter(|key| key.id.as_deref() == Some(id)).take(MAX_TRIED).collect(),
-            // Without a name there must be no choice.
-            None => match of_algorithm().collect::<Vec<_>>()[..] {
-                [only] => vec![only],
-                _ => Vec::new(),
-            },
-        };
-        if candidates.is_empty() {
+        if !self.has_key_for(header) {
             return Err(NotSigned::UnknownKey);
         }
-        let is_good = |candidate: &&PinnedKey| {
+        let is_good = |candidate: &PinnedKey| {
             jsonwebtoken::crypto::verify(signature, signed, &candidate.key, library(candidate.algorithm))
         };
         // An unreadable signature is a wrong one.
-        if candidates.iter().any(|candidate| is_good(candidate).unwrap_or(false)) {
+        if self.candidates(header).any(|candidate| is_good(candidate).unwrap_or(false)) {
             Ok(())
         } else {
             Err(NotSigned::WrongSignature)
@@ -134,8 +153,41 @@ impl KeySet {
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeySet({} keys)", self.0.len())
+        write!(f, "KeySet({} keys)", self.keys.len())
     }
+}
+
+impl PinnedKey {
+    fn weakness(&self) -> Option<&'static str> {
+        match (self.algorithm, &self.material[..]) {
+            (Algorithm::EdDsa, [public]) => weak::ed25519(public),
+            (algorithm, [modulus, exponent]) if algorithm.is_rsa() => weak::rsa(modulus, exponent),
+            _ => None,
+        }
+    }
+
+    /// What it is called in a log, whatever its issuer calls it.
+    fn called(&self) -> String {
+        match &self.id {
+            Some(id) => format!("key {:?}", id.chars().take(MAX_CALLED).collect::<String>()),
+            None => format!("a key for {} without a name", self.algorithm.as_str()),
+        }
+    }
+}
+
+/// Over every key, under its name.
+fn fingerprint(keys: &[PinnedKey]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for key in keys {
+        let id = key.id.as_deref().unwrap_or_default();
+        for part in
+            [id.as_bytes(), key.algorithm.as_str().as_bytes()].into_iter().chain(key.material.iter().map(Vec::as_slice))
+        {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+    }
+    hash.finalize().into()
 }
 
 /// A key that may verify signatures, with the one algorithm that its type, its curve and its `alg` leave.
@@ -158,7 +210,8 @@ fn pinned(jwk: &Claims, allowed: &[Algorithm]) -> Option<PinnedKey> {
         ("RSA", _) => {
             let first = || allowed.iter().copied().find(|algorithm| algorithm.is_rsa());
             let algorithm = said.or_else(first).filter(|algorithm| algorithm.is_rsa())?;
-            let (n, e) = (bytes("n")?, bytes("e")?);
+            let number = |name| Some(without_leading_zeros(bytes(name)?));
+            let (n, e) = (number("n")?, number("e")?);
             (algorithm, DecodingKey::from_rsa_raw_components(&n, &e), vec![n, e])
         }
         ("EC", Some(curve @ ("P-256" | "P-384"))) => {
@@ -174,6 +227,11 @@ fn pinned(jwk: &Claims, allowed: &[Algorithm]) -> Option<PinnedKey> {
     };
     let id = text("kid").map(str::to_owned);
     allowed.contains(&algorithm).then_some(PinnedKey { id, algorithm, key, material })
+}
+
+/// Some issuers write more than RFC 7518 section 6.3.1 asks for.
+fn without_leading_zeros(number: Vec<u8>) -> Vec<u8> {
+    number.into_iter().skip_while(|byte| *byte == 0).collect()
 }
 
 /// An uncompressed point (SEC 1 section 2.3.3), each coordinate of full length (RFC 7518 section 6.2.1.2).

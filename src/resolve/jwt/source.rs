@@ -117,6 +117,7 @@ impl IssuerKeys {
             allowed: rules.algorithms.clone(),
             l2,
             newest: Timestamp::default(),
+            refused: Vec::new(),
             shared: Arc::clone(&shared),
         };
         let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
@@ -180,6 +181,8 @@ struct Follower {
     l2: Option<L2>,
     /// When the set in use was fetched, by whichever replica did.
     newest: Timestamp,
+    /// The keys that were refused, as it was said in the log.
+    refused: Vec<String>,
 }
 
 impl Follower {
@@ -218,13 +221,22 @@ impl Follower {
     }
 
     /// What a key signed that the issuer has taken back is not believed any more, wherever it is remembered.
-    fn adopt(&self, keys: KeySet) {
+    fn adopt(&mut self, keys: KeySet) {
+        self.tell_of_refused(&keys);
         let keys = Arc::new(keys);
         let before = self.shared.keys.swap(Some(Arc::clone(&keys)));
         if before.is_some_and(|before| !keys.has_all_of(&before)) {
             self.shared.withdrawals.count();
             tracing::info!(issuer = self.name, "an issuer has withdrawn a key: its tokens are verified anew");
         }
+    }
+
+    /// Once for each key, as long as it stays in the set.
+    fn tell_of_refused(&mut self, keys: &KeySet) {
+        for refused in keys.refused().iter().filter(|refused| !self.refused.contains(refused)) {
+            tracing::warn!(issuer = self.name, refused, "a key of an issuer is refused, and its tokens with it");
+        }
+        self.refused = keys.refused().to_vec();
     }
 
     /// The last good set stays in force.

@@ -1,0 +1,257 @@
+//! Where signatures are verified: beside the checks, on threads of their own, few and of low priority, behind a bounded queue,
+//! so that a flood of forged tokens slows neither API keys nor tokens that are remembered. Remembers for a while which tokens
+//! a set of keys has not signed. Never remembers that a token is good, and never queues without bound.
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{Shared, WeakShared};
+use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use zeroize::Zeroizing;
+
+use super::key_set::{KeySet, NotSigned};
+use crate::domain::credential::Digest;
+use crate::domain::token::PresentedToken;
+use crate::policy::issuer::Header;
+
+/// Signatures that may wait: a fraction of a second's work, even of the slowest kind, so that who waits is answered before the
+/// proxy gives up.
+const QUEUE: usize = 256;
+const MAX_THREADS: usize = 4;
+/// Far behind whatever answers checks (`nice`), and not the least: a token that is good still passes on a busy machine.
+const NICENESS: i32 = 10;
+/// Tokens that are asked about in the fleet's cache at a time; beyond them a signature is verified here.
+const MAX_LOOKS: usize = 64;
+/// A refused token is remembered this long, and no more of them than this.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+const MAX_REFUSED: u64 = 16_384;
+
+/// Too many signatures wait already: try again in a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
+type Verdict = Result<(), NotSigned>;
+type Flight = Shared<oneshot::Receiver<Verdict>>;
+
+/// The threads that verify; they start with the first signature and end when this is dropped.
+pub struct Lane {
+    queue: Arc<Queue>,
+    /// By the names of tokens that their sets of keys have not signed.
+    refused: moka::sync::Cache<[u8; 32], ()>,
+    looks: Semaphore,
+    turned_away: AtomicU64,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// By name: what is queued or being verified, so that a crowd with one token is one signature.
+    flights: HashMap<Digest, WeakShared<oneshot::Receiver<Verdict>>>,
+    threads: usize,
+    closed: bool,
+}
+
+struct Job {
+    name: Digest,
+    work: Box<dyn FnOnce() -> Verdict + Send>,
+    done: oneshot::Sender<Verdict>,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        let refused = moka::sync::Cache::builder().max_capacity(MAX_REFUSED).time_to_live(REFUSED_FOR).build();
+        Self { queue: Arc::default(), refused, looks: Semaphore::new(MAX_LOOKS), turned_away: AtomicU64::new(0) }
+    }
+}
+
+impl Lane {
+    /// Whether one of these keys has signed the token. `digest` is that of the token.
+    ///
+    /// # Errors
+    /// [`Busy`]
+    pub async fn verify(
+        &self,
+        digest: Digest,
+        keys: &Arc<KeySet>,
+        header: &Header,
+        token: &PresentedToken<'_>,
+    ) -> Result<Verdict, Busy> {
+        if !keys.has_key_for(header) {
+            // It costs nothing to know, and another set may have the key.
+            return Ok(Err(NotSigned::UnknownKey));
+        }
+        let name = name(digest, keys);
+        if self.refused.contains_key(&name.0) {
+            return Ok(Err(NotSigned::WrongSignature));
+        }
+        let (keys, header) = (Arc::clone(keys), header.clone());
+        let signed = Zeroizing::new(token.signed().to_vec());
+        let signature = Zeroizing::new(token.signature().to_owned());
+        let flight = self.queue.flight(name, move || keys.verify(&header, &signed, &signature));
+        let flight = flight.inspect_err(|Busy| {
+            self.turned_away.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let verdict = flight.await.map_err(|_| Busy)?;
+        if verdict == Err(NotSigned::WrongSignature) {
+            self.refused.insert(name.0, ());
+        }
+        Ok(verdict)
+    }
+
+    /// Whether this set of keys was seen not to have signed the token.
+    pub fn has_refused(&self, digest: Digest, keys: &KeySet) -> bool {
+        self.refused.contains_key(&name(digest, keys).0)
+    }
+
+    /// The right to ask the fleet's cache, while there is one left.
+    pub fn look(&self) -> Option<SemaphorePermit<'_>> {
+        self.looks.try_acquire().ok()
+    }
+
+    /// How many signatures were not verified because too many waited.
+    pub fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
+    /// Holds every thread and fills the queue, until what is given back is dropped.
+    #[cfg(any(test, feature = "test-panic"))]
+    pub fn fill(&self) -> Vec<std::sync::mpsc::Sender<()>> {
+        let (begun, begins) = std::sync::mpsc::channel::<()>();
+        let job = |number: u64| {
+            let (hold, held) = std::sync::mpsc::channel::<()>();
+            let mut name = Digest([0; 32]);
+            name.0[..8].copy_from_slice(&number.to_be_bytes());
+            let begun = begun.clone();
+            let work = move || {
+                let _ = begun.send(());
+                let _ = held.recv();
+                Err(NotSigned::UnknownKey)
+            };
+            tokio::spawn(self.queue.flight(name, work).ok()?);
+            Some(hold)
+        };
+        let threads = most_threads();
+        let mut held: Vec<_> = (0..threads as u64).filter_map(job).collect();
+        // A thread that takes its job later would leave a place behind.
+        begins.iter().take(threads).for_each(drop);
+        held.extend((threads as u64..).map_while(job));
+        held
+    }
+}
+
+/// One for every two cores, and at least one.
+fn most_threads() -> usize {
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    (cores / 2).clamp(1, MAX_THREADS)
+}
+
+/// Under which a token is remembered as refused: of the token and of the very keys, so that no other set is spoken for.
+fn name(token: Digest, keys: &KeySet) -> Digest {
+    let mut name = token;
+    for (byte, mixed) in name.0.iter_mut().zip(keys.fingerprint()) {
+        *byte ^= mixed;
+    }
+    name
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What will be found out about this token: by the signature that is under way, or by another one.
+    fn flight(self: &Arc<Self>, name: Digest, work: impl FnOnce() -> Verdict + Send + 'static) -> Result<Flight, Busy> {
+        let mut state = self.lock();
+        if let Some(flight) = state.flights.get(&name).and_then(WeakShared::upgrade) {
+            return Ok(flight);
+        }
+        if state.jobs.len() >= QUEUE {
+            return Err(Busy);
+        }
+        self.start_thread(&mut state)?;
+        let (done, verdict) = oneshot::channel();
+        let flight = verdict.shared();
+        if let Some(weak) = flight.downgrade() {
+            state.flights.insert(name, weak);
+        }
+        state.jobs.push_back(Job { name, work: Box::new(work), done });
+        drop(state);
+        self.changed.notify_one();
+        Ok(flight)
+    }
+
+    /// One more thread, until there are as many as there may be.
+    fn start_thread(self: &Arc<Self>, state: &mut State) -> Result<(), Busy> {
+        if state.threads >= most_threads() {
+            return Ok(());
+        }
+        let queue = Arc::clone(self);
+        match thread::Builder::new().name("signatures".to_owned()).spawn(move || queue.work()) {
+            Ok(_) => state.threads += 1,
+            Err(error) if state.threads == 0 => {
+                tracing::error!(%error, "no thread could be started to verify signatures");
+                return Err(Busy);
+            }
+            // Those that there are do it.
+            Err(_) => {}
+        }
+        Ok(())
+    }
+
+    fn work(&self) {
+        // Of this thread alone, as Linux has it. Where it is refused, signatures compete with checks.
+        if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::warn!(%error, "signatures are verified at the priority of checks");
+        }
+        while let Some(Job { name, work, done }) = self.next() {
+            // Whoever asked may have gone away. A verification that panics says nothing, and its thread goes on.
+            let verdict = if done.is_closed() { None } else { catch_unwind(AssertUnwindSafe(work)).ok() };
+            self.lock().flights.remove(&name);
+            if let Some(verdict) = verdict {
+                let _ = done.send(verdict);
+            }
+        }
+    }
+
+    /// The next job, once there is one; `None` when nobody can send another.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.closed = true;
+        state.jobs.clear();
+        drop(state);
+        self.queue.changed.notify_all();
+    }
+}
+
+impl fmt::Debug for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Lane")
+    }
+}

@@ -281,12 +281,14 @@ impl Registry {
     }
 
     async fn with_last_use(&self, keys: Vec<ApiKey>) -> Result<Vec<KeyView>> {
-        let stored = self.store.last_used(keys.iter().map(|key| key.id).collect()).await?;
-        let view = |(key, stored): (ApiKey, Option<Timestamp>)| {
-            let last_used_at = stored.max(self.last_used.pending(key.id));
-            KeyView { key, last_used_at }
+        let ids: Vec<KeyId> = keys.iter().map(|key| key.id).collect();
+        let pending = self.last_used.pending(&ids);
+        let stored = self.store.last_used(ids).await?;
+        let view = |((key, stored), pending): ((ApiKey, Option<Timestamp>), Option<Timestamp>)| KeyView {
+            key,
+            last_used_at: stored.max(pending),
         };
-        Ok(keys.into_iter().zip(stored).map(view).collect())
+        Ok(keys.into_iter().zip(stored).zip(pending).map(view).collect())
     }
 
     fn mint(&self, plane: &Plane, record: impl FnOnce(KeyId, Digest) -> ApiKey) -> Result<NewKey> {

@@ -141,7 +141,7 @@ pub struct UserQuery {
 }
 
 /// A page of the audit log, the newest row first.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AuditQuery {
     pub project: Option<String>,
     pub actor: Option<String>,

@@ -67,15 +67,16 @@ pub struct Replica {
     tollgate: Tollgate,
 }
 
-struct Redis {
-    server: Server,
-    address: SocketAddr,
+/// A Redis server of its own.
+pub struct Redis {
+    pub server: Server,
+    pub address: SocketAddr,
 }
 
 impl Replica {
     /// With the first `count` keys in the store; `None` where there is no Redis.
     pub fn start(bench: &Bench, keys: &Keys, count: usize) -> Outcome<Option<Self>> {
-        let Some(redis) = Redis::start(bench)? else { return Ok(None) };
+        let Some(redis) = Redis::start(bench, "redis")? else { return Ok(None) };
         bench.say(&format!("{count} keys into Redis"));
         redis.fill(keys, count)?;
         let tollgate = redis.tollgate(bench, keys)?;
@@ -104,13 +105,13 @@ impl Replica {
 }
 
 impl Redis {
-    /// As it is recommended, on the core of the load; `None` if there is none on `PATH`.
-    fn start(bench: &Bench) -> Outcome<Option<Self>> {
+    /// As it is recommended, on the core of the load, in a folder of this name; `None` if there is none on `PATH`.
+    pub fn start(bench: &Bench, name: &str) -> Outcome<Option<Self>> {
         let Some(binary) = h2load::find("redis-server") else {
             bench.say("no redis-server: put one on PATH for what is measured with it");
             return Ok(None);
         };
-        let (folder, address) = (bench.folder.join("redis"), free_address()?);
+        let (folder, address) = (bench.folder.join(name), free_address()?);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;
         }
@@ -120,13 +121,13 @@ impl Redis {
         command.args(["--maxmemory-policy", "noeviction", "--appendonly", "yes", "--appendfsync", "always"]);
         // A rewrite of the file would fall into what is measured.
         command.args(["--auto-aof-rewrite-percentage", "0", "--dir"]).arg(&folder);
-        let mut server = Server::start("redis-server", command, &bench.folder.join("redis.log"))?;
+        let mut server = Server::start("redis-server", command, &bench.folder.join(format!("{name}.log")))?;
         server.wait_for(Duration::from_secs(10), || is_open(&address.to_string()))?;
         Ok(Some(Self { server, address }))
     }
 
     /// Without waiting for the disk meanwhile.
-    fn fill(&self, keys: &Keys, count: usize) -> Outcome<()> {
+    pub fn fill(&self, keys: &Keys, count: usize) -> Outcome<()> {
         self.set("appendfsync no")?;
         keys.fill_redis(self.address, count)?;
         self.set("appendfsync always")
@@ -151,7 +152,7 @@ impl Redis {
 
 /// Measures all rows, with every key of `keys` in Redis.
 pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
-    let Some(redis) = Redis::start(bench)? else { return Ok(()) };
+    let Some(redis) = Redis::start(bench, "redis")? else { return Ok(()) };
     bench.say(&format!("{} keys into Redis", keys.count));
     let empty = redis.server.resident()?;
     redis.fill(keys, keys.count)?;

@@ -9,6 +9,7 @@ mod floods;
 mod h2load;
 mod jwt;
 mod keys;
+mod list;
 mod load;
 mod memory;
 #[path = "../../tests/support/mint.rs"]
@@ -117,6 +118,9 @@ fn measure() -> Outcome<()> {
     if is_wanted("memory") {
         memory::measure(&bench, &keys, &mut samples)?;
     }
+    if is_wanted("list") {
+        list::measure(&bench, &keys, &mut samples)?;
+    }
     if is_wanted("direct") {
         direct::measure(&bench, &keys, &tokens, &mut samples)?;
     }
@@ -140,6 +144,7 @@ fn measure() -> Outcome<()> {
         .chain(flood::ROWS)
         .chain(envoy::ROWS)
         .chain(memory::ROWS)
+        .chain(list::ROWS)
         .collect();
     let file = bench.folder.with_file_name("bench.json");
     report::report(&rows, &samples, &file)?;

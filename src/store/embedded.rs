@@ -3,6 +3,7 @@
 
 mod batch;
 mod engine;
+mod indexes;
 mod journal;
 mod migration;
 mod projects;
@@ -14,11 +15,12 @@ mod users;
 use std::io;
 use std::ops::Bound;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redb::backends::InMemoryBackend;
-use redb::{ReadOnlyTable, ReadableTable, ReadableTableMetadata, StorageBackend};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
 
 use super::format::Format;
 use super::keyspace::{
@@ -46,6 +48,8 @@ pub struct Embedded {
     engine: Engine,
     /// `None`: what was given is no file.
     reserve: Option<Reserve>,
+    /// Rows that lists have looked at.
+    looked_at: AtomicU64,
 }
 
 impl Embedded {
@@ -63,7 +67,10 @@ impl Embedded {
         let deadline = Instant::now() + wait;
         loop {
             match Engine::open(Source::File(path.to_owned()), admits) {
-                Ok(engine) => return Ok(Self { engine, reserve: Some(Reserve::beside(path)) }),
+                Ok(engine) => {
+                    let reserve = Some(Reserve::beside(path));
+                    return Ok(Self { engine, reserve, looked_at: AtomicU64::new(0) });
+                }
                 Err(OpenError::Failed(error)) => return Err(error),
                 Err(OpenError::Locked) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
                 Err(OpenError::Locked) => {
@@ -83,7 +90,7 @@ impl Embedded {
     /// As [`Embedded::open`].
     pub fn open_with(backend: BackendFactory) -> Result<Self, StoreError> {
         match Engine::open(Source::Backend(backend), Admits::Whole) {
-            Ok(engine) => Ok(Self { engine, reserve: None }),
+            Ok(engine) => Ok(Self { engine, reserve: None, looked_at: AtomicU64::new(0) }),
             Err(OpenError::Failed(error)) => Err(error),
             Err(OpenError::Locked) => Err(StoreError::Unavailable("the given storage is in use".to_owned())),
         }
@@ -119,13 +126,24 @@ impl Embedded {
         self.engine.read(|read| {
             let key_ids = read.open_table(keyspace::KEY_IDS)?;
             let page = match (&query.project, &query.plane) {
+                (Some(project), Some(plane)) if has_indexes(read)? => {
+                    let index = read.open_table(keyspace::KEYS_BY_BOTH)?;
+                    self.key_ids_of_both(&index, [project, plane], after, limit)?
+                }
                 (Some(project), plane) => {
                     let index = read.open_table(keyspace::KEYS_BY_PROJECT)?;
-                    let wanted = |of: &[u8]| plane.as_ref().is_none_or(|plane| plane.as_bytes() == of);
+                    let wanted = |of: &[u8]| {
+                        self.look_at_one();
+                        plane.as_ref().is_none_or(|plane| plane.as_bytes() == of)
+                    };
                     key_ids_in(&index, project, after, limit, wanted)?
                 }
                 (None, Some(plane)) => {
-                    key_ids_in(&read.open_table(keyspace::KEYS_BY_PLANE)?, plane, after, limit, |()| true)?
+                    let looked_at = |()| {
+                        self.look_at_one();
+                        true
+                    };
+                    key_ids_in(&read.open_table(keyspace::KEYS_BY_PLANE)?, plane, after, limit, looked_at)?
                 }
                 (None, None) => {
                     let after = after.map(id_key);
@@ -144,6 +162,38 @@ impl Embedded {
             };
             page.into_iter().map(record).collect()
         })
+    }
+
+    /// A page of the ids of one project and plane, in order.
+    fn key_ids_of_both(
+        &self,
+        index: &impl ReadableTable<Bytes, ()>,
+        parts: [&str; 2],
+        after: Option<&KeyId>,
+        limit: usize,
+    ) -> Act<Vec<KeyId>> {
+        if !parts.into_iter().all(is_part) {
+            return Ok(Vec::new());
+        }
+        let first = keyspace::scope(parts);
+        let end = keyspace::scope_end_of(&first);
+        let after = after.map(|id| keyspace::within(parts, &id_key(id)));
+        let start = after.as_deref().map_or(Bound::Included(&*first), Bound::Excluded);
+        let mut page = Vec::new();
+        for entry in index.range::<&[u8]>((start, Bound::Excluded(&*end)))?.take(limit) {
+            self.look_at_one();
+            page.push(known_id(entry?.0.value().get(first.len()..).unwrap_or_default())?);
+        }
+        Ok(page)
+    }
+
+    fn look_at_one(&self) {
+        self.looked_at.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many rows lists of keys, users and the audit log have looked at since the store was opened: what a page costs.
+    pub fn looked_at(&self) -> u64 {
+        self.looked_at.load(Ordering::Relaxed)
     }
 
     pub fn resource(&self, kind: &str, id: &str) -> Result<Option<Resource>, StoreError> {
@@ -325,6 +375,11 @@ impl Embedded {
 
 fn format_in(meta: &impl ReadableTable<&'static str, u64>) -> Act<Format> {
     Ok(Format::of_file(meta.get(META_FORMAT)?.map_or(0, |format| format.value()))?)
+}
+
+/// Whether every record stands in every index.
+fn has_indexes(read: &ReadTransaction) -> Act<bool> {
+    Ok(format_in(&read.open_table(keyspace::META)?)?.has_indexes_of_three())
 }
 
 fn key_of_digests(keys: &impl ReadableTable<DigestKey, Bytes>, digests: &[Digest]) -> Act<Option<ApiKey>> {

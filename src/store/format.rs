@@ -45,6 +45,12 @@ impl Format {
         self >= Self::RisingToThree
     }
 
+    /// Whether every record stands in the indexes that came with the third format. They are written as soon as it
+    /// [has three](Self::has_three), and read only from here on.
+    pub fn has_indexes_of_three(self) -> bool {
+        self >= Self::Three
+    }
+
     /// Whether some of the store may still be of the format before.
     pub fn is_under_way(self) -> bool {
         self == Self::RisingToThree

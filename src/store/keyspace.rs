@@ -19,6 +19,8 @@ pub const KEY_IDS: TableDefinition<'_, IdKey, DigestKey> = TableDefinition::new(
 pub const KEYS_BY_PROJECT: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("keys_by_project");
 /// [`scoped`] plane and id of a key.
 pub const KEYS_BY_PLANE: TableDefinition<'_, Bytes, ()> = TableDefinition::new("keys_by_plane");
+/// [`scope`] project and plane, and id of a key. Since the third format.
+pub const KEYS_BY_BOTH: TableDefinition<'_, Bytes, ()> = TableDefinition::new("keys_by_both");
 /// Id of a key to the milliseconds since the Unix epoch of its last use. Apart from the records, so that use changes none.
 pub const LAST_USED: TableDefinition<'_, IdKey, u64> = TableDefinition::new("last_used");
 /// [`scoped`] kind and id, to `tollgate.v1.Resource`.
@@ -31,6 +33,8 @@ pub const PEPPERS: TableDefinition<'_, u32, DigestKey> = TableDefinition::new("p
 pub const PROJECTS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("projects");
 /// Name of a user to `tollgate.v1.User`, also of deleted ones.
 pub const USERS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("users");
+/// Name of a user that is not deleted. Since the third format.
+pub const LISTED_USERS: TableDefinition<'_, &'static str, ()> = TableDefinition::new("listed_users");
 /// [`scoped`] project and name of a user that is not deleted.
 pub const USERS_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("users_by_project");
 /// Id of a session to `tollgate.v1.EndedSession`.
@@ -43,6 +47,9 @@ pub const SIGNING_KEYS: TableDefinition<'_, &'static str, Bytes> = TableDefiniti
 pub const AUDIT: TableDefinition<'_, u64, Bytes> = TableDefinition::new("audit");
 /// [`scoped`] project and sequence (big endian) of a row.
 pub const AUDIT_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("audit_by_project");
+/// [`scope`] actor and project, or actor and nothing for every row of an actor, and sequence (big endian) of a row. Since the
+/// third format.
+pub const AUDIT_BY_ACTOR: TableDefinition<'_, Bytes, ()> = TableDefinition::new("audit_by_actor");
 /// Digest of an idempotency key to `tollgate.v1.Once`.
 pub const ONCE: TableDefinition<'_, DigestKey, Bytes> = TableDefinition::new("once");
 /// [`timed`] use and digest of an idempotency key.
@@ -92,6 +99,25 @@ pub fn scope_end(scope: &str) -> Vec<u8> {
     let mut end = scope.as_bytes().to_vec();
     end.push(SEPARATOR + 1);
     end
+}
+
+/// What all keys with these parts before their last one begin with.
+pub fn scope(parts: [&str; 2]) -> Vec<u8> {
+    let [first, second] = parts;
+    scoped(first, &scoped(second, b""))
+}
+
+/// The first key behind all those that begin with a [`scope`].
+pub fn scope_end_of(scope: &[u8]) -> Vec<u8> {
+    match scope.split_last() {
+        Some((separator, parts)) => [parts, &[separator + 1]].concat(),
+        None => Vec::new(),
+    }
+}
+
+/// A key that begins with a [`scope`].
+pub fn within(parts: [&str; 2], rest: &[u8]) -> Vec<u8> {
+    [&*scope(parts), rest].concat()
 }
 
 /// The second part of a [`scoped`] key.

@@ -6,6 +6,7 @@ mod batch;
 mod channel;
 pub mod connect;
 mod draft;
+mod indexes;
 mod lanes;
 mod lists;
 mod loads;

@@ -14,6 +14,7 @@ mod formats;
 mod kill;
 mod leased;
 mod migration;
+mod pages;
 mod power;
 mod privilege;
 mod projects;

@@ -4,7 +4,7 @@
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::super::format::Format;
-use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped};
+use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped, within};
 use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::rules::{check_key_update, check_parts, check_resource_deletion, check_resource_update};
 use super::super::{StoreError, Write};
@@ -21,6 +21,7 @@ pub(super) struct Batch<'t> {
     key_ids: Table<'t, IdKey, DigestKey>,
     keys_by_project: Table<'t, Bytes, Bytes>,
     keys_by_plane: Table<'t, Bytes, ()>,
+    keys_by_both: Table<'t, Bytes, ()>,
     resources: Table<'t, Bytes, Bytes>,
     resources_by_project: Table<'t, Bytes, ()>,
     meta: Table<'t, &'static str, u64>,
@@ -37,6 +38,7 @@ impl<'t> Batch<'t> {
             key_ids: transaction.open_table(keyspace::KEY_IDS)?,
             keys_by_project: transaction.open_table(keyspace::KEYS_BY_PROJECT)?,
             keys_by_plane: transaction.open_table(keyspace::KEYS_BY_PLANE)?,
+            keys_by_both: transaction.open_table(keyspace::KEYS_BY_BOTH)?,
             resources: transaction.open_table(keyspace::RESOURCES)?,
             resources_by_project: transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?,
             meta: transaction.open_table(keyspace::META)?,
@@ -58,7 +60,7 @@ impl<'t> Batch<'t> {
             Write::EndSession(session) => sessions::end(self.transaction, session),
             Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
             Write::DeleteSigningKey { id } => sessions::delete_signing_key(self.transaction, id),
-            Write::Audit(entry) => journal::append(self.transaction, entry),
+            Write::Audit(entry) => journal::append(self.transaction, entry, self.format),
             Write::Once(once) => journal::once(self.transaction, once),
         }
     }
@@ -93,6 +95,7 @@ impl<'t> Batch<'t> {
             let id = id_key(&key.id);
             self.keys_by_project.remove(&*scoped(&stored.project, &id))?;
             self.keys_by_plane.remove(&*scoped(&stored.plane, &id))?;
+            self.keys_by_both.remove(&*within([&stored.project, &stored.plane], &id))?;
             self.put_indexes(key)?;
         }
         Ok(())
@@ -111,6 +114,9 @@ impl<'t> Batch<'t> {
         self.key_ids.insert(&id, &key.digest.0)?;
         self.keys_by_project.insert(&*scoped(&key.project, &id), key.plane.as_bytes())?;
         self.keys_by_plane.insert(&*scoped(&key.plane, &id), ())?;
+        if self.format.has_three() {
+            self.keys_by_both.insert(&*within([&key.project, &key.plane], &id), ())?;
+        }
         Ok(())
     }
 

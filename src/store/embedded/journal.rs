@@ -2,14 +2,15 @@
 
 use std::ops::Bound;
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::super::keyspace::{self, Bytes, is_part, rest_of, rest_of_timed, scoped, timed};
+use super::super::format::Format;
+use super::super::keyspace::{self, Bytes, is_part, rest_of, rest_of_timed, scope, scoped, timed, within};
 use super::super::records::{decode_audit, decode_once, encode_audit, encode_once};
 use super::super::rules::{check_once, check_parts};
 use super::super::{AuditQuery, ONCE_KEPT, OnceRecord, StoreError};
 use super::engine::Act;
-use super::{Embedded, damaged};
+use super::{Embedded, damaged, has_indexes};
 use crate::domain::record::AuditEntry;
 use crate::domain::time::Timestamp;
 
@@ -22,23 +23,41 @@ impl Embedded {
         self.engine.read(|read| {
             let rows = read.open_table(keyspace::AUDIT)?;
             let mut page = Vec::new();
-            if let Some(project) = &query.project {
-                if !is_part(project) {
-                    return Ok(page);
+            let parts = [&query.project, &query.actor].into_iter().flatten();
+            if !parts.into_iter().all(|part| is_part(part)) {
+                return Ok(page);
+            }
+            if let (Some(actor), true) = (&query.actor, has_indexes(read)?) {
+                let index = read.open_table(keyspace::AUDIT_BY_ACTOR)?;
+                let parts = [actor.as_str(), query.project.as_deref().unwrap_or_default()];
+                let (first, end) = (scope(parts), within(parts, &before.to_be_bytes()));
+                for entry in index.range::<&[u8]>((Bound::Included(&*first), Bound::Excluded(&*end)))?.rev() {
+                    if page.len() == query.limit {
+                        break;
+                    }
+                    self.look_at_one();
+                    let entry = entry?.0;
+                    let sequence = entry.value().get(first.len()..).unwrap_or_default();
+                    page.extend(Some(listed_row(&rows, sequence)?).filter(|row| query.matches(row)));
                 }
+            } else if let Some(project) = &query.project {
                 let index = read.open_table(keyspace::AUDIT_BY_PROJECT)?;
                 let (first, end) = (scoped(project, b""), scoped(project, &before.to_be_bytes()));
                 for entry in index.range::<&[u8]>((Bound::Included(&*first), Bound::Excluded(&*end)))?.rev() {
                     if page.len() == query.limit {
                         break;
                     }
-                    page.extend(Some(listed_row(&rows, entry?.0.value())?).filter(|row| query.matches(row)));
+                    self.look_at_one();
+                    let entry = entry?.0;
+                    let sequence = rest_of(entry.value()).unwrap_or_default();
+                    page.extend(Some(listed_row(&rows, sequence)?).filter(|row| query.matches(row)));
                 }
             } else {
                 for entry in rows.range(..before)?.rev() {
                     if page.len() == query.limit {
                         break;
                     }
+                    self.look_at_one();
                     page.extend(Some(decode_audit(entry?.1.value())?).filter(|row| query.matches(row)));
                 }
             }
@@ -54,9 +73,9 @@ impl Embedded {
     }
 }
 
-/// The row that the list of a project points to.
-fn listed_row(rows: &impl ReadableTable<u64, Bytes>, listed: &[u8]) -> Act<AuditEntry> {
-    let sequence = rest_of(listed).and_then(|rest| rest.try_into().ok()).map(u64::from_be_bytes);
+/// The row that a list points to.
+fn listed_row(rows: &impl ReadableTable<u64, Bytes>, sequence: &[u8]) -> Act<AuditEntry> {
+    let sequence = sequence.try_into().ok().map(u64::from_be_bytes);
     match rows.get(sequence.unwrap_or_default())? {
         Some(bytes) => Ok(decode_audit(bytes.value())?),
         None => damaged("an audit entry is listed and not there".to_owned()),
@@ -64,14 +83,34 @@ fn listed_row(rows: &impl ReadableTable<u64, Bytes>, listed: &[u8]) -> Act<Audit
 }
 
 /// Adds a row behind the last one.
-pub(super) fn append(transaction: &WriteTransaction, entry: &AuditEntry) -> Act<()> {
+pub(super) fn append(transaction: &WriteTransaction, entry: &AuditEntry, format: Format) -> Act<()> {
     let mut rows = transaction.open_table(keyspace::AUDIT)?;
     let sequence = rows.last()?.map_or(0, |(last, _)| last.value()) + 1;
     rows.insert(sequence, &*encode_audit(&AuditEntry { sequence, ..entry.clone() }))?;
+    list(transaction, sequence, entry, format)
+}
+
+/// Puts a row on the lists of its project and its actor.
+pub(super) fn list(transaction: &WriteTransaction, sequence: u64, entry: &AuditEntry, format: Format) -> Act<()> {
+    let number = sequence.to_be_bytes();
     if let Some(project) = &entry.project {
         check_parts([project])?;
         let mut index = transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
-        index.insert(&*scoped(project, &sequence.to_be_bytes()), ())?;
+        index.insert(&*scoped(project, &number), ())?;
+    }
+    if format.has_three() {
+        list_by_actor(&mut transaction.open_table(keyspace::AUDIT_BY_ACTOR)?, sequence, entry)?;
+    }
+    Ok(())
+}
+
+/// Puts a row on the lists of its actor.
+pub(super) fn list_by_actor(index: &mut Table<'_, Bytes, ()>, sequence: u64, entry: &AuditEntry) -> Act<()> {
+    if is_part(&entry.actor) {
+        let number = sequence.to_be_bytes();
+        for project in [None, entry.project.as_deref()] {
+            index.insert(&*within([&entry.actor, project.unwrap_or_default()], &number), ())?;
+        }
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 
 use super::super::format::{Format, UNFINISHED};
-use super::super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key, scoped, timed};
+use super::super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key, timed};
 use super::super::migration::{Begun, Kind, Page, Record};
 use super::super::records::{
     decode_audit, decode_ended_session, decode_once, decode_project, decode_resource, decode_signing_key, decode_user,
@@ -17,7 +17,7 @@ use super::super::rules::check_parts;
 use super::super::{PepperCheck, StoreError, Write};
 use super::batch::{Batch, conflict};
 use super::engine::{Act, Admits};
-use super::{Embedded, indexed_key, known_id};
+use super::{Embedded, indexed_key, journal, known_id};
 use crate::domain::record::{AuditEntry, EndedSession};
 use crate::domain::time::Timestamp;
 
@@ -120,13 +120,13 @@ impl Embedded {
                 tables.step(step)?;
             }
             drop(tables);
-            others.into_iter().try_for_each(|record| put(transaction, record))
+            others.into_iter().try_for_each(|record| put(transaction, record, format))
         })
     }
 }
 
 /// Puts a record that no ordinary write makes as it is.
-fn put(transaction: &WriteTransaction, record: &Record) -> Act<()> {
+fn put(transaction: &WriteTransaction, record: &Record, format: Format) -> Act<()> {
     let was_there = match record {
         Record::Project(project) => {
             check_parts([&project.name])?;
@@ -145,7 +145,7 @@ fn put(transaction: &WriteTransaction, record: &Record) -> Act<()> {
             by_time.insert(&*timed(once.at, &once.digest), ())?;
             transaction.open_table(keyspace::ONCE)?.insert(&once.digest, &*encode_once(once))?.is_some()
         }
-        Record::Audit(row) => return put_row(transaction, row),
+        Record::Audit(row) => return put_row(transaction, row, format),
         // The ordinary writes have made these.
         Record::User(_) | Record::SigningKey(_) | Record::Resource(_) | Record::Key(_) => false,
     };
@@ -161,19 +161,14 @@ fn put_ended_session(transaction: &WriteTransaction, session: &EndedSession) -> 
 }
 
 /// Behind the last one, with the number that it has.
-fn put_row(transaction: &WriteTransaction, row: &AuditEntry) -> Act<()> {
+fn put_row(transaction: &WriteTransaction, row: &AuditEntry, format: Format) -> Act<()> {
     let mut rows = transaction.open_table(keyspace::AUDIT)?;
     let last = rows.last()?.map_or(0, |(last, _)| last.value());
     if last + 1 != row.sequence {
         return conflict(format!("row {} of the audit log cannot follow row {last}", row.sequence));
     }
     rows.insert(row.sequence, &*encode_audit(row))?;
-    if let Some(project) = &row.project {
-        check_parts([project])?;
-        let mut index = transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
-        index.insert(&*scoped(project, &row.sequence.to_be_bytes()), ())?;
-    }
-    Ok(())
+    journal::list(transaction, row.sequence, row, format)
 }
 
 fn keys(read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<Record>> {

@@ -11,7 +11,7 @@ use super::super::rules::{check_parts, check_user_update};
 use super::super::{StoreError, UserQuery};
 use super::batch::conflict;
 use super::engine::Act;
-use super::{Embedded, damaged};
+use super::{Embedded, damaged, has_indexes};
 use crate::domain::record::User;
 
 impl Embedded {
@@ -27,6 +27,16 @@ impl Embedded {
                     let index = read.open_table(keyspace::USERS_BY_PROJECT)?;
                     users_of_project(&users, &index, project, query)
                 }
+                None if has_indexes(read)? => {
+                    let index = read.open_table(keyspace::LISTED_USERS)?;
+                    let start = query.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+                    let mut page = Vec::new();
+                    for entry in index.range::<&str>((start, Bound::Unbounded))?.take(query.limit) {
+                        self.look_at_one();
+                        page.push(listed(&users, entry?.0.value())?);
+                    }
+                    Ok(page)
+                }
                 None => {
                     let start = query.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
                     let mut page = Vec::new();
@@ -34,6 +44,7 @@ impl Embedded {
                         if page.len() == query.limit {
                             break;
                         }
+                        self.look_at_one();
                         let user = decode_user(entry?.1.value())?;
                         if !user.deleted {
                             page.push(user);
@@ -62,12 +73,17 @@ fn users_of_project(
     for entry in index.range::<&[u8]>((start, Bound::Excluded(&*end)))?.take(query.limit) {
         let entry = entry?.0;
         let name = rest_of(entry.value()).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
-        match stored(users, name)? {
-            Some(user) => page.push(user),
-            None => return damaged("a user is listed and not there".to_owned()),
-        }
+        page.push(listed(users, name)?);
     }
     Ok(page)
+}
+
+/// The user that an index names.
+fn listed(users: &impl ReadableTable<&'static str, Bytes>, name: &str) -> Act<User> {
+    match stored(users, name)? {
+        Some(user) => Ok(user),
+        None => damaged("a user is listed and not there".to_owned()),
+    }
 }
 
 pub(super) fn stored(users: &impl ReadableTable<&'static str, Bytes>, name: &str) -> Act<Option<User>> {
@@ -84,7 +100,7 @@ pub(super) fn create(transaction: &WriteTransaction, user: &User, format: Format
     if transaction.open_table(keyspace::USERS)?.insert(&*user.name, &*encode_user(user, format))?.is_some() {
         return conflict(format!("the user name {} is taken", user.name));
     }
-    list(transaction, user)
+    list(transaction, user, format)
 }
 
 pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format) -> Act<()> {
@@ -99,12 +115,16 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format
         known
     };
     transaction.open_table(keyspace::USERS_BY_PROJECT)?.remove(&*scoped(&known.project, known.name.as_bytes()))?;
-    list(transaction, user)
+    transaction.open_table(keyspace::LISTED_USERS)?.remove(&*known.name)?;
+    list(transaction, user, format)
 }
 
-/// Puts a user on the list of its project, if it is on any.
-fn list(transaction: &WriteTransaction, user: &User) -> Act<()> {
+/// Puts a user on the lists, if it is on any.
+fn list(transaction: &WriteTransaction, user: &User, format: Format) -> Act<()> {
     if !user.deleted {
+        if format.has_three() {
+            transaction.open_table(keyspace::LISTED_USERS)?.insert(&*user.name, ())?;
+        }
         let mut index = transaction.open_table(keyspace::USERS_BY_PROJECT)?;
         index.insert(&*scoped(&user.project, user.name.as_bytes()), ())?;
     }

@@ -106,6 +106,16 @@ pub fn audit_of_project(project: &str) -> String {
     format!("{AUDIT}:project:{project}")
 }
 
+/// As [`audit_of_project`], of an actor. Since the third format.
+pub fn audit_of_actor(actor: &str) -> String {
+    format!("{AUDIT}:actor:{actor}")
+}
+
+/// As [`audit_of_actor`], in a project.
+pub fn audit_of_actor_in(actor: &str, project: &str) -> String {
+    format!("{AUDIT}:actor:{actor}\0{project}")
+}
+
 /// Hash of ids of keys to the milliseconds since the Unix epoch of their last use: in one of many slots, apart from records.
 pub fn last_used(id: &KeyId) -> String {
     let bucket: String = id.as_str().chars().take(2).collect();

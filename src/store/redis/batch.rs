@@ -8,6 +8,7 @@ use super::values::{key_of, key_value, user_of, user_value};
 use crate::domain::credential::KeyId;
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, KeyState, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
+use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{
     decode_once, decode_project, decode_resource, encode_audit, encode_ended_session, encode_once, encode_project,
@@ -270,14 +271,28 @@ fn delete_signing_key(draft: &mut Draft<'_>, id: &str) -> Step<()> {
     Ok(())
 }
 
+/// Those that a row stands on because of who did it.
+pub(super) fn lists_of_actor(entry: &AuditEntry) -> impl Iterator<Item = String> {
+    let actor = Some(&entry.actor).filter(|actor| is_part(actor));
+    let of_project = entry.project.iter().map(|project| names::audit_of_actor_in(&entry.actor, project));
+    actor.into_iter().flat_map(move |actor| of_project.clone().chain([names::audit_of_actor(actor)]))
+}
+
 /// The number of a row is where it stands, so it is given when it is written.
 fn append(draft: &mut Draft<'_>, entry: &AuditEntry) -> Step<()> {
     if let Some(project) = &entry.project {
         check_parts([project])?;
     }
-    let row = encode_audit(&AuditEntry { sequence: 0, ..entry.clone() });
-    draft.append(entry.project.as_deref().map(names::audit_of_project), row);
+    put_row(draft, entry);
     Ok(())
+}
+
+pub(super) fn put_row(draft: &mut Draft<'_>, entry: &AuditEntry) {
+    let mut lists: Vec<String> = entry.project.iter().map(|project| names::audit_of_project(project)).collect();
+    if draft.format().has_three() {
+        lists.extend(lists_of_actor(entry));
+    }
+    draft.append(lists, encode_audit(&AuditEntry { sequence: 0, ..entry.clone() }));
 }
 
 fn note_once(draft: &mut Draft<'_>, once: &OnceRecord) -> Step<()> {

@@ -66,8 +66,8 @@ pub(super) struct Draft<'s> {
     records: BTreeMap<String, Put>,
     /// Whether a member of a list is on it.
     lists: BTreeMap<(String, String), bool>,
-    /// List of the project or nothing, and row.
-    rows: Vec<(String, Vec<u8>)>,
+    /// Each with the lists that it stands on.
+    rows: Vec<(Vec<String>, Vec<u8>)>,
     purpose: Purpose,
 }
 
@@ -152,8 +152,8 @@ impl<'s> Draft<'s> {
         self.lists.insert((list.into(), member.into()), false);
     }
 
-    pub(super) fn append(&mut self, list_of_project: Option<String>, row: Vec<u8>) {
-        self.rows.push((list_of_project.unwrap_or_default(), row));
+    pub(super) fn append(&mut self, lists: Vec<String>, row: Vec<u8>) {
+        self.rows.push((lists, row));
     }
 
     /// The names of the records that the batch would put.
@@ -173,8 +173,11 @@ impl<'s> Draft<'s> {
         for ((list, member), listed) in &self.lists {
             script.arg(if *listed { "LIST" } else { "UNLIST" }).arg(list).arg(member);
         }
-        for (list, row) in &self.rows {
-            script.arg("ROW").arg(list).arg(row);
+        for (lists, row) in &self.rows {
+            script.arg("ROW").arg(lists.len()).arg(row);
+            for list in lists {
+                script.arg(list);
+            }
         }
     }
 }

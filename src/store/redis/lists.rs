@@ -14,9 +14,9 @@ use crate::store::records::{decode_audit, decode_once, decode_project, decode_si
 use crate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
 
 /// How much is read at once: a script must not hold everybody else up.
-const PAGE: usize = 500;
+pub(super) const PAGE: usize = 500;
 /// Numbers of rows are scores, which are exact up to here.
-const MOST_ROWS: u64 = 1 << 53;
+pub(super) const MOST_ROWS: u64 = 1 << 53;
 
 /// A part of a list, by the order of its members' bytes.
 struct Range {
@@ -205,16 +205,28 @@ impl Redis {
     }
 
     pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
-        let list = match &query.project {
-            Some(project) if !is_part(project) => return Ok(Vec::new()),
-            Some(project) => Some(names::audit_of_project(project)),
-            None => None,
+        let parts = [&query.project, &query.actor].into_iter().flatten();
+        if !parts.into_iter().all(|part| is_part(part)) {
+            return Ok(Vec::new());
+        }
+        // A format never falls, so that a list that is whole stays so.
+        let by_actor = query.actor.is_some() && self.format().await?.has_indexes_of_three();
+        let list = match (query.actor.as_ref().filter(|_| by_actor), &query.project) {
+            (Some(actor), Some(project)) => Some(names::audit_of_actor_in(actor, project)),
+            (Some(actor), None) => Some(names::audit_of_actor(actor)),
+            (None, Some(project)) => Some(names::audit_of_project(project)),
+            (None, None) => None,
         };
+        // What else a row must be is seen when it has been read: then a page may need many.
+        let is_exact = AuditQuery { project: None, actor: None, before: None, limit: 0, ..query.clone() }
+            == AuditQuery::default()
+            && (by_actor || query.actor.is_none());
+        let most = if is_exact { query.limit.min(PAGE) } else { PAGE };
         let mut before = query.before.unwrap_or(MOST_ROWS).min(MOST_ROWS);
         let mut page = Vec::new();
         while page.len() < query.limit && before > 1 {
-            let rows = self.rows(list.as_deref(), before - 1).await?;
-            let is_last = rows.len() < PAGE;
+            let rows = self.rows(list.as_deref(), before - 1, most).await?;
+            let is_last = rows.len() < most;
             before = rows.last().map_or(0, |row| row.sequence);
             let wanted = rows.into_iter().filter(|row| query.matches(row));
             page.extend(wanted.take(query.limit - page.len()));
@@ -226,13 +238,13 @@ impl Redis {
     }
 
     /// A page of rows from this number downwards.
-    async fn rows(&self, list: Option<&str>, from: u64) -> Result<Vec<AuditEntry>, StoreError> {
+    pub(super) async fn rows(&self, list: Option<&str>, from: u64, most: usize) -> Result<Vec<AuditEntry>, StoreError> {
         let mut script = ROWS.prepare_invoke();
         script.key(names::HEAD).key(names::AUDIT);
         if let Some(list) = list {
             script.key(list);
         }
-        script.arg(from).arg(PAGE);
+        script.arg(from).arg(most);
         let mut answer = self.lanes.ask(&script).await?;
         answer.as_of()?;
         let (ids, rows) = (answer.list()?, answer.list()?);

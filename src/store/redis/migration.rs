@@ -14,7 +14,7 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tokio::time::{Instant, sleep};
 
 use super::Redis;
-use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_user};
+use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_user};
 use super::channel::decode_member;
 use super::draft::{Draft, Seen};
 use super::loads::{checked_resource, checked_user};
@@ -30,8 +30,8 @@ use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
 use crate::store::records::{
-    decode_audit, decode_ended_session, decode_once, decode_project, decode_signing_key, encode_audit,
-    encode_ended_session, encode_event, encode_once, encode_project, encode_signing_key,
+    decode_audit, decode_ended_session, decode_once, decode_project, decode_signing_key, encode_ended_session,
+    encode_event, encode_once, encode_project, encode_signing_key,
 };
 use crate::store::{ENDED_SESSION_KEPT, ONCE_KEPT, PepperCheck, StoreError};
 
@@ -397,10 +397,7 @@ fn put(draft: &mut Draft<'_>, record: &Record, now: Timestamp) {
             let kept = left(once.at.plus(ONCE_KEPT)).saturating_add(ONCE_SPARE);
             draft.keep(names::once(&once.digest), encode_once(once), kept);
         }
-        Record::Audit(row) => {
-            let list = row.project.as_deref().map(names::audit_of_project);
-            draft.append(list, encode_audit(&AuditEntry { sequence: 0, ..row.clone() }));
-        }
+        Record::Audit(row) => put_row(draft, row),
         // These are no records here; they are noted apart.
         Record::LastUse(..) => {}
     }

@@ -21,6 +21,7 @@ scripts! {
     READ = "read";
     LIST = "list";
     ROWS = "audit";
+    INDEX_ROWS = "index_rows";
     INIT = "init";
     RENEW = "renew";
     KNOWN = "known";

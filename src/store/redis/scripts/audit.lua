@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Reads rows of the audit log, the newest first. Not marked as one that only reads: see read.lua.
--- KEYS: head, audit log, list of a project's rows if only those are wanted. ARGV: the highest number, most rows.
+-- KEYS: head, audit log, list of rows if only those are wanted. ARGV: the highest number, most rows.
 local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'format')
 if not head[1] then return {'LOST'} end
 

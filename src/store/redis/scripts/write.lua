@@ -59,11 +59,11 @@ while at <= #ARGV do
   elseif what == 'UNLIST' then
     redis.call('ZREM', key, value)
     at = at + 3
-  else -- ROW: the list of its project or nothing, the row
+  else -- ROW: on how many lists, the row, the lists
     rows = rows + 1
     redis.call('XADD', AUDIT, id_of(rows), 'p', value)
-    if key ~= '' then redis.call('ZADD', key, rows, string.format('%.0f', rows)) end
-    at = at + 3
+    for n = 1, tonumber(key) do redis.call('ZADD', ARGV[at + 2 + n], rows, string.format('%.0f', rows)) end
+    at = at + 3 + tonumber(key)
   end
 end
 

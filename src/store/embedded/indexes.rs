@@ -1,0 +1,64 @@
+//! The indexes that came with the third format, made of the records of an older store. Never trusts what stands in them already.
+
+use redb::{ReadableTable, WriteTransaction};
+
+use super::super::StoreError;
+use super::super::keyspace::{self, rest_of, within};
+use super::super::records::{decode_audit, decode_user};
+use super::engine::Act;
+use super::{Embedded, damaged, journal};
+
+impl Embedded {
+    /// Makes the indexes of the third format anew, for a store that is about to be raised to it.
+    ///
+    /// # Errors
+    /// As any write; then they are as they were.
+    pub fn fill_indexes(&self) -> Result<(), StoreError> {
+        self.engine.write(fill)
+    }
+}
+
+pub(super) fn fill(transaction: &WriteTransaction) -> Act<()> {
+    // A release that does not know them may have written to the store since they were filled.
+    transaction.delete_table(keyspace::KEYS_BY_BOTH)?;
+    transaction.delete_table(keyspace::LISTED_USERS)?;
+    transaction.delete_table(keyspace::AUDIT_BY_ACTOR)?;
+    fill_keys(transaction)?;
+    fill_users(transaction)?;
+    fill_audit(transaction)
+}
+
+fn fill_keys(transaction: &WriteTransaction) -> Act<()> {
+    let mut index = transaction.open_table(keyspace::KEYS_BY_BOTH)?;
+    for entry in transaction.open_table(keyspace::KEYS_BY_PROJECT)?.iter()? {
+        let (key, plane) = entry?;
+        let id = rest_of(key.value()).unwrap_or_default();
+        let project = key.value().strip_suffix(id).and_then(|scope| scope.split_last());
+        let texts = (project.map(|(_, name)| std::str::from_utf8(name)), std::str::from_utf8(plane.value()));
+        let (Some(Ok(project)), Ok(plane)) = texts else {
+            return damaged("a list of keys has a name that is no text".to_owned());
+        };
+        index.insert(&*within([project, plane], id), ())?;
+    }
+    Ok(())
+}
+
+fn fill_users(transaction: &WriteTransaction) -> Act<()> {
+    let mut index = transaction.open_table(keyspace::LISTED_USERS)?;
+    for entry in transaction.open_table(keyspace::USERS)?.iter()? {
+        let (name, bytes) = entry?;
+        if !decode_user(bytes.value())?.deleted {
+            index.insert(name.value(), ())?;
+        }
+    }
+    Ok(())
+}
+
+fn fill_audit(transaction: &WriteTransaction) -> Act<()> {
+    let mut index = transaction.open_table(keyspace::AUDIT_BY_ACTOR)?;
+    for entry in transaction.open_table(keyspace::AUDIT)?.iter()? {
+        let (sequence, bytes) = entry?;
+        journal::list_by_actor(&mut index, sequence.value(), &decode_audit(bytes.value())?)?;
+    }
+    Ok(())
+}

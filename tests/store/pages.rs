@@ -1,0 +1,175 @@
+//! What a page of a list costs: as many rows as it has, however much else there is. Counted in rows that the store looks at, as
+//! a time would say more about the machine.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate::domain::record::{AuditEntry, User};
+use tollgate::store::embedded::Embedded;
+use tollgate::store::format::Format;
+use tollgate::store::{AuditQuery, KeyQuery, Store, UserQuery, Write};
+
+use crate::redis_server::RedisServer;
+use crate::support::{Apply, at, id, in_redis, key_of, row, user};
+
+/// Rows of a page.
+const PAGE: usize = 10;
+
+/// Ten of everything that is asked for, in front of, among and behind so much of everything else.
+async fn fill(store: &Store, others: u64) {
+    let acts = (0..others + 20).map(|n| {
+        let is_wanted = n % (others / PAGE as u64 + 2) == 0;
+        let name = format!("user-{n:06}");
+        let plane = if is_wanted { "control" } else { "data" };
+        let gone = User { deleted: true, version: 2, ..user(&name) };
+        let of_ann = AuditEntry { actor: "user:ann".to_owned(), ..row(&name) };
+        let mut acts = vec![Write::CreateKey(key_of(n, plane, "acme")), Write::CreateUser(user(&name))];
+        // The others are tombstones, and other people's rows.
+        acts.extend((!is_wanted).then_some(Write::UpdateUser(gone)));
+        acts.push(Write::Audit(if is_wanted { of_ann } else { row(&name) }));
+        acts
+    });
+    let acts: Vec<Vec<Write>> = acts.collect();
+    for batch in acts.chunks(100) {
+        store.apply(batch.concat()).await.unwrap();
+    }
+}
+
+/// A page of each list, by its names.
+async fn pages(store: &Store, limit: usize) -> Vec<Vec<String>> {
+    let of_both =
+        |after| KeyQuery { project: Some("acme".to_owned()), plane: Some("control".to_owned()), after, limit };
+    let of_ann = |project: Option<&str>, before| AuditQuery {
+        actor: Some("user:ann".to_owned()),
+        project: project.map(str::to_owned),
+        before,
+        limit,
+        ..AuditQuery::default()
+    };
+    let mut pages = Vec::new();
+    for query in [of_both(None), of_both(Some(id(1)))] {
+        pages.push(store.keys(query).await.unwrap().into_iter().map(|key| key.id.to_string()).collect());
+    }
+    for after in [None, Some("user-000001".to_owned())] {
+        let query = UserQuery { project: None, after, limit };
+        pages.push(store.users(query).await.unwrap().into_iter().map(|user| user.name).collect());
+    }
+    let newest = store.audit(of_ann(None, None)).await.unwrap().first().unwrap().sequence;
+    for query in [of_ann(None, None), of_ann(Some("acme"), None), of_ann(None, Some(newest))] {
+        pages.push(store.audit(query).await.unwrap().into_iter().map(|row| row.target).collect());
+    }
+    assert!(store.audit(of_ann(Some("beta"), None)).await.unwrap().is_empty());
+    pages
+}
+
+fn in_memory() -> (Store, Arc<Embedded>) {
+    let embedded = Arc::new(Embedded::in_memory().unwrap());
+    (Store::Embedded(Arc::clone(&embedded)), embedded)
+}
+
+#[tokio::test]
+async fn a_page_of_a_file_costs_what_it_holds() {
+    let mut costs = Vec::new();
+    for others in [100, 3_000] {
+        let (store, embedded) = in_memory();
+        fill(&store, others).await;
+        let before = embedded.looked_at();
+        let pages = pages(&store, PAGE).await;
+        assert!(pages.iter().all(|page| (PAGE - 1..=PAGE).contains(&page.len())), "{pages:?}");
+        costs.push(embedded.looked_at() - before);
+    }
+    assert!(costs[1] <= costs[0] + PAGE as u64, "rows looked at for few and for many: {costs:?}");
+}
+
+/// How often a server has looked something up or read a part of a log.
+async fn looked_at(server: &RedisServer) -> u64 {
+    let stats: String = server.send("INFO commandstats").await;
+    let calls = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let counts = ["get", "xrange", "xrevrange"].contains(&name);
+        counts.then(|| rest.split(',').next()?.parse::<u64>().ok())?
+    };
+    stats.lines().filter_map(calls).sum()
+}
+
+#[tokio::test]
+async fn a_page_in_redis_costs_what_it_holds() {
+    let mut costs = Vec::new();
+    for others in [100, 3_000] {
+        let (store, _, server) = in_redis().await;
+        fill(&store, others).await;
+        let before = looked_at(&server).await;
+        let pages = pages(&store, PAGE).await;
+        assert!(pages.iter().all(|page| (PAGE - 1..=PAGE).contains(&page.len())), "{pages:?}");
+        costs.push(looked_at(&server).await - before);
+    }
+    assert!(costs[0] > 0 && costs[1] <= costs[0] + PAGE as u64, "looked up for few and for many: {costs:?}");
+}
+
+fn open(path: &Path, format: Format) -> Arc<Embedded> {
+    let meta = redb::TableDefinition::<&str, u64>::new("meta");
+    drop(Embedded::open(path, Duration::ZERO).unwrap());
+    let database = redb::Database::open(path).unwrap();
+    let write = database.begin_write().unwrap();
+    write.open_table(meta).unwrap().insert("format", format.in_file()).unwrap();
+    write.commit().unwrap();
+    drop(database);
+    Arc::new(Embedded::open(path, Duration::ZERO).unwrap())
+}
+
+#[tokio::test]
+async fn the_indexes_of_an_older_file_are_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    // Some of it was written when the file had the indexes, some by a Tollgate that did not know them.
+    let store = Store::Embedded(open(&path, Format::Three));
+    store.apply(vec![Write::CreateUser(user("user-000000-gone"))]).await.unwrap();
+    drop(store);
+    let store = Store::Embedded(open(&path, Format::Two));
+    let gone = User { deleted: true, version: 2, ..user("user-000000-gone") };
+    store.apply(vec![Write::UpdateUser(gone)]).await.unwrap();
+    fill(&store, 200).await;
+    let before = pages(&store, 1_000).await;
+    drop(store);
+    let embedded = open(&path, Format::Two);
+    embedded.fill_indexes().unwrap();
+    embedded.fill_indexes().unwrap();
+    drop(embedded);
+    let store = Store::Embedded(open(&path, Format::Three));
+    assert_eq!(pages(&store, 1_000).await, before);
+    assert_eq!(
+        store.audit(AuditQuery { since: Some(at(0)), limit: 1_000, ..AuditQuery::default() }).await.unwrap().len(),
+        220
+    );
+}
+
+#[tokio::test]
+async fn the_lists_of_an_older_redis_are_made() {
+    let (store, redis, server) = in_redis().await;
+    let says = async |format: Format| {
+        server.send::<u64>(&format!("HSET tg:{{tg}}:head format {}", format.in_head())).await;
+    };
+    says(Format::Two).await;
+    fill(&store, 1_200).await;
+    let before = pages(&store, 2_000).await;
+    // Whoever fills them was ended in the middle, and does it again.
+    says(Format::RisingToThree).await;
+    redis.fill_indexes().await.unwrap();
+    server.send::<u64>("DEL tg:{tg}:audit:actor:user:ann").await;
+    redis.fill_indexes().await.unwrap();
+    let row = AuditEntry { actor: "user:ann".to_owned(), ..row("last") };
+    store.apply(vec![Write::Audit(row)]).await.unwrap();
+    says(Format::Three).await;
+    let mut after = pages(&store, 2_000).await;
+    for (page, of) in after.iter_mut().zip(["keys", "keys", "users", "users", "rows", "rows", "older rows"]) {
+        if of == "rows" {
+            assert_eq!(page.remove(0), "last");
+        }
+        if of == "older rows" {
+            // The newest one is another one now.
+            page.remove(0);
+        }
+    }
+    assert_eq!(after, before);
+}

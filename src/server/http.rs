@@ -154,7 +154,8 @@ mod tests {
     const ROOM: Room = Room { places: 64, strangers: 64, share: 8, cuts_answers: false };
     const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(10), drain: Duration::from_secs(1) };
     const MANY: usize = 1100;
-    const SOON: Duration = Duration::from_secs(1);
+    /// In which a good request is answered on a busy machine, whatever is held.
+    const SOON: Duration = Duration::from_secs(4);
 
     struct Door {
         address: SocketAddr,

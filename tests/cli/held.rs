@@ -37,12 +37,12 @@ fn get(address: SocketAddr, path: &str) -> String {
     answer
 }
 
-/// What was done, within this time.
+/// What was done, in far less time than strangers may hold anything up for, and far more than it takes on a busy machine.
 #[track_caller]
-fn within<T>(seconds: u64, act: impl FnOnce() -> T) -> T {
+fn soon<T>(act: impl FnOnce() -> T) -> T {
     let start = Instant::now();
     let done = act();
-    assert!(start.elapsed() < Duration::from_secs(seconds), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "it took {:?}", start.elapsed());
     done
 }
 
@@ -70,10 +70,10 @@ fn held_doors_keep_out_neither_the_operator_nor_the_machines_nor_users() {
             silent.push(UnixStream::connect(server.check_socket()).unwrap());
             silent.push(UnixStream::connect(&socket).unwrap());
         }
-        assert!(within(1, || get(server.ops(), "/live")).contains(r#"{"live":true}"#));
-        assert!(within(1, || get(server.ops(), "/ready")).contains(r#""ready":true"#));
-        assert!(within(1, || get(server.ops(), "/metrics")).contains("tollgate_build_info"));
-        within(2, || run(&["keys", "revoke", id, "--socket", &socket])).ends(0);
+        assert!(soon(|| get(server.ops(), "/live")).contains(r#"{"live":true}"#));
+        assert!(soon(|| get(server.ops(), "/ready")).contains(r#""ready":true"#));
+        assert!(soon(|| get(server.ops(), "/metrics")).contains("tollgate_build_info"));
+        soon(|| run(&["keys", "revoke", id, "--socket", &socket])).ends(0);
         let home = tempfile::tempdir().unwrap();
         let url = server.admin_url();
         let login = ["login", "--url", &url, "--username", "alice", "--password-stdin"];
@@ -82,7 +82,7 @@ fn held_doors_keep_out_neither_the_operator_nor_the_machines_nor_users() {
             command.args(login).env("HOME", home.path());
             command
         };
-        within(3, || run_with(&mut login, PASSWORD)).ends(0);
+        soon(|| run_with(&mut login, PASSWORD)).ends(0);
     }
     server.stop();
 }

@@ -31,6 +31,7 @@ use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
 use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
+use crate::store::format::Format;
 use crate::store::{Store, StoreError, Write};
 use audit::Attempt;
 use refusals::Refusals;
@@ -251,6 +252,14 @@ impl Registry {
     /// Now, or later than this time, which another replica's clock may have told: what comes later has the later time.
     fn time_after(&self, earlier: Timestamp) -> Timestamp {
         self.clock.now().max(earlier.plus(Duration::from_millis(1)))
+    }
+
+    /// How the store is laid out now.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`] if the store does not say it.
+    pub async fn format(&self) -> Result<Format> {
+        Ok(self.store.format().await?)
     }
 
     /// A number behind those of all changes so far, also of those that somebody else made.

@@ -7,13 +7,14 @@ pub mod migration;
 mod records;
 pub mod redis;
 mod rules;
+pub mod upgrade;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use self::redis::Redis;
 use crate::domain::change::{Event, Position};
-use crate::domain::credential::{Digest, KeyId};
+use crate::domain::credential::{Digest, KeyId, UserId};
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 use embedded::Embedded;
@@ -71,6 +72,8 @@ pub enum Write {
     /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, or if the stored user is
     /// deleted and the new one neither is nor has more `sessions`.
     UpdateUser(User),
+    /// Gives a user an id who has none; also a deleted one.
+    GiveUserId { name: String, id: UserId },
     /// Remembers the first end of a session. Forgets a few whose token expired more than a day before.
     EndSession(EndedSession),
     /// Conflict if the id is taken.

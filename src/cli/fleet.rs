@@ -28,7 +28,8 @@ pub async fn run(args: FleetArgs) -> Result<(), Failure> {
 }
 
 fn table(fleet: &FleetBody, colourful: bool) -> String {
-    let mut table = Table::new(&["REPLICA", "STATE", "SINCE", "POSITION", "LAG", "LEASE", "GRACE", "VERSION", "ID"]);
+    let mut table =
+        Table::new(&["REPLICA", "STATE", "SINCE", "POSITION", "LAG", "LEASE", "GRACE", "VERSION", "WRITES", "ID"]);
     for replica in &fleet.replicas {
         table.row(vec![
             name(replica).as_str().into(),
@@ -39,10 +40,17 @@ fn table(fleet: &FleetBody, colourful: bool) -> String {
             replica.lease_ms.map_or_else(|| "-".to_owned(), |lease| format!("{lease} ms")).as_str().into(),
             grace(replica.replica.grace_seconds).as_str().into(),
             replica.version.as_str().into(),
+            replica.format.to_string().as_str().into(),
             replica.replica.id.as_str().into(),
         ]);
     }
-    format!("Level: {}\nNewest change: {}\n\n{}", printable(&fleet.level), fleet.head, table.render(colourful))
+    format!(
+        "Level: {}\nNewest change: {}\nFormat: {}\n\n{}",
+        printable(&fleet.level),
+        fleet.head,
+        printable(&fleet.format),
+        table.render(colourful)
+    )
 }
 
 /// A star marks the one that was asked.
@@ -75,15 +83,18 @@ mod tests {
         let replica = |name: &str, state: &str, lease: Option<u64>, grace: u64| {
             json!({"id": format!("id-{name}"), "name": name, "grace_seconds": grace, "is_asked": name == "a",
                 "version": "1.0.0", "state": state, "since": "2026-11-21T15:00:00.5Z", "position": 40, "lag": 2,
-                "lease_ms": lease})
+                "lease_ms": lease, "format": 3})
         };
-        let fleet = json!({"level": "bounded (1 s)", "head": 42,
+        let fleet = json!({"level": "bounded (1 s)", "head": 42, "format": "2",
             "replicas": [replica("a", "attached", Some(620), 0), replica("b\u{1b}", "fenced", None, 30)]});
         let text = table(&read(fleet).unwrap(), false);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[..2], ["Level: bounded (1 s)", "Newest change: 42"]);
-        assert_eq!(lines[4], "a *      attached  2026-11-21T15:00:00Z  40        2    620 ms  -      1.0.0    id-a");
-        assert!(lines[5].starts_with("b\u{fffd}       fenced"), "{text}");
-        assert!(lines[5].contains("-       30 s"), "{text}");
+        assert_eq!(lines[..3], ["Level: bounded (1 s)", "Newest change: 42", "Format: 2"]);
+        assert_eq!(
+            lines[5],
+            "a *      attached  2026-11-21T15:00:00Z  40        2    620 ms  -      1.0.0    3       id-a"
+        );
+        assert!(lines[6].starts_with("b\u{fffd}       fenced"), "{text}");
+        assert!(lines[6].contains("-       30 s"), "{text}");
     }
 }

@@ -2,6 +2,7 @@
 //! store where there is one.
 
 mod migrate;
+mod upgrade;
 
 use std::path::PathBuf;
 
@@ -36,6 +37,9 @@ Run it again to see what the server guarantees: a store that is there stays as i
     /// Carry everything from one store to another, and compare them
     #[command(after_help = migrate::HELP)]
     Migrate(migrate::MigrateArgs),
+    /// Raise an older store to the format of this release
+    #[command(after_help = upgrade::HELP)]
+    Upgrade(upgrade::UpgradeArgs),
 }
 
 #[derive(Args, Debug)]
@@ -52,6 +56,7 @@ pub async fn run(args: StoreArgs) -> Result<(), Failure> {
     match args.command {
         StoreCommand::Init(args) => init(args).await,
         StoreCommand::Migrate(args) => migrate::run(&args).await,
+        StoreCommand::Upgrade(args) => upgrade::run(&args).await,
     }
 }
 

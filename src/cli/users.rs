@@ -226,6 +226,7 @@ fn show(answer: Value, format: Format) -> Result<(), Failure> {
 fn record(user: &UserBody) -> String {
     fields(&[
         ("Name", user.name.clone()),
+        ("Id", user.id.clone().unwrap_or_else(|| "-".to_owned())),
         ("State", state(user).to_owned()),
         ("Project", user.project.clone()),
         ("Permissions", user.permissions.join(", ")),

@@ -240,6 +240,20 @@ pub struct Identity {
     /// digits for `-`. Each identity header must be under one of them.
     #[serde(default)]
     pub reserved_prefixes: ReservedPrefixes,
+    /// What the subject header says of a user or the holder of a token: `name` (`user:<name>`, `<issuer>:<subject>`), or `id`,
+    /// as in the `user_id` header. A store that was not upgraded gives no ids to users, and the header is removed then.
+    #[serde(default)]
+    pub subject: SubjectKind,
+}
+
+/// What a caller is called at the back end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(inline)]
+pub enum SubjectKind {
+    #[default]
+    Name,
+    Id,
 }
 
 /// The prefixes that no client may use.
@@ -260,6 +274,8 @@ impl Default for ReservedPrefixes {
 pub struct IdentityHeaders {
     /// Who asks, as `key:<id>`.
     pub subject: Option<String>,
+    /// What tells a user, or the holder of a token, from whoever else has or had the name.
+    pub user_id: Option<String>,
     /// The project that the request belongs to.
     pub project: Option<String>,
     /// The workload that the request is for.
@@ -279,6 +295,7 @@ impl Default for IdentityHeaders {
         let named = |what: &str| Some(format!("x-tollgate-{what}"));
         Self {
             subject: named("subject"),
+            user_id: named("user-id"),
             project: named("project"),
             workload: named("workload"),
             key_id: named("key-id"),

@@ -28,9 +28,19 @@ pub enum Identity {
     Subject {
         /// `<name of the issuer>:<subject>`.
         name: Box<str>,
-        /// What stands in logs instead, where the name has an e-mail address.
-        logged: Option<Box<str>>,
+        /// Few callers have neither, and a million keys must not pay for it.
+        beside: Box<Beside>,
     },
+}
+
+/// What is known of the holder of a token beside the name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Beside {
+    /// What stands in logs instead, where the name has an e-mail address.
+    pub logged: Option<Box<str>>,
+    /// What tells the caller from whoever else has or had the name: the id of a user, or a digest over issuer and subject of a
+    /// token. `None`: a user of a store that gives no ids yet.
+    pub id: Option<Box<str>>,
 }
 
 /// What a caller may do, and where. The lists are kept joined by commas, sorted: compact, and already the value of the
@@ -100,10 +110,10 @@ impl Principal {
         }
     }
 
-    /// Whoever a token was issued to, until it expires. `logged` stands in logs instead of the subject.
-    pub fn of_subject(subject: &str, logged: Option<String>, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
+    /// Whoever a token was issued to, until it expires.
+    pub fn of_subject(subject: &str, beside: Beside, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
         Self {
-            identity: Identity::Subject { name: subject.into(), logged: logged.map(String::into_boxed_str) },
+            identity: Identity::Subject { name: subject.into(), beside: Box::new(beside) },
             grant,
             expires_at: Some(expires_at),
             retires_at: None,
@@ -122,7 +132,15 @@ impl Principal {
     /// What stands in logs instead of the subject, if that must not.
     pub fn logged_instead(&self) -> Option<&str> {
         match &self.identity {
-            Identity::Subject { logged, .. } => logged.as_deref(),
+            Identity::Subject { beside, .. } => beside.logged.as_deref(),
+            Identity::Key(_) => None,
+        }
+    }
+
+    /// See [`Beside::id`]; a key has none.
+    pub fn user_id(&self) -> Option<&str> {
+        match &self.identity {
+            Identity::Subject { beside, .. } => beside.id.as_deref(),
             Identity::Key(_) => None,
         }
     }

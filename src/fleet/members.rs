@@ -54,6 +54,7 @@ pub(super) fn fleet_view(level: &str, head: u64, members: &Members, asked: &str,
             since: member.since,
             position: member.position.sequence,
             lease: is_attached.then(|| GUARD.saturating_sub(silent)),
+            format: member.format,
         }
     };
     let mut replicas: Vec<ReplicaView> = members.listed.iter().map(view).collect();

@@ -8,6 +8,7 @@ use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport, Waite
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::embedded::Embedded;
+use crate::store::format::Format;
 
 /// Everybody who answers checks from one store. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -134,6 +135,7 @@ impl Sole {
             since: self.since,
             position: head,
             lease: None,
+            format: Format::HIGHEST,
         };
         Ok(FleetView { level: Self::level(), head, replicas: vec![asked] })
     }

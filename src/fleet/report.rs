@@ -30,6 +30,8 @@ pub struct ReplicaView {
     pub position: u64,
     /// How long its lease goes on at most; `None`: it has none, or needs none.
     pub lease: Option<Duration>,
+    /// The highest format of the store that it can write.
+    pub format: u64,
 }
 
 /// Names one process.

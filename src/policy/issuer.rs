@@ -6,10 +6,15 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
+use crate::domain::change::named as named_digest;
+use crate::domain::credential::Digest;
 use crate::domain::decision::Denial;
 use crate::domain::name::is_name;
 use crate::domain::principal::Grant;
 use crate::domain::time::Timestamp;
+
+/// How much of a digest tells the holders of tokens apart: 128 bits.
+const ID_BYTES: usize = 16;
 
 /// The claims of a token, or its header.
 pub type Claims = Map<String, Value>;
@@ -31,6 +36,16 @@ pub struct Issuer {
     /// The plane that its tokens stand on; without one they reach no route.
     pub plane: Option<Box<str>>,
     pub meaning: Meaning,
+}
+
+/// What a token stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// `<name of the issuer>:<subject>`.
+    pub subject: String,
+    /// The same for this issuer and subject always, and for no others.
+    pub id: Box<str>,
+    pub grant: Grant,
 }
 
 /// Where the public keys of an issuer are.
@@ -253,16 +268,16 @@ fn time(claims: &Claims, name: &str) -> Result<Option<Timestamp>, Denial> {
 }
 
 impl Issuer {
-    /// Who the claims speak of, as `<name>:<subject>`, and what they grant. The claims must have been verified.
+    /// Who the claims speak of, and what they grant. The claims must have been verified.
     ///
     /// # Errors
     /// [`Denial::WrongPlane`] if the issuer has none, [`Denial::TokenClaims`] if the subject or the project is missing, or
     /// anything in a claim that is read has another type or could not be a header value.
-    pub fn grant(&self, claims: &Claims) -> Result<(String, Grant), Denial> {
+    pub fn grant(&self, claims: &Claims) -> Result<Granted, Denial> {
         let Some(plane) = &self.plane else { return Err(Denial::WrongPlane) };
         let meaning = &self.meaning;
         let subject = match meaning.subject.of(claims) {
-            Some(Value::String(subject)) if is_subject(subject) => format!("{}:{subject}", self.name),
+            Some(Value::String(subject)) if is_subject(subject) => subject,
             _ => return Err(Denial::TokenClaims),
         };
         let project = match &meaning.project {
@@ -276,9 +291,26 @@ impl Issuer {
         let workloads = meaning.workloads(claims)?;
         let permissions = meaning.permissions(claims)?;
         Grant::new(plane, project, &workloads, &permissions)
-            .map(|grant| (subject, grant))
+            .map(|grant| Granted {
+                subject: format!("{}:{subject}", self.name),
+                id: id_of(&self.issuer, claims, subject),
+                grant,
+            })
             .map_err(|_| Denial::TokenClaims)
     }
+}
+
+/// Tells the holders of tokens apart, whatever the issuer is called in the configuration: a digest over its `iss` and the `sub`, or
+/// where a token has none, over what stands for it.
+fn id_of(issuer: &str, claims: &Claims, subject: &str) -> Box<str> {
+    let (claim, subject) = match claims.get("sub") {
+        Some(Value::String(sub)) => ("sub", sub.as_str()),
+        _ => ("subject", subject),
+    };
+    // With the length in front no issuer and subject can pass for two others.
+    let named = format!("{} {issuer} {claim} {subject}", issuer.len());
+    let Digest(bytes) = named_digest("token", &named);
+    bytes.iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect::<String>().into()
 }
 
 impl Meaning {

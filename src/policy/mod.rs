@@ -77,12 +77,15 @@ pub const ADMIN_PERMISSIONS: [&str; 5] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdentityHeaders {
     pub subject: Option<Box<str>>,
+    pub user_id: Option<Box<str>>,
     pub project: Option<Box<str>>,
     pub workload: Option<Box<str>>,
     pub key_id: Option<Box<str>>,
     pub plane: Option<Box<str>>,
     pub permissions: Option<Box<str>>,
     pub request_id: Option<Box<str>>,
+    /// Whether the subject of a user or a token is their id, which nobody else is ever given, instead of a name.
+    pub subject_is_id: bool,
     /// Whatever a client sends under one of these prefixes is removed, by whichever name of [`same_header`].
     pub reserved_prefixes: Vec<Box<str>>,
 }
@@ -90,9 +93,18 @@ pub struct IdentityHeaders {
 impl IdentityHeaders {
     /// The names in use, in a fixed order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        [&self.subject, &self.project, &self.workload, &self.key_id, &self.plane, &self.permissions, &self.request_id]
-            .into_iter()
-            .filter_map(Option::as_deref)
+        [
+            &self.subject,
+            &self.user_id,
+            &self.project,
+            &self.workload,
+            &self.key_id,
+            &self.plane,
+            &self.permissions,
+            &self.request_id,
+        ]
+        .into_iter()
+        .filter_map(Option::as_deref)
     }
 
     /// Whether a client's header could pass for an identity header at a back end that folds names.

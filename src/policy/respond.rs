@@ -71,7 +71,8 @@ impl<'r> Allow<'r> {
         let names = &self.policy.identity;
         let principal = self.permit.principal();
         [
-            (&names.subject, self.subject.as_deref()),
+            (&names.subject, self.told_subject()),
+            (&names.user_id, principal.and_then(Principal::user_id)),
             (&names.project, self.permit.project()),
             (&names.workload, self.permit.workload()),
             (&names.key_id, principal.and_then(Principal::key_id)),
@@ -81,6 +82,16 @@ impl<'r> Allow<'r> {
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name.as_deref()?, value.filter(|value| !value.is_empty()))))
+    }
+
+    /// Who asks, as the back end is told.
+    fn told_subject(&self) -> Option<&str> {
+        match self.permit.principal() {
+            Some(principal) if self.policy.identity.subject_is_id && principal.key_id().is_none() => {
+                principal.user_id()
+            }
+            _ => self.subject.as_deref(),
+        }
     }
 
     /// Headers to overwrite in the request, name and value. No value is empty.

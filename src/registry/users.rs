@@ -11,6 +11,7 @@ use super::once::Once;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots, named};
+use crate::domain::credential::UserId;
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::User;
 use crate::policy::Policy;
@@ -86,7 +87,9 @@ impl Registry {
                 return made.map(Change::none).ok_or(RegistryError::Repeated { target });
             }
             self.demand_not_deleted(&spec.project).await?;
-            let user = self.user_of(&spec, actor, known.as_ref());
+            let user = self.user_of(&spec, actor, known.as_ref())?;
+            // In an older store it is not kept, and should that be upgraded at this very moment, it is merely not said here.
+            let has_ids = self.store.format().await?.has_three();
             // A new name has no sessions that could have ended.
             let known_sessions = known.as_ref().map_or(user.sessions, |known| known.sessions);
             let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
@@ -101,16 +104,19 @@ impl Registry {
                 Some(_) => return Err(taken()),
             };
             let writes = [write].into_iter().chain(self.used(ticket, &attempt.target)).collect();
-            Ok(user_change(writes, known_sessions, user))
+            let made = user_change(writes, known_sessions, user);
+            Ok(Change { result: User { id: made.result.id.filter(|_| has_ids), ..made.result }, ..made })
         })
         .await
         .map(|made| made.result)
     }
 
-    fn user_of(&self, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> User {
+    fn user_of(&self, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> Result<User> {
         let now = self.clock.now();
-        User {
-            id: None,
+        let id = UserId::generate(getrandom::fill)
+            .map_err(|error| RegistryError::Unavailable(format!("the system gives no random bytes: {error}")))?;
+        Ok(User {
+            id: Some(id),
             name: spec.name.clone(),
             password_hash: spec.password_hash.clone(),
             project: spec.project.clone(),
@@ -122,7 +128,7 @@ impl Registry {
             created_by: actor.subject.clone(),
             changed_at: now,
             version: before.map_or(1, |before| before.version + 1),
-        }
+        })
     }
 
     /// Changes a user. To disable one ends every session at once, for good.

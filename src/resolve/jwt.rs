@@ -22,7 +22,7 @@ use crate::domain::principal::{Grant, Principal};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::policy::Policy;
-use crate::policy::issuer::{Claims, Header, Issuer, claimed_issuer, read_header, validity};
+use crate::policy::issuer::{Claims, Granted, Header, Issuer, claimed_issuer, read_header, validity};
 use crate::policy::login::{Login, Session};
 use crate::revocation::stamps::Stamps;
 use crate::store::redis::shared::SharedKey;
@@ -55,7 +55,14 @@ struct Follows {
 #[derive(Debug)]
 pub enum Genuine {
     /// Somebody that another issuer speaks for.
-    Other { issuer: Box<str>, subject: String, grant: Grant, expires_at: Timestamp },
+    Other {
+        issuer: Box<str>,
+        subject: String,
+        /// As [`Issuer::grant`] gives it.
+        id: Box<str>,
+        grant: Grant,
+        expires_at: Timestamp,
+    },
     /// A user of our own, on this plane, if the session still stands.
     Session(Session, Box<str>),
 }
@@ -237,8 +244,8 @@ impl Follows {
     fn genuine(&self, claims: &Claims, now: Timestamp) -> Result<Genuine, ResolveError> {
         let rules = &self.rules;
         let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
-        let (subject, grant) = rules.grant(claims)?;
-        Ok(Genuine::Other { issuer: rules.name.clone(), subject, grant, expires_at })
+        let Granted { subject, id, grant } = rules.grant(claims)?;
+        Ok(Genuine::Other { issuer: rules.name.clone(), subject, id, grant, expires_at })
     }
 }
 

@@ -19,7 +19,7 @@ use crate::domain::change::{Said, Slots, named};
 use crate::domain::credential::{Digest, PresentedKey};
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
-use crate::domain::principal::{Grant, Principal};
+use crate::domain::principal::{Beside, Grant, Principal};
 use crate::domain::record::{EVERY, Project, ProjectState, Resource, ResourceRef};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
@@ -199,10 +199,11 @@ impl Resolver {
             verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
         }
         match verified? {
-            Genuine::Other { issuer, subject, grant, expires_at } => {
+            Genuine::Other { issuer, subject, id, grant, expires_at } => {
                 let barred = self.barred(grant.project()).await?;
-                let logged = self.digester.logged(&subject);
-                let mut principal = Principal::of_subject(&subject, logged, self.grants.share(&grant), expires_at);
+                let logged = self.digester.logged(&subject).map(String::into_boxed_str);
+                let beside = Beside { logged, id: Some(id) };
+                let mut principal = Principal::of_subject(&subject, beside, self.grants.share(&grant), expires_at);
                 principal.revoked = barred.value.is_some();
                 // The project was found to be as it is after the stamp was taken, by whichever load.
                 let digests = [digest, named("project", grant.project()), named("issuer", &issuer)];
@@ -222,7 +223,7 @@ impl Resolver {
         let (reader, grants) = (self.reader(), Arc::clone(&self.grants));
         let (session, plane) = (session.clone(), plane.to_owned());
         let subject = format!("user:{}", session.user);
-        let logged = self.digester.logged(&subject);
+        let logged = self.digester.logged(&subject).map(String::into_boxed_str);
         async move {
             let own = named("session", &session.id);
             let digests = [named("user", &session.user), own];
@@ -234,7 +235,8 @@ impl Resolver {
             let every_workload = [EVERY.to_owned()];
             let grant = Grant::new(&plane, &user.project, &every_workload, &user.permissions);
             let grant = grants.share(&grant.map_err(|_| ResolveError::Damaged)?);
-            let mut principal = Principal::of_subject(&subject, logged, grant, session.expires_at);
+            let beside = Beside { logged, id: user.id.map(|id| id.as_str().into()) };
+            let mut principal = Principal::of_subject(&subject, beside, grant, session.expires_at);
             principal.revoked = user.disabled
                 || user.sessions != session.generation
                 || ended

@@ -10,6 +10,7 @@ mod projects;
 mod reserve;
 mod sessions;
 mod source;
+mod upgrade;
 mod users;
 
 use std::io;

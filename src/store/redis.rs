@@ -16,6 +16,7 @@ mod room;
 mod scripts;
 pub mod shared;
 pub mod survey;
+mod upgrade;
 mod usage;
 mod values;
 mod writer;

@@ -2,6 +2,7 @@
 
 use super::keyspace::is_part;
 use super::{AuditQuery, OnceRecord, StoreError, Write};
+use crate::domain::credential::UserId;
 use crate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
@@ -101,6 +102,11 @@ pub(super) fn check_user_update(stored: &User, new: &User) -> Result<(), StoreEr
         return conflict(format!("sessions of user {} that have ended would be open again", new.name));
     }
     Ok(())
+}
+
+/// What a user's record has after a change: an id is set once, and whoever is made in the place of a deleted user is somebody else.
+pub(super) fn user_id_after(stored: &User, new: &User) -> Option<UserId> {
+    if stored.deleted && !new.deleted { new.id } else { stored.id.or(new.id) }
 }
 
 pub(super) fn check_once(earlier: &OnceRecord, new: &OnceRecord) -> Result<(), StoreError> {

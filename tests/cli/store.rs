@@ -149,3 +149,24 @@ fn a_request_is_explained_from_the_store_of_a_fleet() {
     let explained = house.run(&["explain", "--request", file.to_str().unwrap()]).ends(0).out;
     assert!(explained.contains("acme"), "{explained}");
 }
+
+#[test]
+fn an_older_store_is_upgraded_by_its_operator() {
+    let redis = servers::Server::start();
+    let house = House::on(&redis);
+    house.run(&["store", "init"]).ends(0);
+    redis.command::<u64>(&["HSET", "tg:{tg}:head", "format", "1"]);
+    let server = server::Server::start_on(&in_redis(&redis), PEPPER);
+    let fleet = || run(&["fleet", "-o", "json", "--socket", &server.socket()]).ends(0).json();
+    assert_eq!((fleet()["format"].as_str(), fleet()["replicas"][0]["format"].as_u64()), (Some("2"), Some(3)));
+    let done = house.run(&["store", "upgrade", "-o", "json"]).ends(0).json();
+    assert_eq!(
+        (done["was"].as_str(), done["format"].as_str(), done["rewritten"].as_u64()),
+        (Some("2"), Some("3"), Some(0))
+    );
+    assert_eq!(fleet()["format"].as_str(), Some("3"));
+    assert!(house.run(&["store", "upgrade"]).ends(0).out.contains("It was"));
+
+    let file = House::with("{embedded: {path: FOLDER/store.redb}}");
+    assert!(file.run(&["store", "upgrade"]).ends(1).err.contains("there is no store at"));
+}

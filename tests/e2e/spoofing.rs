@@ -6,8 +6,9 @@ use super::client::{Http2, Sent, http1};
 use super::harness::{H2_BACKEND, Key, Setup, Stack};
 
 /// Names under the reserved prefix, those in use and others.
-const IDENTITY: [&str; 11] = [
+const IDENTITY: [&str; 12] = [
     "x-tollgate-subject",
+    "x-tollgate-user-id",
     "x-tollgate-project",
     "x-tollgate-workload",
     "x-tollgate-key-id",

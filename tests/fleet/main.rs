@@ -14,4 +14,5 @@ mod revoker;
 mod rules;
 #[path = "../support/redis.rs"]
 mod server;
+mod upgraded;
 mod world;

@@ -275,7 +275,7 @@ fn header_names() {
         ),
     ]);
     assert_eq!(problems(&with("subject: x-tollgate-subject", "subject: null")), []);
-    assert_eq!(problems(&with("[x-tollgate-]", "[]")).len(), 7);
+    assert_eq!(problems(&with("[x-tollgate-]", "[]")).len(), 8);
     let broad: Vec<String> = problems(&with("[x-tollgate-]", "[x-]")).into_iter().map(|problem| problem.path).collect();
     assert_eq!(broad, ["credentials[1].header", "identity.reserved_prefixes[0]"]);
 }

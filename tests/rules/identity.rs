@@ -6,8 +6,9 @@ use tollgate::domain::record::ApiKey;
 
 use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, policy, resource, workloads};
 
-const IDENTITY: [&str; 7] = [
+const IDENTITY: [&str; 8] = [
     "x-tollgate-subject",
+    "x-tollgate-user-id",
     "x-tollgate-project",
     "x-tollgate-workload",
     "x-tollgate-key-id",
@@ -34,7 +35,7 @@ fn holds_the_contract(answer: &Answer, keeps: bool) {
     }
 }
 
-fn told(answer: &Answer) -> [Option<&str>; 7] {
+fn told(answer: &Answer) -> [Option<&str>; 8] {
     IDENTITY.map(|name| answer.told(name))
 }
 
@@ -57,18 +58,22 @@ fn what_is_told_of_whom() {
         let request = Request::new("POST", target).bearing("ik_live").with("x-request-id", "r-1");
         let answer = decide(policy, &request, Some(&workloads(data.clone(), &[held])), None, NOW);
         holds_the_contract(&answer, false);
-        assert_eq!(told(&answer), [subject, project, workload, id, plane, permissions, request_id], "{target} {held}");
+        assert_eq!(
+            told(&answer),
+            [subject, None, project, workload, id, plane, permissions, request_id],
+            "{target} {held}"
+        );
     }
     let request = Request::new("PATCH", "/r/w1").bearing("ik_sdk");
     let found = resource("w1", "chat", "acme");
     let answer = decide(policy, &request, Some(&holder("control", &["write"])), Some(&found), NOW);
-    assert_eq!(told(&answer), [subject, acme, Some("chat"), id, Some("control"), Some("write"), None]);
+    assert_eq!(told(&answer), [subject, None, acme, Some("chat"), id, Some("control"), Some("write"), None]);
     let answer = decide(policy, &Request::new("GET", "/open"), None, None, NOW);
     holds_the_contract(&answer, false);
-    assert_eq!(told(&answer), [None; 7]);
+    assert_eq!(told(&answer), [None; 8]);
     let every = ApiKey { project: "*".to_owned(), ..holder("admin", &["manage_keys"]) };
     let answer = decide(policy, &Request::new("POST", "/admin").bearing("ik_adm"), Some(&every), None, NOW);
-    assert_eq!(told(&answer), [subject, None, None, id, Some("admin"), Some("manage_keys"), None]);
+    assert_eq!(told(&answer), [subject, None, None, None, id, Some("admin"), Some("manage_keys"), None]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! How a store is laid out: an older one opens and stays what it is, a newer one is refused, and each change is written for the
 //! format that the store has at that very moment.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,8 @@ use tollgate::store::format::Format;
 use tollgate::store::migration::{Depot, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
-use tollgate::store::{Store, StoreError, Write};
+use tollgate::store::upgrade::{Upgraded, upgrade};
+use tollgate::store::{AuditQuery, KeyQuery, Store, StoreError, UserQuery, Write};
 
 use crate::redis_server::RedisServer;
 use crate::support::{Apply, at, in_redis, key, row, user};
@@ -173,4 +175,95 @@ async fn a_migration_keeps_the_format_of_its_source() {
         assert_eq!(open(&back).unwrap().format().await.unwrap(), format);
     }
     assert_eq!(store.format().await.unwrap(), Format::Three, "and the one that was refused is as it was");
+}
+
+/// Users without ids, one of them deleted, and a key.
+async fn fill_as_of_old(store: &Store) {
+    let gone = User { deleted: true, sessions: 2, version: 2, password_hash: String::new(), ..user("gone") };
+    let many = (0..300).map(|n| Write::CreateUser(user(&format!("user-{n:03}"))));
+    store
+        .apply([Write::CreateUser(user("gone")), Write::UpdateUser(gone)].into_iter().chain(many).collect())
+        .await
+        .unwrap();
+    store.apply(vec![Write::CreateKey(key(1)), Write::Audit(row("old"))]).await.unwrap();
+}
+
+async fn ids(store: &Store) -> BTreeMap<String, Option<UserId>> {
+    let mut ids = BTreeMap::new();
+    for name in (0..300).map(|n| format!("user-{n:03}")).chain(["gone".to_owned()]) {
+        let id = store.user(name.clone()).await.unwrap().unwrap().id;
+        ids.insert(name, id);
+    }
+    ids
+}
+
+fn all_differ(ids: &BTreeMap<String, Option<UserId>>) -> bool {
+    ids.values().flatten().collect::<BTreeSet<_>>().len() == ids.len()
+}
+
+#[tokio::test]
+async fn an_upgrade_gives_ids_and_changes_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(open(&path).unwrap());
+    file_says(&path, 2);
+    let (in_redis, _, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    for store in [open(&path).unwrap(), in_redis] {
+        fill_as_of_old(&store).await;
+        assert!(ids(&store).await.values().all(Option::is_none));
+        let before = store.apply(vec![]).await.unwrap();
+        assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::Two, rewritten: 301 });
+        assert_eq!(store.format().await.unwrap(), Format::Three);
+        let given = ids(&store).await;
+        assert!(all_differ(&given));
+        assert_eq!(
+            store.user("user-007".to_owned()).await.unwrap().unwrap(),
+            User { id: given["user-007"], ..user("user-007") }
+        );
+        assert_eq!(store.key(key(1).id).await.unwrap().unwrap(), key(1));
+        // What is listed by the indexes that came with the format.
+        assert_eq!(store.users(UserQuery { limit: 999, ..UserQuery::default() }).await.unwrap().len(), 300);
+        let of_both = KeyQuery { project: Some("acme".into()), plane: Some("data".into()), limit: 9, after: None };
+        assert_eq!(store.keys(of_both).await.unwrap(), [key(1)]);
+        let by_her = AuditQuery { actor: Some(row("old").actor), limit: 9, ..AuditQuery::default() };
+        assert_eq!(store.audit(by_her).await.unwrap().len(), 1);
+        assert!(store.apply(vec![]).await.unwrap() > before + 1, "whoever follows the log looks again");
+
+        assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::Three, rewritten: 0 });
+        // A change by somebody who had read the record before.
+        store.apply(vec![Write::UpdateUser(User { disabled: true, version: 2, ..user("user-007") })]).await.unwrap();
+        assert_eq!(store.user("user-007".to_owned()).await.unwrap().unwrap().id, given["user-007"]);
+        // Whoever is made in the place of somebody deleted is somebody else.
+        store
+            .apply(vec![Write::UpdateUser(User { version: 3, sessions: 3, id: ann().id, ..user("gone") })])
+            .await
+            .unwrap();
+        assert_eq!(store.user("gone".to_owned()).await.unwrap().unwrap().id, ann().id);
+        assert_ne!(given["gone"], ann().id);
+    }
+    let raw: String = server.send("HGET tg:{tg}:head format").await;
+    assert_eq!(raw, "3", "an older Tollgate compares it with 1, and refuses");
+}
+
+#[tokio::test]
+async fn an_upgrade_that_was_interrupted_goes_on() {
+    let (store, _, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    fill_as_of_old(&store).await;
+    // Ended after the first records, while everybody writes the new format already.
+    head_says(&server, Format::RisingToThree).await;
+    for n in 0..40 {
+        let id = UserId::parse(&format!("{n:016}")).unwrap();
+        store.apply(vec![Write::GiveUserId { name: format!("user-{n:03}"), id }]).await.unwrap();
+    }
+    store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
+    let raw: String = server.send("HGET tg:{tg}:head format").await;
+    assert!(raw != "1" && raw != "3", "an older Tollgate refuses it, and this one knows that it is not done: {raw}");
+    assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::RisingToThree, rewritten: 261 });
+    let given = ids(&store).await;
+    assert!(all_differ(&given));
+    assert_eq!(given["user-039"].unwrap().as_str(), "0000000000000039", "what was given stays");
+    assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), ann());
+    assert_eq!(store.format().await.unwrap(), Format::Three);
 }

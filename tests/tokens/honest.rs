@@ -176,6 +176,8 @@ async fn the_back_end_is_told_who_it_is() {
         .await;
     let told = |name: &str| set.iter().find(|(known, _)| known == name).map(|(_, value)| &**value);
     assert_eq!(told("x-tollgate-subject"), Some("sso:ada"));
+    // Over the `iss` and the `sub`, whatever the issuer is called here.
+    assert_eq!(told("x-tollgate-user-id"), Some("84484dacb2fc14bf9fc82e48b065a7eb"));
     assert_eq!(told("x-tollgate-project"), Some("acme"));
     assert_eq!(told("x-tollgate-plane"), Some("data"));
     // What is not declared means nothing.

@@ -8,10 +8,12 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Position};
+use tollgate::domain::credential::UserId;
 use tollgate::domain::decision::Denial;
 use tollgate::domain::record::{EndedSession, ProjectState, User};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
+use tollgate::policy::respond::Decision;
 use tollgate::registry::{Actor, Expected, Held, UserChange, UserSpec};
 use zeroize::Zeroizing;
 
@@ -28,7 +30,13 @@ struct House {
 
 impl House {
     fn new() -> Self {
-        let world = World::of("login: {issuer: https://api.test, plane: admin, lifetime_seconds: 600}\n");
+        Self::with("")
+    }
+
+    /// With more of a configuration.
+    fn with(more: &str) -> Self {
+        let login = "login: {issuer: https://api.test, plane: admin, lifetime_seconds: 600}\n";
+        let world = World::of(&format!("{login}{more}"));
         let clock = world.clock();
         let core = &world.core;
         let signing = Arc::clone(core.resolver.signing());
@@ -346,4 +354,45 @@ async fn keys_are_replaced_and_the_old_ones_verify_for_a_while() {
     assert_eq!(keys().await, 1);
     house.logins.renew_keys().await.unwrap();
     assert_eq!(house.world.core.store.signing_keys().await.unwrap().len(), 1);
+}
+
+/// The value of a header that the back end is given.
+async fn told(house: &House, token: &str, header: &str) -> Option<String> {
+    let bearer = format!("Bearer {token}");
+    house
+        .world
+        .decide("/admin", &bearer, |decision| match decision {
+            Decision::Allow(allow) => {
+                let mut set = allow.headers_to_set();
+                let value = set.find(|(name, _)| *name == header).map(|(_, value)| value.to_owned());
+                assert_eq!(value.is_none(), allow.headers_to_remove().any(|name| name == header), "set or removed");
+                value
+            }
+            Decision::Deny(deny) => panic!("{:?}", deny.denial),
+        })
+        .await
+}
+
+#[tokio::test]
+async fn whoever_has_a_name_later_is_told_from_who_had_it() {
+    let house = House::new();
+    let ada = house.user("ada", "acme", &["manage_keys"]).await;
+    let token = house.token("ada").await;
+    assert_eq!(told(&house, &token, "x-tollgate-user-id").await.as_deref(), ada.id.as_ref().map(UserId::as_str));
+    house.world.core.registry.delete_user(&Actor::operator(), "ada", Expected::Any).await.unwrap();
+    let another = house.user("ada", "acme", &["manage_keys"]).await;
+    assert!(ada.id.is_some() && another.id.is_some() && ada.id != another.id);
+    let token = house.token("ada").await;
+    assert_eq!(told(&house, &token, "x-tollgate-subject").await.as_deref(), Some("user:ada"));
+    assert_eq!(told(&house, &token, "x-tollgate-user-id").await.as_deref(), another.id.as_ref().map(UserId::as_str));
+}
+
+#[tokio::test]
+async fn the_subject_may_be_the_id() {
+    let house = House::with("identity: {subject: id}\n");
+    let ada = house.user("ada", "acme", &["manage_keys"]).await;
+    let token = house.token("ada").await;
+    for header in ["x-tollgate-subject", "x-tollgate-user-id"] {
+        assert_eq!(told(&house, &token, header).await.as_deref(), ada.id.as_ref().map(UserId::as_str));
+    }
 }

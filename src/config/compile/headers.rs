@@ -5,7 +5,7 @@ use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::respond::OVERRIDES;
 use crate::policy::{IdentityHeaders, same_header};
 
-use super::super::file::{CredentialKind, File};
+use super::super::file::{CredentialKind, File, SubjectKind};
 use super::super::problems::{Findings, Path};
 
 /// Headers that frame or route a message (RFC 9110 section 7.6.1, RFC 9112), or that Envoy and we read ourselves.
@@ -76,6 +76,7 @@ pub(super) fn identity(file: &File, findings: &mut Findings) -> IdentityHeaders 
     let headers = &file.identity.headers;
     let named = [
         ("subject", &headers.subject),
+        ("user_id", &headers.user_id),
         ("project", &headers.project),
         ("workload", &headers.workload),
         ("key_id", &headers.key_id),
@@ -105,12 +106,14 @@ pub(super) fn identity(file: &File, findings: &mut Findings) -> IdentityHeaders 
     let boxed = |name: &Option<String>| name.as_deref().map(Into::into);
     IdentityHeaders {
         subject: boxed(&headers.subject),
+        user_id: boxed(&headers.user_id),
         project: boxed(&headers.project),
         workload: boxed(&headers.workload),
         key_id: boxed(&headers.key_id),
         plane: boxed(&headers.plane),
         permissions: boxed(&headers.permissions),
         request_id: boxed(&headers.request_id),
+        subject_is_id: file.identity.subject == SubjectKind::Id,
         reserved_prefixes: prefixes.iter().map(|prefix| prefix.as_str().into()).collect(),
     }
 }

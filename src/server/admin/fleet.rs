@@ -28,7 +28,8 @@ const ATTEMPTS: usize = 3;
 pub async fn show(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     state.registry.admit_to_fleet(&caller.actor).await?;
     let view = state.replicas.view().await.map_err(RegistryError::from)?;
-    reply::record(StatusCode::OK, &FleetBody::from(&view))
+    let format = state.registry.format().await?;
+    reply::record(StatusCode::OK, &FleetBody::of(&view, format))
 }
 
 /// How long the answer to a change waits for the fleet; `None`: not at all.

@@ -57,6 +57,7 @@ impl<'t> Batch<'t> {
             Write::PutProject(project) => projects::put(self.transaction, project),
             Write::CreateUser(user) => users::create(self.transaction, user, self.format),
             Write::UpdateUser(user) => users::update(self.transaction, user, self.format),
+            Write::GiveUserId { name, id } => users::give_id(self.transaction, name, *id, self.format),
             Write::EndSession(session) => sessions::end(self.transaction, session),
             Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
             Write::DeleteSigningKey { id } => sessions::delete_signing_key(self.transaction, id),

@@ -7,11 +7,12 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
 use super::super::records::{decode_user, encode_user};
-use super::super::rules::{check_parts, check_user_update};
+use super::super::rules::{check_parts, check_user_update, user_id_after};
 use super::super::{StoreError, UserQuery};
 use super::batch::conflict;
 use super::engine::Act;
 use super::{Embedded, damaged, has_indexes};
+use crate::domain::credential::UserId;
 use crate::domain::record::User;
 
 impl Embedded {
@@ -111,12 +112,22 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format
             return conflict(format!("there is no user {}", user.name));
         };
         check_user_update(&known, user)?;
-        users.insert(&*user.name, &*encode_user(user, format))?;
+        let user = User { id: user_id_after(&known, user), ..user.clone() };
+        users.insert(&*user.name, &*encode_user(&user, format))?;
         known
     };
     transaction.open_table(keyspace::USERS_BY_PROJECT)?.remove(&*scoped(&known.project, known.name.as_bytes()))?;
     transaction.open_table(keyspace::LISTED_USERS)?.remove(&*known.name)?;
     list(transaction, user, format)
+}
+
+/// Gives an id to a user who has none.
+pub(super) fn give_id(transaction: &WriteTransaction, name: &str, id: UserId, format: Format) -> Act<()> {
+    let mut users = transaction.open_table(keyspace::USERS)?;
+    if let Some(known) = stored(&users, name)?.filter(|known| known.id.is_none()) {
+        users.insert(name, &*encode_user(&User { id: Some(id), ..known }, format))?;
+    }
+    Ok(())
 }
 
 /// Puts a user on the lists, if it is on any.

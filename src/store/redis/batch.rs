@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::draft::{Draft, Halt, Seen, Step};
 use super::values::{key_of, key_value, user_of, user_value};
-use crate::domain::credential::KeyId;
+use crate::domain::credential::{KeyId, UserId};
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, KeyState, Project, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 use crate::store::keyspace::is_part;
@@ -16,7 +16,7 @@ use crate::store::records::{
 };
 use crate::store::rules::{
     check_key_update, check_once, check_parts, check_project_put, check_resource_deletion, check_resource_update,
-    check_user_update,
+    check_user_update, user_id_after,
 };
 use crate::store::{ENDED_SESSION_KEPT, ONCE_KEPT, OnceRecord, PepperCheck, StoreError, Write};
 
@@ -56,6 +56,7 @@ fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
         Write::PutProject(project) => put_project(draft, project),
         Write::CreateUser(user) => create_user(draft, user),
         Write::UpdateUser(user) => update_user(draft, user),
+        Write::GiveUserId { name, id } => give_user_id(draft, name, *id),
         Write::EndSession(session) => end_session(draft, session),
         Write::CreateSigningKey(key) => create_signing_key(draft, key),
         Write::DeleteSigningKey { id } => delete_signing_key(draft, id),
@@ -226,7 +227,17 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
     check_user_update(&stored, user)?;
     draft.unlist(names::USER_LIST, &*user.name);
     draft.unlist(names::users_of_project(&stored.project), &*user.name);
-    put_user(draft, user);
+    put_user(draft, &User { id: user_id_after(&stored, user), ..user.clone() });
+    Ok(())
+}
+
+fn give_user_id(draft: &mut Draft<'_>, name: &str, id: UserId) -> Step<()> {
+    if let Some(stored) = draft.record(&names::user(name))? {
+        let stored = user_of(&stored)?;
+        if stored.id.is_none() {
+            put_user(draft, &User { id: Some(id), ..stored });
+        }
+    }
     Ok(())
 }
 

@@ -31,6 +31,8 @@ scripts! {
     BEGIN_MIGRATION = "migration_begin";
     IMPORT = "migration_import";
     END_MIGRATION = "migration_end";
+    BEGIN_UPGRADE = "upgrade_begin";
+    END_UPGRADE = "upgrade_end";
 }
 
 const WRITE_BATCH: &str = include_str!("scripts/write.lua");

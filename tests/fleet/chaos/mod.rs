@@ -7,9 +7,9 @@
 mod crash;
 mod cut_off;
 mod floods;
-mod house;
+pub mod house;
 mod killed;
-mod load;
+pub mod load;
 mod process;
 mod propagation;
 pub mod proxy;

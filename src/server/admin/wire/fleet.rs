@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::rfc3339;
 use crate::fleet::report::{FleetView, Replica, ReplicaView, WaitReport};
 use crate::server::admin::grammar::{Seconds, Time};
+use crate::store::format::Format;
 
 /// Whether the answer waits until every replica has confirmed the change.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -114,14 +115,16 @@ pub struct FleetBody {
     pub level: String,
     /// The number of the newest change.
     pub head: u64,
+    /// How the store is laid out, such as `3`; `3, under way` while it is upgraded.
+    pub format: String,
     /// By name, and then by id.
     pub replicas: Vec<ReplicaBody>,
 }
 
-impl From<&FleetView> for FleetBody {
-    fn from(view: &FleetView) -> Self {
+impl FleetBody {
+    pub fn of(view: &FleetView, format: Format) -> Self {
         let replicas = view.replicas.iter().map(|replica| ReplicaBody::of(replica, view.head)).collect();
-        Self { level: view.level.clone(), head: view.head, replicas }
+        Self { level: view.level.clone(), head: view.head, format: format.to_string(), replicas }
     }
 }
 
@@ -146,6 +149,8 @@ pub struct ReplicaBody {
     pub lag: u64,
     /// How many milliseconds its lease goes on, at most; null if it has none or needs none.
     pub lease_ms: Option<u64>,
+    /// The highest format of the store that it can write.
+    pub format: u64,
 }
 
 impl ReplicaBody {
@@ -160,6 +165,7 @@ impl ReplicaBody {
             position: view.position,
             lag: head.saturating_sub(view.position),
             lease_ms: view.lease.map(millis),
+            format: view.format,
         }
     }
 }

@@ -122,6 +122,8 @@ pub struct ListUsers {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "User")]
 pub struct UserBody {
+    /// What tells the user from whoever else has or had the name; null until the store is upgraded.
+    pub id: Option<String>,
     #[schemars(with = "UserName")]
     pub name: String,
     #[schemars(with = "NameOrEvery")]
@@ -142,6 +144,7 @@ pub struct UserBody {
 impl From<&User> for UserBody {
     fn from(user: &User) -> Self {
         Self {
+            id: user.id.map(|id| id.to_string()),
             name: user.name.clone(),
             project: user.project.clone(),
             permissions: user.permissions.clone(),

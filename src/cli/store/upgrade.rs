@@ -1,0 +1,73 @@
+//! `tollgate store upgrade`: an older store raised to the newest format. Reaches the store itself and no Tollgate.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio::runtime::Handle;
+
+use super::failed;
+use crate::cli::output::{self, Format as Output, fields};
+use crate::cli::{Exit, Failure, connect, invalid};
+use crate::config::{self, StoreSettings};
+use crate::run::store::unfit;
+use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::store::format::Format;
+use crate::store::redis::Redis;
+use crate::store::redis::connect::Connector;
+use crate::store::redis::survey::Survey;
+use crate::store::upgrade::{Upgraded, upgrade};
+
+pub(super) const HELP: &str = "Examples:
+  tollgate store upgrade --config /etc/tollgate/tollgate.yaml
+  tollgate store upgrade -o json
+
+First move every Tollgate on the store to this release; `tollgate fleet` shows which format each of them can write. In Redis they
+go on meanwhile. The file of an embedded store has one owner: stop Tollgate, run this, and start it again. Run it again if it was
+interrupted: it goes on where it was. There is no way back: an older release refuses a store that was upgraded.";
+
+#[derive(Args, Debug)]
+pub struct UpgradeArgs {
+    /// The configuration file; its `store` is upgraded
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Output,
+}
+
+pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
+    let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
+    let store = match settings.store {
+        StoreSettings::Embedded(path) => {
+            if !path.exists() {
+                let problem = format!("there is no store at {}: see `store.embedded.path`", path.display());
+                return Err(Failure::new(Exit::Failed, problem));
+            }
+            Store::Embedded(Arc::new(Embedded::open(&path, Duration::ZERO).map_err(|error| failed(&error))?))
+        }
+        StoreSettings::Redis(redis) => {
+            let connector = Connector::open(redis.place).map_err(|error| failed(&error))?;
+            let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
+            if let Some(unfit) = unfit(&survey) {
+                return Err(Failure::new(Exit::Failed, unfit));
+            }
+            Store::Redis(Arc::new(Redis::new(connector, Handle::current())))
+        }
+    };
+    let Upgraded { was, rewritten } = upgrade(&store).await.map_err(|error| failed(&error))?;
+    match args.output {
+        Output::Json => {
+            let (was, format) = (was.to_string(), Format::NEWEST.to_string());
+            output::print(&output::json(&json!({"was": was, "format": format, "rewritten": rewritten}))?)
+        }
+        Output::Table => output::print(&fields(&[
+            ("Format", Format::NEWEST.to_string()),
+            ("It was", was.to_string()),
+            ("Written again", format!("{rewritten} records")),
+        ])),
+    }
+}

@@ -1,0 +1,14 @@
+#!lua
+-- Says that all of a store is of the format that it was on its way to, as one change that touches everything.
+-- KEYS: head, log. ARGV: the lineage, the format under way, the format, event.
+local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'h', 'format')
+if not head[1] then return {'LOST'} end
+if head[1] ~= ARGV[1] then return {'STALE'} end
+if head[4] == ARGV[3] then return {'DONE'} end
+if head[4] ~= ARGV[2] then return {'STALE'} end
+
+local number = string.format('%.0f', tonumber(head[2]) + 1)
+local h = redis.sha1hex(head[1] .. ':' .. head[3] .. ':' .. number .. ':' .. ARGV[4])
+redis.call('XADD', KEYS[2], number .. '-0', 'h', h, 'p', ARGV[4])
+redis.call('HSET', KEYS[1], 'seq', number, 'h', h, 'format', ARGV[3])
+return {'DONE'}

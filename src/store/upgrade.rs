@@ -1,0 +1,32 @@
+//! An older store raised to the newest format, by its operator alone. Ended in the middle it is done again, and goes on where it
+//! was. Never changes what a record means.
+
+use super::format::Format;
+use super::{Store, StoreError, on_thread};
+use crate::domain::credential::UserId;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Upgraded {
+    /// What the store was when this began.
+    pub was: Format,
+    /// How many records had to be written again.
+    pub rewritten: u64,
+}
+
+/// Raises a store. The file of an embedded one is raised in one step; in Redis everybody writes the new format from the first
+/// step on, and the last one says that nothing of the old is left.
+///
+/// # Errors
+/// [`StoreError::Conflict`] while a replica cannot write the new format, with its name.
+pub async fn upgrade(store: &Store) -> Result<Upgraded, StoreError> {
+    match store {
+        Store::Embedded(store) => on_thread(store, |store| store.upgrade()).await,
+        Store::Redis(store) => store.upgrade().await,
+    }
+}
+
+/// An id that nobody else was given.
+pub(super) fn user_id() -> Result<UserId, StoreError> {
+    UserId::generate(getrandom::fill).map_err(|error| StoreError::Unavailable(error.to_string()))
+}

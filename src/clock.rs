@@ -1,5 +1,6 @@
 //! The wall clock as a value, so that whoever needs the time is given it. Never read inside a rule.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,6 +14,24 @@ pub enum Clock {
     System,
     /// Set by hand, for tests and for `explain --at`: milliseconds since the Unix epoch.
     Manual(Arc<AtomicU64>),
+    /// Asked of a function, for a test that must act between two steps of a decision.
+    Asked(Ask),
+}
+
+/// What is called whenever somebody wants to know the time.
+#[derive(Clone)]
+pub struct Ask(Arc<dyn Fn() -> Timestamp + Send + Sync>);
+
+impl Ask {
+    pub fn new(time: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
+        Self(Arc::new(time))
+    }
+}
+
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ask")
+    }
 }
 
 impl Clock {
@@ -23,13 +42,15 @@ impl Clock {
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
             Self::Manual(millis) => Timestamp::from_millis(millis.load(Ordering::Relaxed)),
+            Self::Asked(ask) => (ask.0)(),
         }
     }
 
-    /// The clock for leases: it never steps. By hand it is the same number as [`Clock::now`].
+    /// The clock for leases: it never steps. By hand it is the same number as [`Clock::now`]; nobody is asked
+    /// for it.
     pub fn moment(&self) -> Moment {
         match self {
-            Self::System => {
+            Self::System | Self::Asked(_) => {
                 // CLOCK_BOOTTIME counts the time that the machine was suspended, too: a lease ends in its sleep.
                 let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
                 let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);

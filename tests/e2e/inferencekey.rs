@@ -77,6 +77,26 @@ async fn k2_no_plane_does_the_other_ones_work() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k2_prompts_are_read_with_a_data_key_alone() {
+    let stack = start().await;
+    let (data, control) = (stack.data_key(), stack.control_key());
+    assert_eq!(status(&stack, "GET", "/endpoint/acme/chat/prompts", &data).await, 200);
+    let seen = stack.take_seen();
+    assert_eq!(saw(&seen, "x-tollgate-workload").as_deref(), Some("chat"));
+    let foreign = stack.create_key("data", "acme", "embed", "run_inference", &[]);
+    for (path, key) in [
+        ("/endpoint/acme/chat/prompts", &control),
+        ("/endpoint/acme/embed/prompts", &control),
+        ("/endpoint/beta/llama/prompts", &control),
+        ("/endpoint/acme/chat/prompts", &foreign),
+        ("/endpoint/beta/llama/prompts", &data),
+    ] {
+        assert_eq!(status(&stack, "GET", path, key).await, 403, "{path}");
+    }
+    assert!(stack.take_seen().is_empty(), "none of it reached the back end");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k3_a_data_key_is_for_one_workload_or_the_whole_project() {
     let stack = start().await;
     let all = stack.data_key();

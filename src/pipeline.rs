@@ -16,6 +16,7 @@ use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::cache::Resolved;
 use crate::resolve::last_used::LastUsed;
 use crate::resolve::{ResolveError, Resolver};
+use crate::tasks::Tasks;
 
 /// What a decision is made with, apart from the policy.
 #[derive(Clone, Debug)]
@@ -36,6 +37,11 @@ impl Pipeline {
     /// Whether what is cached may be answered from.
     pub fn is_leased(&self) -> bool {
         self.resolver.is_leased()
+    }
+
+    /// The long tasks of this process.
+    pub fn tasks(&self) -> &Tasks {
+        self.resolver.tasks()
     }
 
     /// May this request pass?

@@ -1,6 +1,7 @@
 //! The only place that builds things: from a configuration file to a running process, started and drained in order.
 //! Decides nothing about requests.
 
+pub mod memory;
 pub mod store;
 
 use std::future::Future;
@@ -16,7 +17,7 @@ use axum::Router;
 use futures_util::future::join_all;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -46,6 +47,7 @@ use crate::server::ops::{self, OpsState};
 use crate::server::socket::{self, SocketFile};
 use crate::store::redis::shared::SharedCache;
 use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
 use crate::telemetry::{self, Telemetry};
 use store::{Joined, Opened};
 
@@ -82,20 +84,27 @@ impl Core {
     /// Over a store that nobody else changes, or of which one answer is wanted. Opens nothing: the store is open and the
     /// peppers are read.
     pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
-        Self::of(store, Arc::new(digester), Arc::new(Stamps::default()), sizes, clock, None)
+        Self::of(store, Arc::new(digester), Arc::new(Stamps::default()), sizes, clock, None, Tasks::default())
     }
 
     /// A part of a fleet, which it joins with this.
     ///
     /// # Errors
     /// [`RunError::Start`] if there is no thread to be had.
-    pub fn join(joined: Joined, grace: Duration, digester: Digester, sizes: Sizes) -> Result<(Self, Fleet), RunError> {
+    pub fn join(
+        joined: Joined,
+        grace: Duration,
+        digester: Digester,
+        sizes: Sizes,
+        tasks: Tasks,
+    ) -> Result<(Self, Fleet), RunError> {
         let (clock, digester) = (Clock::System, Arc::new(digester));
         let stamps = Arc::new(Stamps::leased(clock.clone()).with_longest_grace(grace));
         let cache = SharedCache::new(joined.redis.connector().clone());
         let l2 = L2::new(cache, Arc::clone(&digester), clock.clone());
         let store = Store::Redis(Arc::clone(&joined.redis));
-        let core = Self::of(store, digester, Arc::clone(&stamps), sizes, clock.clone(), Some(l2));
+        let (following, reconciling) = (tasks.task("fleet_log"), tasks.task("reconcile"));
+        let core = Self::of(store, digester, Arc::clone(&stamps), sizes, clock.clone(), Some(l2), tasks);
         let (reconcile, wanted) = mpsc::unbounded_channel();
         let fleet = Fleet::start(Joining {
             redis: joined.redis,
@@ -105,11 +114,13 @@ impl Core {
             level: joined.survey.level.to_string(),
             clock,
             reconcile,
+            task: following,
         })
         .map_err(start)?;
         let sticky = Arc::clone(core.resolver.sticky());
         let registry = core.registry.in_fleet(fleet.position(), sticky, core.resolver.l2());
-        tokio::spawn(keep_ended(registry.clone(), wanted));
+        let (keeper, wanted) = (registry.clone(), Arc::new(Mutex::new(wanted)));
+        tokio::spawn(reconciling.keep(move || keep_ended(keeper.clone(), Arc::clone(&wanted))));
         Ok((Self { registry, ..core }, fleet))
     }
 
@@ -120,10 +131,11 @@ impl Core {
         sizes: Sizes,
         clock: Clock,
         l2: Option<L2>,
+        tasks: Tasks,
     ) -> Self {
         let (last_used, sticky) = (Arc::new(LastUsed::default()), Arc::new(Sticky::default()));
         let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes, l2);
-        let resolver = Arc::new(resolver);
+        let resolver = Arc::new(resolver.among(tasks));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
         Self { pipeline, registry, resolver, store }
@@ -133,22 +145,24 @@ impl Core {
     async fn logins(&self) -> Result<Logins, RunError> {
         let (signing, clock) = (self.resolver.signing(), Clock::System);
         signing.load(clock.now()).await?;
-        let passwords = Passwords::start().map_err(start)?;
+        let passwords = Passwords::start_among(self.resolver.tasks()).map_err(start)?;
         Ok(Logins::new(self.store.clone(), self.registry.clone(), Arc::clone(signing), passwords, clock))
     }
 
     /// Opens the store and reads the peppers.
-    async fn open(settings: &Settings, policy: &Policy) -> Result<(Self, Replicas), RunError> {
+    async fn open(settings: &Settings, policy: &Policy, tasks: Tasks) -> Result<(Self, Replicas), RunError> {
+        store::refuse_to_begin_anew(settings)?;
         let opened = store::open(&settings.store, STORE_WAIT).await?;
         let (current, older) = pepper::load(&settings.pepper, &opened.store()).await?;
         let digester = Digester::new(&current, &older);
         match opened {
             Opened::Sole(embedded) => {
-                let core = Self::new(Store::Embedded(Arc::clone(&embedded)), digester, settings.cache, Clock::System);
+                let (store, stamps) = (Store::Embedded(Arc::clone(&embedded)), Arc::new(Stamps::default()));
+                let core = Self::of(store, Arc::new(digester), stamps, settings.cache, Clock::System, None, tasks);
                 Ok((core, Replicas::sole(embedded, Clock::System.now())))
             }
             Opened::Joined(joined) => {
-                let (core, fleet) = Self::join(joined, longest_grace(policy), digester, settings.cache)?;
+                let (core, fleet) = Self::join(joined, longest_grace(policy), digester, settings.cache, tasks)?;
                 Ok((core, Replicas::Fleet(fleet)))
             }
         }
@@ -163,8 +177,9 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     // From the first moment on, or it would end the process.
     let hangups = signal(SignalKind::hangup()).map_err(start)?;
     let (changed, changes) = mpsc::unbounded_channel();
+    let tasks = Tasks::default();
     // Watched before it is read for the first time, so that no change falls in between.
-    let watch = config::reload::watch(&config, move || {
+    let watch = config::reload::watch(&config, tasks.task("config_watch"), move || {
         // Nobody listens any more once the process ends.
         let _ = changed.send(());
     });
@@ -175,7 +190,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let telemetry = Arc::new(Telemetry::new(Some(log)).map_err(start)?);
     telemetry.set_log(&settings.log);
 
-    let (core, replicas) = Core::open(&settings, &policy).await?;
+    let (core, replicas) = Core::open(&settings, &policy, tasks.clone()).await?;
     if let Replicas::Fleet(fleet) = &replicas {
         telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
     }
@@ -194,9 +209,15 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
     }
-    let reload = Reload { path: config, settings, grace, live, resolver: Arc::clone(&core.resolver), telemetry };
-    background.spawn(async move { reload.follow(changes, hangups).await });
-    background.spawn(flush_last_used(core.registry.clone()));
+    let (resolver, inbox) = (Arc::clone(&core.resolver), Mutex::new((changes, hangups)));
+    let reload = Arc::new(Reload { path: config, settings, grace, live, resolver, telemetry, inbox });
+    let mut is_again = false;
+    background.spawn(tasks.task("config_reload").keep(move || {
+        let (reload, is_again) = (Arc::clone(&reload), std::mem::replace(&mut is_again, true));
+        async move { reload.follow(is_again).await }
+    }));
+    let registry = core.registry.clone();
+    background.spawn(tasks.task("last_used").keep(move || flush_last_used(registry.clone())));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
     let served = doors.serve(stop).await;
@@ -294,7 +315,7 @@ impl Doors {
         let ops = ops::start(listener, state, all_done.clone().cancelled_owned()).map_err(start)?;
         let (listener, file, router) = self.admin_socket;
         let end = checks_done.clone().cancelled_owned();
-        let mut admin = vec![admin::serve::start_unix(listener, router, end).map_err(start)?];
+        let mut admin = vec![admin::serve::start_unix(listener, file, router, end).map_err(start)?];
         for (listener, door, router) in self.admin_http {
             let end = checks_done.clone().cancelled_owned();
             admin.push(admin::serve::start_tcp(listener, door, router, end).map_err(start)?);
@@ -309,7 +330,6 @@ impl Doors {
         checks_done.cancel();
         // Each says that it has ended by not being there any more.
         join_all(admin).await;
-        drop(file);
         all_done.cancel();
         let _ = ops.await;
         served.map_err(start)
@@ -342,7 +362,8 @@ fn identity(name: String, grace: Duration) -> Identity {
 
 /// Ends again what the store has lost, at once when it went over to another history. Nothing is given up that the log may still
 /// tell of: others may not have heard of what is missing, and would allow it.
-async fn keep_ended(registry: Registry, mut wanted: mpsc::UnboundedReceiver<()>) {
+async fn keep_ended(registry: Registry, wanted: Arc<Mutex<mpsc::UnboundedReceiver<()>>>) {
+    let mut wanted = wanted.lock().await;
     let mut has_complained = false;
     loop {
         tokio::select! {
@@ -382,10 +403,18 @@ struct Reload {
     live: Arc<ArcSwap<Policy>>,
     resolver: Arc<Resolver>,
     telemetry: Arc<Telemetry>,
+    /// What asks for it: the file has changed, or somebody sent SIGHUP.
+    inbox: Mutex<(mpsc::UnboundedReceiver<()>, Signal)>,
 }
 
 impl Reload {
-    async fn follow(self, mut changes: mpsc::UnboundedReceiver<()>, mut hangups: Signal) {
+    /// With `is_again` one that came before may have been lost in a panic.
+    async fn follow(&self, is_again: bool) {
+        let mut inbox = self.inbox.lock().await;
+        let (changes, hangups) = &mut *inbox;
+        if is_again {
+            self.reload();
+        }
         loop {
             tokio::select! {
                 Some(()) = changes.recv() => {}

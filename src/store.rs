@@ -417,10 +417,10 @@ impl Store {
         }
     }
 
-    /// Whether a read succeeds now, for readiness.
+    /// Whether a read succeeds now, and a write would last, for readiness.
     pub async fn is_available(&self) -> bool {
         match self {
-            Self::Embedded(_) => self.has_no_keys().await.is_ok(),
+            Self::Embedded(store) => on_thread(store, Embedded::check).await.is_ok(),
             Self::Redis(store) => store.is_available().await,
         }
     }

@@ -45,6 +45,7 @@ pub struct Telemetry {
     reloads: IntCounterVec,
     reload_ok: IntGauge,
     dropped_lines: IntGauge,
+    restarts: IntGaugeVec,
     /// The counters of the policy that is live, so that an allowed check looks up no label.
     allowed: ArcSwapOption<AllowedByRoute>,
     logged: AtomicU8,
@@ -160,6 +161,11 @@ impl Telemetry {
         )?;
         let dropped_lines =
             gauge("tollgate_log_lines_dropped", "Log lines lost since the start, as nobody read them fast enough.")?;
+        let restarts = gauges(
+            "tollgate_task_restarts",
+            "How often a long task was started again after a panic, since the start.",
+            &["task"],
+        )?;
         let build = gauges("tollgate_build_info", "The version that runs.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
@@ -175,6 +181,7 @@ impl Telemetry {
             reloads,
             reload_ok,
             dropped_lines,
+            restarts,
             allowed: ArcSwapOption::empty(),
             logged: AtomicU8::new(LoggedDecisions::Denied as u8),
             log: log.map(|handle| handle.0),
@@ -271,6 +278,9 @@ impl Telemetry {
         }
         let turned_away = i64::try_from(resolver.lane().turned_away()).unwrap_or(i64::MAX);
         self.refused_loads.with_label_values(&["signature"]).set(turned_away);
+        for (task, count) in resolver.tasks().restarts() {
+            self.restarts.with_label_values(&[task]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
         if let Some(control) = &self.log {
             self.dropped_lines.set(i64::try_from(control.dropped.dropped_lines()).unwrap_or(i64::MAX));
         }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each room and its floor.
-const FLOORS: [(&str, u8); 19] = [
+const FLOORS: [(&str, u8); 21] = [
     ("lib", 7),
     ("main", 6),
     ("cli", 5),
@@ -24,7 +24,9 @@ const FLOORS: [(&str, u8); 19] = [
     ("clock", 1),
     ("policy", 1),
     ("revocation", 1),
+    ("secret_file", 1),
     ("store", 1),
+    ("tasks", 1),
     ("domain", 0),
 ];
 

@@ -63,6 +63,9 @@ finish, then the process ends.")]
         /// The configuration file
         #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
         config: PathBuf,
+        /// Let the system write core dumps, and debuggers look in: both show secrets
+        #[arg(long)]
+        core_dumps: bool,
     },
     /// Check a configuration file and the Envoy file beside it, or print the schema of one
     #[command(after_help = "Examples:
@@ -190,7 +193,10 @@ pub fn main() -> ExitCode {
 /// The threads of the admin API and of everything but checks, which have threads of their own.
 const SIDE_THREADS: usize = 2;
 
-fn serve(config: PathBuf) -> Result<Exit, Failure> {
+fn serve(config: PathBuf, core_dumps: bool) -> Result<Exit, Failure> {
+    if !core_dumps && let Err(error) = run::memory::keep_private() {
+        output::note(&format!("Core dumps could not be forbidden, and would show secrets: {error}"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(SIDE_THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start threads: {error}")))?;
     match runtime.block_on(run::serve(config)) {
@@ -202,7 +208,7 @@ fn serve(config: PathBuf) -> Result<Exit, Failure> {
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
     match command {
-        Command::Serve { config } => serve(config),
+        Command::Serve { config, core_dumps } => serve(config, core_dumps),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),

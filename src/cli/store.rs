@@ -4,7 +4,8 @@
 mod migrate;
 mod upgrade;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -15,6 +16,7 @@ use super::{Exit, Failure, connect, invalid};
 use crate::config::{self, StoreSettings};
 use crate::run::store::unfit;
 use crate::store::StoreError;
+use crate::store::embedded::Embedded;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::{Severity, Survey};
 use crate::store::redis::{Init, Redis};
@@ -27,12 +29,13 @@ pub struct StoreArgs {
 
 #[derive(Debug, Subcommand)]
 enum StoreCommand {
-    /// Prepare a fleet's store, once, and show what its server guarantees
+    /// Make the store, once, and show what a fleet's server guarantees
     #[command(after_help = "Examples:
   tollgate store init --config /etc/tollgate/tollgate.yaml
   tollgate store init -o json
 
-Run it again to see what the server guarantees: a store that is there stays as it is. An embedded store needs it not.")]
+Run it again to see what the server guarantees: a store that is there stays as it is. An embedded store is made at the first
+start; it needs this only if there is a pepper already, be it that the store was lost and is to begin anew.")]
     Init(InitArgs),
     /// Carry everything from one store to another, and compare them
     #[command(after_help = migrate::HELP)]
@@ -44,7 +47,7 @@ Run it again to see what the server guarantees: a store that is there stays as i
 
 #[derive(Args, Debug)]
 struct InitArgs {
-    /// The configuration file, with `store.redis`
+    /// The configuration file
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
     /// How to print the answer
@@ -62,9 +65,9 @@ pub async fn run(args: StoreArgs) -> Result<(), Failure> {
 
 async fn init(args: InitArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
-    let StoreSettings::Redis(redis) = settings.store else {
-        let problem = format!("{} has an embedded store, which is made at the first start", args.config.display());
-        return Err(Failure::new(Exit::Configuration, problem));
+    let redis = match settings.store {
+        StoreSettings::Redis(redis) => redis,
+        StoreSettings::Embedded(path) => return init_file(&path, args.output),
     };
     let connector = Connector::open(redis.place).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
@@ -75,6 +78,23 @@ async fn init(args: InitArgs) -> Result<(), Failure> {
     match args.output {
         Format::Json => output::print(&output::json(&as_json(&made, &survey))?),
         Format::Table => output::print(&as_text(&made, &survey, output::is_colourful())),
+    }
+}
+
+/// An empty store in a file, where there is none.
+fn init_file(path: &Path, format: Format) -> Result<(), Failure> {
+    let is_new = !path.exists();
+    let store = Embedded::open(path, Duration::ZERO).map_err(|error| failed(&error))?;
+    let sequence = store.sequence().map_err(|error| failed(&error))?;
+    match format {
+        Format::Json => {
+            let made = json!({"made": is_new, "path": path.display().to_string(), "sequence": sequence});
+            output::print(&output::json(&made)?)
+        }
+        Format::Table => {
+            let state = if is_new { "made now".to_owned() } else { format!("there already, with {sequence} changes") };
+            output::print(&fields(&[("Store", state), ("File", path.display().to_string())]))
+        }
     }
 }
 

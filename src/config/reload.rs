@@ -10,6 +10,7 @@ use notify::event::EventKind;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use crate::policy::Policy;
+use crate::tasks::Task;
 
 use super::{Compiled, Log, Problems, Settings};
 
@@ -75,13 +76,14 @@ impl Drop for Watch {
     }
 }
 
-/// Calls `on_change` from a thread of its own, once for each time that the file has become another. Calls never overlap.
+/// Calls `on_change` from a thread of its own, once for each time that the file has become another. Calls never overlap. After a
+/// panic of one, which `task` counts, the file is looked at again.
 ///
 /// Begin to watch before the file is read for the first time, so that no change falls in between.
 ///
 /// # Errors
 /// The file's folder cannot be watched.
-pub fn watch(path: &Path, on_change: impl FnMut() + Send + 'static) -> Result<Watch, notify::Error> {
+pub fn watch(path: &Path, task: Task, on_change: impl FnMut() + Send + 'static) -> Result<Watch, notify::Error> {
     let (signals, inbox) = channel();
     let events = signals.clone();
     let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -95,7 +97,15 @@ pub fn watch(path: &Path, on_change: impl FnMut() + Send + 'static) -> Result<Wa
     follower.seen = fingerprint(path);
     std::thread::Builder::new()
         .name("config-watch".to_owned())
-        .spawn(move || follower.run(&inbox, on_change))
+        .spawn(move || {
+            let (mut on_change, mut is_again) = (on_change, false);
+            task.keep_blocking(|| {
+                if std::mem::replace(&mut is_again, true) {
+                    follower.look(&mut on_change);
+                }
+                follower.run(&inbox, &mut on_change);
+            });
+        })
         .map_err(notify::Error::io)?;
     Ok(Watch { signals })
 }
@@ -110,20 +120,24 @@ struct Follower {
 }
 
 impl Follower {
-    fn run(mut self, inbox: &Receiver<Signal>, mut on_change: impl FnMut()) {
+    fn run(&mut self, inbox: &Receiver<Signal>, on_change: &mut impl FnMut()) {
         while let Ok(Signal::Event) = inbox.recv() {
             if !settle(inbox) {
                 return;
             }
-            // A link may lead to another folder now. That it cannot be watched is no reason not to read the file.
-            let _ = self.watch_folders();
-            let now = fingerprint(&self.path);
-            // A file that is gone is one on its way: what replaces it is another event.
-            if now.is_some() && now != self.seen {
-                on_change();
-            }
-            self.seen = now.or(self.seen);
+            self.look(on_change);
         }
+    }
+
+    fn look(&mut self, on_change: &mut impl FnMut()) {
+        // A link may lead to another folder now. That it cannot be watched is no reason not to read the file.
+        let _ = self.watch_folders();
+        let now = fingerprint(&self.path);
+        // A file that is gone is one on its way: what replaces it is another event.
+        if now.is_some() && now != self.seen {
+            on_change();
+        }
+        self.seen = now.or(self.seen);
     }
 
     fn watch_folders(&mut self) -> Result<(), notify::Error> {
@@ -184,6 +198,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
+    use crate::tasks::Tasks;
 
     fn text(realm: &str, workers: usize) -> String {
         let listen = "{check: {unix: {path: c}}, admin: {unix: {path: a}}, ops: {http: 127.0.0.1:0}}";
@@ -217,7 +232,7 @@ mod tests {
         let (realm, reads) = (Arc::new(std::sync::Mutex::new(String::new())), Arc::new(AtomicUsize::new(0)));
         let (held, counted, file) = (Arc::clone(&realm), Arc::clone(&reads), path.to_owned());
         let current = settings(&text("x", 1));
-        let watch = watch(path, move || {
+        let watch = watch(path, Tasks::default().task("config_watch"), move || {
             if let Ok(reloaded) = reload(&file, &current) {
                 *held.lock().unwrap() = reloaded.policy.realm.to_string();
             }
@@ -323,6 +338,23 @@ mod tests {
     }
 
     #[test]
+    fn a_change_whose_follower_panics_is_followed_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tollgate.yaml");
+        fs::write(&path, text("first", 1)).unwrap();
+        let (tasks, calls) = (Tasks::default(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&calls);
+        let _watch = watch(&path, tasks.task("config_watch"), move || {
+            assert!(counted.fetch_add(1, Ordering::SeqCst) > 0, "the first one panics");
+        });
+        fs::write(&path, text("second", 1)).unwrap();
+        until("it is followed again", || calls.load(Ordering::SeqCst) == 2);
+        fs::write(&path, text("third", 1)).unwrap();
+        until("the next one is followed", || calls.load(Ordering::SeqCst) == 3);
+        assert_eq!((tasks.restarts(), tasks.down()), (vec![("config_watch", 1)], vec![]));
+    }
+
+    #[test]
     fn settings_that_need_a_restart_are_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tollgate.yaml");
@@ -336,6 +368,7 @@ mod tests {
 
     #[test]
     fn a_folder_that_is_not_there() {
-        assert!(watch(Path::new("/nonexistent/tollgate.yaml"), || {}).is_err());
+        let task = Tasks::default().task("config_watch");
+        assert!(watch(Path::new("/nonexistent/tollgate.yaml"), task, || {}).is_err());
     }
 }

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -26,6 +26,7 @@ use crate::revocation::wait::{Observation, Verdict, Wait};
 use crate::store::StoreError;
 use crate::store::redis::survey::{Finding, Survey};
 use crate::store::redis::{Channel, Redis};
+use crate::tasks::{Pauses, Task};
 
 /// How long a replica listens at most before it renews its lease: a quarter of what a lease holds.
 const BELL: Duration = Duration::from_millis(200);
@@ -33,8 +34,6 @@ const BELL: Duration = Duration::from_millis(200);
 const IMPATIENT_BELL: Duration = Duration::from_millis(10);
 /// How often the list of members is looked through for those that are gone.
 const LOOK_ROUND: Duration = Duration::from_secs(10);
-/// Before a thread that panicked is started again.
-const AFTER_PANIC: Duration = Duration::from_millis(200);
 
 /// This process's part in a fleet. Cheap to clone.
 #[derive(Clone)]
@@ -61,6 +60,8 @@ pub struct Joining {
     pub clock: Clock,
     /// Told when what was ended must be so in a new history, too.
     pub reconcile: mpsc::UnboundedSender<()>,
+    /// Where a panic of the thread is counted.
+    pub task: Task,
 }
 
 /// Counts since the start, and how things are now.
@@ -248,7 +249,9 @@ struct Left;
 
 impl Driver {
     fn run(&mut self) {
+        let mut pauses = Pauses::default();
         loop {
+            let begun = Instant::now();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let outcome = match runtime {
                 Ok(runtime) => catch_unwind(AssertUnwindSafe(|| runtime.block_on(self.follow()))),
@@ -259,16 +262,18 @@ impl Driver {
             };
             self.links = None;
             self.listening = None;
+            self.listed = None;
             if let Ok(Left) = outcome {
                 return;
             }
             // No lease is granted meanwhile, so the one there is ends by itself.
-            tracing::error!("the thread that follows the log ended and is started again");
+            let down = self.joining.task.fell();
             // Whoever waits must see that this one knows nothing of what the one before had followed.
             let histories = self.protocol.standing().lineages + 1;
             self.protocol = Protocol::new(self.joining.identity.clone(), histories, self.joining.clock.now())
                 .still_sealed(self.joining.stamps.is_sealed());
-            thread::sleep(AFTER_PANIC);
+            thread::sleep(pauses.next(begun));
+            drop(down);
         }
     }
 

@@ -26,6 +26,7 @@ use crate::policy::issuer::{Claims, Granted, Header, Issuer, claimed_issuer, rea
 use crate::policy::login::{Login, Session};
 use crate::revocation::stamps::Stamps;
 use crate::store::redis::shared::SharedKey;
+use crate::tasks::Tasks;
 use key_set::{KeySet, NotSigned};
 use lane::{Busy, Lane};
 use source::{Freshness, IssuerKeys, Withdrawals};
@@ -80,13 +81,14 @@ impl Issuers {
     }
 
     /// The issuers of a policy, with the keys that are followed already where their source is the same.
-    pub fn of(policy: &Policy, before: &Self, stamps: Arc<Stamps>, sizes: Sizes) -> Self {
+    pub fn of(policy: &Policy, before: &Self, stamps: Arc<Stamps>, sizes: Sizes, tasks: &Tasks) -> Self {
         let followed = |rules: &Issuer| {
             let same = |old: &&Follows| {
                 old.rules.keys == rules.keys && old.rules.algorithms == rules.algorithms && old.rules.name == rules.name
             };
             let keys = before.others.iter().find(same).map(|old| Arc::clone(&old.keys));
-            let follow = || Arc::new(IssuerKeys::follow(rules, &before.withdrawals, before.l2.clone()));
+            let task = || tasks.task("issuer_keys");
+            let follow = || Arc::new(IssuerKeys::follow(rules, &before.withdrawals, before.l2.clone(), task()));
             Follows { rules: rules.clone(), keys: keys.unwrap_or_else(follow) }
         };
         let others = policy.issuers.iter().map(followed).collect();

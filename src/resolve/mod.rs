@@ -28,6 +28,7 @@ use crate::policy::login::Session;
 use crate::revocation::stamps::{Proof, Stamps};
 use crate::revocation::sticky::Sticky;
 use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
+use crate::tasks::Tasks;
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use grants::Grants;
@@ -50,6 +51,7 @@ pub struct Resolver {
     issuers: ArcSwap<Issuers>,
     signing: Arc<SigningKeys>,
     sizes: Sizes,
+    tasks: Tasks,
 }
 
 /// Why there is no principal.
@@ -94,7 +96,18 @@ impl Resolver {
             issuers,
             signing,
             sizes,
+            tasks: Tasks::default(),
         }
+    }
+
+    /// With its long tasks among these.
+    pub fn among(self, tasks: Tasks) -> Self {
+        Self { tasks, ..self }
+    }
+
+    /// The long tasks of this process.
+    pub fn tasks(&self) -> &Tasks {
+        &self.tasks
     }
 
     /// The keys that our own tokens are signed with.
@@ -167,7 +180,7 @@ impl Resolver {
     pub fn adopt(&self, policy: &Policy) {
         let before = self.issuers.load_full();
         if !before.suit(policy) {
-            let issuers = Issuers::of(policy, &before, Arc::clone(&self.stamps), self.sizes);
+            let issuers = Issuers::of(policy, &before, Arc::clone(&self.stamps), self.sizes, &self.tasks);
             self.issuers.store(Arc::new(issuers));
         }
     }

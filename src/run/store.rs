@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{RunError, start};
-use crate::config::{RedisSettings, StoreSettings};
+use crate::config::{RedisSettings, Settings, StoreSettings};
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
@@ -57,6 +57,25 @@ pub async fn open(settings: &StoreSettings, patience: Duration) -> Result<Opened
             Ok(Opened::Sole(Arc::new(opened.map_err(start)??)))
         }
         StoreSettings::Redis(settings) => join(settings, patience).await,
+    }
+}
+
+/// A pepper that is there was made with a store. Where that one is missing it is lost, or the path is another: no empty one takes
+/// its place unasked, in which nobody's key is known.
+///
+/// # Errors
+/// [`RunError::Start`] with what to do.
+pub fn refuse_to_begin_anew(settings: &Settings) -> Result<(), RunError> {
+    let StoreSettings::Embedded(store) = &settings.store else { return Ok(()) };
+    let pepper = settings.pepper.files.iter().map(|(_, pepper)| pepper).find(|pepper| pepper.exists());
+    match pepper {
+        Some(pepper) if !store.exists() => Err(RunError::Start(format!(
+            "the store {} is missing, and the pepper {} is there, so this is not the first start: restore the store, or correct \
+             `store.embedded.path`. If Tollgate is to begin anew, without a single key, say so with `tollgate store init`",
+            store.display(),
+            pepper.display()
+        ))),
+        _ => Ok(()),
     }
 }
 

@@ -19,6 +19,7 @@ use crate::domain::decision::{Denial, Trace};
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
 use crate::policy::respond::{self, Decision};
+use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
 use wire::Unreadable;
 
@@ -50,6 +51,11 @@ impl CheckService {
     /// Whether what is cached may be answered from.
     pub fn is_leased(&self) -> bool {
         self.pipeline.is_leased()
+    }
+
+    /// The long tasks of this process.
+    pub fn tasks(&self) -> &Tasks {
+        self.pipeline.tasks()
     }
 
     /// Answers one `CheckRequest`, and appends the `CheckResponse` to `answer`. Whether it is an allow for somebody who was

@@ -31,6 +31,7 @@ use super::ext_authz::{CheckService, SERVICE};
 use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
 use crate::config::CheckAddress;
+use crate::tasks::{Down, Task};
 use grpc::{Calls, Peer};
 
 /// Half of the places are kept for peers that are known.
@@ -134,7 +135,8 @@ impl CheckListener {
         let settings =
             Settings { service: service.clone(), routes, tls: self.tls, drain: options.drain, stop: stop.clone() };
         let mut workers = Workers::start(options.workers.max(1), &settings)?;
-        let acceptor = Acceptor::new(self.socket)?;
+        let mut acceptor = Acceptor::new(self.socket)?;
+        let (socket, mut missing) = (service.tasks().task("check_socket"), None);
         let places = Places::new(acceptor.room());
         let (mut is_well, mut look) = (true, interval(LOOK_EVERY));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -144,11 +146,15 @@ impl CheckListener {
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
-                _ = look.tick() => if service.is_leased() != is_well {
-                    is_well = !is_well;
-                    let status = if is_well { ServingStatus::Serving } else { ServingStatus::NotServing };
-                    health.set_service_status(SERVICE, status).await;
-                },
+                _ = look.tick() => {
+                    if service.is_leased() != is_well {
+                        is_well = !is_well;
+                        let status = if is_well { ServingStatus::Serving } else { ServingStatus::NotServing };
+                        health.set_service_status(SERVICE, status).await;
+                    }
+                    let waiting = acceptor.look_after(&socket, &mut missing);
+                    waiting.into_iter().for_each(|accepted| workers.hand_over(accepted, &places));
+                }
                 accepted = acceptor.accept() => match accepted {
                     Ok(accepted) => workers.hand_over(accepted, &places),
                     Err(error) => {
@@ -215,15 +221,39 @@ impl Acceptor {
         }
     }
 
+    /// Makes a Unix socket anew if somebody has removed its file, and gives who waits at the old one. While it cannot be made,
+    /// `task` is told that it is down.
+    fn look_after(&mut self, task: &Task, missing: &mut Option<Down>) -> Vec<Accepted> {
+        let Self::Unix(file, listener) = self else { return Vec::new() };
+        if file.is_in_place() {
+            *missing = None;
+            return Vec::new();
+        }
+        let again = file.bind_again().and_then(tokio::net::UnixListener::from_std);
+        let path = file.path().display();
+        match again {
+            Ok(again) => {
+                tracing::warn!(%path, "the check socket was removed, and is made anew");
+                *missing = None;
+                waiting_at(std::mem::replace(listener, again))
+            }
+            Err(error) => {
+                missing.get_or_insert_with(|| {
+                    tracing::error!(%path, %error, "the check socket was removed, and cannot be made anew: trying until it can");
+                    task.stopped()
+                });
+                Vec::new()
+            }
+        }
+    }
+
     /// Closes the socket and gives what waited to be accepted.
     fn close(self) -> Vec<Accepted> {
         let mut waiting = Vec::new();
         match self {
             Self::Unix(file, listener) => {
                 drop(file);
-                if let Ok(listener) = listener.into_std() {
-                    waiting.extend(std::iter::from_fn(|| Some(Accepted::Unix(listener.accept().ok()?.0))));
-                }
+                waiting.extend(waiting_at(listener));
             }
             Self::Tcp(listener) => {
                 if let Ok(listener) = listener.into_std() {
@@ -233,6 +263,12 @@ impl Acceptor {
         }
         waiting
     }
+}
+
+/// Who has connected to a Unix socket that is closed with this.
+fn waiting_at(listener: tokio::net::UnixListener) -> Vec<Accepted> {
+    let Ok(listener) = listener.into_std() else { return Vec::new() };
+    std::iter::from_fn(|| Some(Accepted::Unix(listener.accept().ok()?.0))).collect()
 }
 
 /// What every worker is given.

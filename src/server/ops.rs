@@ -86,8 +86,16 @@ async fn ready(State(state): State<OpsState>) -> Response {
     if !matches!(tokio::time::timeout(STORE_TIME, state.store.is_available()).await, Ok(true)) {
         reasons.push("store_unavailable");
     }
+    let down = state.resolver.tasks().down();
+    if !down.is_empty() {
+        reasons.push("task_down");
+    }
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({"ready": reasons.is_empty(), "reasons": reasons}))).into_response()
+    let mut answer = json!({"ready": reasons.is_empty(), "reasons": reasons});
+    if !down.is_empty() {
+        answer["tasks"] = down.into();
+    }
+    (status, Json(answer)).into_response()
 }
 
 async fn metrics(State(state): State<OpsState>) -> Response {
@@ -108,6 +116,7 @@ mod tests {
     #[tokio::test]
     async fn probes_tell_a_live_process_from_a_ready_one() {
         let fixture = Fixture::new().await;
+        let tasks = fixture.resolver.tasks().clone();
         let (drain, draining) = watch::channel(false);
         let state =
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
@@ -128,6 +137,12 @@ mod tests {
         fixture.stamps.seal();
         assert_eq!(get("/ready").await, (503, r#"{"ready":false,"reasons":["sealed"]}"#.to_owned()));
         fixture.stamps.unseal();
+        let down = tasks.task("follower").stopped();
+        let (status, answer) = get("/ready").await;
+        assert_eq!((status, &*answer), (503, r#"{"ready":false,"reasons":["task_down"],"tasks":["follower"]}"#));
+        drop(down);
+        assert_eq!(get("/ready").await.0, 200);
+        assert!(get("/metrics").await.1.contains(r#"tollgate_task_restarts{task="follower"} 0"#));
         drain.send(true).unwrap();
         assert_eq!(get("/ready").await, (503, r#"{"ready":false,"reasons":["draining"]}"#.to_owned()));
         assert_eq!(get("/live").await.0, 200);

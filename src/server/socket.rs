@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -29,21 +30,59 @@ pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// How often it is looked whether the file of a socket is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
 /// The file of a socket that this process serves; removed when dropped, if it is still this one.
 #[derive(Debug)]
 pub struct SocketFile {
-    path: PathBuf,
+    address: UnixAddress,
     device: u64,
     inode: u64,
 }
 
+impl SocketFile {
+    /// Whether whoever connects to the path comes to this socket.
+    pub fn is_in_place(&self) -> bool {
+        fs::symlink_metadata(&self.address.path)
+            .is_ok_and(|found| (found.dev(), found.ino()) == (self.device, self.inode))
+    }
+
+    /// Resolves once somebody has removed or replaced the file.
+    pub async fn gone(&self) {
+        while self.is_in_place() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Binds another socket in the place of this one, of which the file is gone. From now on this is the file of that one: once a
+    /// socket is closed another may have its number, and two that go by it would remove each other's.
+    ///
+    /// # Errors
+    /// As [`bind`]: what took the place is left alone.
+    pub fn bind_again(&mut self) -> io::Result<UnixListener> {
+        let path = &self.address.path;
+        match fs::symlink_metadata(path) {
+            // Nothing is asked of what took the place: it might not answer.
+            Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{} is something else now", path.display()))),
+            Err(_) => {
+                let (socket, (device, inode)) = bind_at(&self.address)?;
+                (self.device, self.inode) = (device, inode);
+                Ok(socket)
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.address.path
+    }
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Ok(found) = fs::symlink_metadata(&self.path)
-            && (found.dev(), found.ino()) == (self.device, self.inode)
-        {
+        if self.is_in_place() {
             // Nobody is harmed by one that stays: the next process finds it stale.
-            let _ = fs::remove_file(&self.path);
+            let _ = fs::remove_file(&self.address.path);
         }
     }
 }
@@ -56,6 +95,12 @@ impl Drop for SocketFile {
 /// [`io::ErrorKind::AddrInUse`] if another process serves it or the path is no socket; [`io::ErrorKind::NotFound`] if there
 /// is no such folder or group; otherwise what the system says.
 pub fn bind(address: &UnixAddress) -> io::Result<(UnixListener, SocketFile)> {
+    let (socket, (device, inode)) = bind_at(address)?;
+    Ok((socket, SocketFile { address: address.clone(), device, inode }))
+}
+
+/// The socket, and the device and number of its file.
+fn bind_at(address: &UnixAddress) -> io::Result<(UnixListener, (u64, u64))> {
     let path = &address.path;
     refuse_if_taken(path)?;
     let group = address.group.as_deref().map(group_id).transpose()?;
@@ -72,10 +117,10 @@ pub fn bind(address: &UnixAddress) -> io::Result<(UnixListener, SocketFile)> {
     if placed.is_err() {
         let _ = fs::remove_file(&draft);
     }
-    placed.map(|file| (socket.into(), file))
+    placed.map(|number| (socket.into(), number))
 }
 
-fn place(socket: &Socket, draft: &Path, address: &UnixAddress, group: Option<u32>) -> io::Result<SocketFile> {
+fn place(socket: &Socket, draft: &Path, address: &UnixAddress, group: Option<u32>) -> io::Result<(u64, u64)> {
     if group.is_some() {
         std::os::unix::fs::chown(draft, None, group)?;
     }
@@ -84,7 +129,7 @@ fn place(socket: &Socket, draft: &Path, address: &UnixAddress, group: Option<u32
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     fs::rename(draft, &address.path)?;
-    Ok(SocketFile { path: address.path.clone(), device: made.dev(), inode: made.ino() })
+    Ok((made.dev(), made.ino()))
 }
 
 fn refuse_if_taken(path: &Path) -> io::Result<()> {
@@ -205,6 +250,23 @@ mod tests {
         UnixStream::connect(&address.path).unwrap();
         drop(successor);
         assert!(!address.path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_was_removed_is_made_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let address = address(&folder, 0o660);
+        let (_listener, mut file) = bind(&address).unwrap();
+        assert!(file.is_in_place());
+        fs::remove_file(&address.path).unwrap();
+        file.gone().await;
+        let _again = file.bind_again().unwrap();
+        UnixStream::connect(&address.path).unwrap();
+        assert!(file.is_in_place() && mode_of(&address) == 0o660);
+        // What took the place is left alone.
+        fs::remove_file(&address.path).unwrap();
+        fs::write(&address.path, "precious").unwrap();
+        assert_eq!(file.bind_again().unwrap_err().kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

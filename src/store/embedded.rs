@@ -66,14 +66,21 @@ impl Embedded {
 
     fn open_if(path: &Path, wait: Duration, admits: Admits) -> Result<Self, StoreError> {
         let deadline = Instant::now() + wait;
+        let mut has_warned = false;
         loop {
-            match Engine::open(Source::File(path.to_owned()), admits) {
+            match Engine::open(Source::file(path), admits) {
                 Ok(engine) => {
                     let reserve = Some(Reserve::beside(path));
                     return Ok(Self { engine, reserve, looked_at: AtomicU64::new(0) });
                 }
                 Err(OpenError::Failed(error)) => return Err(error),
-                Err(OpenError::Locked) if Instant::now() < deadline => std::thread::sleep(LOCK_RETRY),
+                Err(OpenError::Locked) if Instant::now() < deadline => {
+                    if !std::mem::replace(&mut has_warned, true) {
+                        let (store, seconds) = (path.display(), wait.as_secs());
+                        tracing::warn!(%store, "another process has the store open: waiting up to {seconds} s for it to end");
+                    }
+                    std::thread::sleep(LOCK_RETRY);
+                }
                 Err(OpenError::Locked) => {
                     return Err(StoreError::Unavailable(format!(
                         "{} is in use by another process, and only one may own it: stop that one, or reach the store \
@@ -342,6 +349,15 @@ impl Embedded {
             let of = |id: &KeyId| Ok(last_used.get(&id_key(id))?.map(|at| Timestamp::from_millis(at.value())));
             ids.iter().map(of).collect()
         })
+    }
+
+    /// Whether it can be read, and what is written would be found again.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with what to do.
+    pub fn check(&self) -> Result<(), StoreError> {
+        self.engine.is_in_place()?;
+        self.has_no_keys().map(|_| ())
     }
 
     pub fn has_no_keys(&self) -> Result<bool, StoreError> {

@@ -13,6 +13,7 @@ mod server;
 mod servers;
 #[path = "../support/shipped.rs"]
 mod shipped;
+mod start;
 mod store;
 mod users;
 

@@ -58,8 +58,6 @@ fn no_store_is_made_where_it_would_not_last() {
 
     let unreachable = House::with(&format!("{{redis: {{url: 'redis://127.0.0.1:{}'}}}}", servers::free_port()));
     assert!(unreachable.run(&["store", "init"]).ends(4).err.contains("cannot be reached"));
-    let embedded = House::with("{embedded: {path: FOLDER/store.redb}}");
-    assert!(embedded.run(&["store", "init"]).ends(3).err.contains("embedded"));
     let closed = House::with("{redis: {url: 'redis://a', password: {file: FOLDER/missing}}}");
     assert!(closed.run(&["store", "init"]).ends(4).err.contains("missing"));
 }

@@ -49,6 +49,11 @@ impl Fleet {
         let script = shipped().join("fleet/secrets.sh");
         let made = Command::new("sh").arg(script).args(["secrets", "redis"]).current_dir(dir.path()).output().unwrap();
         assert!(made.status.success(), "{made:?}");
+        // The script gives them to the user of the image; here Tollgate runs as whoever runs the tests.
+        for secret in fs::read_dir(dir.path().join("secrets")).unwrap() {
+            let own = rustix::process::geteuid().as_raw();
+            std::os::unix::fs::chown(secret.unwrap().path(), Some(own), None).unwrap();
+        }
 
         let server = redis_server(dir.path(), redis);
         wait_for("Redis", async || tokio::net::TcpStream::connect(redis).await.is_ok()).await;

@@ -2,13 +2,14 @@
 //! happens to the server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::streams::StreamRangeReply;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
-use tollgate::clock::Clock;
+use tollgate::clock::{Ask, Clock};
 use tollgate::domain::change::{Ended, Event, Position, Said, Touched};
 use tollgate::domain::fleet::{Member, MemberState};
 use tollgate::domain::time::{Moment, Timestamp};
@@ -20,6 +21,7 @@ use tollgate::revocation::stamps::{Proof, Stamps};
 use tollgate::revocation::sticky::Sticky;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
+use tollgate::tasks::Tasks;
 
 use crate::chaos::proxy::{Mode, Proxy};
 use crate::replica::{digest, slots};
@@ -33,6 +35,7 @@ struct House {
     sticky: Arc<Sticky>,
     fleet: Fleet,
     reconcile: mpsc::UnboundedReceiver<()>,
+    tasks: Tasks,
 }
 
 impl House {
@@ -41,9 +44,14 @@ impl House {
     }
 
     fn at(address: &str, id: &str) -> Self {
+        Self::by(Clock::System, address, id)
+    }
+
+    fn by(clock: Clock, address: &str, id: &str) -> Self {
         let redis = Arc::new(redis_at(address));
         let (stamps, sticky) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Sticky::default()));
         let (reconciled, reconcile) = mpsc::unbounded_channel();
+        let tasks = Tasks::default();
         let (id, name, version) = (id.to_owned(), id.to_owned(), "1".to_owned());
         let joining = Joining {
             redis: Arc::clone(&redis),
@@ -51,10 +59,11 @@ impl House {
             sticky: Arc::clone(&sticky),
             identity: Identity { id, name, grace: Duration::ZERO, version },
             level: "bounded (1 s)".to_owned(),
-            clock: Clock::System,
+            clock,
             reconcile: reconciled,
+            task: tasks.task("fleet_log"),
         };
-        Self { redis, stamps, sticky, fleet: Fleet::start(joining).unwrap(), reconcile }
+        Self { redis, stamps, sticky, fleet: Fleet::start(joining).unwrap(), reconcile, tasks }
     }
 
     async fn attached(&self) {
@@ -123,6 +132,36 @@ async fn init(server: &RedisServer) {
 
 fn signal(server: &RedisServer, signal: Signal) {
     kill_process(Pid::from_raw(server.process().try_into().unwrap()).unwrap(), signal).unwrap();
+}
+
+#[tokio::test]
+async fn a_follower_that_panics_follows_again_and_forgets_nothing() {
+    let server = store().await;
+    let panics = Arc::new(AtomicBool::new(false));
+    let armed = Arc::clone(&panics);
+    let clock = Clock::Asked(Ask::new(move || {
+        assert!(!armed.swap(false, Ordering::SeqCst), "it panics once");
+        Clock::System.now()
+    }));
+    let mut house = House::by(clock, &address(&server), "one");
+    house.attached().await;
+    let sequence = house.revoke().await;
+    house.heard(sequence).await;
+    let (before, lineages) = (house.stamps.take(), house.fleet.lineages());
+    while house.reconcile.try_recv().is_ok() {}
+
+    panics.store(true, Ordering::SeqCst);
+    until("it is counted", || house.tasks.restarts() == [("fleet_log", 1)]).await;
+    until("it follows again", || house.fleet.lineages() > lineages && house.tasks.down().is_empty()).await;
+    house.attached().await;
+    assert!(house.has_heard(), "what was ended stays ended");
+    assert!(!house.stamps.allow(before, &slots(1)), "nothing that was cached before is believed");
+    house.reconcile.recv().await.unwrap();
+    // And it hears of what comes.
+    let other = House::on(&server, "other");
+    other.attached().await;
+    let sequence = other.revoke().await;
+    house.heard(sequence).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -40,6 +41,64 @@ fn only_its_owner_can_read_the_file() {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o600);
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
+}
+
+#[test]
+fn a_file_that_others_can_write_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(Embedded::open(&path, Duration::ZERO).unwrap());
+    let turn = |of: &Path, mode: u32| fs::set_permissions(of, fs::Permissions::from_mode(mode)).unwrap();
+    for mode in [0o602, 0o620, 0o660, 0o666, 0o777] {
+        turn(&path, mode);
+        let error = Embedded::open(&path, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("can be written by others") && error.contains("chmod 600"), "{mode:o}: {error}");
+    }
+    for mode in [0o600, 0o640, 0o644] {
+        turn(&path, mode);
+        Embedded::open(&path, Duration::ZERO).unwrap();
+    }
+    // As Kubernetes hands a volume to a group.
+    turn(folder.path(), 0o2770);
+    turn(&path, 0o660);
+    Embedded::open(&path, Duration::ZERO).unwrap();
+    turn(&path, 0o662);
+    Embedded::open(&path, Duration::ZERO).unwrap_err();
+    // Only root can give it away.
+    if rustix::process::geteuid().is_root() {
+        turn(&path, 0o600);
+        std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
+        let error = Embedded::open(&path, Duration::ZERO).unwrap_err().to_string();
+        assert!(error.contains("belongs to user 12345"), "{error}");
+    }
+}
+
+#[test]
+fn nothing_is_written_into_a_file_that_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, aside) = (folder.path().join("store.redb"), folder.path().join("aside.redb"));
+    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    store.apply(&[Write::CreateKey(key(1))]).unwrap();
+    store.check().unwrap();
+
+    fs::rename(&path, &aside).unwrap();
+    let check = |is_gone: bool| match store.check() {
+        Ok(()) => assert!(!is_gone),
+        Err(error) => assert!(is_gone && error.to_string().contains("removed or replaced"), "{error}"),
+    };
+    check(true);
+    assert!(matches!(store.apply(&[Write::CreateKey(key(2))]), Err(StoreError::Unavailable(_))));
+    assert!(matches!(store.note_use(&[(id(1), at(7))]), Err(StoreError::Unavailable(_))));
+    // Who is known stays known.
+    assert_eq!(every_key(&store), [key(1)]);
+
+    drop(Embedded::open(&path, Duration::ZERO).unwrap());
+    check(true);
+    fs::rename(&aside, &path).unwrap();
+    check(false);
+    store.apply(&[Write::CreateKey(key(2))]).unwrap();
+    drop(store);
+    assert_eq!(every_key(&Embedded::open(&path, Duration::ZERO).unwrap()), [key(1), key(2)]);
 }
 
 #[test]

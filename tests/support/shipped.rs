@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -63,6 +63,7 @@ impl Shipped {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
+        give_to_us(&self.folder.path().join("tollgate"));
     }
 
     pub fn redis_folder(&self) -> PathBuf {
@@ -238,5 +239,12 @@ pub fn copy_folder(from: &Path, to: &Path) {
         } else if entry.file_type().unwrap().is_file() {
             fs::copy(entry.path(), target).unwrap();
         }
+    }
+}
+
+/// The script gives these files to the user of the image; here Tollgate runs as whoever runs the tests.
+fn give_to_us(folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        chown(entry.unwrap().path(), Some(rustix::process::geteuid().as_raw()), None).unwrap();
     }
 }

@@ -20,6 +20,7 @@ use super::key_set::{KeySet, MAX_BYTES};
 use crate::domain::time::Timestamp;
 use crate::policy::issuer::{Algorithm, Issuer, KeySource};
 use crate::resolve::l2::L2;
+use crate::tasks::Task;
 
 /// Between two fetches that unknown keys asked for.
 const DEMAND_PAUSE: Duration = Duration::from_secs(30);
@@ -103,7 +104,7 @@ pub enum Freshness {
 
 impl IssuerKeys {
     /// Begins to follow a source. Must be called on a runtime that outlives the keys.
-    pub fn follow(rules: &Issuer, withdrawals: &Withdrawals, l2: Option<L2>) -> Self {
+    pub fn follow(rules: &Issuer, withdrawals: &Withdrawals, l2: Option<L2>, task: Task) -> Self {
         let shared = Arc::new(Shared {
             keys: ArcSwapOption::empty(),
             withdrawals: withdrawals.clone(),
@@ -120,7 +121,7 @@ impl IssuerKeys {
             refused: Vec::new(),
             shared: Arc::clone(&shared),
         };
-        let task = AbortOnDropHandle::new(tokio::spawn(follower.run()));
+        let task = AbortOnDropHandle::new(tokio::spawn(task.keep(move || follower.clone().run())));
         Self { shared, waiting: Semaphore::new(MAX_WAITING), demanded: Mutex::new(None), _task: task }
     }
 
@@ -173,6 +174,7 @@ impl fmt::Debug for IssuerKeys {
 }
 
 /// The one task that fetches for an issuer.
+#[derive(Clone)]
 struct Follower {
     name: String,
     source: KeySource,

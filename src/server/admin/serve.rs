@@ -9,6 +9,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::serve::Listener;
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::oneshot;
 use tower::ServiceExt;
@@ -17,6 +18,7 @@ use super::Door;
 use crate::server::http::{self, Answering, Limits};
 use crate::server::places::Room;
 use crate::server::runtime;
+use crate::server::socket::SocketFile;
 
 /// Where a request came from, for logs: an address, or the user of the process at the other end of a socket.
 #[derive(Clone, Debug, Default)]
@@ -48,12 +50,16 @@ pub fn start_tcp(
     })
 }
 
-/// Serves the operator's door, as [`start_tcp`].
+/// How often it is tried to make a socket anew that was removed.
+const REMAKE_EVERY: Duration = Duration::from_secs(1);
+
+/// Serves the operator's door, as [`start_tcp`]. If somebody removes its file it is made anew.
 ///
 /// # Errors
 /// If the system gives no thread.
 pub fn start_unix(
     listener: std::os::unix::net::UnixListener,
+    file: SocketFile,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<()>> {
@@ -62,11 +68,44 @@ pub fn start_unix(
         (user.unwrap_or_default(), None)
     };
     runtime::run_apart("operator", move || async move {
-        match UnixListener::from_std(listener) {
-            Ok(listener) => serve(listener, router, shutdown, from).await,
-            Err(error) => tracing::error!(%error, "the admin socket could not be served"),
+        let (shutdown, mut listener, mut file) = (shutdown.shared(), listener, file);
+        loop {
+            let until = async {
+                tokio::select! {
+                    () = shutdown.clone() => {}
+                    () = file.gone() => {}
+                }
+            };
+            match UnixListener::from_std(listener) {
+                Ok(listener) => serve(listener, router.clone(), until, from).await,
+                Err(error) => return tracing::error!(%error, "the admin socket could not be served"),
+            }
+            listener = tokio::select! {
+                biased;
+                () = shutdown.clone() => return,
+                again = remake(&mut file) => again,
+            };
         }
     })
+}
+
+/// The socket once more, as soon as there is room for it.
+async fn remake(file: &mut SocketFile) -> std::os::unix::net::UnixListener {
+    let path = file.path().display().to_string();
+    let mut has_complained = false;
+    loop {
+        match file.bind_again() {
+            Ok(listener) => {
+                tracing::warn!(path, "the admin socket was removed, and is made anew");
+                return listener;
+            }
+            Err(error) if !std::mem::replace(&mut has_complained, true) => {
+                tracing::error!(path, %error, "the admin socket was removed, and cannot be made anew: trying until it can");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(REMAKE_EVERY).await;
+    }
 }
 
 async fn serve<L: Listener>(

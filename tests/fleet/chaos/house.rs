@@ -34,6 +34,7 @@ use tollgate::run::store::open;
 use tollgate::store::redis::Init;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
+use tollgate::tasks::Tasks;
 
 use super::load::{Answer, Key, PROMISED};
 use super::process::Process;
@@ -225,7 +226,8 @@ pub async fn join(store: &str, folder: &TempDir) -> Here {
     let (current, older) = pepper::load(&compiled.settings.pepper, &opened.store()).await.unwrap();
     let Opened::Joined(joined) = opened else { panic!("a fleet's store") };
     let sizes = Sizes { known: 100_000, unknown: 10_000, loads: 256 };
-    let (core, fleet) = Core::join(joined, Duration::ZERO, Digester::new(&current, &older), sizes).unwrap();
+    let (core, fleet) =
+        Core::join(joined, Duration::ZERO, Digester::new(&current, &older), sizes, Tasks::default()).unwrap();
     Here { core, fleet, policy: Arc::new(compiled.policy) }
 }
 

@@ -21,6 +21,8 @@ pub struct Attributes<'a> {
     pub protocol: &'a str,
     /// Without pseudo-headers. Duplicates may stand apart (`header_map`) or be joined with a comma (`headers`).
     pub headers: Vec<Header<'a>>,
+    /// Whether Envoy sends a part of the request headers alone: even `:method` or `:path` is missing among them.
+    pub headers_withheld: bool,
     /// `body` or `raw_body`, as far as Envoy buffered it; empty where the route does not buffer.
     pub body: &'a [u8],
     /// The address of the TCP peer of Envoy; never taken from a header.

@@ -46,6 +46,10 @@ pub enum Denial {
     WorkloadOutOfScope,
     /// Unknown, or in another project: the client cannot tell which.
     ResourceOutOfScope,
+    /// More or larger request headers than Envoy could carry on with those that say who asks.
+    HeadersTooLarge,
+    /// Envoy keeps request headers from the check, so that what a client sent in them could not be removed.
+    HeadersWithheld,
     /// The truth could not be reached, or too many look-ups were under way.
     Unavailable,
     /// Our own fault: a panic, or a record that cannot be written into a header.
@@ -53,7 +57,7 @@ pub enum Denial {
 }
 
 impl Denial {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 32] = [
         Self::CheckUnreadable,
         Self::HostUnknown,
         Self::PathNotCanonical,
@@ -82,6 +86,8 @@ impl Denial {
         Self::ProjectOutOfScope,
         Self::WorkloadOutOfScope,
         Self::ResourceOutOfScope,
+        Self::HeadersTooLarge,
+        Self::HeadersWithheld,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -115,6 +121,8 @@ impl Denial {
             Self::ProjectOutOfScope => "project_out_of_scope",
             Self::WorkloadOutOfScope => "workload_out_of_scope",
             Self::ResourceOutOfScope => "resource_out_of_scope",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::HeadersWithheld => "headers_withheld",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
         }

@@ -2,6 +2,7 @@
 //! log or lock, so that the same core runs in a server, a command line or a fuzzer.
 
 pub mod authorize;
+pub mod carriage;
 pub mod error_body;
 pub mod extract;
 pub mod issuer;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Trace};
 use authorize::Permit;
+use carriage::Carriage;
 use error_body::ErrorShape;
 use extract::{Credential, CredentialHeader, Extracted};
 use issuer::Issuer;
@@ -36,6 +38,7 @@ pub struct Policy {
     pub login: Option<Login>,
     pub identity: IdentityHeaders,
     pub client_ip: ClientIp,
+    pub carriage: Carriage,
     /// The protection space named in `WWW-Authenticate`.
     pub realm: Box<str>,
     /// For requests that match no host.
@@ -195,6 +198,7 @@ impl Ask<'_> {
 /// or more than one, a malformed one, one of another kind or plane, one sent from a browser.
 pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Trace) -> Result<Admission<'r>, Denial> {
     let matched = policy.routes.find(request, trace)?;
+    policy.carriage.admit(request)?;
     let requirement = match &matched.route.access {
         Access::Public => return Ok(Admission::Public(Permit::public(&matched))),
         Access::Guarded(requirement) => requirement,

@@ -44,17 +44,16 @@ pub struct Allow<'r> {
     trace: Trace,
 }
 
-/// Turns a permit into the answer.
-pub fn allow<'r>(
-    policy: &'r Policy,
-    request: &'r Attributes<'r>,
-    permit: Permit<'r>,
-    mut trace: Trace,
-) -> Decision<'r> {
-    trace.denied = None;
+/// Turns a permit into the answer: an allow, unless Envoy could not carry it out.
+pub fn allow<'r>(policy: &'r Policy, request: &'r Attributes<'r>, permit: Permit<'r>, trace: Trace) -> Decision<'r> {
     let subject = permit.principal().map(|principal| principal.subject().into_owned());
     let logged_subject = permit.principal().and_then(Principal::logged_instead).map(str::to_owned);
-    Decision::Allow(Allow { policy, request, permit, subject, logged_subject, trace })
+    let allow = Allow { policy, request, permit, subject, logged_subject, trace: Trace { denied: None, ..trace } };
+    if policy.carriage.carries(request, allow.headers_to_set()) {
+        Decision::Allow(allow)
+    } else {
+        deny(policy, request, Denial::HeadersTooLarge, trace)
+    }
 }
 
 impl<'r> Allow<'r> {
@@ -253,6 +252,12 @@ fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText
             ..plain(403, FORBIDDEN, "The credential lacks a permission.")
         },
         Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope => out_of_scope,
+        Denial::HeadersTooLarge => {
+            plain(431, INVALID, "The request has too many headers, or too large ones: send fewer.")
+        }
+        Denial::HeadersWithheld => {
+            plain(503, "UNAVAILABLE", "The request cannot be authorized: the gateway withholds its headers.")
+        }
         Denial::Unavailable => plain(503, "UNAVAILABLE", "The request could not be authorized now: try again."),
         Denial::Internal => plain(500, "INTERNAL_ERROR", "The request could not be authorized: this is our fault."),
     }

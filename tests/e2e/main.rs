@@ -46,6 +46,8 @@ mod inferno_permissions;
 #[cfg(test)]
 mod inferno_tokens;
 #[cfg(test)]
+mod many_headers;
+#[cfg(test)]
 #[path = "../support/mint.rs"]
 mod mint;
 #[cfg(test)]
@@ -66,3 +68,5 @@ mod router;
 mod servers;
 #[cfg(test)]
 mod spoofing;
+#[cfg(test)]
+mod withheld;

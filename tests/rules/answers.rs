@@ -78,6 +78,7 @@ fn every_denial_of_the_rules_is_reached() {
             NOW,
         ),
         with("/data", ApiKey { project: String::new(), ..data }),
+        bare((0..101).fold(post("/data"), |request, at| request.with(&format!("x-{at}"), ""))),
     ];
     let reached: HashSet<Denial> = answers.iter().filter_map(Answer::denial).collect();
     // The message that cannot be read, the store that cannot be reached and the token that is not genuine are met outside the
@@ -91,6 +92,7 @@ fn every_denial_of_the_rules_is_reached() {
         Denial::TokenClaims,
         Denial::TokenAudience,
         Denial::TokenNotYetValid,
+        Denial::HeadersWithheld,
         Denial::Unavailable,
     ];
     let left: Vec<Denial> = Denial::ALL.into_iter().filter(|denial| !reached.contains(denial)).collect();

@@ -44,7 +44,10 @@ impl Stage {
             Denial::CheckUnreadable | Denial::HostUnknown | Denial::PathNotCanonical | Denial::RouteUnknown => {
                 Self::Route
             }
-            Denial::CredentialMissing
+            Denial::HeadersTooLarge if trace.principal.is_some() => Self::Respond,
+            Denial::HeadersTooLarge
+            | Denial::HeadersWithheld
+            | Denial::CredentialMissing
             | Denial::CredentialAmbiguous
             | Denial::CredentialUnreadable
             | Denial::CredentialMalformed
@@ -107,6 +110,8 @@ fn why(denial: Denial) -> &'static str {
         Denial::ProjectOutOfScope => "the request is for another project than the caller's",
         Denial::WorkloadOutOfScope => "the request is for a workload that the caller does not reach",
         Denial::ResourceOutOfScope => "the resource is not registered, or not where the caller reaches",
+        Denial::HeadersTooLarge => "Envoy could not carry so many headers on, those that say who asks included",
+        Denial::HeadersWithheld => "Envoy keeps request headers from the check",
         Denial::Unavailable => "the store or the issuer gave no answer",
         Denial::Internal => "the record is damaged",
     }

@@ -1,11 +1,12 @@
 //! Header names of the configuration: credentials, identity headers and reserved prefixes. Refuses every name that could
 //! change how a request is framed, routed or judged.
 
+use crate::policy::carriage::Carriage;
 use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::respond::OVERRIDES;
 use crate::policy::{IdentityHeaders, same_header};
 
-use super::super::file::{CredentialKind, File};
+use super::super::file::{CredentialKind, File, WithheldHeaders};
 use super::super::problems::{Findings, Path};
 
 /// Headers that frame or route a message (RFC 9110 section 7.6.1, RFC 9112), or that Envoy and we read ourselves.
@@ -60,6 +61,15 @@ pub(super) fn credentials(file: &File, findings: &mut Findings) -> Vec<Credentia
         kinds: Kinds { jwt: tokens && source.kinds.contains(&CredentialKind::Jwt), ..kinds(&source.kinds) },
     };
     file.credentials.iter().map(made).collect()
+}
+
+/// What is said of the Envoy in front.
+pub(super) fn carriage(file: &File) -> Carriage {
+    Carriage {
+        max_headers: usize::from(file.envoy.max_headers_count),
+        max_bytes: usize::from(file.envoy.max_request_headers_kb) << 10,
+        takes_withheld: file.envoy.withheld_headers == WithheldHeaders::Accept,
+    }
 }
 
 /// The kinds that a list names.

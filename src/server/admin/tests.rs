@@ -29,6 +29,7 @@ use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
+use crate::policy::carriage::Carriage;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::login::Login;
@@ -118,6 +119,7 @@ fn policy() -> Policy {
             reserved_prefixes: vec!["x-tollgate-".into()],
         },
         client_ip: ClientIp::Peer,
+        carriage: Carriage::SHIPPED,
         realm: "tollgate".into(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(Vec::new()).unwrap(),

@@ -24,8 +24,8 @@ use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::principal::Principal;
 use crate::fleet::driver::Fleet;
-use crate::policy::Policy;
 use crate::policy::respond::{Allow, Decision, Deny};
+use crate::policy::{Policy, redact};
 use crate::resolve::Resolver;
 use fleet::FleetMetrics;
 
@@ -321,10 +321,10 @@ fn log_allowed(policy: &Policy, allow: &Allow<'_>, request: &Attributes<'_>, ela
         project = permit.project(),
         workload = permit.workload(),
         client_ip = cut(policy.client_ip.of(request)),
-        method = cut(request.method),
-        endpoint = endpoint(policy, request.path()),
+        method = redact::method(request.method),
+        endpoint = allow.endpoint(),
         cache_tier = allow.trace().principal.map(Tier::as_str),
-        request_id = request.request_id(),
+        request_id = request.request_id().map(|id| redact::text(&policy.planes, id)),
         duration_ms = millis(elapsed),
         "check"
     );
@@ -340,10 +340,10 @@ fn log_denied(policy: &Policy, deny: &Deny<'_>, route: &str, request: &Attribute
         key_id = deny.known_key_id(),
         presented_key_id = deny.presented_key_id(),
         client_ip = cut(policy.client_ip.of(request)),
-        method = cut(request.method),
-        endpoint = endpoint(policy, request.path()),
+        method = redact::method(request.method),
+        endpoint = deny.endpoint(),
         cache_tier = trace.principal.map(Tier::as_str),
-        request_id = request.request_id(),
+        request_id = request.request_id().map(|id| redact::text(&policy.planes, id)),
         duration_ms = millis(elapsed),
         "check"
     );
@@ -354,15 +354,4 @@ fn cut(text: &str) -> &str {
         Some((end, _)) => &text[..end],
         None => text,
     }
-}
-
-/// The path for a log line: without segments that could be an address or a key.
-fn endpoint(policy: &Policy, path: &str) -> String {
-    let is_secret = |segment: &str| {
-        segment.contains('@')
-            || segment.contains("%40")
-            || policy.planes.iter().any(|plane| segment.starts_with(&*plane.prefix))
-    };
-    let segments = cut(path).split('/').map(|segment| if is_secret(segment) { "…" } else { segment });
-    segments.collect::<Vec<_>>().join("/")
 }

@@ -62,12 +62,11 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// Shows the request without what may be secret: header values, query and body stay out.
+/// Shows the request without what may be secret: target, header values and body stay out.
 impl std::fmt::Debug for Attributes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attributes")
             .field("method", &self.method)
-            .field("path", &self.path())
             .field("host", &self.host)
             .field("headers", &self.headers.iter().map(|h| h.name).collect::<Vec<_>>())
             .finish_non_exhaustive()

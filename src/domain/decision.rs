@@ -10,6 +10,8 @@ pub enum Denial {
     HostUnknown,
     PathNotCanonical,
     RouteUnknown,
+    /// One of our keys stands in the path or the query.
+    CredentialInTarget,
     CredentialMissing,
     CredentialAmbiguous,
     CredentialUnreadable,
@@ -57,11 +59,12 @@ pub enum Denial {
 }
 
 impl Denial {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::CheckUnreadable,
         Self::HostUnknown,
         Self::PathNotCanonical,
         Self::RouteUnknown,
+        Self::CredentialInTarget,
         Self::CredentialMissing,
         Self::CredentialAmbiguous,
         Self::CredentialUnreadable,
@@ -99,6 +102,7 @@ impl Denial {
             Self::HostUnknown => "host_unknown",
             Self::PathNotCanonical => "path_not_canonical",
             Self::RouteUnknown => "route_unknown",
+            Self::CredentialInTarget => "credential_in_target",
             Self::CredentialMissing => "credential_missing",
             Self::CredentialAmbiguous => "credential_ambiguous",
             Self::CredentialUnreadable => "credential_unreadable",

@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod cache;
+pub mod check_proof;
 mod grants;
 pub mod jwt;
 pub mod l2;
@@ -30,6 +31,7 @@ use crate::revocation::sticky::Sticky;
 use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
+use check_proof::CheckProofs;
 use grants::Grants;
 use jwt::{Genuine, Issuers};
 use l2::L2;
@@ -94,6 +96,11 @@ impl Resolver {
             signing,
             sizes,
         }
+    }
+
+    /// CheckProofs that a request passed the check.
+    pub fn check_proofs(&self) -> &CheckProofs {
+        self.digester.check_proofs()
     }
 
     /// The keys that our own tokens are signed with.

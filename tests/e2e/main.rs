@@ -9,11 +9,15 @@ mod backend;
 #[cfg(test)]
 mod broad_routes;
 #[cfg(test)]
+mod canaries;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
 mod deployment;
+#[cfg(test)]
+mod door;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]

@@ -102,6 +102,7 @@ fn metadata_has_what_was_decided_and_no_secret() {
         ("project", "acme"),
         ("workload", "chat"),
         ("client_ip", "192.0.2.7"),
+        ("endpoint", "/own"),
     ];
     assert_eq!(metadata, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }

@@ -41,9 +41,11 @@ impl Stage {
     /// Where a denial came from.
     fn of(denial: Denial, trace: &Trace) -> Self {
         match denial {
-            Denial::CheckUnreadable | Denial::HostUnknown | Denial::PathNotCanonical | Denial::RouteUnknown => {
-                Self::Route
-            }
+            Denial::CheckUnreadable
+            | Denial::HostUnknown
+            | Denial::PathNotCanonical
+            | Denial::CredentialInTarget
+            | Denial::RouteUnknown => Self::Route,
             Denial::HeadersTooLarge if trace.principal.is_some() => Self::Respond,
             Denial::HeadersTooLarge
             | Denial::HeadersWithheld
@@ -86,6 +88,7 @@ fn why(denial: Denial) -> &'static str {
         Denial::HostUnknown => "no host of the configuration matches",
         Denial::PathNotCanonical => "the path has more than one reading",
         Denial::RouteUnknown => "no route of this host has this method and path",
+        Denial::CredentialInTarget => "a key stands in the path or the query, where logs keep it",
         Denial::CredentialMissing => "no credential in any configured header",
         Denial::CredentialAmbiguous => "more than one credential",
         Denial::CredentialUnreadable => "the credential is not plain text",

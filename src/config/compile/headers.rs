@@ -101,6 +101,8 @@ pub(super) fn identity(file: &File, findings: &mut Findings) -> IdentityHeaders 
             findings.add(&path, problem);
         } else if same("authorization") || file.credentials.iter().any(|source| same(&source.header)) {
             findings.add(&path, format!("`{name}` carries credentials"));
+        } else if prefixes.first().is_some_and(|prefix| same(&format!("{prefix}proof"))) {
+            findings.add(&path, format!("`{name}` is what Tollgate proves to itself with"));
         } else if OVERRIDES.into_iter().any(same) {
             findings.add(&path, format!("`{name}` is removed from every request"));
         } else if !prefixes.iter().any(|prefix| under(name, prefix)) {

@@ -152,6 +152,7 @@ impl Api {
             unix: UnixAddress { path: "/none".into(), mode: 0o600, group: None },
             http: None,
             through_envoy: None,
+            demands_proof: false,
             allowed_hosts: vec!["api.example.com".to_owned()],
             key_defaults,
         };

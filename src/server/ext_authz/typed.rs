@@ -13,8 +13,7 @@ use crate::domain::attributes::{Attributes, Header};
 
 /// The attributes of a decoded check, by the same rules as the walk.
 fn attributes(check: &CheckRequest) -> Attributes<'_> {
-    let mut out = Attributes::default();
-    out.headers_withheld = true;
+    let mut out = Attributes { headers_withheld: true, ..Attributes::default() };
     let Some(context) = &check.attributes else { return out };
     if let Some(source) = &context.source {
         out.peer_principal = &source.principal;

@@ -14,6 +14,7 @@ use crate::policy::extract::Credential;
 use crate::policy::respond::{self, Decision};
 use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::cache::Resolved;
+use crate::resolve::check_proof::CheckProofs;
 use crate::resolve::last_used::LastUsed;
 use crate::resolve::{ResolveError, Resolver};
 use crate::tasks::Tasks;
@@ -39,6 +40,15 @@ impl Pipeline {
         self.resolver.is_leased()
     }
 
+    /// What tells a request that was allowed from one that never came to be checked.
+    pub fn check_proofs(&self) -> &CheckProofs {
+        self.resolver.check_proofs()
+    }
+
+    fn proof(&self, request: &Attributes<'_>) -> Option<String> {
+        self.check_proofs().make(self.clock.now(), request.method, request.target)
+    }
+
     /// The long tasks of this process.
     pub fn tasks(&self) -> &Tasks {
         self.resolver.tasks()
@@ -48,7 +58,10 @@ impl Pipeline {
     pub async fn decide<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Decision<'r> {
         let mut trace = Trace::begin();
         match self.judge(policy, request, &mut trace).await {
-            Ok(permit) => respond::allow(policy, request, permit, trace),
+            Ok(permit) => {
+                let proof = leads_to_us(&permit, request).then(|| self.proof(request)).flatten();
+                respond::allow(policy, request, permit, trace).with_proof(proof)
+            }
             Err(denial) => respond::deny(policy, request, denial, trace),
         }
     }
@@ -106,6 +119,15 @@ impl Pipeline {
         trace.resource = Some(found.tier());
         Ok(Some(found))
     }
+}
+
+/// Where the public-facing part of our own API is.
+const OUR_PATHS: [&str; 2] = ["/api/v1/auth/", "/.well-known/jwks.json"];
+
+/// Whether the request may be on its way to our own API, which wants a proof of this decision.
+fn leads_to_us(permit: &Permit<'_>, request: &Attributes<'_>) -> bool {
+    let is_public = permit.principal().is_none();
+    permit.route().keep_credential || (is_public && OUR_PATHS.iter().any(|path| request.target.starts_with(path)))
 }
 
 impl From<ResolveError> for Denial {

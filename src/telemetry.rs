@@ -5,8 +5,8 @@ mod fleet;
 
 use std::sync::Arc;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use prometheus::core::Collector;
@@ -21,11 +21,11 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::config::{Log, LogLevel, LoggedDecisions};
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::Tier;
+use crate::domain::decision::{Denial, Tier};
 use crate::domain::principal::Principal;
 use crate::fleet::driver::Fleet;
-use crate::policy::Policy;
 use crate::policy::respond::{Allow, Decision, Deny};
+use crate::policy::{Policy, redact};
 use crate::resolve::Resolver;
 use fleet::FleetMetrics;
 
@@ -51,6 +51,9 @@ pub struct Telemetry {
     logged: AtomicU8,
     log: Option<LogControl>,
     fleet: OnceLock<FleetMetrics>,
+    started: Instant,
+    /// The period since the start in which it was last told that Envoy withholds headers.
+    withheld_told: AtomicU64,
 }
 
 struct AllowedByRoute {
@@ -74,6 +77,8 @@ pub const AUDIT: &str = "tollgate::audit";
 
 /// Lines that wait for a reader who is slower than the log. More are dropped and counted, so that memory has a bound.
 const WAITING_LINES: usize = 8192;
+/// A fault of Envoy's configuration that every request shows is told once in so many seconds.
+const TOLD_EVERY_S: u64 = 10;
 /// What a client chose is cut to so many bytes in a log line.
 const MAX_LOGGED: usize = 256;
 
@@ -186,6 +191,8 @@ impl Telemetry {
             logged: AtomicU8::new(LoggedDecisions::Denied as u8),
             log: log.map(|handle| handle.0),
             fleet: OnceLock::new(),
+            started: Instant::now(),
+            withheld_told: AtomicU64::new(0),
             registry,
         })
     }
@@ -230,10 +237,24 @@ impl Telemetry {
             Decision::Deny(deny) => {
                 let route = trace.route.map_or("", |id| &*policy.routes.route(id).name);
                 self.checks.with_label_values(&["deny", deny.denial.as_str(), route]).inc();
+                if deny.denial == Denial::HeadersWithheld {
+                    self.tell_of_withheld();
+                }
                 if logged != LoggedDecisions::None as u8 {
                     log_denied(policy, deny, route, request, elapsed);
                 }
             }
+        }
+    }
+
+    /// Says which setting of Envoy keeps everybody out, once in each period.
+    fn tell_of_withheld(&self) {
+        let period = self.started.elapsed().as_secs() / TOLD_EVERY_S + 1;
+        if self.withheld_told.swap(period, Ordering::Relaxed) != period {
+            tracing::error!(
+                "Envoy keeps request headers from the check, so that Tollgate can neither see nor remove them, and every request \
+                 is refused: remove `headersToExtAuth` (Envoy Gateway) or `allowed_headers` (ext_authz) from its configuration"
+            );
         }
     }
 
@@ -312,10 +333,10 @@ fn log_allowed(policy: &Policy, allow: &Allow<'_>, request: &Attributes<'_>, ela
         project = permit.project(),
         workload = permit.workload(),
         client_ip = cut(policy.client_ip.of(request)),
-        method = cut(request.method),
-        endpoint = endpoint(policy, request.path()),
+        method = redact::method(request.method),
+        endpoint = allow.endpoint(),
         cache_tier = allow.trace().principal.map(Tier::as_str),
-        request_id = request.request_id(),
+        request_id = request.request_id().map(|id| redact::text(&policy.planes, id)),
         duration_ms = millis(elapsed),
         "check"
     );
@@ -331,10 +352,10 @@ fn log_denied(policy: &Policy, deny: &Deny<'_>, route: &str, request: &Attribute
         key_id = deny.known_key_id(),
         presented_key_id = deny.presented_key_id(),
         client_ip = cut(policy.client_ip.of(request)),
-        method = cut(request.method),
-        endpoint = endpoint(policy, request.path()),
+        method = redact::method(request.method),
+        endpoint = deny.endpoint(),
         cache_tier = trace.principal.map(Tier::as_str),
-        request_id = request.request_id(),
+        request_id = request.request_id().map(|id| redact::text(&policy.planes, id)),
         duration_ms = millis(elapsed),
         "check"
     );
@@ -345,15 +366,4 @@ fn cut(text: &str) -> &str {
         Some((end, _)) => &text[..end],
         None => text,
     }
-}
-
-/// The path for a log line: without segments that could be an address or a key.
-fn endpoint(policy: &Policy, path: &str) -> String {
-    let is_secret = |segment: &str| {
-        segment.contains('@')
-            || segment.contains("%40")
-            || policy.planes.iter().any(|plane| segment.starts_with(&*plane.prefix))
-    };
-    let segments = cut(path).split('/').map(|segment| if is_secret(segment) { "…" } else { segment });
-    segments.collect::<Vec<_>>().join("/")
 }

@@ -1,6 +1,7 @@
 //! The configuration file as serde reads it, and the words its JSON Schema explains it with. No logic: what a value must
 //! fulfil beyond its shape is judged in `compile`.
 
+mod envoy;
 mod issuers;
 mod listen;
 mod store;
@@ -12,14 +13,15 @@ use indexmap::IndexMap;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+pub use envoy::{Envoy, WithheldHeaders};
 pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
 pub use store::{ClientTls, Redis, SecretFile, Sentinel, Store};
 
 /// The configuration of Tollgate: one YAML file.
 ///
-/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `hosts` and `log` take
-/// effect when the file changes or on SIGHUP. `store`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
+/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `envoy`, `hosts` and `log`
+/// take effect when the file changes or on SIGHUP. `store`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
 /// a problem changes nothing: the last good one stays in force.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -65,6 +67,9 @@ pub struct File {
     /// The headers that tell the back end who asks. Takes effect on reload.
     #[serde(default)]
     pub identity: Identity,
+    /// How the Envoy in front treats request headers. Takes effect on reload.
+    #[serde(default)]
+    pub envoy: Envoy,
     /// What may be asked for, host by host. A request that no route matches is denied. Takes effect on reload.
     pub hosts: Vec<Host>,
     /// How much is kept in memory. Needs a restart.

@@ -167,6 +167,8 @@ pub struct Admin {
     pub http: Option<SocketAddr>,
     /// The public-facing routes alone, authenticated.
     pub through_envoy: Option<SocketAddr>,
+    /// Whether what comes there must prove that it passed the check.
+    pub demands_proof: bool,
     /// Host names accepted besides `localhost` and loopback addresses.
     pub allowed_hosts: Vec<String>,
     pub key_defaults: KeyDefaults,

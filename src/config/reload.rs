@@ -40,7 +40,7 @@ pub fn reload(path: &Path, current: &Settings) -> Result<Reloaded, Problems> {
 fn changed(old: &Settings, new: &Settings) -> Vec<&'static str> {
     // Taken apart, so that a new setting does not compile until somebody has said what a change of it means.
     let Settings { store, pepper, check, admin, ops, reflection, cache, log: _, drain, workers } = old;
-    let super::Admin { unix, http, through_envoy, allowed_hosts, key_defaults } = admin;
+    let super::Admin { unix, http, through_envoy, demands_proof, allowed_hosts, key_defaults } = admin;
     let parts = [
         ("store", *store != new.store),
         ("pepper", *pepper != new.pepper),
@@ -48,6 +48,7 @@ fn changed(old: &Settings, new: &Settings) -> Vec<&'static str> {
         ("listen.admin.unix", *unix != new.admin.unix),
         ("listen.admin.http", *http != new.admin.http),
         ("listen.admin.through_envoy", *through_envoy != new.admin.through_envoy),
+        ("listen.admin.demand_proof", *demands_proof != new.admin.demands_proof),
         ("listen.admin.allowed_hosts", *allowed_hosts != new.admin.allowed_hosts),
         ("listen.ops", *ops != new.ops),
         ("listen.reflection", *reflection != new.reflection),

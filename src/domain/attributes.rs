@@ -21,6 +21,8 @@ pub struct Attributes<'a> {
     pub protocol: &'a str,
     /// Without pseudo-headers. Duplicates may stand apart (`header_map`) or be joined with a comma (`headers`).
     pub headers: Vec<Header<'a>>,
+    /// Whether Envoy sends a part of the request headers alone: even `:method` or `:path` is missing among them.
+    pub headers_withheld: bool,
     /// `body` or `raw_body`, as far as Envoy buffered it; empty where the route does not buffer.
     pub body: &'a [u8],
     /// The address of the TCP peer of Envoy; never taken from a header.
@@ -60,12 +62,11 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// Shows the request without what may be secret: header values, query and body stay out.
+/// Shows the request without what may be secret: target, header values and body stay out.
 impl std::fmt::Debug for Attributes<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Attributes")
             .field("method", &self.method)
-            .field("path", &self.path())
             .field("host", &self.host)
             .field("headers", &self.headers.iter().map(|h| h.name).collect::<Vec<_>>())
             .finish_non_exhaustive()

@@ -8,7 +8,8 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
-const ID_LEN: usize = 12;
+/// The length of the public id in a key.
+pub const ID_LEN: usize = 12;
 const USER_ID_LEN: usize = 16;
 const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;

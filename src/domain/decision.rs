@@ -10,6 +10,8 @@ pub enum Denial {
     HostUnknown,
     PathNotCanonical,
     RouteUnknown,
+    /// One of our keys stands in the path or the query.
+    CredentialInTarget,
     CredentialMissing,
     CredentialAmbiguous,
     CredentialUnreadable,
@@ -46,6 +48,10 @@ pub enum Denial {
     WorkloadOutOfScope,
     /// Unknown, or in another project: the client cannot tell which.
     ResourceOutOfScope,
+    /// More or larger request headers than Envoy could carry on with those that say who asks.
+    HeadersTooLarge,
+    /// Envoy keeps request headers from the check, so that what a client sent in them could not be removed.
+    HeadersWithheld,
     /// The truth could not be reached, or too many look-ups were under way.
     Unavailable,
     /// Our own fault: a panic, or a record that cannot be written into a header.
@@ -53,11 +59,12 @@ pub enum Denial {
 }
 
 impl Denial {
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 33] = [
         Self::CheckUnreadable,
         Self::HostUnknown,
         Self::PathNotCanonical,
         Self::RouteUnknown,
+        Self::CredentialInTarget,
         Self::CredentialMissing,
         Self::CredentialAmbiguous,
         Self::CredentialUnreadable,
@@ -82,6 +89,8 @@ impl Denial {
         Self::ProjectOutOfScope,
         Self::WorkloadOutOfScope,
         Self::ResourceOutOfScope,
+        Self::HeadersTooLarge,
+        Self::HeadersWithheld,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -93,6 +102,7 @@ impl Denial {
             Self::HostUnknown => "host_unknown",
             Self::PathNotCanonical => "path_not_canonical",
             Self::RouteUnknown => "route_unknown",
+            Self::CredentialInTarget => "credential_in_target",
             Self::CredentialMissing => "credential_missing",
             Self::CredentialAmbiguous => "credential_ambiguous",
             Self::CredentialUnreadable => "credential_unreadable",
@@ -115,6 +125,8 @@ impl Denial {
             Self::ProjectOutOfScope => "project_out_of_scope",
             Self::WorkloadOutOfScope => "workload_out_of_scope",
             Self::ResourceOutOfScope => "resource_out_of_scope",
+            Self::HeadersTooLarge => "headers_too_large",
+            Self::HeadersWithheld => "headers_withheld",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
         }

@@ -16,6 +16,8 @@ use super::{Ask, RevokedStatus};
 pub struct Permit<'r> {
     route_id: RouteId,
     route: &'r Route,
+    /// Whether the path of the request is the very one that the configuration has.
+    is_literal: bool,
     caller: Option<Caller<'r>>,
 }
 
@@ -38,7 +40,7 @@ enum Workload<'r> {
 
 impl<'r> Permit<'r> {
     pub(super) fn public(matched: &Matched<'r>) -> Self {
-        Self { route_id: matched.id, route: matched.route, caller: None }
+        Self { route_id: matched.id, route: matched.route, is_literal: matched.is_literal(), caller: None }
     }
 
     pub fn route_id(&self) -> RouteId {
@@ -47,6 +49,11 @@ impl<'r> Permit<'r> {
 
     pub fn route(&self) -> &'r Route {
         self.route
+    }
+
+    /// Whether the path of the request is the very one that the configuration has.
+    pub(super) fn is_literal(&self) -> bool {
+        self.is_literal
     }
 
     /// Nobody on a public route.
@@ -102,7 +109,8 @@ pub fn authorize<'r>(
     qualify(ask, &principal, now)?;
     let (project, workload) = in_scope(ask, &principal, resource)?;
     let caller = Some(Caller { principal, project, workload });
-    Ok(Permit { route_id: ask.request.id, route: ask.request.route, caller })
+    let Matched { id, route, .. } = ask.request;
+    Ok(Permit { route_id: id, route, is_literal: ask.request.is_literal(), caller })
 }
 
 /// The part of [`authorize`] that needs no resource, so that nothing is looked up for whoever it refuses.

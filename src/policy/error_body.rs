@@ -74,6 +74,7 @@ fn openai(status: u16) -> (&'static str, &'static str) {
         400 => ("invalid_request_error", "invalid_request"),
         401 => ("invalid_request_error", "invalid_api_key"),
         403 => ("invalid_request_error", "insufficient_permissions"),
+        431 => ("invalid_request_error", "request_headers_too_large"),
         503 => ("server_error", "service_unavailable"),
         _ => ("server_error", "internal_error"),
     }
@@ -85,6 +86,7 @@ fn anthropic(status: u16) -> &'static str {
         400 => "invalid_request_error",
         401 => "authentication_error",
         403 => "permission_error",
+        431 => "request_too_large",
         503 => "overloaded_error",
         _ => "api_error",
     }

@@ -2,12 +2,14 @@
 //! log or lock, so that the same core runs in a server, a command line or a fuzzer.
 
 pub mod authorize;
+pub mod carriage;
 pub mod error_body;
 pub mod extract;
 pub mod issuer;
 pub mod login;
 pub mod path;
 mod path_table;
+pub mod redact;
 pub mod respond;
 pub mod route;
 
@@ -16,6 +18,7 @@ use std::time::Duration;
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Trace};
 use authorize::Permit;
+use carriage::Carriage;
 use error_body::ErrorShape;
 use extract::{Credential, CredentialHeader, Extracted};
 use issuer::Issuer;
@@ -36,6 +39,7 @@ pub struct Policy {
     pub login: Option<Login>,
     pub identity: IdentityHeaders,
     pub client_ip: ClientIp,
+    pub carriage: Carriage,
     /// The protection space named in `WWW-Authenticate`.
     pub realm: Box<str>,
     /// For requests that match no host.
@@ -107,6 +111,11 @@ impl IdentityHeaders {
         .filter_map(Option::as_deref)
     }
 
+    /// The header of the proof that our own API asks for, under the first reserved prefix.
+    pub fn proof(&self) -> Option<String> {
+        self.reserved_prefixes.first().map(|prefix| format!("{prefix}proof"))
+    }
+
     /// Whether a client's header could pass for an identity header at a back end that folds names.
     pub fn reserves(&self, name: &str) -> bool {
         self.reserved_prefixes.iter().any(|prefix| {
@@ -148,7 +157,7 @@ pub enum ClientIp {
 impl ClientIp {
     /// The client's address as text; empty if the source has none. Only for logs and metadata.
     pub fn of<'a>(self, request: &Attributes<'a>) -> &'a str {
-        match self {
+        let address = match self {
             Self::Peer => request.peer_address,
             Self::EnvoyExternalAddress => request.text("x-envoy-external-address").unwrap_or_default(),
             Self::ForwardedFor { trusted_hops } => request
@@ -161,7 +170,10 @@ impl ClientIp {
                 .map(str::trim)
                 .nth(usize::from(trusted_hops.saturating_sub(1)))
                 .unwrap_or_default(),
-        }
+        };
+        // A pipe has a path. What else is no address was made up by somebody, and could be anything.
+        let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']' | b'%');
+        if self == Self::Peer || address.bytes().all(is_address) { address } else { "" }
     }
 }
 
@@ -206,7 +218,11 @@ impl Ask<'_> {
 /// The [`Denial`] that a look-up could not change: no such host or route, a path that is not canonical, no credential
 /// or more than one, a malformed one, one of another kind or plane, one sent from a browser.
 pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Trace) -> Result<Admission<'r>, Denial> {
+    if redact::holds_key(&policy.planes, request.target) {
+        return Err(Denial::CredentialInTarget);
+    }
     let matched = policy.routes.find(request, trace)?;
+    policy.carriage.admit(request)?;
     let requirement = match &matched.route.access {
         Access::Public => return Ok(Admission::Public(Permit::public(&matched))),
         Access::Guarded(requirement) => requirement,

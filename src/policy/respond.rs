@@ -1,6 +1,8 @@
 //! Step 6, a permit to header edits and a denial to an error: the contract with back ends and clients. An [`Allow`]
 //! needs a permit, and a [`Decision`] has no default.
 
+use std::borrow::Cow;
+
 use serde_json::{Value, json};
 
 use crate::domain::attributes::Attributes;
@@ -10,7 +12,7 @@ use crate::domain::principal::Principal;
 use super::authorize::Permit;
 use super::error_body::{ErrorShape, ErrorText};
 use super::route::Access;
-use super::{Policy, same_header};
+use super::{Policy, redact, same_header};
 
 /// The answer to one request.
 #[derive(Debug)]
@@ -20,6 +22,15 @@ pub enum Decision<'r> {
 }
 
 impl Decision<'_> {
+    /// Gives an allow the proof that it was one.
+    #[must_use]
+    pub fn with_proof(mut self, proof: Option<String>) -> Self {
+        if let Self::Allow(allow) = &mut self {
+            allow.proof = proof.and_then(|proof| Some((allow.policy.identity.proof()?, proof)));
+        }
+        self
+    }
+
     pub fn trace(&self) -> &Trace {
         match self {
             Self::Allow(allow) => &allow.trace,
@@ -41,20 +52,25 @@ pub struct Allow<'r> {
     subject: Option<String>,
     /// Instead of the subject, where logs may not have that.
     logged_subject: Option<String>,
+    endpoint: Cow<'r, str>,
+    /// Header and value, for our own API behind Envoy.
+    proof: Option<(String, String)>,
     trace: Trace,
 }
 
-/// Turns a permit into the answer.
-pub fn allow<'r>(
-    policy: &'r Policy,
-    request: &'r Attributes<'r>,
-    permit: Permit<'r>,
-    mut trace: Trace,
-) -> Decision<'r> {
-    trace.denied = None;
+/// Turns a permit into the answer: an allow, unless Envoy could not carry it out.
+pub fn allow<'r>(policy: &'r Policy, request: &'r Attributes<'r>, permit: Permit<'r>, trace: Trace) -> Decision<'r> {
     let subject = permit.principal().map(|principal| principal.subject().into_owned());
     let logged_subject = permit.principal().and_then(Principal::logged_instead).map(str::to_owned);
-    Decision::Allow(Allow { policy, request, permit, subject, logged_subject, trace })
+    let path = request.path();
+    let endpoint = if permit.is_literal() { Cow::Borrowed(path) } else { redact::path(&policy.planes, path) };
+    let granted = Trace { denied: None, ..trace };
+    let allow = Allow { policy, request, permit, subject, logged_subject, endpoint, proof: None, trace: granted };
+    if policy.carriage.carries(request, allow.headers_to_set()) {
+        Decision::Allow(allow)
+    } else {
+        deny(policy, request, Denial::HeadersTooLarge, trace)
+    }
 }
 
 impl<'r> Allow<'r> {
@@ -96,7 +112,8 @@ impl<'r> Allow<'r> {
 
     /// Headers to overwrite in the request, name and value. No value is empty.
     pub fn headers_to_set(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.identity().filter_map(|(name, value)| Some((name, value?)))
+        let proof = self.proof.iter().map(|(name, value)| (&**name, &**value));
+        self.identity().filter_map(|(name, value)| Some((name, value?))).chain(proof)
     }
 
     /// Headers to remove from the request. None of them is also set, since Envoy lets a removal win.
@@ -108,7 +125,8 @@ impl<'r> Allow<'r> {
         let lookalike = move |name: &&str| {
             let mut removed = credentials().chain(OVERRIDES);
             let identity = &self.policy.identity;
-            let is_set = || identity.names().any(|own| own.eq_ignore_ascii_case(name));
+            let proof = self.proof.as_ref().map(|(own, _)| &**own);
+            let is_set = || identity.names().chain(proof).any(|own| own.eq_ignore_ascii_case(name));
             (identity.reserves(name) && !is_set())
                 || removed.any(|own| !own.eq_ignore_ascii_case(name) && same_header(own.as_bytes(), name.as_bytes()))
         };
@@ -119,6 +137,11 @@ impl<'r> Allow<'r> {
     /// Who was allowed, as it may stand in a log.
     pub fn logged_subject(&self) -> Option<&str> {
         self.logged_subject.as_deref().or(self.subject.as_deref())
+    }
+
+    /// The path, as it may stand in a log.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     /// For access logs and later filters: what was decided, without anything secret.
@@ -133,6 +156,7 @@ impl<'r> Allow<'r> {
             ("project", self.permit.project()),
             ("workload", self.permit.workload()),
             ("client_ip", Some(self.policy.client_ip.of(self.request))),
+            ("endpoint", Some(self.endpoint())),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
@@ -149,6 +173,7 @@ pub struct Deny<'r> {
     pub denial: Denial,
     policy: &'r Policy,
     request: &'r Attributes<'r>,
+    endpoint: Cow<'r, str>,
     trace: Trace,
 }
 
@@ -169,6 +194,11 @@ impl Deny<'_> {
         self.trace.key_id.as_ref().filter(|_| !known).map(|id| id.as_str())
     }
 
+    /// The path, as it may stand in a log.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// For access logs: what was decided and why, without anything secret.
     pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let route = self.trace.route.map(|id| &*self.policy.routes.route(id).name);
@@ -179,6 +209,7 @@ impl Deny<'_> {
             ("key_id", self.known_key_id()),
             ("presented_key_id", self.presented_key_id()),
             ("client_ip", Some(self.policy.client_ip.of(self.request))),
+            ("endpoint", Some(self.endpoint())),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
@@ -206,7 +237,8 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
         headers.push(("x-request-id", id.to_owned()));
     }
     let body = shape.render(&text);
-    Decision::Deny(Deny { status: text.status, headers, body, denial, policy, request, trace })
+    let endpoint = redact::path(&policy.planes, request.path());
+    Decision::Deny(Deny { status: text.status, headers, body, denial, policy, request, endpoint, trace })
 }
 
 const UNAUTHENTICATED: &str = "AUTHENTICATION_FAILED";
@@ -229,6 +261,11 @@ fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText
             400,
             INVALID,
             "The path is not canonical: send it without empty or dot segments, `;`, `\\` or needless percent-encoding.",
+        ),
+        Denial::CredentialInTarget => plain(
+            400,
+            INVALID,
+            "A key stands in the URL, which proxies and logs keep: send it in a header, and rotate it, as it may have been seen.",
         ),
         Denial::CredentialMissing => ErrorText {
             details: json!({"accepted": accepted(policy)}),
@@ -264,6 +301,12 @@ fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText
             ..plain(403, FORBIDDEN, "The credential lacks a permission.")
         },
         Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope => out_of_scope,
+        Denial::HeadersTooLarge => {
+            plain(431, INVALID, "The request has too many headers, or too large ones: send fewer.")
+        }
+        Denial::HeadersWithheld => {
+            plain(503, "UNAVAILABLE", "The request cannot be authorized: the gateway withholds its headers.")
+        }
         Denial::Unavailable => plain(503, "UNAVAILABLE", "The request could not be authorized now: try again."),
         Denial::Internal => plain(500, "INTERNAL_ERROR", "The request could not be authorized: this is our fault."),
     }

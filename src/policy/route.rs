@@ -177,6 +177,11 @@ pub struct Matched<'r> {
 }
 
 impl<'r> Matched<'r> {
+    /// Whether the path is the very one that the configuration has, without parameters.
+    pub(super) fn is_literal(&self) -> bool {
+        self.params.is_empty()
+    }
+
     /// The name that a source yields for this request, if it is one.
     pub(super) fn name(&self, source: &'r Source) -> Option<&'r str> {
         let text = match source {

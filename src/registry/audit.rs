@@ -9,6 +9,7 @@ use crate::domain::change::Event;
 use crate::domain::credential::KeyId;
 use crate::domain::name::is_name;
 use crate::domain::record::{AuditEntry, EVERY, Outcome, ResourceRef};
+use crate::policy::redact;
 use crate::store::{AuditQuery, Write};
 
 /// The longest text in a row, in characters.
@@ -71,6 +72,7 @@ impl Registry {
     /// Writes down that somebody was refused. If the store fails, or one actor is refused too often, the log of the process
     /// says so instead.
     pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
+        let target = &*redact::target(target);
         if !self.admits_refusal_of(actor) {
             let (actor, target_id) = (&*self.logged(&actor.subject), &*self.logged(target));
             tracing::warn!(actor, act, target_id, "refused again: not in the audit log");
@@ -104,7 +106,8 @@ impl Registry {
     /// Hides what is beyond the actor's reach. To whoever is bound to a project, what is elsewhere and what is nowhere
     /// look the same, also in the log that they may read and in the time it takes.
     pub(super) async fn hide<T>(&self, attempt: &Attempt<'_>, project: Option<&str>, what: &str) -> Result<T> {
-        let answer = RegistryError::NotFound(format!("there is no {what}"));
+        let answer = RegistryError::NotFound(format!("there is no {}", redact::name(what)));
+        let what = &*redact::target(what);
         match project {
             Some(project) => {
                 let reason = format!("{what} belongs to project {project}, beyond the actor's reach");

@@ -7,6 +7,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::check_proof::CheckProofs;
 use super::seal::Sealer;
 use crate::domain::credential::{Digest, PresentedKey};
 use crate::domain::record::ResourceRef;
@@ -46,6 +47,7 @@ impl fmt::Debug for Pepper {
 /// Digests keys with every pepper in use; new keys with the current one.
 pub struct Digester {
     sealer: Sealer,
+    proofs: CheckProofs,
     current_version: u32,
     current: Hmac<Sha256>,
     older: Vec<Hmac<Sha256>>,
@@ -55,6 +57,7 @@ impl Digester {
     pub fn new(current: &Pepper, older: &[Pepper]) -> Self {
         Self {
             sealer: Sealer::new(current, older),
+            proofs: CheckProofs::new(std::iter::once(current).chain(older).map(proof_key).collect()),
             current_version: current.version,
             current: keyed(&current.secret),
             older: older.iter().map(|pepper| keyed(&pepper.secret)).collect(),
@@ -64,6 +67,11 @@ impl Digester {
     /// Seals what the store must not be able to read.
     pub fn sealer(&self) -> &Sealer {
         &self.sealer
+    }
+
+    /// CheckProofs that a request passed the check.
+    pub fn check_proofs(&self) -> &CheckProofs {
+        &self.proofs
     }
 
     /// The version that [`Digester::current`] digests with.
@@ -118,6 +126,10 @@ impl fmt::Debug for Digester {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Digester(version {}, {} older)", self.current_version, self.older.len())
     }
+}
+
+fn proof_key(pepper: &Pepper) -> Hmac<Sha256> {
+    keyed(&pepper.derive("proofs that a request passed the check"))
 }
 
 fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {

@@ -2,6 +2,7 @@
 
 pub mod api_key;
 pub mod cache;
+pub mod check_proof;
 mod grants;
 pub mod jwt;
 pub mod l2;
@@ -31,6 +32,7 @@ use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
 use crate::tasks::Tasks;
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
+use check_proof::CheckProofs;
 use grants::Grants;
 use jwt::lane::Lane;
 use jwt::{Genuine, Issuers};
@@ -98,6 +100,11 @@ impl Resolver {
             sizes,
             tasks: Tasks::default(),
         }
+    }
+
+    /// What proves that a request passed the check.
+    pub fn check_proofs(&self) -> &CheckProofs {
+        self.digester.check_proofs()
     }
 
     /// With its long tasks among these.

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::ext_authz::CheckService;
 use crate::clock::Clock;
 use crate::pipeline::Pipeline;
+use crate::policy::carriage::Carriage;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::route::{
@@ -134,6 +135,7 @@ fn policy() -> Policy {
             reserved_prefixes: vec!["x-tollgate-".into()],
         },
         client_ip: ClientIp::Peer,
+        carriage: Carriage::SHIPPED,
         realm: "tollgate".into(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(vec![host]).unwrap(),

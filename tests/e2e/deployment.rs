@@ -31,7 +31,7 @@ impl Deployment {
         Self::with(Setup { identity_provider: Some(idp.url()), ..Setup::default() }).await
     }
 
-    async fn with(setup: Setup) -> Self {
+    pub async fn with(setup: Setup) -> Self {
         let stack = Stack::start_with(Setup { folder: "inferno", ..setup }).await;
         let root = stack.bootstrap();
         Self { stack, root }

@@ -24,6 +24,7 @@ fn check_request() -> Vec<u8> {
         method: "GET".to_owned(),
         path: "/healthz".to_owned(),
         host: "localhost".to_owned(),
+        headers: [(":method", "GET"), (":path", "/healthz")].map(|(name, value)| (name.into(), value.into())).into(),
         ..HttpRequest::default()
     };
     let request = Some(Request { http: Some(http), ..Request::default() });

@@ -59,6 +59,8 @@ pub struct Stack {
     /// The whole admin API, which wants a credential.
     pub admin: SocketAddr,
     pub ops: SocketAddr,
+    /// `through_envoy`, which is for Envoy alone.
+    pub door: SocketAddr,
     recorder: Recorder,
     tollgate: Option<Process>,
     _envoy: Process,
@@ -118,6 +120,7 @@ impl Stack {
             envoy,
             admin,
             ops,
+            door,
             recorder,
             tollgate: Some(tollgate),
             _envoy: envoy_process,

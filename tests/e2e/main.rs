@@ -9,11 +9,15 @@ mod backend;
 #[cfg(test)]
 mod broad_routes;
 #[cfg(test)]
+mod canaries;
+#[cfg(test)]
 mod cases;
 #[cfg(test)]
 mod client;
 #[cfg(test)]
 mod deployment;
+#[cfg(test)]
+mod door;
 #[cfg(test)]
 mod drain;
 #[cfg(test)]
@@ -46,6 +50,8 @@ mod inferno_permissions;
 #[cfg(test)]
 mod inferno_tokens;
 #[cfg(test)]
+mod many_headers;
+#[cfg(test)]
 #[path = "../support/mint.rs"]
 mod mint;
 #[cfg(test)]
@@ -66,3 +72,5 @@ mod router;
 mod servers;
 #[cfg(test)]
 mod spoofing;
+#[cfg(test)]
+mod withheld;

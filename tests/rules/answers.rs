@@ -8,7 +8,7 @@ use tollgate::domain::time::Timestamp;
 use tollgate::policy::Policy;
 use tollgate::policy::respond;
 
-use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, owned, policy, resource, workloads};
+use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, mint, owned, policy, resource, workloads};
 
 /// The answer to a denial on a route, however it came about.
 fn refusal(route: &str, denial: Denial) -> Answer {
@@ -54,6 +54,7 @@ fn every_denial_of_the_rules_is_reached() {
         bare(post("/data").on("other.test")),
         bare(post("/a//b")),
         bare(post("/nowhere")),
+        bare(post(&format!("/data?key={}", mint("ik_live", 1).expose()))),
         bare(post("/data")),
         bare(post("/data").bearing("ik_live").with("x-api-key", "x")),
         bare(post("/data").with("x-api-key", "\u{1}")),
@@ -78,6 +79,7 @@ fn every_denial_of_the_rules_is_reached() {
             NOW,
         ),
         with("/data", ApiKey { project: String::new(), ..data }),
+        bare((0..101).fold(post("/data"), |request, at| request.with(&format!("x-{at}"), ""))),
     ];
     let reached: HashSet<Denial> = answers.iter().filter_map(Answer::denial).collect();
     // The message that cannot be read, the store that cannot be reached and the token that is not genuine are met outside the
@@ -91,6 +93,7 @@ fn every_denial_of_the_rules_is_reached() {
         Denial::TokenClaims,
         Denial::TokenAudience,
         Denial::TokenNotYetValid,
+        Denial::HeadersWithheld,
         Denial::Unavailable,
     ];
     let left: Vec<Denial> = Denial::ALL.into_iter().filter(|denial| !reached.contains(denial)).collect();

@@ -30,6 +30,7 @@ fn the_settings_of_the_example() {
             unix: unix("/run/tollgate/admin.sock", 0o600, None),
             http: Some("127.0.0.1:9181".parse().unwrap()),
             through_envoy: Some("127.0.0.1:9183".parse().unwrap()),
+            demands_proof: false,
             allowed_hosts: vec!["api.example.com".to_owned()],
             key_defaults: KeyDefaults {
                 plane: Some("data".to_owned()),

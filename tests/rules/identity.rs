@@ -107,6 +107,7 @@ fn metadata_has_what_was_decided_and_no_secret() {
         ("project", "acme"),
         ("workload", "chat"),
         ("client_ip", "192.0.2.7"),
+        ("endpoint", "/own"),
     ];
     assert_eq!(metadata, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
 }
@@ -127,6 +128,38 @@ hosts: [{{match: ['*'], routes: [{{name: open, match: [GET /], public: true}},
     let answer = decide(&policy, &request, Some(&holder("data", &["run"])), None, NOW);
     assert_eq!((answer.told("x-tollgate-subject"), answer.told("x-org-id")), (None, Some("acme")));
     assert!(answer.removes("X-Tollgate-Subject") && answer.removes("x_org_id"));
+}
+
+#[test]
+fn what_envoy_could_not_carry_on_is_refused() {
+    let with_limits = |limits: &str| {
+        compiled(&format!(
+            "{HEAD}
+envoy: {{{limits}}}
+hosts: [{{match: ['*'], routes: [{{name: data, match: [POST /], plane: data, all_of: [run], in: {{project: key}}}}]}}]
+"
+        ))
+    };
+    let status = |policy: &tollgate::policy::Policy, count: usize, bytes: usize| {
+        let many = (0..count).map(|at| format!("x-{at}"));
+        let request = many.fold(Request::new("POST", "/").bearing("ik_live"), |request, name| request.with(&name, ""));
+        let request = request.with("x-large", "v".repeat(bytes));
+        decide(policy, &request, Some(&holder("data", &["run"])), None, NOW).status()
+    };
+    let (shipped, default) = (with_limits(""), with_limits("max_headers_count: 100, max_request_headers_kb: 60"));
+    // The credential, and the large one; five identity headers come to them, and what Envoy counts besides.
+    for (policy, count, bytes, expected) in [
+        (&shipped, 98, 0, 200),
+        (&shipped, 99, 0, 431),
+        (&shipped, 0, 60_000, 200),
+        (&shipped, 0, 62_000, 431),
+        (&default, 85, 0, 200),
+        (&default, 86, 0, 431),
+        (&default, 0, 60_000, 200),
+        (&default, 0, 61_000, 431),
+    ] {
+        assert_eq!(status(policy, count, bytes), expected, "{count} headers, {bytes} bytes");
+    }
 }
 
 /// Every character that may stand in a header name and is neither letter nor digit.

@@ -97,7 +97,10 @@ impl Backend {
         });
         let io = TokioIo::new(stream);
         if is_h2 {
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .max_header_list_size(1 << 17)
+                .serve_connection(io, service)
+                .await
         } else {
             hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())

@@ -41,10 +41,15 @@ impl Stage {
     /// Where a denial came from.
     fn of(denial: Denial, trace: &Trace) -> Self {
         match denial {
-            Denial::CheckUnreadable | Denial::HostUnknown | Denial::PathNotCanonical | Denial::RouteUnknown => {
-                Self::Route
-            }
-            Denial::CredentialMissing
+            Denial::CheckUnreadable
+            | Denial::HostUnknown
+            | Denial::PathNotCanonical
+            | Denial::CredentialInTarget
+            | Denial::RouteUnknown => Self::Route,
+            Denial::HeadersTooLarge if trace.principal.is_some() => Self::Respond,
+            Denial::HeadersTooLarge
+            | Denial::HeadersWithheld
+            | Denial::CredentialMissing
             | Denial::CredentialAmbiguous
             | Denial::CredentialUnreadable
             | Denial::CredentialMalformed
@@ -83,6 +88,7 @@ fn why(denial: Denial) -> &'static str {
         Denial::HostUnknown => "no host of the configuration matches",
         Denial::PathNotCanonical => "the path has more than one reading",
         Denial::RouteUnknown => "no route of this host has this method and path",
+        Denial::CredentialInTarget => "a key stands in the path or the query, where logs keep it",
         Denial::CredentialMissing => "no credential in any configured header",
         Denial::CredentialAmbiguous => "more than one credential",
         Denial::CredentialUnreadable => "the credential is not plain text",
@@ -107,6 +113,8 @@ fn why(denial: Denial) -> &'static str {
         Denial::ProjectOutOfScope => "the request is for another project than the caller's",
         Denial::WorkloadOutOfScope => "the request is for a workload that the caller does not reach",
         Denial::ResourceOutOfScope => "the resource is not registered, or not where the caller reaches",
+        Denial::HeadersTooLarge => "Envoy could not carry so many headers on, those that say who asks included",
+        Denial::HeadersWithheld => "Envoy keeps request headers from the check",
         Denial::Unavailable => "the store or the issuer gave no answer",
         Denial::Internal => "the record is damaged",
     }

@@ -161,6 +161,7 @@ impl Described {
             host: &self.host,
             scheme: &self.scheme,
             protocol: "HTTP/1.1",
+            headers_withheld: false,
             headers: self.headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect(),
             body: &[],
             peer_address: &self.source_ip,

@@ -1,11 +1,12 @@
 //! Header names of the configuration: credentials, identity headers and reserved prefixes. Refuses every name that could
 //! change how a request is framed, routed or judged.
 
+use crate::policy::carriage::Carriage;
 use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::respond::OVERRIDES;
 use crate::policy::{IdentityHeaders, same_header};
 
-use super::super::file::{CredentialKind, File, SubjectKind};
+use super::super::file::{CredentialKind, File, SubjectKind, WithheldHeaders};
 use super::super::problems::{Findings, Path};
 
 /// Headers that frame or route a message (RFC 9110 section 7.6.1, RFC 9112), or that Envoy and we read ourselves.
@@ -62,6 +63,15 @@ pub(super) fn credentials(file: &File, findings: &mut Findings) -> Vec<Credentia
     file.credentials.iter().map(made).collect()
 }
 
+/// What is said of the Envoy in front.
+pub(super) fn carriage(file: &File) -> Carriage {
+    Carriage {
+        max_headers: usize::from(file.envoy.max_headers_count),
+        max_bytes: usize::from(file.envoy.max_request_headers_kb) << 10,
+        takes_withheld: file.envoy.withheld_headers == WithheldHeaders::Accept,
+    }
+}
+
 /// The kinds that a list names.
 pub(super) fn kinds(named: &[CredentialKind]) -> Kinds {
     Kinds { api_key: named.contains(&CredentialKind::ApiKey), jwt: named.contains(&CredentialKind::Jwt) }
@@ -92,6 +102,8 @@ pub(super) fn identity(file: &File, findings: &mut Findings) -> IdentityHeaders 
             findings.add(&path, problem);
         } else if same("authorization") || file.credentials.iter().any(|source| same(&source.header)) {
             findings.add(&path, format!("`{name}` carries credentials"));
+        } else if prefixes.first().is_some_and(|prefix| same(&format!("{prefix}proof"))) {
+            findings.add(&path, format!("`{name}` is what Tollgate proves to itself with"));
         } else if OVERRIDES.into_iter().any(same) {
             findings.add(&path, format!("`{name}` is removed from every request"));
         } else if !prefixes.iter().any(|prefix| under(name, prefix)) {

@@ -158,10 +158,17 @@ fn admin(doors: &file::AdminDoors, path: &Path, key_defaults: KeyDefaults, findi
             findings.add(&path.key("allowed_hosts").index(at), problem);
         }
     }
+    let through_envoy = given(through_envoy)?;
+    let is_open = through_envoy.is_some_and(|address| !address.ip().is_loopback());
+    if is_open && doors.demand_proof == Some(false) {
+        let problem = "must be true where `through_envoy` is not on loopback: whoever reached it would be answered";
+        findings.add(&path.key("demand_proof"), problem);
+    }
     Some(Admin {
         unix: unix?,
         http: given(http)?,
-        through_envoy: given(through_envoy)?,
+        through_envoy,
+        demands_proof: is_open || doors.demand_proof.unwrap_or_default(),
         allowed_hosts: doors.allowed_hosts.clone(),
         key_defaults,
     })

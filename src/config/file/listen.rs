@@ -88,10 +88,15 @@ pub struct AdminDoors {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub http: Option<String>,
-    /// The public-facing routes alone, authenticated, for an Envoy cluster: IP address and port. By default there is none.
+    /// The public-facing routes alone, authenticated, for an Envoy cluster: IP address and port. By default there is none. Off
+    /// loopback it answers what passed the check alone, which a header proves that Tollgate sets when it allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub through_envoy: Option<String>,
+    /// Whether `through_envoy` asks for that proof. By default where it is not on loopback, and always there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "bool")]
+    pub demand_proof: Option<bool>,
     /// Host headers that are accepted besides `localhost` and loopback addresses.
     #[serde(default)]
     pub allowed_hosts: Vec<String>,

@@ -126,6 +126,7 @@ fn rules_of_plane(live: &Policy, plane: PlaneId, with_permissions: bool) -> Resu
             reserved_prefixes: Vec::new(),
         },
         client_ip: ClientIp::Peer,
+        carriage: live.carriage,
         realm: live.realm.clone(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(vec![host]).map_err(|conflicts| format!("{conflicts:?}"))?,
@@ -281,6 +282,7 @@ pub(super) fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a>
         host: parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default(),
         scheme: "http",
         protocol: "HTTP/1.1",
+        headers_withheld: false,
         headers: headers.collect(),
         body: &[],
         peer_address: &peer.0,
@@ -297,6 +299,22 @@ fn refusal(deny: &Deny<'_>) -> Response {
         }
     }
     response
+}
+
+/// Refuses a request that did not pass the check, where others than Envoy may reach the door.
+pub(super) async fn demand_proof(State(state): State<AdminState>, mut request: Request, next: Next) -> Response {
+    // Nobody behind this has use for it.
+    let name = state.live.load().identity.proof();
+    let proof = name.and_then(|name| request.headers_mut().remove(name));
+    if state.settings.demands_proof {
+        let proof = proof.as_ref().and_then(|proof| proof.to_str().ok()).unwrap_or_default();
+        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
+        if !state.pipeline.check_proofs().holds(proof, state.clock.now(), request.method().as_str(), target) {
+            let problem = "This door answers what came through Envoy and its check alone, and this request did not.";
+            return ApiError::forbidden(problem).into_response();
+        }
+    }
+    next.run(request).await
 }
 
 /// Refuses a request for another host: a name that was rebound to our address in somebody's browser, or a mistake.

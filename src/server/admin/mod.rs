@@ -117,6 +117,7 @@ fn finished(
         Door::Socket => router,
         Door::Http => router.layer(from_fn_with_state(state, guard::check_host)),
         Door::ThroughEnvoy => router
+            .layer(from_fn_with_state(state.clone(), guard::demand_proof))
             .layer(from_fn_with_state(state.clone(), client::tell_apart))
             .layer(from_fn_with_state(state, guard::check_host)),
     };

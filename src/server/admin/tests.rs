@@ -29,6 +29,7 @@ use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
+use crate::policy::carriage::Carriage;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::extract::{CredentialHeader, Kinds};
 use crate::policy::login::Login;
@@ -120,6 +121,7 @@ fn policy() -> Policy {
             reserved_prefixes: vec!["x-tollgate-".into()],
         },
         client_ip: ClientIp::Peer,
+        carriage: Carriage::SHIPPED,
         realm: "tollgate".into(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(Vec::new()).unwrap(),
@@ -152,6 +154,7 @@ impl Api {
             unix: UnixAddress { path: "/none".into(), mode: 0o600, group: None },
             http: None,
             through_envoy: None,
+            demands_proof: false,
             allowed_hosts: vec!["api.example.com".to_owned()],
             key_defaults,
         };

@@ -13,7 +13,7 @@ use crate::domain::attributes::{Attributes, Header};
 
 /// The attributes of a decoded check, by the same rules as the walk.
 fn attributes(check: &CheckRequest) -> Attributes<'_> {
-    let mut out = Attributes::default();
+    let mut out = Attributes { headers_withheld: true, ..Attributes::default() };
     let Some(context) = &check.attributes else { return out };
     if let Some(source) = &context.source {
         out.peer_principal = &source.principal;
@@ -35,6 +35,9 @@ fn attributes(check: &CheckRequest) -> Attributes<'_> {
             out.headers.push(Header { name: key, value: value.as_bytes() });
         }
     }
+    let listed = http.header_map.iter().flat_map(|map| &map.headers).map(|header| &header.key);
+    let names: Vec<&String> = listed.chain(http.headers.keys()).collect();
+    out.headers_withheld = ![":method", ":path"].into_iter().all(|pseudo| names.iter().any(|name| *name == pseudo));
     out.headers.extend(http.headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }));
     out.headers.retain(|header| !header.name.starts_with(':'));
     out
@@ -45,7 +48,7 @@ fn comparable<'a>(found: &Attributes<'a>) -> impl PartialEq + 'a {
     let mut headers: Vec<_> = found.headers.iter().map(|header| (header.name, header.value)).collect();
     headers.sort_by_key(|(name, _)| *name);
     let text = [found.method, found.target, found.host, found.scheme, found.protocol];
-    (text, headers, found.body, found.peer_address, found.peer_principal)
+    (text, headers, found.headers_withheld, found.body, found.peer_address, found.peer_principal)
 }
 
 fn same(one: &Attributes<'_>, other: &Attributes<'_>) -> bool {
@@ -153,7 +156,7 @@ fn agree(bytes: &[u8]) -> Result<(), TestCaseError> {
 fn text() -> impl Strategy<Value = String> {
     prop_oneof![
         4 => prop::sample::select(vec![
-            "", "a", ":path", ":", "x-api-key", "authorization", "Bearer k", "GET", "/a?b=c", "10.0.0.1", "é", "\u{10ffff}",
+            "", "a", ":path", ":method", ":", "x-api-key", "authorization", "Bearer k", "GET", "/a?b=c", "10.0.0.1", "é", "\u{10ffff}",
         ])
         .prop_map(str::to_owned),
         1 => prop::collection::vec(any::<char>(), 0..70).prop_map(String::from_iter),

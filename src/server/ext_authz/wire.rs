@@ -46,6 +46,21 @@ struct Walk<'a> {
     peer: PeerAddress<'a>,
     text_body: &'a [u8],
     entries: Entries<'a>,
+    pseudo: Pseudo,
+}
+
+/// Which pseudo-headers stand among the request headers. Envoy sends them all, unless it sends a part of the headers alone.
+#[derive(Default)]
+struct Pseudo {
+    method: bool,
+    path: bool,
+}
+
+impl Pseudo {
+    fn note(&mut self, name: &str) {
+        self.method |= name == ":method";
+        self.path |= name == ":path";
+    }
 }
 
 /// The oneof of `envoy.config.core.v3.Address`.
@@ -60,7 +75,8 @@ enum PeerAddress<'a> {
 
 impl<'a> Walk<'a> {
     fn finish(self) -> Attributes<'a> {
-        let Self { mut attributes, peer, text_body, entries } = self;
+        let Self { mut attributes, peer, text_body, entries, pseudo } = self;
+        attributes.headers_withheld = !(pseudo.method && pseudo.path);
         attributes.peer_address = match peer {
             PeerAddress::Socket(address) | PeerAddress::Pipe(address) => address,
             PeerAddress::Unset | PeerAddress::Internal => "",
@@ -157,7 +173,7 @@ impl<'a> Walk<'a> {
             let key = at.key()?;
             match key.tag() {
                 2 => self.attributes.method = at.text(key)?,
-                3 => self.entries.read(at.message(key)?)?,
+                3 => self.entries.read(at.message(key)?, &mut self.pseudo)?,
                 4 => self.attributes.target = at.text(key)?,
                 5 => self.attributes.host = at.text(key)?,
                 6 => self.attributes.scheme = at.text(key)?,
@@ -198,6 +214,7 @@ impl<'a> Walk<'a> {
             }
         }
         if is_pseudo(name) {
+            self.pseudo.note(name);
             return Ok(());
         }
         let headers = &mut self.attributes.headers;
@@ -259,7 +276,7 @@ struct Entries<'a> {
 }
 
 impl<'a> Entries<'a> {
-    fn read(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
+    fn read(&mut self, mut at: Reader<'a>, pseudo: &mut Pseudo) -> Result<(), Unreadable> {
         let (mut name, mut value) = ("", &[] as &[u8]);
         while !at.is_empty() {
             let key = at.key()?;
@@ -269,7 +286,9 @@ impl<'a> Entries<'a> {
                 _ => at.skip(key)?,
             }
         }
-        if !is_pseudo(name) {
+        if is_pseudo(name) {
+            pseudo.note(name);
+        } else {
             self.put(name, value);
         }
         Ok(())

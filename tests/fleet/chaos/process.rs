@@ -136,7 +136,9 @@ fn framed(key: &str) -> Bytes {
         method: "POST".to_owned(),
         path: TARGET.to_owned(),
         host: HOST.to_owned(),
-        headers: [("authorization".to_owned(), format!("Bearer {key}"))].into(),
+        headers: [(":method", "POST"), (":path", TARGET), ("authorization", &format!("Bearer {key}"))]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into(),
         ..HttpRequest::default()
     };
     let attributes = AttributeContext {

@@ -8,7 +8,7 @@ use super::connect::{ConnectArgs, target};
 use super::keys::read;
 use super::output::{self, Cell, Colour, Format, Table, json, printable};
 use crate::server::admin::wire::FLEET;
-use crate::server::admin::wire::fleet::{FleetBody, ReplicaBody};
+use crate::server::admin::wire::fleet::{FindingBody, FleetBody, ReplicaBody};
 
 #[derive(Debug, Args)]
 pub struct FleetArgs {
@@ -44,13 +44,19 @@ fn table(fleet: &FleetBody, colourful: bool) -> String {
             replica.replica.id.as_str().into(),
         ]);
     }
+    let findings: String = fleet.findings.iter().map(finding).collect();
     format!(
-        "Level: {}\nNewest change: {}\nFormat: {}\n\n{}",
+        "Level: {}\n{findings}Newest change: {}\nFormat: {}\n\n{}",
         printable(&fleet.level),
         fleet.head,
         printable(&fleet.format),
         table.render(colourful)
     )
+}
+
+fn finding(finding: &FindingBody) -> String {
+    let text = format!("{}: {} ({})", finding.severity, finding.what, finding.remedy);
+    format!("{}\n", printable(&text))
 }
 
 /// A star marks the one that was asked.
@@ -86,15 +92,17 @@ mod tests {
                 "lease_ms": lease, "format": 3})
         };
         let fleet = json!({"level": "bounded (1 s)", "head": 42, "format": "2",
+            "findings": [{"severity": "warn", "what": "it forgets", "remedy": "mend it"}],
             "replicas": [replica("a", "attached", Some(620), 0), replica("b\u{1b}", "fenced", None, 30)]});
         let text = table(&read(fleet).unwrap(), false);
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[..3], ["Level: bounded (1 s)", "Newest change: 42", "Format: 2"]);
+        let told = ["Level: bounded (1 s)", "warn: it forgets (mend it)", "Newest change: 42", "Format: 2"];
+        assert_eq!(lines[..4], told);
         assert_eq!(
-            lines[5],
+            lines[6],
             "a *      attached  2026-11-21T15:00:00Z  40        2    620 ms  -      1.0.0    3       id-a"
         );
-        assert!(lines[6].starts_with("b\u{fffd}       fenced"), "{text}");
-        assert!(lines[6].contains("-       30 s"), "{text}");
+        assert!(lines[7].starts_with("b\u{fffd}       fenced"), "{text}");
+        assert!(lines[7].contains("-       30 s"), "{text}");
     }
 }

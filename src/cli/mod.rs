@@ -39,6 +39,8 @@ const EXIT_CODES: &str = "Exit codes:
   4   the server is not reachable, or not able to answer now
   5   the server refused: invalid, forbidden, not found or in conflict
   6   `--wait`: the change is made, and a replica may not have heard of it
+  7   `store check`: something should be mended
+  8   `store check`: Tollgate cannot work with the store
   10  `explain`: denied
 
 An explicit flag wins over an environment variable, that over a login, and that over the configuration file.";
@@ -137,6 +139,8 @@ pub enum Exit {
     Unreachable = 4,
     Refused = 5,
     Lagging = 6,
+    Warned = 7,
+    Unfit = 8,
     Denied = 10,
 }
 

@@ -1,6 +1,7 @@
 //! `tollgate store`: what is done once to a store, by its operator. Reaches the store itself and no Tollgate; never makes a
 //! store where there is one.
 
+mod check;
 mod migrate;
 mod upgrade;
 
@@ -18,7 +19,7 @@ use crate::run::store::unfit;
 use crate::store::StoreError;
 use crate::store::embedded::Embedded;
 use crate::store::redis::connect::Connector;
-use crate::store::redis::survey::{Severity, Survey};
+use crate::store::redis::survey::{Finding, Severity, Survey};
 use crate::store::redis::{Init, Redis};
 
 #[derive(Args, Debug)]
@@ -34,9 +35,12 @@ enum StoreCommand {
   tollgate store init --config /etc/tollgate/tollgate.yaml
   tollgate store init -o json
 
-Run it again to see what the server guarantees: a store that is there stays as it is. An embedded store is made at the first
-start; it needs this only if there is a pepper already, be it that the store was lost and is to begin anew.")]
+A store that is there stays as it is: `tollgate store check` shows it, and what the server guarantees. An embedded store is
+made at the first start; it needs this only if there is a pepper already, be it that the store was lost and is to begin anew.")]
     Init(InitArgs),
+    /// Show what a fleet's store and its server are found to be, and change nothing
+    #[command(after_help = check::HELP)]
+    Check(check::CheckArgs),
     /// Carry everything from one store to another, and compare them
     #[command(after_help = migrate::HELP)]
     Migrate(migrate::MigrateArgs),
@@ -58,6 +62,7 @@ struct InitArgs {
 pub async fn run(args: StoreArgs) -> Result<(), Failure> {
     match args.command {
         StoreCommand::Init(args) => init(args).await,
+        StoreCommand::Check(args) => check::run(&args).await,
         StoreCommand::Migrate(args) => migrate::run(&args).await,
         StoreCommand::Upgrade(args) => upgrade::run(&args).await,
     }
@@ -108,18 +113,19 @@ fn as_json(made: &Init, survey: &Survey) -> Value {
         Init::Made { lineage } => (true, lineage, 0),
         Init::WasThere { lineage, sequence } => (false, lineage, *sequence),
     };
-    let findings = survey
-        .findings
-        .iter()
-        .map(|finding| json!({"severity": finding.severity.as_str(), "what": finding.what, "remedy": finding.remedy}));
     json!({
         "made": is_new,
         "lineage": lineage,
         "sequence": sequence,
         "server": {"engine": survey.engine.to_string(), "version": survey.version.to_string()},
         "level": survey.level.to_string(),
-        "findings": findings.collect::<Vec<_>>(),
+        "findings": as_findings(&survey.findings),
     })
+}
+
+fn as_findings(findings: &[Finding]) -> Vec<Value> {
+    let each = |finding: &Finding| json!({"severity": finding.severity.as_str(), "what": finding.what, "remedy": finding.remedy});
+    findings.iter().map(each).collect()
 }
 
 fn as_text(made: &Init, survey: &Survey, colourful: bool) -> String {
@@ -134,18 +140,21 @@ fn as_text(made: &Init, survey: &Survey, colourful: bool) -> String {
         ("Revocation", survey.level.to_string()),
     ]);
     if !survey.findings.is_empty() {
-        let mut table = Table::new(&["FINDING", "WHAT", "REMEDY"]);
-        for finding in &survey.findings {
-            let colour = match finding.severity {
-                Severity::Refuse => Some(Colour::Red),
-                Severity::Warn => Some(Colour::Yellow),
-                Severity::Note => None,
-            };
-            let severity = Cell::coloured(finding.severity.as_str(), colour);
-            table.row(vec![severity, finding.what.as_str().into(), finding.remedy.as_str().into()]);
-        }
-        text.push('\n');
-        text.push_str(&table.render(colourful));
+        text.push_str(&findings_table(&survey.findings, colourful));
     }
     text
+}
+
+fn findings_table(findings: &[Finding], colourful: bool) -> String {
+    let mut table = Table::new(&["FINDING", "WHAT", "REMEDY"]);
+    for finding in findings {
+        let colour = match finding.severity {
+            Severity::Refuse => Some(Colour::Red),
+            Severity::Warn => Some(Colour::Yellow),
+            Severity::Note => None,
+        };
+        let severity = Cell::coloured(finding.severity.as_str(), colour);
+        table.row(vec![severity, finding.what.as_str().into(), finding.remedy.as_str().into()]);
+    }
+    format!("\n{}", table.render(colourful))
 }

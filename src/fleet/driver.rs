@@ -119,6 +119,7 @@ impl Fleet {
             protocol: Protocol::new(joining.identity.clone(), 0, joining.clock.now()),
             joining,
             level,
+            findings: Arc::default(),
             requests: received,
             position,
             figures,
@@ -226,6 +227,8 @@ struct Waiting {
 struct Driver {
     joining: Joining,
     level: Arc<ArcSwap<String>>,
+    /// What was found of the store's server, at the last connection.
+    findings: Arc<ArcSwap<Vec<Finding>>>,
     protocol: Protocol,
     requests: mpsc::UnboundedReceiver<Request>,
     position: watch::Sender<u64>,
@@ -378,6 +381,7 @@ impl Driver {
     /// Another server, or the same one with other settings, may guarantee something else. Nothing waits for the answer.
     fn look_at_level(&self) {
         let (redis, level) = (Arc::clone(&self.joining.redis), Arc::clone(&self.level));
+        let findings = Arc::clone(&self.findings);
         tokio::spawn(async move {
             let Ok(survey) = Survey::of(redis.connector()).await else { return };
             for Finding { what, remedy, .. } in survey.refusals() {
@@ -388,6 +392,7 @@ impl Driver {
                 tracing::warn!(%before, %now, "the store's server guarantees something else than before");
                 level.store(Arc::new(now));
             }
+            findings.store(Arc::new(survey.findings));
         });
     }
 
@@ -545,7 +550,7 @@ impl Driver {
         let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
         for view in self.views.drain(..) {
             let view_now = fleet_view(level, head, &self.members, &self.joining.identity.id, now);
-            let _ = view.send(Ok(view_now));
+            let _ = view.send(Ok(FleetView { findings: self.findings.load().to_vec(), ..view_now }));
         }
     }
 }

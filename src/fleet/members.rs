@@ -59,7 +59,7 @@ pub(super) fn fleet_view(level: &str, head: u64, members: &Members, asked: &str,
     };
     let mut replicas: Vec<ReplicaView> = members.listed.iter().map(view).collect();
     replicas.sort_by(|one, other| (&one.replica.name, &one.replica.id).cmp(&(&other.replica.name, &other.replica.id)));
-    FleetView { level: level.to_owned(), head, replicas }
+    FleetView { level: level.to_owned(), findings: Vec::new(), head, replicas }
 }
 
 pub(super) fn wait_report(level: &str, sequence: u64, report: &Report) -> WaitReport {

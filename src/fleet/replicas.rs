@@ -137,6 +137,6 @@ impl Sole {
             lease: None,
             format: Format::HIGHEST,
         };
-        Ok(FleetView { level: Self::level(), head, replicas: vec![asked] })
+        Ok(FleetView { level: Self::level(), findings: Vec::new(), head, replicas: vec![asked] })
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::domain::fleet::MemberState;
 use crate::domain::time::Timestamp;
+use crate::store::redis::survey::Finding;
 
 /// Everybody who answers checks from one store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct FleetView {
     /// How soon a change counts everywhere, as the store's configuration really gives it: `sole`, `bounded (1 s)`,
     /// `bounded except failover (why)`, `unknown (why)`.
     pub level: String,
+    /// What an operator should know of the store's server.
+    pub findings: Vec<Finding>,
     /// The number of the newest change.
     pub head: u64,
     /// By name, and then by id.

@@ -4,7 +4,9 @@
 mod access;
 mod batch;
 mod channel;
+pub mod check;
 pub mod connect;
+pub mod connection;
 mod draft;
 mod indexes;
 mod lanes;

@@ -1,6 +1,9 @@
 //! The shipped files of a fleet over restarts of its Redis: nothing that was acknowledged is missing afterwards.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 
@@ -23,8 +26,9 @@ struct Replica {
 impl Replica {
     fn start(shipped: &Shipped) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        let log = File::create(folder.path().join("log")).unwrap();
         let mut child = tollgate();
-        child.args(["serve", "--config", &config_in(&folder, shipped)]).stdout(Stdio::null()).stderr(Stdio::null());
+        child.args(["serve", "--config", &config_in(&folder, shipped)]).stdout(log).stderr(Stdio::null());
         let replica = Self { child: child.spawn().unwrap(), folder };
         wait_for("a replica", || replica.run(&["keys", "list"]).code == 0);
         replica
@@ -34,6 +38,19 @@ impl Replica {
         let mut command = tollgate();
         command.args(arguments).arg("--socket").arg(self.folder.path().join("admin.sock"));
         command.output().unwrap().into()
+    }
+
+    fn is_ready(&self) -> bool {
+        let config = fs::read_to_string(self.folder.path().join("tollgate.yaml")).unwrap();
+        let ops = config.split("ops: {http: ").nth(1).unwrap().split('}').next().unwrap();
+        let Ok(mut connection) = TcpStream::connect(ops) else { return false };
+        connection.write_all(b"GET /ready HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// The id of a key that was just made.
@@ -98,6 +115,12 @@ fn a_restart_of_redis_keeps_every_key() {
     let (replica, mut keys) = with_keys(&shipped);
     for signal in [Signal::TERM, Signal::KILL, Signal::TERM] {
         shipped.restart_redis(signal);
+        // The first call that comes after it is ready is answered.
+        wait_for("readiness", || replica.is_ready());
+        assert_eq!(
+            replica.run(&["keys", "list", "-o", "json"]).ends(0).json()["keys"].as_array().map(Vec::len),
+            Some(keys.len())
+        );
         assert_eq!(replica.keys(), keys, "{signal:?}");
         assert_eq!(Replica::start(&shipped).keys(), keys, "{signal:?}, for a replica that has just started");
         keys.push(replica.make_key());
@@ -196,4 +219,59 @@ fn what_was_changed_in_the_empty_store_is_carried_over_with_the_rest() {
     let records = carried.unwrap().json()["records"].as_array().unwrap().clone();
     let keys = records.iter().find(|record| record["kind"] == "keys").unwrap();
     assert_eq!(keys["verified"], 4, "{keys}");
+}
+
+fn check(shipped: &Shipped, how: &[&str]) -> Done {
+    let folder = tempfile::tempdir().unwrap();
+    run(&[&["store", "check", "--config", &config_in(&folder, shipped)], how].concat())
+}
+
+#[test]
+fn whether_a_restart_replays_everything_is_said_wherever_one_looks() {
+    let mut shipped = Shipped::start();
+    let missing = check(&shipped, &[]).ends(8);
+    assert!(missing.out.contains("not there") && missing.out.contains("tollgate store init"), "{}", missing.out);
+    let (replica, _) = with_keys(&shipped);
+    let well = check(&shipped, &["-o", "json"]).ends(0).json();
+    assert_eq!((well["findings"].as_array().map(Vec::len), well["replicas"].as_u64()), (Some(0), Some(1)), "{well}");
+    assert!(check(&shipped, &[]).ends(0).out.contains("Nothing was found."));
+    drop(replica);
+
+    shipped.end_redis(Signal::TERM);
+    Shipped::age_users(&shipped.redis_folder());
+    shipped.start_redis();
+    let warned = check(&shipped, &[]).ends(7);
+    assert!(warned.out.contains("may not do SET") && warned.out.contains("bounded except failover"), "{}", warned.out);
+    let replica = Replica::start(&shipped);
+    assert!(replica.log().contains("may not do SET"), "{}", replica.log());
+    wait_for("the fleet to say so", || replica.run(&["fleet"]).out.contains("warn: a restart loses the keys"));
+
+    let silent = Shipped::start_with(|folder| {
+        let file = folder.join("users.acl");
+        let text = fs::read_to_string(&file).unwrap();
+        rewrite(&file, &text.replace(" +acl|dryrun", ""));
+    });
+    init(&silent);
+    assert!(check(&silent, &[]).ends(0).out.contains("it cannot be known whether a restart replays"));
+}
+
+/// What is asked of the default user is everything that stands in the file.
+#[test]
+fn nothing_is_replayed_that_was_not_asked_for() {
+    let shipped = Shipped::start();
+    let (replica, keys) = with_keys(&shipped);
+    replica.run(&["keys", "revoke", &keys[0]]).ends(0);
+    drop(replica);
+    // `*3`, `$3`, `SET`, …: the word after each count of words.
+    let text = fs::read(shipped.append_only_file()).unwrap();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    let is_count = |line: &str| line.strip_prefix('*').is_some_and(|rest| rest.parse::<u32>().is_ok());
+    let begins = lines.windows(3).filter(|lines| is_count(lines[0]) && lines[1].starts_with('$'));
+    let found: BTreeSet<String> = begins.map(|lines| lines[2].to_uppercase()).collect();
+    let mut known: BTreeSet<String> =
+        tollgate::store::redis::survey::WRITES.iter().map(|words| words[0].to_owned()).collect();
+    known.extend(["SELECT", "MULTI", "EXEC"].map(str::to_owned));
+    let unknown: Vec<_> = found.difference(&known).collect();
+    assert!(found.contains("XADD") && unknown.is_empty(), "{unknown:?}");
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::ReadableDatabase;
-use redis::aio::MultiplexedConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
@@ -18,6 +17,7 @@ use tollgate::store::format::Format;
 use tollgate::store::migration::{Depot, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
+use tollgate::store::redis::connection::Connection;
 use tollgate::store::upgrade::{Upgraded, upgrade};
 use tollgate::store::{AuditQuery, KeyQuery, Store, StoreError, UserQuery, Write};
 
@@ -108,13 +108,7 @@ async fn raises_before(server: &RedisServer, words: &'static str, format: Format
     address
 }
 
-async fn pass(
-    mut client: TcpStream,
-    to: String,
-    mut operator: MultiplexedConnection,
-    words: &'static str,
-    format: Format,
-) {
+async fn pass(mut client: TcpStream, to: String, mut operator: Connection, words: &'static str, format: Format) {
     let mut server = TcpStream::connect(to).await.unwrap();
     let (mut asked, mut answered) = (vec![0; 1 << 16], vec![0; 1 << 16]);
     loop {

@@ -450,3 +450,35 @@ async fn wait_for(mut condition: impl AsyncFnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// One call over each connection that a store keeps; this one comes first.
+async fn first_call(store: &Store, first: usize) -> Result<(), StoreError> {
+    match first {
+        0 => store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await.map(drop),
+        1 => store.last_used(vec![id(1)]).await.map(drop),
+        2 => store.note_use(vec![(id(1), at(1))]).await,
+        3 => store.load_key(vec![key(1).digest]).await.map(drop),
+        _ => store.commit(vec![], event()).await.map(drop),
+    }
+}
+
+#[tokio::test]
+async fn the_first_call_after_a_restart_is_answered() {
+    let (_, redis, mut server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    let stores: Vec<Store> = (0..5).map(|_| Store::Redis(on_server(&server))).collect();
+    for store in &stores {
+        // Each of the lanes.
+        for call in [0, 0, 1, 3, 4] {
+            first_call(store, call).await.unwrap();
+        }
+    }
+    for _ in 0..2 {
+        server.kill();
+        server.restart().await;
+        for (first, store) in stores.iter().enumerate() {
+            let answer = first_call(store, first).await;
+            assert!(answer.is_ok(), "call {first}: {answer:?}");
+        }
+    }
+}

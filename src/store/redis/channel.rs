@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use redis::Value;
-use redis::aio::MultiplexedConnection;
 use serde_json::json;
 
+use super::connection::Connection;
 use super::scripts::{MEMBERS, PRUNE, RENEW, Silence, bytes, explained, list, run, text, unreadable};
 use crate::domain::change::Position;
 use crate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
@@ -31,13 +31,10 @@ pub struct Channel {
     replicas: u32,
 }
 
-/// Without a `Debug` of what is inside.
-struct Connection(MultiplexedConnection);
-
 impl Channel {
-    pub(super) fn new(mut connection: MultiplexedConnection, replicas: u32) -> Self {
+    pub(super) fn new(mut connection: Connection, replicas: u32) -> Self {
         connection.set_response_timeout(LIMIT);
-        Self { connection: Connection(connection), replicas }
+        Self { connection, replicas }
     }
 
     /// Says where this replica stands, and hears what follows.
@@ -50,7 +47,7 @@ impl Channel {
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(&member.id);
         script.arg(encode_member(member)).arg(encode_member(&nowhere));
         script.arg(member.position.sequence).arg(&member.position.chain).arg(MOST_ENTRIES);
-        let mut answer = run(&mut self.connection.0, &script).await.map_err(Silence::into_error)?;
+        let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?;
         match &*answer.word {
             "LOST" => Ok(Renewal::Lost),
             "RESYNC" => Ok(Renewal::Resync(answer.head()?)),
@@ -74,7 +71,7 @@ impl Channel {
         }
         let mut command = redis::cmd("WAIT");
         command.arg(self.replicas).arg(SETTLE.as_millis().to_string());
-        let have: Result<u32, _> = command.query_async(&mut self.connection.0).await;
+        let have: Result<u32, _> = command.query_async(&mut self.connection).await;
         match have {
             Ok(have) if have >= self.replicas => Ok(()),
             Ok(have) => Err(StoreError::Unavailable(format!("{have} of {} replicas of Redis answer", self.replicas))),
@@ -90,9 +87,9 @@ impl Channel {
         let mut command = redis::cmd("XREAD");
         command.arg("COUNT").arg(1).arg("BLOCK").arg(wait.as_millis().max(1).to_string());
         command.arg("STREAMS").arg(names::LOG).arg(format!("{after}-0"));
-        self.connection.0.set_response_timeout(wait.saturating_add(LIMIT));
-        let rung: Result<Value, _> = command.query_async(&mut self.connection.0).await;
-        self.connection.0.set_response_timeout(LIMIT);
+        self.connection.set_response_timeout(wait.saturating_add(LIMIT));
+        let rung: Result<Value, _> = command.query_async(&mut self.connection).await;
+        self.connection.set_response_timeout(LIMIT);
         rung.map(|_| ()).map_err(|error| StoreError::Unavailable(explained(&error)))
     }
 
@@ -103,7 +100,7 @@ impl Channel {
     pub async fn members(&mut self) -> Result<Vec<Member>, StoreError> {
         let mut script = MEMBERS.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS);
-        let mut answer = run(&mut self.connection.0, &script).await.map_err(Silence::into_error)?.found()?;
+        let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?.found()?;
         answer.as_of()?;
         let mut members = Vec::new();
         let mut values = answer.list()?.into_iter();
@@ -119,7 +116,7 @@ impl Channel {
     /// # Errors
     /// [`StoreError::Unavailable`]
     pub async fn leave(&mut self, id: &str) -> Result<(), StoreError> {
-        let left = redis::cmd("HDEL").arg(names::MEMBERS).arg(id).query_async(&mut self.connection.0).await;
+        let left = redis::cmd("HDEL").arg(names::MEMBERS).arg(id).query_async(&mut self.connection).await;
         let _count: u64 = left.map_err(|error| StoreError::Unavailable(explained(&error)))?;
         Ok(())
     }
@@ -131,13 +128,7 @@ impl Channel {
     pub async fn prune(&mut self, id: &str, beat: u64) -> Result<(), StoreError> {
         let mut script = PRUNE.prepare_invoke();
         script.key(names::MEMBERS).arg(id).arg(beat);
-        run(&mut self.connection.0, &script).await.map(|_| ()).map_err(Silence::into_error)
-    }
-}
-
-impl std::fmt::Debug for Connection {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Connection")
+        run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
     }
 }
 

@@ -24,6 +24,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Tls};
+use super::connection::Connection;
 use super::place::{Address, Login, Place, Topology};
 use crate::store::StoreError;
 
@@ -104,7 +105,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] with each server that was tried, and what to do.
-    pub async fn primary(&self) -> Result<MultiplexedConnection, StoreError> {
+    pub async fn primary(&self) -> Result<Connection, StoreError> {
         match &self.0.place.topology {
             Topology::Single(address) => self.primary_at(address).await,
             Topology::Sentinel { sentinels, master, .. } => {
@@ -177,7 +178,7 @@ impl Connector {
         Some(view.await)
     }
 
-    async fn primary_at(&self, address: &Address) -> Result<MultiplexedConnection, StoreError> {
+    async fn primary_at(&self, address: &Address) -> Result<Connection, StoreError> {
         let verified = async {
             let mut connection = self.open_node(address, &self.0.access).await?;
             let role = cmd("ROLE").query_async(&mut connection).await;
@@ -230,7 +231,7 @@ impl Connector {
     }
 
     /// A connection to one server, greeted. Nothing is known of its role.
-    async fn open_node(&self, address: &Address, access: &Access) -> Result<MultiplexedConnection, StoreError> {
+    async fn open_node(&self, address: &Address, access: &Access) -> Result<Connection, StoreError> {
         let (host, port) = match address {
             Address::Tcp { host, port } => (host, *port),
             Address::Unix(path) => {
@@ -261,16 +262,14 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn greet<S>(address: &Address, stream: S, access: &Access) -> Result<MultiplexedConnection, StoreError>
+async fn greet<S>(address: &Address, stream: S, access: &Access) -> Result<Connection, StoreError>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let config = AsyncConnectionConfig::new().set_response_timeout(Some(RESPONSE_LIMIT));
     let greeted = MultiplexedConnection::new_with_config(&access.greeting(), stream, config).await;
     let (connection, driver) = greeted.map_err(|error| unavailable(address, &explained(&error)))?;
-    // It ends when the last clone of the connection is dropped.
-    tokio::spawn(driver);
-    Ok(connection)
+    Ok(Connection::of(connection, driver))
 }
 
 /// The first success over several servers. Each is asked a little later than the one before it.
@@ -377,8 +376,18 @@ fn explained(error: &RedisError) -> String {
 /// A connection for keys that may lie on any node.
 #[derive(Clone)]
 pub enum Spread {
-    One(MultiplexedConnection),
+    One(Connection),
     Cluster(ClusterConnection),
+}
+
+impl Spread {
+    /// As [`Connection::is_closed`]. One to a Cluster finds its servers again by itself.
+    pub(super) fn is_closed(&self) -> bool {
+        match self {
+            Self::One(connection) => connection.is_closed(),
+            Self::Cluster(_) => false,
+        }
+    }
 }
 
 impl fmt::Debug for Spread {

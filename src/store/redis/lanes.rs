@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use redis::ScriptInvocation;
-use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use super::connect::Connector;
+use super::connection::Connection;
 use super::scripts::{Answer, Silence, run};
 use crate::store::StoreError;
 
@@ -32,7 +32,7 @@ pub(super) struct Lanes {
 
 struct Lane {
     generation: u64,
-    connection: MultiplexedConnection,
+    connection: Connection,
 }
 
 impl Lanes {
@@ -87,11 +87,11 @@ impl Lanes {
         let _ = self.generation.compare_exchange(generation, next, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    async fn connection(&self, generation: u64) -> Result<MultiplexedConnection, StoreError> {
+    async fn connection(&self, generation: u64) -> Result<Connection, StoreError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % LANES;
         let Some(lane) = self.lanes.get(turn) else { return self.connector.primary().await };
         let mut lane = Arc::clone(lane).lock_owned().await;
-        if let Some(lane) = lane.as_ref().filter(|lane| lane.generation >= generation) {
+        if let Some(lane) = lane.as_ref().filter(|lane| lane.generation >= generation && !lane.connection.is_closed()) {
             return Ok(lane.connection.clone());
         }
         *lane = None;

@@ -9,13 +9,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tokio::time::{Instant, sleep};
 
 use super::Redis;
 use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_user};
 use super::channel::decode_member;
+use super::connection::Connection;
 use super::draft::{Draft, Seen};
 use super::loads::{checked_resource, checked_user};
 use super::scripts::{
@@ -48,7 +48,7 @@ const MOST_PEPPERS: usize = 10_000;
 /// A store that nobody answers checks from.
 pub(in crate::store) struct Migrant {
     redis: Arc<Redis>,
-    connection: MultiplexedConnection,
+    connection: Connection,
     lineage: String,
     /// Where the records come from that are put here.
     origin: Mutex<String>,

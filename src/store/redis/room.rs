@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisResult, cmd};
 
+use super::connection::Connection;
 use super::survey::memory_of;
 
 /// The part of `maxmemory` that may be filled, in hundredths. The rest is for revocations and the like.
@@ -40,7 +40,7 @@ impl Room {
     ///
     /// # Errors
     /// If the connection broke off.
-    pub(super) async fn shortage(&mut self, connection: &mut MultiplexedConnection) -> RedisResult<Option<String>> {
+    pub(super) async fn shortage(&mut self, connection: &mut Connection) -> RedisResult<Option<String>> {
         let memory = match self.seen {
             Some((at, memory)) if at.elapsed() < FRESH => memory,
             _ => {
@@ -58,7 +58,7 @@ impl Room {
     }
 }
 
-async fn ask(connection: &mut MultiplexedConnection) -> RedisResult<Option<Memory>> {
+async fn ask(connection: &mut Connection) -> RedisResult<Option<Memory>> {
     let info: RedisResult<String> = cmd("INFO").arg("memory").query_async(connection).await;
     match info {
         Ok(info) => Ok(memory_of(&info)),

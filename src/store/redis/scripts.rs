@@ -26,6 +26,7 @@ scripts! {
     RENEW = "renew";
     KNOWN = "known";
     MEMBERS = "members";
+    CHECK = "check";
     PRUNE = "prune";
     USE = "use";
     BEGIN_MIGRATION = "migration_begin";

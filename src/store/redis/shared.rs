@@ -137,7 +137,7 @@ impl SharedCache {
         let not_yet = || StoreError::Unavailable("the shared cache could not be reached a moment ago".to_owned());
         let opened = async {
             let mut state = Arc::clone(&self.state).lock_owned().await;
-            if let Some(open) = &state.open {
+            if let Some(open) = state.open.as_ref().filter(|open| !open.is_closed()) {
                 return Ok(open.clone());
             }
             if state.not_before.is_some_and(|end| Instant::now() < end) {

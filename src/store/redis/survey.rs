@@ -8,10 +8,10 @@ use std::fmt;
 use super::connect::Connector;
 use super::room::Memory;
 use crate::store::StoreError;
-use facts::{Facts, Failover, Settings};
+use facts::{Facts, Failover, Replay, Settings};
 
 pub(super) use facts::memory_of;
-pub use facts::{Engine, Version};
+pub use facts::{Engine, Version, WRITES};
 
 /// The oldest Redis with scripts that say what they may do.
 const OLDEST: Version = Version(7, 0, 0);
@@ -97,6 +97,7 @@ fn judged(facts: &Facts) -> Survey {
     identity(facts, &mut findings);
     memory(facts, &mut findings);
     persistence(facts, &mut findings);
+    replay(facts, &mut findings);
     let reasons = fencing(facts, &mut findings);
     let level = match (&facts.settings, reasons) {
         (None, _) => {
@@ -185,6 +186,28 @@ fn persistence(facts: &Facts, findings: &mut Vec<Finding>) {
     }
 }
 
+const MEND_DEFAULT: &str = "give the default user `off resetpass ~* &* +@all`, in the file of users or with `ACL SETUSER` and `ACL \
+                            SAVE`, before the server is restarted: see \"The default user\" in docs/fleet.md";
+
+fn replay(facts: &Facts, findings: &mut Vec<Finding>) {
+    match facts.replay {
+        _ if !facts.appendonly => {}
+        Replay::Allowed => {}
+        Replay::Refused(command) => {
+            let what = format!(
+                "a restart loses the keys: the server replays its append-only file as the default user, who may not do {command}"
+            );
+            findings.push(finding(Severity::Warn, what, MEND_DEFAULT));
+        }
+        Replay::Unknown => {
+            let what = "it cannot be known whether a restart replays every change: `ACL DRYRUN` is not permitted";
+            let remedy =
+                "add `+acl|dryrun` to the rules of this user, or see to it that the default user has `~* &* +@all`";
+            findings.push(finding(Severity::Note, what, remedy));
+        }
+    }
+}
+
 /// Why a failover could take back what was acknowledged; empty if it could not.
 fn fencing(facts: &Facts, findings: &mut Vec<Finding>) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -213,6 +236,9 @@ fn fencing(facts: &Facts, findings: &mut Vec<Finding>) -> Vec<String> {
     }
     if !facts.appendonly && facts.settings.as_ref().is_some_and(|settings| settings.snapshots) {
         reasons.push("a restart goes back to the last snapshot".to_owned());
+    }
+    if facts.appendonly && matches!(facts.replay, Replay::Refused(_)) {
+        reasons.push("a restart forgets what the default user may not do".to_owned());
     }
     reasons
 }

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::Redis;
 use super::connect::{Connector, Spread};
-use super::scripts::{USE, explained, run};
+use super::scripts::{Silence, USE, explained, run};
 use crate::domain::credential::KeyId;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
@@ -26,11 +26,26 @@ impl Usage {
         Self { connector, runtime, connection: Mutex::default() }
     }
 
-    /// The connection, which is to be put back when it has served well.
-    async fn connect(&self, held: &mut Option<Spread>) -> Result<Spread, StoreError> {
-        if let Some(connection) = held.take() {
-            return Ok(connection);
+    /// Asks over the connection that is kept, and once more over a new one if nothing comes of that, as after a restart of the
+    /// server. What is asked must be the same if it is done twice.
+    async fn ask<T, F>(&self, act: impl Fn(Spread) -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut held = self.connection.lock().await;
+        if let Some(kept) = held.take().filter(|kept| !kept.is_closed())
+            && let Ok(done) = act(kept.clone()).await
+        {
+            *held = Some(kept);
+            return Ok(done);
         }
+        let fresh = self.connect().await?;
+        let done = act(fresh.clone()).await?;
+        *held = Some(fresh);
+        Ok(done)
+    }
+
+    async fn connect(&self) -> Result<Spread, StoreError> {
         let connector = self.connector.clone();
         let connecting = self.runtime.spawn(async move { connector.spread().await });
         match connecting.await {
@@ -49,18 +64,19 @@ impl Redis {
         for (id, at) in uses {
             buckets.entry(names::last_used(id)).or_default().push((*id, *at));
         }
-        let mut held = self.usage.connection.lock().await;
-        let mut connection = self.usage.connect(&mut held).await?;
-        for (bucket, uses) in buckets {
-            let mut script = USE.prepare_invoke();
-            script.key(bucket);
-            for (id, at) in uses {
-                script.arg(id.as_str()).arg(at.as_millis());
+        let buckets = &buckets;
+        let note = |mut connection: Spread| async move {
+            for (bucket, uses) in buckets {
+                let mut script = USE.prepare_invoke();
+                script.key(bucket);
+                for (id, at) in uses {
+                    script.arg(id.as_str()).arg(at.as_millis());
+                }
+                run(&mut connection, &script).await.map_err(Silence::into_error)?;
             }
-            run(&mut connection, &script).await.map_err(super::scripts::Silence::into_error)?;
-        }
-        *held = Some(connection);
-        Ok(())
+            Ok(())
+        };
+        self.usage.ask(note).await
     }
 
     pub async fn last_used(&self, ids: &[KeyId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
@@ -68,27 +84,28 @@ impl Redis {
         for (at, id) in ids.iter().enumerate() {
             buckets.entry(names::last_used(id)).or_default().push(at);
         }
-        let mut found = vec![None; ids.len()];
         if ids.is_empty() {
-            return Ok(found);
+            return Ok(Vec::new());
         }
-        let mut held = self.usage.connection.lock().await;
-        let mut connection = self.usage.connect(&mut held).await?;
-        for (bucket, places) in buckets {
-            let mut command = redis::cmd("HMGET");
-            command.arg(bucket);
-            for id in places.iter().filter_map(|at| ids.get(*at)) {
-                command.arg(id.as_str());
-            }
-            let times: Vec<Option<u64>> = query(&mut connection, &command).await?;
-            for (at, time) in places.into_iter().zip(times) {
-                if let Some(place) = found.get_mut(at) {
-                    *place = time.map(Timestamp::from_millis);
+        let buckets = &buckets;
+        let look = |mut connection: Spread| async move {
+            let mut found = vec![None; ids.len()];
+            for (bucket, places) in buckets {
+                let mut command = redis::cmd("HMGET");
+                command.arg(bucket);
+                for id in places.iter().filter_map(|at| ids.get(*at)) {
+                    command.arg(id.as_str());
+                }
+                let times: Vec<Option<u64>> = query(&mut connection, &command).await?;
+                for (at, time) in places.iter().zip(times) {
+                    if let Some(place) = found.get_mut(*at) {
+                        *place = time.map(Timestamp::from_millis);
+                    }
                 }
             }
-        }
-        *held = Some(connection);
-        Ok(found)
+            Ok(found)
+        };
+        self.usage.ask(look).await
     }
 }
 

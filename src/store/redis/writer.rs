@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use redis::RedisError;
-use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::batch::{judge, judge_pepper};
 use super::connect::Connector;
+use super::connection::Connection;
 use super::draft::{Draft, Seen, Wanted, guards};
 use super::room::Room;
 use super::scripts::{Answer, END, INIT, LIST, Silence, WRITE, explained, lost, run};
@@ -42,7 +42,7 @@ pub(super) struct Writer {
 
 /// A connection, and how much room its server had.
 struct Line {
-    connection: MultiplexedConnection,
+    connection: Connection,
     room: Room,
 }
 
@@ -99,8 +99,9 @@ impl Writer {
         let payload = encode_event(event);
         let mut held = self.connection.lock().await;
         for _ in 0..ATTEMPTS {
-            let is_used = held.is_some();
-            let mut line = match held.take() {
+            let kept = held.take().filter(|line| !line.connection.is_closed());
+            let is_used = kept.is_some();
+            let mut line = match kept {
                 Some(line) => line,
                 None => self.connect().await?,
             };
@@ -181,7 +182,7 @@ impl Writer {
     }
 
     /// Waits until the replicas have what was written over this connection.
-    pub(super) async fn confirm(&self, connection: &mut MultiplexedConnection) -> Result<(), StoreError> {
+    pub(super) async fn confirm(&self, connection: &mut Connection) -> Result<(), StoreError> {
         if self.replicas == 0 {
             return Ok(());
         }
@@ -203,7 +204,7 @@ fn numbered(answer: &mut Answer) -> Result<u64, StoreError> {
 }
 
 /// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.
-async fn look(connection: &mut MultiplexedConnection, wanted: Wanted, seen: &mut Seen) -> Result<String, Setback> {
+async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> Result<String, Setback> {
     let records: Vec<String> = wanted.records.into_iter().collect();
     let mut chunks: Vec<&[String]> = records.chunks(READ_AT_ONCE).collect();
     if chunks.is_empty() {

@@ -9,6 +9,7 @@ use super::rfc3339;
 use crate::fleet::report::{FleetView, Replica, ReplicaView, WaitReport};
 use crate::server::admin::grammar::{Seconds, Time};
 use crate::store::format::Format;
+use crate::store::redis::survey::Finding;
 
 /// Whether the answer waits until every replica has confirmed the change.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -113,6 +114,8 @@ pub struct FleetBody {
     /// How soon a change counts everywhere, as the store's configuration really gives it, such as `bounded (1 s)`; `sole`
     /// where one process owns the store.
     pub level: String,
+    /// What an operator should know of the store's server, the gravest first.
+    pub findings: Vec<FindingBody>,
     /// The number of the newest change.
     pub head: u64,
     /// How the store is laid out, such as `3`; `3, under way` while it is upgraded.
@@ -124,7 +127,27 @@ pub struct FleetBody {
 impl FleetBody {
     pub fn of(view: &FleetView, format: Format) -> Self {
         let replicas = view.replicas.iter().map(|replica| ReplicaBody::of(replica, view.head)).collect();
-        Self { level: view.level.clone(), head: view.head, format: format.to_string(), replicas }
+        let findings = view.findings.iter().map(FindingBody::of).collect();
+        Self { level: view.level.clone(), findings, head: view.head, format: format.to_string(), replicas }
+    }
+}
+
+/// One thing that an operator should know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Finding")]
+pub struct FindingBody {
+    /// `refuse` (Tollgate does not start with it), `warn` or `note`.
+    #[schemars(extend("enum" = ["refuse", "warn", "note"]))]
+    pub severity: String,
+    pub what: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+impl FindingBody {
+    fn of(finding: &Finding) -> Self {
+        let severity = finding.severity.as_str().to_owned();
+        Self { severity, what: finding.what.clone(), remedy: finding.remedy.clone() }
     }
 }
 

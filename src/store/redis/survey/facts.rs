@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use redis::aio::MultiplexedConnection;
 use redis::{RedisError, RedisResult, cmd};
 
 use crate::store::StoreError;
+use crate::store::keyspace::redis as names;
 use crate::store::redis::connect::Connector;
+use crate::store::redis::connection::Connection;
 use crate::store::redis::place::Topology;
 use crate::store::redis::room::Memory;
 
@@ -66,8 +67,19 @@ pub(super) struct Facts {
     /// `None`: the server does not say.
     pub(super) memory: Option<Memory>,
     pub(super) appendonly: bool,
+    pub(super) replay: Replay,
     /// `None`: CONFIG is not permitted.
     pub(super) settings: Option<Settings>,
+}
+
+/// Whether the server may do what it reads in its append-only file when it starts: it replays it as the default user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Replay {
+    Allowed,
+    /// Not this command.
+    Refused(&'static str),
+    /// The server does not say: `ACL DRYRUN` is not permitted.
+    Unknown,
 }
 
 /// Who may make another server the primary.
@@ -116,6 +128,7 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         (Topology::Cluster(_), None) => Failover::Cluster,
         (Topology::Single(_) | Topology::Sentinel { .. }, None) => Failover::Single,
     };
+    let replay = Replay::ask(&mut primary).await.map_err(failed)?;
     let policy = settings.as_ref().and_then(|settings| settings.get("maxmemory-policy"));
     Ok(Facts {
         engine,
@@ -128,6 +141,7 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         maxmemory_policy: policy.or_else(|| info.get("maxmemory_policy").copied()).map(str::to_owned),
         memory,
         appendonly: info.get("aof_enabled") == Some(&"1"),
+        replay,
         settings: settings.as_ref().map(Config::settings),
     })
 }
@@ -138,6 +152,43 @@ pub(in crate::store::redis) fn memory_of(info: &str) -> Option<Memory> {
     let uncounted = number::<u64>(&info, "mem_not_counted_for_evict").unwrap_or_default();
     let used = number::<u64>(&info, "used_memory")?.saturating_sub(uncounted);
     Some(Memory { used, limit: number(&info, "maxmemory")? })
+}
+
+/// What a script of Tollgate leaves in the append-only file, one command of each kind.
+pub const WRITES: [&[&str]; 14] = [
+    &["SET", "x"],
+    &["DEL"],
+    &["UNLINK"],
+    &["INCR"],
+    &["PEXPIREAT", "1"],
+    &["HSET", "x", "x"],
+    &["HDEL", "x"],
+    &["HINCRBY", "x", "1"],
+    &["ZADD", "0", "x"],
+    &["ZREM", "x"],
+    &["ZINCRBY", "1", "x"],
+    &["XADD", "1-0", "x", "x"],
+    &["XDEL", "1-0"],
+    &["XTRIM", "MAXLEN", "1"],
+];
+
+impl Replay {
+    /// Runs nothing: it asks what the default user might.
+    async fn ask(connection: &mut Connection) -> RedisResult<Self> {
+        for words in WRITES {
+            let [name, rest @ ..] = words else { continue };
+            let mut command = cmd("ACL");
+            command.arg("DRYRUN").arg("default").arg(*name).arg(names::HEAD).arg(rest);
+            match command.query_async::<String>(connection).await {
+                Ok(answer) if answer == "OK" => {}
+                Ok(_) => return Ok(Self::Refused(name)),
+                // NOPERM, an unknown command, or what a managed server says instead.
+                Err(error) if error.code().is_some() => return Ok(Self::Unknown),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self::Allowed)
+    }
 }
 
 /// `name:value`, one a line.
@@ -174,7 +225,7 @@ impl Config {
     ];
 
     /// `None` if it is not permitted.
-    async fn read(connection: &mut MultiplexedConnection) -> RedisResult<Option<Self>> {
+    async fn read(connection: &mut Connection) -> RedisResult<Option<Self>> {
         let mut settings = HashMap::new();
         for name in Self::NAMES {
             let answer: RedisResult<Vec<(String, String)>> =

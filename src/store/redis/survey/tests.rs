@@ -15,6 +15,7 @@ fn sound() -> Facts {
         maxmemory_policy: Some("noeviction".to_owned()),
         memory: Some(Memory { used: 1, limit: 1 << 30 }),
         appendonly: true,
+        replay: Replay::Allowed,
         settings: Some(Settings {
             snapshots: false,
             appendfsync: Some("always".to_owned()),
@@ -69,6 +70,21 @@ fn findings_and_levels() {
             |f| (f.appendonly, set(f).snapshots) = (false, true),
             &[(Warn, "last snapshot")],
             "bounded except failover (a restart goes back to the last snapshot)",
+        ),
+        (
+            "replays nothing",
+            sound,
+            |f| f.replay = Replay::Refused("SET"),
+            &[(Warn, "may not do SET")],
+            "bounded except failover (a restart forgets what the default user may not do)",
+        ),
+        ("replays who knows what", sound, |f| f.replay = Replay::Unknown, &[(Note, "cannot be known")], BOUNDED),
+        (
+            "replays nothing, and has nothing to replay",
+            sound,
+            |f| (f.appendonly, f.replay) = (false, Replay::Refused("SET")),
+            &[(Warn, "lose every key")],
+            BOUNDED,
         ),
         ("second", sound, |f| set(f).appendfsync = Some("everysec".into()), &[(Note, "about a second")], BOUNDED),
         (

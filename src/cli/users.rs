@@ -13,7 +13,7 @@ use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::prompt;
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::USERS;
-use crate::server::admin::wire::users::{CreateUser, Password, SetPassword, UpdateUser, UserBody, UserPage};
+use crate::server::admin::wire::users::{CreateUser, FreedBody, Password, SetPassword, UpdateUser, UserBody, UserPage};
 
 #[derive(Debug, Args)]
 pub struct UsersArgs {
@@ -59,6 +59,12 @@ enum UsersCommand {
     #[command(after_help = "Example:
   tollgate users delete alice@example.com --wait")]
     Delete(EndArgs),
+    /// Give the name of a deleted user free for another one, and show what still says it
+    #[command(after_help = "Example:
+  tollgate users free alice@example.com
+
+Keys and resources are listed that say the name: for whoever reads it there, the next user of this name would be the same.")]
+    Free(OneArgs),
 }
 
 #[derive(Debug, Args)]
@@ -186,6 +192,13 @@ pub async fn run(args: UsersArgs) -> Result<(), Failure> {
             let path = waiting.on(&path_of(&one.name));
             changed(&target.call(Method::DELETE, &path, None).await?, one.output, waiting)
         }
+        UsersCommand::Free(args) => {
+            let answer = target.call(Method::POST, &format!("{}/free", path_of(&args.name)), None).await?;
+            match args.output {
+                Format::Json => output::print(&json(&answer)?),
+                Format::Table => output::print(&freed(&read(answer)?)),
+            }
+        }
         UsersCommand::List(args) => {
             let query =
                 query(&[("project", args.project), ("after", args.after), ("limit", Some(args.limit.to_string()))]);
@@ -234,6 +247,20 @@ fn record(user: &UserBody) -> String {
         ("Changed", output::time(Some(&user.changed_at))),
         ("Version", user.version.to_string()),
     ])
+}
+
+fn freed(freed: &FreedBody) -> String {
+    let listed = |names: &[String]| if names.is_empty() { "-".to_owned() } else { names.join(", ") };
+    let mut rows = vec![
+        ("Free", freed.name.clone()),
+        ("Id before", freed.id.clone().unwrap_or_else(|| "-".to_owned())),
+        ("Keys by it", listed(&freed.keys)),
+        ("Resources of it", listed(&freed.resources)),
+    ];
+    if freed.more {
+        rows.push(("And more", "only the first hundred of each are listed".to_owned()));
+    }
+    fields(&rows)
 }
 
 fn state(user: &UserBody) -> &'static str {

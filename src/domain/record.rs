@@ -161,8 +161,10 @@ pub struct User {
     /// Sorted, without duplicates.
     pub permissions: Vec<String>,
     pub disabled: bool,
-    /// A tombstone: the name is free for another user.
+    /// A tombstone: the name is kept from reuse.
     pub deleted: bool,
+    /// Of a deleted user: the name is free for another one. A store whose format does not know it keeps no name.
+    pub freed: bool,
     /// The generation of the user's sessions: tokens of another one are refused. It rises when the user is disabled,
     /// enabled, deleted or made again and when the password changes, and never falls.
     pub sessions: u64,
@@ -275,6 +277,7 @@ mod tests {
             permissions: vec![],
             disabled: false,
             deleted: false,
+            freed: false,
             sessions: 1,
             created_at: at,
             created_by: "operator".to_owned(),

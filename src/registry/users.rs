@@ -61,7 +61,7 @@ impl UserChange {
 }
 
 impl Registry {
-    /// Makes a user. A name that was another's, who is deleted, can be used again; their sessions stay ended.
+    /// Makes a user. A name that was another's, who is deleted, can be used again once it is freed; their sessions stay ended.
     ///
     /// # Errors
     /// [`RegistryError::Invalid`] for a field that does not fit the policy, [`RegistryError::Conflict`] if the name is taken
@@ -88,8 +88,8 @@ impl Registry {
             }
             self.demand_not_deleted(&spec.project).await?;
             let user = self.user_of(&spec, actor, known.as_ref())?;
-            // In an older store it is not kept, and should that be upgraded at this very moment, it is merely not said here.
-            let has_ids = self.store.format().await?.has_three();
+            // In an older store neither id nor name is kept. Should that be upgraded at this very moment, the id is not said here.
+            let is_new = self.store.format().await?.has_three();
             // A new name has no sessions that could have ended.
             let known_sessions = known.as_ref().map_or(user.sessions, |known| known.sessions);
             let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
@@ -100,12 +100,13 @@ impl Registry {
                     let reason = format!("the user name is that of project {}", known.project);
                     return self.refuse(&attempt, Some(&known.project), &reason, taken()).await;
                 }
+                Some(known) if known.deleted && is_new && !known.freed => return Err(kept(&spec.name)),
                 Some(known) if known.deleted => Write::UpdateUser(user.clone()),
                 Some(_) => return Err(taken()),
             };
             let writes = [write].into_iter().chain(self.used(ticket, &attempt.target)).collect();
             let made = user_change(writes, known_sessions, user);
-            Ok(Change { result: User { id: made.result.id.filter(|_| has_ids), ..made.result }, ..made })
+            Ok(Change { result: User { id: made.result.id.filter(|_| is_new), ..made.result }, ..made })
         })
         .await
         .map(|made| made.result)
@@ -123,6 +124,7 @@ impl Registry {
             permissions: spec.permissions.clone(),
             disabled: false,
             deleted: false,
+            freed: false,
             sessions: before.map_or(1, |before| before.sessions + 1),
             created_at: before.map_or(now, |before| self.time_after(before.created_at)),
             created_by: actor.subject.clone(),
@@ -193,7 +195,7 @@ impl Registry {
         .await
     }
 
-    /// Deletes a user, and ends every session of theirs at once. The name is free afterwards.
+    /// Deletes a user, and ends every session of theirs at once. The name is kept until it is freed.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] if there is none within the actor's reach, [`RegistryError::Stale`] if the user is not
@@ -235,6 +237,13 @@ impl Registry {
         let user = User { changed_at: self.clock.now(), version: user.version + 1, ..user };
         user_change(vec![Write::UpdateUser(user.clone())], sessions, user)
     }
+}
+
+fn kept(name: &str) -> RegistryError {
+    RegistryError::Conflict(format!(
+        "the name {name} was that of a user who is deleted, and what named them may still say it: choose another one, or have \
+         an operator give it free with `tollgate users free {name}`"
+    ))
 }
 
 fn user_change(writes: Vec<Write>, sessions: u64, user: User) -> Change<User> {

@@ -219,6 +219,7 @@ pub(super) fn encode_user(user: &User, format: Format) -> Vec<u8> {
         changed_at_ms: user.changed_at.as_millis(),
         version: user.version,
         id: user.id.filter(|_| format.has_three()).map(|id| id.to_string()),
+        freed: user.freed && format.has_three(),
     };
     wire.encode_to_vec()
 }
@@ -235,6 +236,7 @@ pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
         permissions: wire.permissions,
         disabled: wire.disabled,
         deleted: wire.deleted,
+        freed: wire.freed,
         sessions: wire.sessions,
         created_at: Timestamp::from_millis(wire.created_at_ms),
         created_by: wire.created_by,

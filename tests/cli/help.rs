@@ -34,6 +34,7 @@ const COMMANDS: [&str; 44] = [
     "users enable",
     "users passwd",
     "users delete",
+    "users free",
     "store",
     "store init",
     "store migrate",

@@ -50,6 +50,7 @@ enum Act {
     Enable(&'static str),
     Password(&'static str),
     DeleteUser(&'static str),
+    FreeName(&'static str),
     ShowUser(&'static str),
     ListUsers(&'static str),
     EndSession(&'static str),
@@ -72,10 +73,10 @@ use Act::*;
 ///
 /// Keys: `acme` and `beta` of these projects may run, `reader` of acme may read, `chief` of acme may manage keys and run,
 /// `every` of all projects may run. Users: `ann` and `off` of acme, `bob` of beta and `eve` of all may run, `ada` of acme
-/// may manage keys and users, `odd` of acme may read; `off` and `odd` are disabled. Nobody and nothing is called `ghost`.
+/// may manage keys and users, `odd` of acme may read; `off` and `odd` are disabled, and `lee` of acme is deleted. Nobody and nothing is called `ghost`.
 /// Project beta is suspended, and gone is deleted.
 #[rustfmt::skip]
-const TABLE: [(Act, &str); 78] = [
+const TABLE: [(Act, &str); 80] = [
     // who                                        operator root few acme beta clerk
     (CreateKey("data", "acme", &["run"]),         "y y y y f y"),
     (CreateKey("data", "acme", &["read"]),        "y y f y f f"),
@@ -134,6 +135,8 @@ const TABLE: [(Act, &str); 78] = [
     (Password("eve"),                             "y y y n n n"),
     (DeleteUser("ada"),                           "y y y y n y"),
     (DeleteUser("bob"),                           "y y y n y n"),
+    (FreeName("lee"),                             "y y y f f f"),
+    (FreeName("ann"),                             "c c c f f f"),
     (ShowUser("bob"),                             "y y y n y n"),
     (ShowUser("ghost"),                           "n n n n n n"),
     (ListUsers("beta"),                           "y y y f y f"),
@@ -177,6 +180,7 @@ struct Stored {
     resources: Vec<Resource>,
     projects: Vec<Project>,
     signing_keys: Vec<SigningKey>,
+    is_freed: bool,
     is_ended: bool,
 }
 
@@ -212,6 +216,7 @@ impl World {
             let (project, permissions) = (project.to_owned(), names(permissions));
             batch.push(Write::CreateUser(User { project, permissions, disabled, ..user(name) }));
         }
+        batch.push(Write::CreateUser(User { deleted: true, ..user("lee") }));
         desk.store.apply(batch).await.unwrap();
         Self { desk, keys }
     }
@@ -224,6 +229,7 @@ impl World {
             resources: store.resources(ResourceQuery { limit: 99, ..ResourceQuery::default() }).await.unwrap(),
             projects: store.projects(None, 99).await.unwrap(),
             signing_keys: store.signing_keys().await.unwrap(),
+            is_freed: store.user("lee".to_owned()).await.unwrap().unwrap().freed,
             is_ended: store.ended_session("s-1".to_owned()).await.unwrap(),
         }
     }
@@ -278,6 +284,7 @@ impl World {
                 named_user(registry.set_password(policy, actor, name, HASH.replace('8', "9"), any).await?.result)
             }
             DeleteUser(name) => named_user(registry.delete_user(actor, name, any).await?.result),
+            FreeName(name) => Some(format!("user:{}", registry.free_user_name(actor, name).await?.name)),
             ShowUser(name) => registry.user(actor, name).await.map(|_| None)?,
             ListUsers(project) => {
                 let query = UserQuery { project: Some(project.to_owned()), limit: 9, ..UserQuery::default() };
@@ -358,6 +365,7 @@ impl World {
             Enable(name) => ("user.enable", user(name)),
             Password(name) => ("user.password", user(name)),
             DeleteUser(name) => ("user.delete", user(name)),
+            FreeName(name) => ("user.free", user(name)),
             ShowUser(name) => ("user.show", user(name)),
             ListUsers(of) => ("user.list", project(of)),
             EndSession(_) => ("session.end", "session:s-1".to_owned()),

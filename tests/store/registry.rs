@@ -238,8 +238,11 @@ async fn what_ends_sessions_ends_all_of_them() {
     }
     assert!(matches!(desk.change_user("ann", set(false)).await, Err(RegistryError::NotFound(_))));
 
+    let kept = desk.try_user(&operator, "ann", "beta", &["run"]).await.unwrap_err();
+    assert!(matches!(&kept, RegistryError::Conflict(reason) if reason.contains("tollgate users free ann")), "{kept:?}");
+    registry.free_user_name(&operator, "ann").await.unwrap();
     let again = desk.user("ann", "beta", &["run"]).await;
-    assert_eq!((again.sessions, again.version), (6, gone.version + 1));
+    assert_eq!((again.sessions, again.version), (6, gone.version + 2));
     assert!(matches!(desk.try_user(&operator, "ann", "beta", &["run"]).await, Err(RegistryError::Conflict(_))));
 }
 
@@ -266,6 +269,7 @@ async fn what_is_cached_of_a_user_is_gone_with_each_change() {
     let stamp = desk.stamps.take();
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
     assert!(!desk.stamps.allow(stamp, &ann));
+    registry.free_user_name(&operator, "ann").await.unwrap();
     let stamp = desk.stamps.take();
     desk.user("ann", "acme", &["run"]).await;
     assert!(!desk.stamps.allow(stamp, &ann));
@@ -304,6 +308,7 @@ async fn the_name_of_another_projects_user_is_not_taken_over() {
         }
     }
     let operator = Actor::operator();
+    desk.registry.free_user_name(&operator, "ann").await.unwrap();
     let moved = desk.registry.create_user(&desk.policy, &operator, user_spec("ann", "beta", &["run"]), None).await;
     assert_eq!(moved.unwrap().project, "beta");
 }
@@ -411,4 +416,45 @@ async fn changes_are_made_while_the_last_use_of_many_keys_is_stored() {
     assert!(made >= 20, "{made} changes were made meanwhile");
     let stored = desk.store.last_used((0..MANY).map(id).collect()).await.unwrap();
     assert!(stored.iter().filter(|used| used.is_some()).count() > MANY as usize / 2);
+}
+
+#[tokio::test]
+async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
+    let desk = Desk::new();
+    let (operator, registry) = (Actor::operator(), &desk.registry);
+    let ann = desk.user("ann", "acme", &["run"]).await;
+    let hers = Actor { subject: "user:ann".to_owned(), ..Actor::operator() };
+    let owned = |id: &str, owner: &str| ResourceSpec {
+        kind: "workload".into(),
+        id: id.into(),
+        project: "acme".into(),
+        owner: Some(owner.to_owned()),
+        ..Default::default()
+    };
+    for (id, owner) in [("w-1", "ann"), ("w-2", "user:ann"), ("w-3", "anna")] {
+        registry.put_resource(&operator, owned(id, owner), false, Expected::Any).await.unwrap();
+    }
+    let made = registry.create_key(&desk.policy, &hers, spec("data", "acme", &["run"]), None).await.unwrap();
+    let key = made.record.id;
+    desk.key("data", "acme", &["run"]).await;
+    let still_there = registry.free_user_name(&operator, "ann").await.unwrap_err();
+    assert!(matches!(still_there, RegistryError::Conflict(_)), "{still_there:?}");
+    registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
+    let bound = actor("boss", "acme", &["manage_users", "run"]);
+    for who in [&operator, &bound] {
+        let kept = desk.try_user(who, "ann", "acme", &["run"]).await;
+        assert!(matches!(kept, Err(RegistryError::Conflict(_))), "{kept:?}");
+    }
+    assert!(matches!(registry.free_user_name(&bound, "ann").await, Err(RegistryError::Forbidden(_))));
+    assert!(matches!(registry.free_user_name(&operator, "nobody").await, Err(RegistryError::NotFound(_))));
+
+    let freed = registry.free_user_name(&operator, "ann").await.unwrap().result;
+    assert_eq!((freed.id, &*freed.keys, freed.more), (ann.id, &[key][..], false));
+    assert_eq!(freed.resources, ["workload:w-1", "workload:w-2"]);
+    assert_eq!(registry.free_user_name(&operator, "ann").await.unwrap().result, freed, "again");
+    let another = desk.user("ann", "acme", &["run"]).await;
+    assert!(another.id.is_some() && another.id != ann.id);
+    registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
+    let kept = desk.try_user(&operator, "ann", "acme", &["run"]).await;
+    assert!(matches!(kept, Err(RegistryError::Conflict(_))), "it was freed for one: {kept:?}");
 }

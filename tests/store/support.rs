@@ -101,6 +101,7 @@ pub fn user(name: &str) -> User {
         permissions: vec!["run_inference".to_owned()],
         disabled: false,
         deleted: false,
+        freed: false,
         sessions: 1,
         created_at: at(1),
         created_by: "operator".to_owned(),

@@ -202,6 +202,7 @@ async fn what_ends_a_session_ends_it_with_the_next_request() {
                 registry.delete_user(&operator, &name, Expected::Any).await.unwrap();
                 assert_eq!(house.denial(&token).await, Some(Denial::CredentialUnknown));
                 // Made anew under the same name: another person.
+                registry.free_user_name(&operator, &name).await.unwrap();
                 house.user(&name, "acme", &["manage_keys"]).await;
                 (Some(Denial::RevokedUnauthenticated), Some(Denial::RevokedUnauthenticated))
             }
@@ -380,6 +381,7 @@ async fn whoever_has_a_name_later_is_told_from_who_had_it() {
     let token = house.token("ada").await;
     assert_eq!(told(&house, &token, "x-tollgate-user-id").await.as_deref(), ada.id.as_ref().map(UserId::as_str));
     house.world.core.registry.delete_user(&Actor::operator(), "ada", Expected::Any).await.unwrap();
+    house.world.core.registry.free_user_name(&Actor::operator(), "ada").await.unwrap();
     let another = house.user("ada", "acme", &["manage_keys"]).await;
     assert!(ada.id.is_some() && another.id.is_some() && ada.id != another.id);
     let token = house.token("ada").await;

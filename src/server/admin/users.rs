@@ -11,10 +11,12 @@ use super::reply::{self, ApiError};
 use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf, project_filter};
 use super::wire::USERS;
 use super::wire::fleet::{Changed, WaitBody};
-use super::wire::users::{CreateUser, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
+use super::wire::users::{
+    CreateUser, FreedBody, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath,
+};
 use super::{AdminState, page_size};
 use crate::domain::name::is_user_name;
-use crate::domain::record::User;
+use crate::domain::record::{EVERY, User};
 use crate::password::Passwords;
 use crate::registry::{UserChange, UserSpec};
 use crate::store::UserQuery;
@@ -108,6 +110,16 @@ pub async fn delete(
     let (user, fleet) = patience.once(&state, &caller, delete).await?;
     caller.changed(&state, &user.name, &user.project);
     answer(&user, fleet)
+}
+
+pub async fn free(
+    State(state): State<AdminState>,
+    caller: Caller,
+    PathOf(path): PathOf<UserPath>,
+) -> Result<Response, ApiError> {
+    let freed = state.registry.free_user_name(&caller.actor, possible(&path)?).await?;
+    caller.changed(&state, &freed.name, EVERY);
+    reply::record(StatusCode::OK, &FreedBody::from(&freed.result))
 }
 
 fn answer(user: &User, fleet: Option<WaitBody>) -> Result<Response, ApiError> {

@@ -93,12 +93,12 @@ prop_compose! {
     fn users()(
         (name, password_hash, project, created_by) in (".{0,20}", ".{0,99}", ".{0,20}", ".{0,20}"),
         permissions in texts(),
-        (disabled, deleted, sessions, version) in any::<(bool, bool, u64, u64)>(),
+        (disabled, deleted, freed, sessions, version) in any::<(bool, bool, bool, u64, u64)>(),
         (created_at, changed_at) in (times(), times()),
     ) -> User {
         User {
             id: UserId::parse("abcdEFGH01234567"),
-            name, password_hash, project, permissions, disabled, deleted, sessions, created_at, created_by, changed_at,
+            name, password_hash, project, permissions, disabled, deleted, freed, sessions, created_at, created_by, changed_at,
             version,
         }
     }
@@ -123,7 +123,7 @@ proptest! {
         let older = decode_user(&encode_user(&user, Format::Two)).unwrap();
         let newer = decode_user(&encode_user(&user, Format::Three)).unwrap();
         prop_assert_eq!(&newer, &user);
-        prop_assert_eq!(older, User { id: None, ..user }, "what the older format does not have is not written in it");
+        prop_assert_eq!(older, User { id: None, freed: false, ..user }, "what the older format does not have is not written in it");
     }
 
     #[test]

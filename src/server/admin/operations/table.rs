@@ -13,7 +13,9 @@ use crate::server::admin::wire::keys::{
 use crate::server::admin::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, UpdateProject};
 use crate::server::admin::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use crate::server::admin::wire::session::{IssuedBody, LoginRequest, LogoutBody, WhoamiBody};
-use crate::server::admin::wire::users::{CreateUser, ListUsers, SetPassword, UpdateUser, UserBody, UserPage, UserPath};
+use crate::server::admin::wire::users::{
+    CreateUser, FreedBody, ListUsers, SetPassword, UpdateUser, UserBody, UserPage, UserPath,
+};
 use crate::server::admin::wire::{
     AUDIT, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, USERS, WHOAMI,
 };
@@ -31,12 +33,13 @@ const ONE_KEY: &str = "/api/v1/auth/api-keys/{id}";
 const ROTATE_KEY: &str = "/api/v1/auth/api-keys/{id}/rotate";
 const ONE_USER: &str = "/api/v1/users/{name}";
 const PASSWORD: &str = "/api/v1/users/{name}/password";
+const FREE_NAME: &str = "/api/v1/users/{name}/free";
 const ONE_PROJECT: &str = "/api/v1/projects/{name}";
 const VERDICTS: &str = "/api/v1/issuers/{name}/verdicts";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 29] = [
+pub static OPERATIONS: [Operation; 30] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -145,10 +148,18 @@ pub static OPERATIONS: [Operation; 29] = [
         .waits(),
     Operation::new::<Changed<UserBody>>("user.delete", "DELETE", ONE_USER, || delete(users::delete), 200)
         .by(MANAGE_USERS, PRIVATE)
-        .says("Delete a user", "Ends every session at once. The name is free afterwards.")
+        .says("Delete a user", "Ends every session at once. The name is kept from reuse until it is given free.")
         .on::<UserPath>("user:{name}")
         .if_match(IfMatchRule::Optional)
         .waits(),
+    Operation::new::<FreedBody>("user.free", "POST", FREE_NAME, || post(users::free), 200)
+        .by(MANAGE_USERS, PRIVATE)
+        .says(
+            "Give the name of a deleted user free",
+            "Another user can be made under it afterwards. Says which keys were made by it and which resources it owns: they \
+             would name whoever has it next. Only an administrator of every project may. Doing it again is no error.",
+        )
+        .on::<UserPath>("user:{name}"),
     Operation::new::<Changed<UserBody>>("user.password", "PUT", PASSWORD, || put(users::set_password), 200)
         .by(MANAGE_USERS, PRIVATE)
         .says("Set a user's password", "Ends every session at once. You must hold every permission of the user.")

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{present, rfc3339};
 use crate::domain::record::User;
+use crate::registry::Freed;
 use crate::server::admin::grammar::{NameOrEvery, Names, PasswordText, Time, UserName};
 
 /// A password on its way: wiped when it is dropped.
@@ -153,6 +154,34 @@ impl From<&User> for UserBody {
             created_by: user.created_by.clone(),
             changed_at: rfc3339(user.changed_at),
             version: user.version,
+        }
+    }
+}
+
+/// A name that is free, and what still says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "FreedName")]
+pub struct FreedBody {
+    #[schemars(with = "UserName")]
+    pub name: String,
+    /// The id of whoever had it.
+    pub id: Option<String>,
+    /// The ids of keys that were made by it.
+    pub keys: Vec<String>,
+    /// Resources that it owns, as `<kind>:<id>`.
+    pub resources: Vec<String>,
+    /// Whether there are more of either than are listed.
+    pub more: bool,
+}
+
+impl From<&Freed> for FreedBody {
+    fn from(freed: &Freed) -> Self {
+        Self {
+            name: freed.name.clone(),
+            id: freed.id.map(|id| id.to_string()),
+            keys: freed.keys.iter().map(|id| id.to_string()).collect(),
+            resources: freed.resources.clone(),
+            more: freed.more,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 44] = [
+const COMMANDS: [&str; 46] = [
     "serve",
     "check-config",
     "explain",
@@ -38,6 +38,7 @@ const COMMANDS: [&str; 44] = [
     "store",
     "store init",
     "store migrate",
+    "store upgrade",
     "audit",
     "audit list",
     "login",

@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-
 use super::Redis;
+use super::connection::Connection;
 use super::loads::checked_user;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, Silence, explained, run};
 use crate::domain::change::{Event, Slots, Touched, named};
@@ -55,7 +54,7 @@ impl Redis {
         Ok(Upgraded { was, rewritten })
     }
 
-    async fn begin_upgrade(&self, connection: &mut MultiplexedConnection) -> Result<Begun, StoreError> {
+    async fn begin_upgrade(&self, connection: &mut Connection) -> Result<Begun, StoreError> {
         let mut script = BEGIN_UPGRADE.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
         script.arg(Format::Two.in_head()).arg(Format::RisingToThree.in_head());
@@ -98,7 +97,7 @@ impl Redis {
         Ok(count)
     }
 
-    async fn end_upgrade(&self, connection: &mut MultiplexedConnection, lineage: &str) -> Result<(), StoreError> {
+    async fn end_upgrade(&self, connection: &mut Connection, lineage: &str) -> Result<(), StoreError> {
         let mut script = END_UPGRADE.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).arg(lineage);
         script.arg(Format::RisingToThree.in_head()).arg(Format::NEWEST.in_head()).arg(everything());
@@ -120,7 +119,7 @@ fn asked(answer: Result<Answer, Silence>) -> Result<Answer, StoreError> {
 }
 
 /// Some names of users, also of deleted ones, and where to go on; zero: those were the last.
-async fn scan(connection: &mut MultiplexedConnection, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
+async fn scan(connection: &mut Connection, cursor: u64) -> Result<(u64, Vec<String>), StoreError> {
     let mut command = redis::cmd("SCAN");
     command.arg(cursor).arg("MATCH").arg(format!("{}*", names::USERS)).arg("COUNT").arg(SCANNED_AT_ONCE);
     let scanned: Result<(u64, Vec<String>), _> = command.query_async(connection).await;

@@ -136,6 +136,7 @@ async fn password_hash() -> Outcome<String> {
 fn user(password_hash: String) -> User {
     let now = Timestamp::from_secs(1_760_000_000);
     User {
+        freed: false,
         id: None,
         name: USER.0.to_owned(),
         password_hash,

@@ -52,6 +52,8 @@ use store::{Joined, Opened};
 /// How long a new process waits for the old one to let go of the store, or for a server to be reachable.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
+/// How often rows of the audit log that are too old are removed.
+const TRIM_EVERY: Duration = Duration::from_secs(3600);
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the process could not start, or ended.
@@ -180,6 +182,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
         telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
     }
     core.resolver.adopt(&policy);
+    core.registry.limit(settings.limits.clone());
     let logins = core.logins().await?;
     if policy.login.is_some() {
         logins.renew_keys().await?;
@@ -194,9 +197,11 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
     }
-    let reload = Reload { path: config, settings, grace, live, resolver: Arc::clone(&core.resolver), telemetry };
+    let (resolver, registry) = (Arc::clone(&core.resolver), core.registry.clone());
+    let reload = Reload { path: config, settings, grace, live, resolver, registry, telemetry };
     background.spawn(async move { reload.follow(changes, hangups).await });
     background.spawn(flush_last_used(core.registry.clone()));
+    background.spawn(trim_audit(core.registry.clone()));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
     let served = doors.serve(stop).await;
@@ -373,6 +378,17 @@ async fn flush_last_used(registry: Registry) {
     }
 }
 
+async fn trim_audit(registry: Registry) {
+    let mut ticks = tokio::time::interval(TRIM_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = registry.trim_old_rows().await {
+            tracing::warn!(%error, "old rows of the audit log could not be removed: tried again in an hour");
+        }
+    }
+}
+
 /// Follows the configuration file: a good one goes live at once, a bad one changes nothing and says so.
 struct Reload {
     path: PathBuf,
@@ -381,6 +397,7 @@ struct Reload {
     grace: Duration,
     live: Arc<ArcSwap<Policy>>,
     resolver: Arc<Resolver>,
+    registry: Registry,
     telemetry: Arc<Telemetry>,
 }
 
@@ -407,6 +424,7 @@ impl Reload {
                 self.resolver.adopt(&policy);
                 self.live.store(policy);
                 self.telemetry.set_log(&reloaded.log);
+                self.registry.limit(reloaded.limits);
                 self.telemetry.set_reload(true);
                 tracing::info!(needs_restart = reloaded.needs_restart.join(", "), "configuration reloaded");
             }

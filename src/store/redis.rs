@@ -16,6 +16,7 @@ mod room;
 mod scripts;
 pub mod shared;
 pub mod survey;
+mod trim;
 mod usage;
 mod values;
 mod writer;

@@ -11,6 +11,7 @@ mod disk;
 mod faults;
 mod file;
 mod formats;
+mod grudge;
 mod kill;
 mod leased;
 mod migration;

@@ -6,6 +6,7 @@ mod again;
 mod audit;
 mod issuers;
 mod keys;
+mod limits;
 mod names;
 mod once;
 mod projects;
@@ -20,6 +21,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
@@ -33,13 +35,15 @@ use crate::resolve::last_used::LastUsed;
 use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
 use crate::store::format::Format;
-use crate::store::{Store, StoreError, Write};
+use crate::store::{Counted, Store, StoreError, Write};
 use audit::Attempt;
+use limits::{Pace, Slower};
 use refusals::Refusals;
 
 pub use actor::{Actor, Held};
 pub use again::Failure;
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
+pub use limits::{Limits, ProjectQuotas, Quotas, Rate, Rates};
 pub use names::Freed;
 pub use once::Once;
 pub use resources::ResourceSpec;
@@ -56,6 +60,8 @@ pub struct Registry {
     /// What was touched by writes that failed: whether they were done is not known.
     unsettled: Arc<Mutex<Vec<Touched>>>,
     refusals: Arc<std::sync::Mutex<Refusals>>,
+    limits: Arc<ArcSwap<Limits>>,
+    pace: Arc<Pace>,
     /// Where this replica hears of its own changes by the store's log.
     heard: Option<Heard>,
     /// What the fleet finds out once, if there is a fleet.
@@ -132,6 +138,12 @@ pub enum RegistryError {
     /// The actor's reach ends before this, or what the actor holds does.
     #[error("{0}")]
     Forbidden(String),
+    /// The project has as many as it may have.
+    #[error("{0}")]
+    OverQuota(String),
+    /// Too much was made of late.
+    #[error("{message}")]
+    TooFast { message: String, retry_after: Duration },
     #[error("{0}")]
     Unavailable(String),
 }
@@ -140,6 +152,7 @@ impl From<StoreError> for RegistryError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Conflict(message) => Self::Conflict(message),
+            StoreError::OverQuota(quota) => Self::OverQuota(quota.to_string()),
             StoreError::Unavailable(_) | StoreError::Full(_) | StoreError::Unreplicated(_) | StoreError::Damaged(_) => {
                 Self::Unavailable(error.to_string())
             }
@@ -186,14 +199,19 @@ impl Registry {
         last_used: Arc<LastUsed>,
         clock: Clock,
     ) -> Self {
-        let (unsettled, refusals) = (Arc::default(), Arc::default());
-        Self { store, digester, stamps, last_used, clock, unsettled, refusals, heard: None, l2: None }
+        let (unsettled, refusals, limits, pace) = Default::default();
+        Self { store, digester, stamps, last_used, clock, unsettled, refusals, limits, pace, heard: None, l2: None }
     }
 
     /// A registry of a fleet: it acknowledges its changes when this replica has heard of them in their turn, and has what the
     /// fleet shares forgotten.
     pub fn in_fleet(self, newest: watch::Receiver<u64>, ended: Arc<Sticky>, l2: Option<L2>) -> Self {
         Self { heard: Some(Heard { newest, ended }), l2, ..self }
+    }
+
+    /// How much may be made from now on.
+    pub fn limit(&self, limits: Limits) {
+        self.limits.store(Arc::new(limits));
     }
 
     /// A subject as it may stand in a log: one with an e-mail address as a keyed hash, which joins its lines all the same.
@@ -246,9 +264,44 @@ impl Registry {
             let sequence = if self.heard.is_some() { Some(self.mark().await?) } else { None };
             return Ok(Made { result, sequence });
         }
+        if writes.iter().any(Write::makes) {
+            self.demand_pace(attempt, project.as_deref())?;
+        }
         writes.push(Write::Audit(self.row(attempt, project.as_deref(), Outcome::Done, None)));
-        let sequence = Some(self.apply(writes, event).await?);
-        Ok(Made { result, sequence })
+        match self.apply(writes, event).await {
+            Ok(sequence) => Ok(Made { result, sequence: Some(sequence) }),
+            Err(RegistryError::OverQuota(reason)) => {
+                let answer = RegistryError::OverQuota(reason.clone());
+                self.refuse(attempt, project.as_deref(), &reason, answer).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the store is to check before one more of these is in a project.
+    fn within_quota(&self, counted: Counted, project: &str) -> Write {
+        self.limits.load().quotas.step(counted, project)
+    }
+
+    /// # Errors
+    /// [`RegistryError::TooFast`] where too much was made of late, by the actor or in the project.
+    fn demand_pace(&self, attempt: &Attempt<'_>, project: Option<&str>) -> Result<()> {
+        if attempt.actor.is_operator() {
+            return Ok(());
+        }
+        let limits = self.limits.load();
+        let admitted = self.pace.admit(&limits.rates, &attempt.actor.subject, project, self.clock.moment());
+        admitted.map_err(|(retry_after, slower)| {
+            let (who, setting) = match slower {
+                Slower::Actor => ("you have", "actor"),
+                Slower::Project => ("this project has", "project"),
+            };
+            let message = format!(
+                "{who} made or changed too much of late: wait, or raise `rates.{setting}` in the configuration; what ends \
+                 something is never held back"
+            );
+            RegistryError::TooFast { message, retry_after }
+        })
     }
 
     /// Now, or later than this time, which another replica's clock may have told: what comes later has the later time.
@@ -294,7 +347,7 @@ impl Registry {
                         heard.ended.suspect_unheard(&ended);
                     }
                 }
-                Err(StoreError::Conflict(_) | StoreError::Full(_)) => {}
+                Err(StoreError::Conflict(_) | StoreError::Full(_) | StoreError::OverQuota(_)) => {}
                 // Where the store has a log, it tells of the write if it was made. Nothing is held up until replicas are back.
                 Err(_) if heard.is_some() => {}
                 Err(_) => unsettled.lock().await.push(touched),

@@ -54,6 +54,8 @@ use store::{Joined, Opened};
 /// How long a new process waits for the old one to let go of the store, or for a server to be reachable.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
+/// How often rows of the audit log that are too old are removed.
+const TRIM_EVERY: Duration = Duration::from_secs(3600);
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the process could not start, or ended.
@@ -195,6 +197,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
         telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
     }
     core.resolver.adopt(&policy);
+    core.registry.limit(settings.limits.clone());
     let logins = core.logins().await?;
     if policy.login.is_some() {
         logins.renew_keys().await?;
@@ -209,8 +212,9 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     if let Err(error) = &watch {
         tracing::warn!(%error, "changes of the configuration file will not be noticed: send SIGHUP after each");
     }
-    let (resolver, inbox) = (Arc::clone(&core.resolver), Mutex::new((changes, hangups)));
-    let reload = Arc::new(Reload { path: config, settings, grace, live, resolver, telemetry, inbox });
+    let (resolver, registry, inbox) =
+        (Arc::clone(&core.resolver), core.registry.clone(), Mutex::new((changes, hangups)));
+    let reload = Arc::new(Reload { path: config, settings, grace, live, resolver, registry, telemetry, inbox });
     let mut is_again = false;
     background.spawn(tasks.task("config_reload").keep(move || {
         let (reload, is_again) = (Arc::clone(&reload), std::mem::replace(&mut is_again, true));
@@ -218,6 +222,8 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     }));
     let registry = core.registry.clone();
     background.spawn(tasks.task("last_used").keep(move || flush_last_used(registry.clone())));
+    let registry = core.registry.clone();
+    background.spawn(tasks.task("audit_trim").keep(move || trim_audit(registry.clone())));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
     let served = doors.serve(stop).await;
@@ -394,6 +400,17 @@ async fn flush_last_used(registry: Registry) {
     }
 }
 
+async fn trim_audit(registry: Registry) {
+    let mut ticks = tokio::time::interval(TRIM_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = registry.trim_old_rows().await {
+            tracing::warn!(%error, "old rows of the audit log could not be removed: tried again in an hour");
+        }
+    }
+}
+
 /// Follows the configuration file: a good one goes live at once, a bad one changes nothing and says so.
 struct Reload {
     path: PathBuf,
@@ -402,6 +419,7 @@ struct Reload {
     grace: Duration,
     live: Arc<ArcSwap<Policy>>,
     resolver: Arc<Resolver>,
+    registry: Registry,
     telemetry: Arc<Telemetry>,
     /// What asks for it: the file has changed, or somebody sent SIGHUP.
     inbox: Mutex<(mpsc::UnboundedReceiver<()>, Signal)>,
@@ -436,6 +454,7 @@ impl Reload {
                 self.resolver.adopt(&policy);
                 self.live.store(policy);
                 self.telemetry.set_log(&reloaded.log);
+                self.registry.limit(reloaded.limits);
                 self.telemetry.set_reload(true);
                 tracing::info!(needs_restart = reloaded.needs_restart.join(", "), "configuration reloaded");
             }

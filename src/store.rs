@@ -15,7 +15,7 @@ use std::time::Duration;
 use self::redis::Redis;
 use crate::domain::change::{Event, Position};
 use crate::domain::credential::{Digest, KeyId, UserId};
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, ProjectState, Resource, SigningKey, User};
 use crate::domain::time::Timestamp;
 use embedded::Embedded;
 use format::Format;
@@ -36,6 +36,9 @@ pub enum StoreError {
     /// is safe.
     #[error("recorded, not yet replicated: {0}")]
     Unreplicated(String),
+    /// Nothing was written: the project has as many as it may have.
+    #[error("{0}")]
+    OverQuota(Quota),
     /// The store holds something that cannot be read.
     #[error("the store is damaged: {0}")]
     Damaged(String),
@@ -58,6 +61,8 @@ pub enum Write {
     UpdateKey(ApiKey),
     /// Conflict if a key on this plane is active at this time. Writes nothing.
     NoActiveKey { plane: String, now: Timestamp },
+    /// Over quota if the project has as many already, before the steps of this batch. Writes nothing.
+    Quota(Quota),
     /// Conflict if the kind and id are taken.
     CreateResource(Resource),
     /// Conflict unless the stored version is one less than the new one.
@@ -84,6 +89,67 @@ pub enum Write {
     Audit(AuditEntry),
     /// Conflict if the digest was used less than [`ONCE_KEPT`] ago. Forgets a few that are older.
     Once(OnceRecord),
+}
+
+/// How many things of a kind one project may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub counted: Counted,
+    pub project: String,
+    pub most: u64,
+}
+
+/// What is counted for each project.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Counted {
+    /// Also revoked ones: they stay for good.
+    Keys,
+    /// Also deleted ones: their names stay.
+    Users,
+    Resources,
+}
+
+impl Counted {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Users => "users",
+            Self::Resources => "resources",
+        }
+    }
+}
+
+impl std::fmt::Display for Quota {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ended = match self.counted {
+            Counted::Keys => ", revoked ones included",
+            Counted::Users => ", deleted ones included",
+            Counted::Resources => "",
+        };
+        let (project, most, what) = (&self.project, self.most, self.counted.as_str());
+        write!(
+            f,
+            "project {project} has {most} {what}{ended}, as many as its quota allows: to raise it, set `quotas.{what}` in the \
+             configuration, or `quotas.projects.{project}.{what}`"
+        )
+    }
+}
+
+impl Write {
+    /// Whether it makes something, or gives somebody more than they had. What only takes away, and a mere row, does not.
+    pub fn makes(&self) -> bool {
+        match self {
+            Self::UpdateKey(key) => key.revoked_at.is_none(),
+            Self::PutProject(project) => project.state == ProjectState::Active,
+            Self::UpdateUser(user) => !user.deleted && !user.disabled,
+            Self::DeleteResource { .. }
+            | Self::EndSession(_)
+            | Self::DeleteSigningKey { .. }
+            | Self::Audit(_)
+            | Self::Quota(_) => false,
+            _ => true,
+        }
+    }
 }
 
 /// How long an idempotency key is remembered.
@@ -330,6 +396,15 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.audit(&query)).await,
             Self::Redis(store) => store.audit(&query).await,
+        }
+    }
+
+    /// Removes rows of the audit log that are older than this, from the oldest on and at most so many, and gives how many. The
+    /// newest row always stays: the next one is numbered behind it.
+    pub async fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.trim_audit(before, most)).await,
+            Self::Redis(store) => store.trim_audit(before, most).await,
         }
     }
 

@@ -1,15 +1,15 @@
-//! `tollgate audit`: who changed what, and who was refused. Reads the log, and never changes it.
+//! `tollgate audit`: who changed what, and who was refused. Reads the log, and removes its oldest rows.
 
 use axum::http::Method;
 use clap::{Args, Subcommand};
 
 use super::client::query;
-use super::connect::{ConnectArgs, target};
+use super::connect::{ConnectArgs, Target, target};
 use super::keys::read;
 use super::output::{self, Cell, Colour, Format, Table, json, note};
 use super::{Failure, duration};
 use crate::server::admin::wire::AUDIT;
-use crate::server::admin::wire::audit::AuditPage;
+use crate::server::admin::wire::audit::{AuditPage, TrimmedBody};
 
 #[derive(Debug, Args)]
 pub struct AuditArgs {
@@ -27,6 +27,20 @@ enum AuditCommand {
   tollgate audit list --actor user:alice@example.com --act key.create
   tollgate audit list --target key:Ab3dEf6hIj9l --since 2027-01-31T12:00:00Z -o json")]
     List(ListArgs),
+    /// Remove the rows from before a time, for good
+    #[command(after_help = "Examples:
+  tollgate audit trim --before 400d
+  tollgate audit trim --before 2027-01-31T12:00:00Z
+
+The newest row always stays. Only the operator may, at the admin socket. See also `audit: {keep: 400d}` in the configuration.")]
+    Trim(TrimArgs),
+}
+
+#[derive(Args, Debug)]
+struct TrimArgs {
+    /// Before this time: RFC 3339, or how long ago, such as 400d
+    #[arg(long, value_parser = time, value_name = "TIME")]
+    before: String,
 }
 
 #[derive(Debug, Args)]
@@ -74,7 +88,10 @@ fn time(text: &str) -> Result<String, String> {
 
 pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     let target = target(&args.connect)?;
-    let AuditCommand::List(args) = args.command;
+    let args = match args.command {
+        AuditCommand::List(args) => args,
+        AuditCommand::Trim(args) => return trim(&target, args.before).await,
+    };
     let query = query(&[
         ("project", args.project),
         ("actor", args.actor),
@@ -89,6 +106,18 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
     match args.output {
         Format::Json => output::print(&json(&answer)?),
         Format::Table => list(&read(answer)?),
+    }
+}
+
+async fn trim(target: &Target, before: String) -> Result<(), Failure> {
+    let query = query(&[("before", Some(before))]);
+    let mut removed = 0;
+    loop {
+        let trimmed: TrimmedBody = read(target.call(Method::DELETE, &format!("{AUDIT}{query}"), None).await?)?;
+        removed += trimmed.removed;
+        if !trimmed.more {
+            return output::print(&format!("Removed {removed} rows.\n"));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod envoy;
 mod issuers;
+mod limits;
 mod listen;
 mod store;
 
@@ -15,12 +16,13 @@ use serde::{Deserialize, Serialize};
 
 pub use envoy::{Envoy, WithheldHeaders};
 pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
+pub use limits::{Audit, ProjectQuotas, Quotas, Rate, Rates};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
 pub use store::{ClientTls, Redis, SecretFile, Sentinel, Store};
 
 /// The configuration of Tollgate: one YAML file.
 ///
-/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `envoy`, `hosts` and `log`
+/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `envoy`, `hosts`, `rates`, `quotas`, `audit` and `log`
 /// take effect when the file changes or on SIGHUP. `store`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
 /// a problem changes nothing: the last good one stays in force.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -72,6 +74,15 @@ pub struct File {
     pub envoy: Envoy,
     /// What may be asked for, host by host. A request that no route matches is denied. Takes effect on reload.
     pub hosts: Vec<Host>,
+    /// How fast things may be made and changed through the admin API. Takes effect on reload.
+    #[serde(default)]
+    pub rates: Rates,
+    /// How many keys, users and resources each project may have. Takes effect on reload.
+    #[serde(default)]
+    pub quotas: Quotas,
+    /// How long the audit log is kept. Takes effect on reload.
+    #[serde(default)]
+    pub audit: Audit,
     /// How much is kept in memory. Needs a restart.
     #[serde(default)]
     pub cache: Cache,

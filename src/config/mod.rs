@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::policy::Policy;
+use crate::registry::Limits;
 use crate::resolve::cache::Sizes;
 use crate::store::redis::place::Place;
 
@@ -88,7 +89,7 @@ pub struct Compiled {
     pub settings: Settings,
 }
 
-/// What the process is built from. Takes effect at start, but for `log`.
+/// What the process is built from. Takes effect at start, but for `log` and `limits`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub store: StoreSettings,
@@ -99,6 +100,7 @@ pub struct Settings {
     pub reflection: bool,
     pub cache: Sizes,
     pub log: Log,
+    pub limits: Limits,
     /// How long calls in flight may take to finish after the signal to stop.
     pub drain: Duration,
     /// Threads that answer checks.

@@ -13,6 +13,7 @@ use crate::policy::Policy;
 use crate::tasks::Task;
 
 use super::{Compiled, Log, Problems, Settings};
+use crate::registry::Limits;
 
 /// The folder must be quiet for so long before the file is read, as an editor may write it in several steps.
 const QUIET: Duration = Duration::from_millis(100);
@@ -24,6 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub struct Reloaded {
     pub policy: Policy,
     pub log: Log,
+    pub limits: Limits,
     /// The parts of the file that changed and take effect at the next start, by their path in the file.
     pub needs_restart: Vec<&'static str>,
 }
@@ -34,12 +36,12 @@ pub struct Reloaded {
 /// Every problem of the file; the caller then keeps what it has.
 pub fn reload(path: &Path, current: &Settings) -> Result<Reloaded, Problems> {
     let Compiled { policy, settings } = super::load(path)?;
-    Ok(Reloaded { policy, needs_restart: changed(current, &settings), log: settings.log })
+    Ok(Reloaded { policy, needs_restart: changed(current, &settings), log: settings.log, limits: settings.limits })
 }
 
 fn changed(old: &Settings, new: &Settings) -> Vec<&'static str> {
     // Taken apart, so that a new setting does not compile until somebody has said what a change of it means.
-    let Settings { store, pepper, check, admin, ops, reflection, cache, log: _, drain, workers } = old;
+    let Settings { store, pepper, check, admin, ops, reflection, cache, log: _, limits: _, drain, workers } = old;
     let super::Admin { unix, http, through_envoy, demands_proof, allowed_hosts, key_defaults } = admin;
     let parts = [
         ("store", *store != new.store),

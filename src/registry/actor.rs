@@ -39,6 +39,11 @@ impl Actor {
         Self { subject: "tollgate".to_owned(), ..Self::operator() }
     }
 
+    /// Whether it is whoever holds the admin socket, or Tollgate itself.
+    pub(super) fn is_operator(&self) -> bool {
+        self.held == Held::Everything
+    }
+
     /// `project` is a name or [`crate::domain::record::EVERY`], which only those reach who are bound to no project.
     pub(super) fn reaches(&self, project: &str) -> bool {
         self.project.as_deref().is_none_or(|own| own == project)

@@ -9,8 +9,13 @@ use crate::domain::change::Event;
 use crate::domain::credential::KeyId;
 use crate::domain::name::is_name;
 use crate::domain::record::{AuditEntry, EVERY, Outcome, ResourceRef};
+use crate::domain::time::Timestamp;
 use crate::policy::redact;
 use crate::store::{AuditQuery, Write};
+
+/// How many rows are removed in one transaction, and in one call.
+const TRIMMED_AT_ONCE: usize = 1_000;
+const MOST_TRIMMED: usize = 20_000;
 
 /// The longest text in a row, in characters.
 const MAX_TEXT: usize = 256;
@@ -61,6 +66,45 @@ impl Registry {
         Ok(self.store.audit(query).await?)
     }
 
+    /// Removes rows that are older than this, from the oldest on; the newest row always stays. Gives how many are gone, and
+    /// whether there may be more.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] to all but the operator.
+    pub async fn trim_audit(&self, actor: &Actor, before: Timestamp) -> Result<(usize, bool)> {
+        let attempt = Attempt { actor, act: "audit.trim", target: "audit".to_owned() };
+        if !actor.is_operator() {
+            let reason = "only the operator removes rows";
+            return self.refuse(&attempt, None, reason, RegistryError::Forbidden(reason.to_owned())).await;
+        }
+        let mut removed = 0;
+        let mut more = true;
+        while more && removed < MOST_TRIMMED {
+            let gone = self.store.trim_audit(before, TRIMMED_AT_ONCE).await?;
+            (removed, more) = (removed + gone, gone == TRIMMED_AT_ONCE);
+        }
+        if removed > 0 {
+            let reason = format!("{removed} rows were removed");
+            let row = self.row(&attempt, None, Outcome::Done, Some(&reason));
+            self.apply(vec![Write::Audit(row)], Event::touching(&[])).await?;
+        }
+        Ok((removed, more))
+    }
+
+    /// Removes the rows that are older than the configuration has them kept.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`]
+    pub async fn trim_old_rows(&self) -> Result<()> {
+        let Some(keep) = self.limits.load().audit_kept else { return Ok(()) };
+        let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
+        let Some(newest) = newest.first() else { return Ok(()) };
+        // A clock that was set forward takes nothing away.
+        let before = self.clock.now().min(newest.at).minus(keep);
+        while self.trim_audit(&Actor::tollgate(), before).await?.1 {}
+        Ok(())
+    }
+
     /// Lets through who may see every replica, and what is common to all projects.
     ///
     /// # Errors
@@ -69,8 +113,8 @@ impl Registry {
         self.demand_unbound(&Attempt::on_fleet(actor, "fleet.show"), None, "sees the fleet").await
     }
 
-    /// Writes down that somebody was refused. If the store fails, or one actor is refused too often, the log of the process
-    /// says so instead.
+    /// Writes down that somebody was refused. If the store fails, or one actor or one project is refused too often, the log of
+    /// the process says so instead.
     pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
         let target = &*redact::target(target);
         if !self.admits_refusal_of(actor) {
@@ -86,9 +130,9 @@ impl Registry {
         }
     }
 
-    fn admits_refusal_of(&self, actor: &Actor) -> bool {
+    pub(super) fn admits_refusal_of(&self, actor: &Actor) -> bool {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.admit(&actor.subject, self.clock.now())
+        refusals.admit(&actor.subject, actor.project.as_deref(), self.clock.moment())
     }
 
     /// Refuses, and writes down why.

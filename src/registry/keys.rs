@@ -15,7 +15,7 @@ use crate::domain::credential::{Digest, KeyId, MintedKey, PresentedKey};
 use crate::domain::record::{ApiKey, EVERY, KeyState, Outcome};
 use crate::domain::time::Timestamp;
 use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
-use crate::store::{KeyQuery, Write};
+use crate::store::{Counted, KeyQuery, Write};
 
 /// A key to be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -84,7 +84,8 @@ impl Registry {
                     return Err(RegistryError::Repeated { target });
                 }
                 self.demand_not_deleted(&spec.project).await?;
-                let writes = [Write::CreateKey(new.record.clone())].into_iter();
+                let quota = self.within_quota(Counted::Keys, &spec.project);
+                let writes = [quota, Write::CreateKey(new.record.clone())].into_iter();
                 let writes = writes.chain(self.used(ticket, &attempt.target)).collect();
                 Ok(key_change(writes, &[new.record.digest], new.record.clone()))
             })
@@ -208,7 +209,8 @@ impl Registry {
             let also = Attempt::on_key(actor, attempt.act, new.record.id);
             let also = Write::Audit(self.row(&also, Some(&retired.project), Outcome::Done, None));
             let digests = [new.record.digest, retired.digest];
-            let writes = vec![Write::CreateKey(new.record.clone()), Write::UpdateKey(retired), also];
+            let quota = self.within_quota(Counted::Keys, &retired.project);
+            let writes = vec![quota, Write::CreateKey(new.record.clone()), Write::UpdateKey(retired), also];
             let Change { project, writes, event, result } = key_change(writes, &digests, new.record);
             Ok(Change { project, writes, event, result: NewKey { record: result, secret: new.secret } })
         })
@@ -238,6 +240,10 @@ impl Registry {
         self.make(&attempt, || async {
             let old = self.reachable_key(&attempt, id).await?;
             expected.check(|| format!("key {id}"), old.version)?;
+            // It is so already, and not everything that is said again is worth a row.
+            if old.revoked_at.is_some() && !self.admits_refusal_of(actor) {
+                return Ok(Change::none(old));
+            }
             let revoked_at = Some(old.revoked_at.unwrap_or_else(|| self.clock.now()));
             let revoked = ApiKey { revoked_at, version: old.version + 1, ..old };
             Ok(key_change(vec![Write::UpdateKey(revoked.clone())], &[revoked.digest], revoked))

@@ -6,7 +6,7 @@ use super::rules::{check_label, check_name};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::record::Resource;
-use crate::store::{ResourceQuery, Write};
+use crate::store::{Counted, ResourceQuery, Write};
 
 /// A resource to be registered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,6 +43,7 @@ impl Registry {
         let known = self.store.resource(spec.kind.clone(), spec.id.clone()).await?;
         let reference = || format!("{}:{}", spec.kind, spec.id);
         expected.check(reference, known.as_ref().map_or(0, |known| known.version))?;
+        let is_more = known.as_ref().is_none_or(|known| known.project != spec.project);
         let resource = match known {
             None => Resource {
                 kind: spec.kind.clone(),
@@ -73,7 +74,11 @@ impl Registry {
             1 => Write::CreateResource(resource.clone()),
             _ => Write::UpdateResource(resource.clone()),
         };
-        Ok(self.resource_change(write, resource))
+        let mut change = self.resource_change(write, resource);
+        if is_more {
+            change.writes.insert(0, self.within_quota(Counted::Resources, &spec.project));
+        }
+        Ok(change)
     }
 
     /// # Errors

@@ -15,7 +15,7 @@ use crate::domain::credential::UserId;
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
 use crate::domain::record::User;
 use crate::policy::Policy;
-use crate::store::{UserQuery, Write};
+use crate::store::{Counted, UserQuery, Write};
 
 /// A user to be made.
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -93,6 +93,7 @@ impl Registry {
             // A new name has no sessions that could have ended.
             let known_sessions = known.as_ref().map_or(user.sessions, |known| known.sessions);
             let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
+            let is_more = known.as_ref().is_none_or(|known| known.project != spec.project);
             let write = match known {
                 None => Write::CreateUser(user.clone()),
                 // Also the name of one who is deleted: what they had must not become another project's.
@@ -104,7 +105,8 @@ impl Registry {
                 Some(known) if known.deleted => Write::UpdateUser(user.clone()),
                 Some(_) => return Err(taken()),
             };
-            let writes = [write].into_iter().chain(self.used(ticket, &attempt.target)).collect();
+            let quota = is_more.then(|| self.within_quota(Counted::Users, &spec.project));
+            let writes = quota.into_iter().chain([write]).chain(self.used(ticket, &attempt.target)).collect();
             let made = user_change(writes, known_sessions, user);
             Ok(Change { result: User { id: made.result.id.filter(|_| is_new), ..made.result }, ..made })
         })
@@ -160,11 +162,16 @@ impl Registry {
             if new == old {
                 return Ok(Change::none(old));
             }
-            if new.project != old.project {
+            let is_moved = new.project != old.project;
+            if is_moved {
                 self.demand_not_deleted(&new.project).await?;
             }
             new.sessions += u64::from(new.disabled != old.disabled);
-            Ok(self.next_version(old.sessions, new))
+            let mut change = self.next_version(old.sessions, new);
+            if is_moved {
+                change.writes.insert(0, self.within_quota(Counted::Users, &change.result.project));
+            }
+            Ok(change)
         })
         .await
     }

@@ -393,6 +393,7 @@ impl From<crate::store::StoreError> for ResolveError {
             crate::store::StoreError::Damaged(_) => Self::Damaged,
             crate::store::StoreError::Unavailable(_)
             | crate::store::StoreError::Full(_)
+            | crate::store::StoreError::OverQuota(_)
             | crate::store::StoreError::Unreplicated(_)
             | crate::store::StoreError::Conflict(_) => Self::Unavailable,
         }

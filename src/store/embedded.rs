@@ -2,6 +2,7 @@
 //! every act blocks. Never answers from a database that has failed.
 
 mod batch;
+mod counts;
 mod engine;
 mod indexes;
 mod journal;
@@ -34,6 +35,7 @@ use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
 use batch::Batch;
+use counts::Counts;
 use engine::{Act, Admits, Engine, OpenError};
 use reserve::Reserve;
 use source::Source;
@@ -51,6 +53,7 @@ pub struct Embedded {
     reserve: Option<Reserve>,
     /// Rows that lists have looked at.
     looked_at: AtomicU64,
+    counts: Mutex<Counts>,
 }
 
 impl Embedded {
@@ -71,7 +74,7 @@ impl Embedded {
             match Engine::open(Source::file(path), admits) {
                 Ok(engine) => {
                     let reserve = Some(Reserve::beside(path));
-                    return Ok(Self { engine, reserve, looked_at: AtomicU64::new(0) });
+                    return Ok(Self { engine, reserve, looked_at: AtomicU64::new(0), counts: Mutex::default() });
                 }
                 Err(OpenError::Failed(error)) => return Err(error),
                 Err(OpenError::Locked) if Instant::now() < deadline => {
@@ -98,7 +101,7 @@ impl Embedded {
     /// As [`Embedded::open`].
     pub fn open_with(backend: BackendFactory) -> Result<Self, StoreError> {
         match Engine::open(Source::Backend(backend), Admits::Whole) {
-            Ok(engine) => Ok(Self { engine, reserve: None, looked_at: AtomicU64::new(0) }),
+            Ok(engine) => Ok(Self { engine, reserve: None, looked_at: AtomicU64::new(0), counts: Mutex::default() }),
             Err(OpenError::Failed(error)) => Err(error),
             Err(OpenError::Locked) => Err(StoreError::Unavailable("the given storage is in use".to_owned())),
         }
@@ -279,14 +282,20 @@ impl Embedded {
     /// [`StoreError::Full`] where only what ends something is taken, because the disk is full.
     pub fn apply(&self, batch: &[Write]) -> Result<u64, StoreError> {
         self.demand_room(batch)?;
-        let sequence = self.engine.write(|transaction| {
+        // Writes follow each other anyway.
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
             let mut tables = Batch::begin(transaction, format)?;
             for step in batch {
-                tables.step(step)?;
+                tables.step(step, &mut counts)?;
             }
             tables.number()
-        })?;
+        });
+        if written.is_err() {
+            *counts = Counts::default();
+        }
+        let sequence = written?;
         self.engine.acknowledge(sequence);
         Ok(sequence)
     }
@@ -298,7 +307,9 @@ impl Embedded {
 
     /// Sees to it that there is room for the batch before the database is touched: it does not survive a full disk.
     fn demand_room(&self, batch: &[Write]) -> Result<(), StoreError> {
-        let Some(reserve) = &self.reserve else { return Ok(()) };
+        if self.reserve.is_none() {
+            return Ok(());
+        }
         let mut purpose = Purpose::default();
         for step in batch {
             let user = match step {
@@ -308,10 +319,17 @@ impl Embedded {
             purpose.note(step, user.as_ref());
         }
         if purpose.only_ends() {
-            reserve.make_room();
+            self.make_room();
             return Ok(());
         }
         self.demand_space()
+    }
+
+    /// Gives some of the room back that is kept, if it is needed.
+    fn make_room(&self) {
+        if let Some(reserve) = &self.reserve {
+            reserve.make_room();
+        }
     }
 
     /// Refuses what can wait while there is no room but what is kept.

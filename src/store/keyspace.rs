@@ -43,7 +43,7 @@ pub const ENDED_SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefini
 pub const ENDED_SESSIONS_BY_EXPIRY: TableDefinition<'_, Bytes, ()> = TableDefinition::new("ended_sessions_by_expiry");
 /// Id to `tollgate.v1.SigningKey`.
 pub const SIGNING_KEYS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("signing_keys");
-/// Sequence of a row to `tollgate.v1.AuditEntry`. Rows are added behind the last one, and nothing else is ever done here.
+/// Sequence of a row to `tollgate.v1.AuditEntry`. Rows are added behind the last one, and removed from the oldest on.
 pub const AUDIT: TableDefinition<'_, u64, Bytes> = TableDefinition::new("audit");
 /// [`scoped`] project and sequence (big endian) of a row.
 pub const AUDIT_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("audit_by_project");

@@ -18,6 +18,7 @@ mod room;
 mod scripts;
 pub mod shared;
 pub mod survey;
+mod trim;
 mod upgrade;
 mod usage;
 mod values;

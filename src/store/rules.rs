@@ -36,17 +36,13 @@ impl Purpose {
     /// `stored`: the user whom the step is about, if it is about one.
     pub(super) fn note(&mut self, step: &Write, stored: Option<&User>) {
         let ends = match step {
-            Write::UpdateKey(key) => key.revoked_at.is_some(),
-            Write::PutProject(project) => project.state != ProjectState::Active,
-            Write::UpdateUser(user) => {
-                user.deleted || user.disabled || stored.is_some_and(|stored| logs_out(stored, user))
-            }
-            Write::DeleteResource { .. } | Write::EndSession(_) | Write::DeleteSigningKey { .. } => true,
+            Write::UpdateUser(user) if stored.is_some_and(|stored| logs_out(stored, user)) => true,
+            Write::Quota(_) => return,
             Write::Audit(_) => {
                 self.has_rows = true;
                 return;
             }
-            _ => false,
+            step => !step.makes(),
         };
         self.ends |= ends;
         self.makes |= !ends;

@@ -11,6 +11,7 @@ use tollgate::domain::decision::Denial;
 use tollgate::policy::error_body::ErrorShape;
 use tollgate::policy::extract::{CredentialHeader, Kinds};
 use tollgate::policy::{ClientIp, RevokedStatus};
+use tollgate::registry::Limits;
 use tollgate::resolve::cache::Sizes;
 
 use crate::world::{GOOD, HEAD, NOW, Request, compiled, decide, holder, resource, workloads};
@@ -42,6 +43,7 @@ fn the_settings_of_the_example() {
         reflection: false,
         cache: Sizes { known: 1_000_000, unknown: 20_000, loads: 256 },
         log: Log { level: LogLevel::Info, decisions: LoggedDecisions::Denied },
+        limits: Limits::default(),
         drain: Duration::from_secs(15),
         workers: 2,
     };

@@ -58,6 +58,8 @@ macro_rules! for_every_file {
 
 mod journal;
 mod projects;
+mod quotas;
+mod trim;
 mod users;
 
 fn ids(keys: &[ApiKey]) -> Vec<String> {

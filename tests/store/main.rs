@@ -11,6 +11,7 @@ mod disk;
 mod faults;
 mod file;
 mod formats;
+mod grudge;
 mod held;
 mod kill;
 mod leased;

@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::domain::duration;
+use crate::domain::name::{NAME_RULE, is_name};
 use crate::policy::route::host_name;
+use crate::registry::{Limits, ProjectQuotas, Quotas, Rate, Rates};
 use crate::resolve::cache::Sizes;
 
 use super::super::file;
@@ -15,6 +18,8 @@ use super::super::{
 
 /// `sun_path` of Linux holds 108 bytes with the zero that ends it.
 pub(super) const MAX_SOCKET_PATH: usize = 107;
+/// Of the audit log: a day that somebody mistyped is bad enough.
+const SHORTEST_KEPT: Duration = Duration::from_secs(24 * 3600);
 const MAX_PEPPERS: usize = 4;
 const MAX_WORKERS: usize = 64;
 
@@ -39,11 +44,42 @@ pub(super) fn settings(file: &file::File, key_defaults: KeyDefaults, findings: &
         reflection: file.listen.reflection,
         cache: Sizes { known: file.cache.known, unknown: file.cache.unknown, loads: file.cache.loads },
         log: log(&file.log),
+        limits: limits(file, findings),
         drain: Duration::from_secs(file.drain.seconds),
         workers,
     };
     doors_apart(&settings, findings);
     Some(settings)
+}
+
+fn limits(file: &file::File, findings: &mut Findings) -> Limits {
+    let file::Quotas { keys, users, resources, projects } = &file.quotas;
+    let each = ProjectQuotas { keys: *keys, users: *users, resources: *resources };
+    let path = Path::of("quotas").key("projects");
+    for name in projects.keys().filter(|name| !is_name(name)) {
+        findings.add(&path.key(name), format!("a project is {NAME_RULE}"));
+    }
+    let of = |(name, own): (&String, &file::ProjectQuotas)| {
+        let (keys, users) = (own.keys.unwrap_or(each.keys), own.users.unwrap_or(each.users));
+        (name.clone(), ProjectQuotas { keys, users, resources: own.resources.unwrap_or(each.resources) })
+    };
+    let quotas = Quotas { each, projects: projects.iter().map(of).collect() };
+    let rate = |rate: file::Rate| Rate { burst: rate.burst, per_second: rate.per_second };
+    Limits {
+        rates: Rates { actor: rate(file.rates.actor), project: rate(file.rates.project) },
+        quotas,
+        audit_kept: audit_kept(file, findings),
+    }
+}
+
+fn audit_kept(file: &file::File, findings: &mut Findings) -> Option<Duration> {
+    let path = Path::of("audit").key("keep");
+    match duration::parse(file.audit.keep.as_deref()?) {
+        Ok(kept) if kept >= SHORTEST_KEPT => return Some(kept),
+        Ok(_) => findings.add(&path, "must be at least 1d"),
+        Err(problem) => findings.add(&path, problem),
+    }
+    None
 }
 
 pub(super) fn path_given(given: &std::path::Path, path: &Path, findings: &mut Findings) {

@@ -1,4 +1,4 @@
-//! The audit log over HTTP. Reads it, and never changes it.
+//! The audit log over HTTP. Reads it, and removes its oldest rows for the operator.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -7,7 +7,7 @@ use axum::response::Response;
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{QueryOf, project_filter};
-use super::wire::audit::{AuditBody, AuditPage, ListAudit};
+use super::wire::audit::{AuditBody, AuditPage, ListAudit, TrimAudit, TrimmedBody};
 use super::wire::timestamp;
 use super::{AdminState, page_size};
 use crate::domain::time::Timestamp;
@@ -40,6 +40,16 @@ pub async fn list(
     found.truncate(limit);
     let next = found.last().filter(|_| more).map(|entry| entry.sequence);
     reply::record(StatusCode::OK, &AuditPage { entries: found.iter().map(AuditBody::from).collect(), next })
+}
+
+pub async fn trim(
+    State(state): State<AdminState>,
+    caller: Caller,
+    QueryOf(asked): QueryOf<TrimAudit>,
+) -> Result<Response, ApiError> {
+    let before = time("before", Some(&asked.before))?.unwrap_or_default();
+    let (removed, more) = state.registry.trim_audit(&caller.actor, before).await?;
+    reply::record(StatusCode::OK, &TrimmedBody { removed, more })
 }
 
 fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>, ApiError> {

@@ -192,7 +192,7 @@ fn refusals(operation: &Operation) -> Vec<(u16, &'static str)> {
         (413, "TooLarge", operation.body.is_some()),
         (415, "UnsupportedMediaType", operation.body.is_some()),
         (422, "IdempotencyKeyReused", operation.repeatable),
-        (429, "TooManyAttempts", operation.throttled),
+        (429, "TooManyAttempts", operation.throttled || operation.makes()),
         (428, "PreconditionRequired", operation.if_match == IfMatchRule::Required),
         (500, "Internal", true),
         (503, "Unavailable", true),
@@ -233,7 +233,7 @@ fn errors(schema: &Schema) -> Value {
             None
         ),
         "PreconditionRequired": error("`PRECONDITION_REQUIRED`: `If-Match` is missing.", None),
-        "TooManyAttempts": error("`RATE_LIMITED`: too many attempts of late.", Some("Retry-After")),
+        "TooManyAttempts": error("`RATE_LIMITED`: too many attempts or changes of late.", Some("Retry-After")),
         "Internal": error("`INTERNAL_ERROR`: our fault.", None),
         "Unavailable": error(
             "`UNAVAILABLE`: not now. A change may have been made all the same: look before you try again.",

@@ -163,6 +163,11 @@ impl Operation {
         self
     }
 
+    /// Whether it makes or changes something, and so may be told to come back later.
+    pub fn makes(&self) -> bool {
+        matches!(self.access, Access::Permission(_)) && matches!(self.method, "POST" | "PUT" | "PATCH")
+    }
+
     /// The methods that a router answers with the handler.
     pub fn methods(&self) -> &'static [&'static str] {
         match self.method {

@@ -124,7 +124,8 @@ impl From<RegistryError> for ApiError {
             RegistryError::Invalid { field, problem } => Self::invalid_field(field, &problem),
             RegistryError::NotFound(message) => Self::not_found(message),
             RegistryError::Conflict(message) => Self::conflict(message),
-            RegistryError::Forbidden(message) => Self::forbidden(message),
+            RegistryError::Forbidden(message) | RegistryError::OverQuota(message) => Self::forbidden(message),
+            RegistryError::TooFast { message, retry_after } => Self::too_many(message, retry_after),
             RegistryError::Stale(message) => Self::new(StatusCode::PRECONDITION_FAILED, "PRECONDITION_FAILED", message),
             RegistryError::Repeated { target } => {
                 let message =

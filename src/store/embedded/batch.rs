@@ -7,7 +7,8 @@ use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped, within};
 use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::rules::{check_key_update, check_parts, check_resource_deletion, check_resource_update};
-use super::super::{StoreError, Write};
+use super::super::{Counted, Quota, StoreError, Write};
+use super::counts::{Counts, in_scope};
 use super::engine::{Act, Failure};
 use super::{indexed_key, journal, key_ids_in, projects, sessions, users};
 use crate::domain::credential::KeyId;
@@ -46,17 +47,26 @@ impl<'t> Batch<'t> {
         })
     }
 
-    pub(super) fn step(&mut self, step: &Write) -> Act<()> {
+    /// `counts` follows what the step does; after an error it is of no use any more.
+    pub(super) fn step(&mut self, step: &Write, counts: &mut Counts) -> Act<()> {
         match step {
-            Write::CreateKey(key) => self.create_key(key),
-            Write::UpdateKey(key) => self.update_key(key),
+            Write::CreateKey(key) => self.create_key(key, counts),
+            Write::UpdateKey(key) => self.update_key(key, counts),
+            Write::Quota(quota) => self.check_quota(quota, counts),
             Write::NoActiveKey { plane, now } => self.no_active_key(plane, *now),
-            Write::CreateResource(resource) => self.create_resource(resource),
-            Write::UpdateResource(resource) => self.update_resource(resource),
-            Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version),
+            Write::CreateResource(resource) => self.create_resource(resource, counts),
+            Write::UpdateResource(resource) => self.update_resource(resource, counts),
+            Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version, counts),
             Write::PutProject(project) => projects::put(self.transaction, project),
-            Write::CreateUser(user) => users::create(self.transaction, user, self.format),
-            Write::UpdateUser(user) => users::update(self.transaction, user, self.format),
+            Write::CreateUser(user) => {
+                counts.more(Counted::Users, &user.project);
+                users::create(self.transaction, user, self.format)
+            }
+            Write::UpdateUser(user) => {
+                let before = users::update(self.transaction, user, self.format)?;
+                counts.moved(Counted::Users, &before.project, &user.project);
+                Ok(())
+            }
             Write::GiveUserId { name, id } => users::give_id(self.transaction, name, *id, self.format),
             Write::EndSession(session) => sessions::end(self.transaction, session),
             Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
@@ -73,7 +83,17 @@ impl<'t> Batch<'t> {
         Ok(last + 1)
     }
 
-    fn create_key(&mut self, key: &ApiKey) -> Act<()> {
+    fn check_quota(&self, quota: &Quota, counts: &mut Counts) -> Act<()> {
+        check_parts([&quota.project])?;
+        counts.check(quota, |counts| match quota.counted {
+            Counted::Keys => in_scope(&self.keys_by_project, &quota.project),
+            Counted::Users => counts.count_users(self.transaction, &quota.project),
+            Counted::Resources => in_scope(&self.resources_by_project, &quota.project),
+        })
+    }
+
+    fn create_key(&mut self, key: &ApiKey, counts: &mut Counts) -> Act<()> {
+        counts.more(Counted::Keys, &key.project);
         if self.key_ids.get(&id_key(&key.id))?.is_some() {
             return conflict(format!("the key id {} is taken", key.id));
         }
@@ -81,11 +101,12 @@ impl<'t> Batch<'t> {
         self.put_indexes(key)
     }
 
-    fn update_key(&mut self, key: &ApiKey) -> Act<()> {
+    fn update_key(&mut self, key: &ApiKey, counts: &mut Counts) -> Act<()> {
         let Some(stored) = self.stored_key(&key.id)? else {
             return conflict(format!("there is no key {}", key.id));
         };
         check_key_update(&stored, key)?;
+        counts.moved(Counted::Keys, &stored.project, &key.project);
         if stored.digest == key.digest {
             self.keys.insert(&key.digest.0, &*encode_key(key))?;
         } else {
@@ -137,7 +158,8 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn create_resource(&mut self, resource: &Resource) -> Act<()> {
+    fn create_resource(&mut self, resource: &Resource, counts: &mut Counts) -> Act<()> {
+        counts.more(Counted::Resources, &resource.project);
         check_parts([&resource.kind, &resource.id, &resource.project])?;
         let key = scoped(&resource.kind, resource.id.as_bytes());
         if self.resources.insert(&*key, &*encode_resource(resource))?.is_some() {
@@ -147,26 +169,28 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn update_resource(&mut self, resource: &Resource) -> Act<()> {
+    fn update_resource(&mut self, resource: &Resource, counts: &mut Counts) -> Act<()> {
         check_parts([&resource.kind, &resource.id, &resource.project])?;
         let key = scoped(&resource.kind, resource.id.as_bytes());
         let Some(stored) = self.stored_resource(&key)? else {
             return conflict(format!("there is no resource {}", resource.reference()));
         };
         check_resource_update(&stored, resource)?;
+        counts.moved(Counted::Resources, &stored.project, &resource.project);
         self.resources.insert(&*key, &*encode_resource(resource))?;
         self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
         self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
         Ok(())
     }
 
-    fn delete_resource(&mut self, kind: &str, id: &str, version: u64) -> Act<()> {
+    fn delete_resource(&mut self, kind: &str, id: &str, version: u64, counts: &mut Counts) -> Act<()> {
         check_parts([kind, id])?;
         let key = scoped(kind, id.as_bytes());
         let Some(stored) = self.stored_resource(&key)? else {
             return conflict(format!("there is no resource {kind}:{id}"));
         };
         check_resource_deletion(&stored, version)?;
+        counts.fewer(Counted::Resources, &stored.project);
         self.resources.remove(&*key)?;
         self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
         Ok(())

@@ -187,6 +187,7 @@ impl Engine {
             }
             Err(error) => {
                 fault.reason = match error {
+                    OpenError::Failed(StoreError::OverQuota(quota)) => quota.to_string(),
                     OpenError::Locked => format!("{} is in use by another process", self.source),
                     OpenError::Failed(
                         StoreError::Unavailable(reason)

@@ -1,4 +1,5 @@
-//! The audit log and the idempotency keys in the embedded store. Never changes or removes a row of the log.
+//! The audit log and the idempotency keys in the embedded store. Never changes a row of the log, and never removes
+//! the newest one.
 
 use std::ops::Bound;
 
@@ -10,7 +11,7 @@ use super::super::records::{decode_audit, decode_once, encode_audit, encode_once
 use super::super::rules::{check_once, check_parts};
 use super::super::{AuditQuery, ONCE_KEPT, OnceRecord, StoreError};
 use super::engine::Act;
-use super::{Embedded, damaged, has_indexes};
+use super::{Embedded, damaged, format_in, has_indexes};
 use crate::domain::record::AuditEntry;
 use crate::domain::time::Timestamp;
 
@@ -65,6 +66,30 @@ impl Embedded {
         })
     }
 
+    /// As [`super::super::Store::trim_audit`].
+    pub fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {
+        self.make_room();
+        self.engine.write(|transaction| {
+            let mut rows = transaction.open_table(keyspace::AUDIT)?;
+            let format = format_in(&transaction.open_table(keyspace::META)?)?;
+            let newest = rows.last()?.map_or(0, |(newest, _)| newest.value());
+            let mut old = Vec::new();
+            for entry in rows.range(..newest)?.take(most) {
+                let (sequence, row) = entry?;
+                let row = decode_audit(row.value())?;
+                if row.at >= before {
+                    break;
+                }
+                old.push((sequence.value(), row));
+            }
+            for (sequence, row) in &old {
+                rows.remove(*sequence)?;
+                unlist(transaction, *sequence, row, format)?;
+            }
+            Ok(old.len())
+        })
+    }
+
     pub fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
         self.engine.read(|read| match read.open_table(keyspace::ONCE)?.get(digest)? {
             Some(bytes) => Ok(Some(decode_once(*digest, bytes.value())?)),
@@ -100,6 +125,21 @@ pub(super) fn list(transaction: &WriteTransaction, sequence: u64, entry: &AuditE
     }
     if format.has_three() {
         list_by_actor(&mut transaction.open_table(keyspace::AUDIT_BY_ACTOR)?, sequence, entry)?;
+    }
+    Ok(())
+}
+
+/// Takes a row off every list.
+fn unlist(transaction: &WriteTransaction, sequence: u64, entry: &AuditEntry, format: Format) -> Act<()> {
+    let number = sequence.to_be_bytes();
+    if let Some(project) = &entry.project {
+        transaction.open_table(keyspace::AUDIT_BY_PROJECT)?.remove(&*scoped(project, &number))?;
+    }
+    if format.has_three() && is_part(&entry.actor) {
+        let mut index = transaction.open_table(keyspace::AUDIT_BY_ACTOR)?;
+        for project in [None, entry.project.as_deref()] {
+            index.remove(&*within([&entry.actor, project.unwrap_or_default()], &number))?;
+        }
     }
     Ok(())
 }

@@ -16,6 +16,7 @@ use super::super::records::{
 use super::super::rules::check_parts;
 use super::super::{PepperCheck, StoreError, Write};
 use super::batch::{Batch, conflict};
+use super::counts::Counts;
 use super::engine::{Act, Admits};
 use super::{Embedded, indexed_key, journal, known_id};
 use crate::domain::record::{AuditEntry, EndedSession};
@@ -117,7 +118,7 @@ impl Embedded {
             }
             let mut tables = Batch::begin(transaction, format)?;
             for step in &ordinary {
-                tables.step(step)?;
+                tables.step(step, &mut Counts::default())?;
             }
             drop(tables);
             others.into_iter().try_for_each(|record| put(transaction, record, format))
@@ -164,7 +165,8 @@ fn put_ended_session(transaction: &WriteTransaction, session: &EndedSession) -> 
 fn put_row(transaction: &WriteTransaction, row: &AuditEntry, format: Format) -> Act<()> {
     let mut rows = transaction.open_table(keyspace::AUDIT)?;
     let last = rows.last()?.map_or(0, |(last, _)| last.value());
-    if last + 1 != row.sequence {
+    // The oldest ones may have been removed.
+    if row.sequence <= last || (last > 0 && last + 1 != row.sequence) {
         return conflict(format!("row {} of the audit log cannot follow row {last}", row.sequence));
     }
     rows.insert(row.sequence, &*encode_audit(row))?;

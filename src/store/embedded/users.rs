@@ -104,7 +104,8 @@ pub(super) fn create(transaction: &WriteTransaction, user: &User, format: Format
     list(transaction, user, format)
 }
 
-pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format) -> Act<()> {
+/// Gives the user as it was before.
+pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format) -> Act<User> {
     check_parts([&user.name, &user.project])?;
     let known = {
         let mut users = transaction.open_table(keyspace::USERS)?;
@@ -118,7 +119,8 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format
     };
     transaction.open_table(keyspace::USERS_BY_PROJECT)?.remove(&*scoped(&known.project, known.name.as_bytes()))?;
     transaction.open_table(keyspace::LISTED_USERS)?.remove(&*known.name)?;
-    list(transaction, user, format)
+    list(transaction, user, format)?;
+    Ok(known)
 }
 
 /// Gives an id to a user who has none.

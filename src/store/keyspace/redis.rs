@@ -15,7 +15,7 @@ pub const LOG: &str = "tg:{tg}:log";
 pub const MEMBERS: &str = "tg:{tg}:members";
 /// Which store it was filled from, if it was filled by a migration.
 pub const MIGRATION: &str = "tg:{tg}:migration";
-/// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). Never trimmed.
+/// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). The newest one is never removed.
 pub const AUDIT: &str = "tg:{tg}:audit";
 
 /// Hexadecimal digest to project, NUL, `tollgate.v1.ApiKey`.
@@ -95,6 +95,11 @@ pub fn keys_of_both(project: &str, plane: &str) -> String {
 
 pub fn users_of_project(project: &str) -> String {
     format!("{USER_LIST}:project:{project}")
+}
+
+/// Those that are deleted, from the third format on.
+pub fn deleted_users_of_project(project: &str) -> String {
+    format!("{USER_LIST}:deleted:{project}")
 }
 
 pub fn resources_of_project(project: &str) -> String {

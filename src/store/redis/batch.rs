@@ -18,7 +18,7 @@ use crate::store::rules::{
     check_key_update, check_once, check_parts, check_project_put, check_resource_deletion, check_resource_update,
     check_user_update, user_id_after,
 };
-use crate::store::{ENDED_SESSION_KEPT, ONCE_KEPT, OnceRecord, PepperCheck, StoreError, Write};
+use crate::store::{Counted, ENDED_SESSION_KEPT, ONCE_KEPT, OnceRecord, PepperCheck, Quota, StoreError, Write};
 
 /// How much longer an idempotency key is there than it counts.
 pub(super) const ONCE_SPARE: Duration = Duration::from_secs(3600);
@@ -49,6 +49,7 @@ fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
     match write {
         Write::CreateKey(key) => create_key(draft, key),
         Write::UpdateKey(key) => update_key(draft, key),
+        Write::Quota(quota) => limit(draft, quota),
         Write::NoActiveKey { plane, now } => no_active_key(draft, plane, *now),
         Write::CreateResource(resource) => create_resource(draft, resource),
         Write::UpdateResource(resource) => update_resource(draft, resource),
@@ -153,6 +154,18 @@ fn no_active_key(draft: &mut Draft<'_>, plane: &str, now: Timestamp) -> Step<()>
     if unseen { Err(Halt::Unseen) } else { Ok(()) }
 }
 
+fn limit(draft: &mut Draft<'_>, quota: &Quota) -> Step<()> {
+    let project = &*quota.project;
+    check_parts([project])?;
+    let lists = match quota.counted {
+        Counted::Keys => vec![names::keys_of_project(project)],
+        Counted::Users => vec![names::users_of_project(project), names::deleted_users_of_project(project)],
+        Counted::Resources => vec![names::resources_of_project(project)],
+    };
+    draft.limit(lists, quota.clone());
+    Ok(())
+}
+
 fn create_resource(draft: &mut Draft<'_>, resource: &Resource) -> Step<()> {
     check_parts([&resource.kind, &resource.id, &resource.project])?;
     if draft.record(&names::resource(&resource.kind, &resource.id))?.is_some() {
@@ -227,6 +240,9 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
     check_user_update(&stored, user)?;
     draft.unlist(names::USER_LIST, &*user.name);
     draft.unlist(names::users_of_project(&stored.project), &*user.name);
+    if draft.format().has_three() {
+        draft.unlist(names::deleted_users_of_project(&stored.project), &*user.name);
+    }
     put_user(draft, &User { id: user_id_after(&stored, user), ..user.clone() });
     Ok(())
 }
@@ -241,12 +257,14 @@ fn give_user_id(draft: &mut Draft<'_>, name: &str, id: UserId) -> Step<()> {
     Ok(())
 }
 
-/// A deleted one is on no list.
+/// A deleted one is on no list but one that is there to be counted.
 pub(super) fn put_user(draft: &mut Draft<'_>, user: &User) {
     draft.put(names::user(&user.name), user_value(user, draft.format()));
     if !user.deleted {
         draft.enlist(names::USER_LIST, &*user.name);
         draft.enlist(names::users_of_project(&user.project), &*user.name);
+    } else if draft.format().has_three() {
+        draft.enlist(names::deleted_users_of_project(&user.project), &*user.name);
     }
 }
 

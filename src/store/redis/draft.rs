@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use redis::ScriptInvocation;
 
-use crate::store::StoreError;
 use crate::store::format::Format;
 use crate::store::rules::Purpose;
+use crate::store::{Quota, StoreError};
 
 /// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
 pub(super) struct Seen {
@@ -69,12 +69,14 @@ pub(super) struct Draft<'s> {
     /// Each with the lists that it stands on.
     rows: Vec<(Vec<String>, Vec<u8>)>,
     purpose: Purpose,
+    /// Each with the lists whose members count together.
+    quotas: Vec<(Vec<String>, Quota)>,
 }
 
 impl<'s> Draft<'s> {
     pub(super) fn new(seen: &'s Seen) -> Self {
         let (wanted, records, lists, rows) = Default::default();
-        Self { seen, wanted, records, lists, rows, purpose: Purpose::default() }
+        Self { seen, wanted, records, lists, rows, purpose: Purpose::default(), quotas: Vec::new() }
     }
 
     /// What the records of the batch are encoded for.
@@ -88,6 +90,16 @@ impl<'s> Draft<'s> {
 
     pub(super) fn is_complete(&self) -> bool {
         self.wanted.is_empty()
+    }
+
+    /// Has the store refuse the batch if the lists have as many members already.
+    pub(super) fn limit(&mut self, lists: Vec<String>, quota: Quota) {
+        self.quotas.push((lists, quota));
+    }
+
+    /// In the order that the script names them in.
+    pub(super) fn quotas(&self) -> Vec<Quota> {
+        self.quotas.iter().map(|(_, quota)| quota.clone()).collect()
     }
 
     pub(super) fn purpose(&mut self) -> &mut Purpose {
@@ -163,6 +175,10 @@ impl<'s> Draft<'s> {
 
     /// Adds what is to be written to a script that has its [`guards`].
     pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
+        // They count what is there before anything is written.
+        for (at, (lists, quota)) in self.quotas.iter().enumerate() {
+            script.arg("MOST").arg(at).arg(quota.most).arg(lists.len()).arg(lists);
+        }
         for (name, put) in &self.records {
             match put {
                 Put::Value(value) => script.arg("SET").arg(name).arg(value),

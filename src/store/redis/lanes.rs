@@ -112,6 +112,7 @@ impl Lanes {
 
 fn reason(error: StoreError) -> String {
     match error {
+        StoreError::OverQuota(quota) => quota.to_string(),
         StoreError::Unavailable(reason)
         | StoreError::Full(reason)
         | StoreError::Conflict(reason)

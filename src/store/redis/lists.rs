@@ -252,7 +252,7 @@ impl Redis {
     }
 }
 
-fn numbered_row(id: Value, row: Value) -> Result<AuditEntry, StoreError> {
+pub(super) fn numbered_row(id: Value, row: Value) -> Result<AuditEntry, StoreError> {
     let id = text(id)?;
     let number = id.split('-').next().and_then(|number| number.parse().ok());
     match (number, bytes(row)?) {

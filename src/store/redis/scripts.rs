@@ -22,6 +22,8 @@ scripts! {
     LIST = "list";
     ROWS = "audit";
     INDEX_ROWS = "index_rows";
+    OLDEST = "oldest";
+    TRIM = "trim";
     INIT = "init";
     RENEW = "renew";
     KNOWN = "known";

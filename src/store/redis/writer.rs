@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use redis::RedisError;
+use redis::{RedisError, ScriptInvocation};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
@@ -120,6 +120,19 @@ impl Writer {
         Err(StoreError::Unavailable("others keep changing the same records: try again".to_owned()))
     }
 
+    /// Runs a script that is no change of a record, and waits for the replicas.
+    pub(super) async fn run_alone(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
+        let mut held = self.connection.lock().await;
+        let mut line = match held.take() {
+            Some(line) => line,
+            None => self.connect().await?,
+        };
+        let answer = run(&mut line.connection, script).await.map_err(unknown_end)?.found()?;
+        self.confirm(&mut line.connection).await?;
+        *held = Some(line);
+        Ok(answer)
+    }
+
     async fn connect(&self) -> Result<Line, StoreError> {
         let connector = self.connector.clone();
         let connecting = self.runtime.spawn(async move { connector.primary().await });
@@ -161,6 +174,7 @@ impl Writer {
         if let Ok(draft) = &judged {
             draft.add_to(&mut script);
         }
+        let quotas = judged.as_ref().map(Draft::quotas).unwrap_or_default();
         let refusal = judged.err();
         let mut answer = match run(connection, &script).await {
             Ok(answer) => answer,
@@ -170,6 +184,12 @@ impl Writer {
         };
         match (&*answer.word, refusal) {
             ("LOST", _) => Err(Setback::Refused(lost())),
+            ("OVER", _) => {
+                let which = answer.number().map_err(Setback::Failed)?;
+                let over = usize::try_from(which).ok().and_then(|which| quotas.into_iter().nth(which));
+                let unknown = || StoreError::Damaged("a script refused a quota that was not asked for".to_owned());
+                Err(Setback::Refused(over.map_or_else(unknown, StoreError::OverQuota)))
+            }
             ("STALE", _) => Err(Setback::Stale),
             ("DAMAGED", _) => Err(Setback::Refused(StoreError::Damaged(answer.text().map_err(Setback::Failed)?))),
             (_, Some(refusal)) => Err(Setback::Refused(refusal)),

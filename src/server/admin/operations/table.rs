@@ -4,7 +4,7 @@ use axum::routing::{delete, get, patch, post, put};
 use serde_json::Value;
 
 use super::{Access, IfMatchRule, Operation};
-use crate::server::admin::wire::audit::{AuditPage, ListAudit};
+use crate::server::admin::wire::audit::{AuditPage, ListAudit, TrimAudit, TrimmedBody};
 use crate::server::admin::wire::fleet::{Changed, FleetBody};
 use crate::server::admin::wire::issuers::{ForgottenBody, IssuerPath};
 use crate::server::admin::wire::keys::{
@@ -39,7 +39,7 @@ const VERDICTS: &str = "/api/v1/issuers/{name}/verdicts";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 30] = [
+pub static OPERATIONS: [Operation; 31] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -221,10 +221,17 @@ pub static OPERATIONS: [Operation; 30] = [
         .says(
             "Read the audit log",
             "Every administrative change, and what this API refused to somebody who is known, up to 120 times a minute for \
-             each: who, what, when and from where, newest first. An administrator of one project sees the rows of that \
+             each and 600 for each project: who, what, when and from where, newest first. An administrator of one project sees the rows of that \
              project.",
         )
         .filters::<ListAudit>(),
+    Operation::new::<TrimmedBody>("audit.trim", "DELETE", AUDIT, || delete(audit::trim), 200)
+        .says(
+            "Remove old rows of the audit log",
+            "From the oldest on, as many as fit into one call. The newest row always stays, so that the numbers go on. For the \
+             operator alone.",
+        )
+        .filters::<TrimAudit>(),
     Operation::new::<ResourcePage>("resource.list", "GET", RESOURCES, || get(resources::list), 200)
         .by(MANAGE_RESOURCES, PRIVATE)
         .says("List resources", "The registered resources within your reach, by kind and id.")

@@ -92,7 +92,22 @@ async fn the_log_needs_its_permission_and_ends_at_the_project() {
     http.call("GET", &format!("{AUDIT}?project=beta"), &acme, Value::Null).await.is(403, "PERMISSION_DENIED");
     http.call("GET", AUDIT, &keys_only, Value::Null).await.is(403, "PERMISSION_DENIED");
     api.at(Door::ThroughEnvoy).call("GET", AUDIT, &acme, Value::Null).await.is(404, "NOT_FOUND");
-    for method in ["POST", "PUT", "PATCH", "DELETE"] {
+    for method in ["POST", "PUT", "PATCH"] {
         api.operate(method, AUDIT, Value::Null).await.is(405, "VALIDATION_ERROR");
     }
+}
+
+#[tokio::test]
+async fn the_operator_alone_removes_old_rows() {
+    let api = Api::new();
+    let (everywhere, _) = api.mint("admin", "*", &["view_audit_logs", "manage_keys"]).await;
+    api.mint("data", "beta", &["run_inference"]).await;
+    let trim = format!("{AUDIT}?before=2100-01-01T00:00:00Z");
+    api.at(Door::Http).call("DELETE", &trim, &everywhere, Value::Null).await.is(405, "VALIDATION_ERROR");
+    api.operate("DELETE", AUDIT, Value::Null).await.is(400, "VALIDATION_ERROR");
+    let rows = acts(&api.operate("GET", AUDIT, Value::Null).await).len();
+    let trimmed = api.operate("DELETE", &trim, Value::Null).await;
+    assert_eq!((trimmed.status, &trimmed.body), (StatusCode::OK, &json!({"removed": rows - 1, "more": false})));
+    let left = api.operate("GET", AUDIT, Value::Null).await;
+    assert_eq!(acts(&left), [("audit.trim", "done"), ("key.create", "done")], "the newest row stays, and then its own");
 }

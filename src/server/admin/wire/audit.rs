@@ -37,6 +37,25 @@ pub struct ListAudit {
     pub limit: Option<usize>,
 }
 
+/// Which rows are removed.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TrimAudit {
+    /// Those from before this time.
+    #[schemars(with = "Time")]
+    pub before: String,
+}
+
+/// What was removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "AuditTrimmed")]
+pub struct TrimmedBody {
+    /// How many rows.
+    pub removed: usize,
+    /// Whether there may be more of them: ask again.
+    pub more: bool,
+}
+
 /// An administrative act, or the attempt of one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "AuditEntry")]

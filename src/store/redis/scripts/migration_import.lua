@@ -1,14 +1,19 @@
 #!lua
 -- Writes records of another store as they are, all or none. Every check comes before the first write: Lua takes nothing back.
--- KEYS: head, marker, audit log. ARGV: the lineage, where the records come from, the format of an unfinished store, how many rows
--- the audit log must have, names that must be free, each after NONE, and then what to write.
+-- KEYS: head, marker, audit log. ARGV: the lineage, where the records come from, the format of an unfinished store, the number
+-- of the last row that the audit log has, if it has any, names that must be free, each after NONE, and then what to write.
 local AUDIT = KEYS[3]
 local head = redis.call('HMGET', KEYS[1], 'id', 'format')
 if not head[1] then return {'LOST'} end
 if head[1] ~= ARGV[1] or head[2] ~= ARGV[3] or redis.call('GET', KEYS[2]) ~= ARGV[2] then return {'STALE'} end
 
-local rows = redis.call('XLEN', AUDIT)
-if ARGV[4] ~= '' and rows ~= tonumber(ARGV[4]) then return {'STALE'} end
+local last = redis.call('XREVRANGE', AUDIT, '+', '-', 'COUNT', 1)[1]
+local rows = last and tonumber(string.match(last[1], '^%d+')) or 0
+if ARGV[4] ~= '' then
+  -- The oldest rows of the source may have been removed.
+  if rows ~= 0 and rows ~= tonumber(ARGV[4]) then return {'STALE'} end
+  rows = tonumber(ARGV[4])
+end
 local at = 5
 while ARGV[at] == 'NONE' do
   if redis.call('EXISTS', ARGV[at + 1]) == 1 then return {'STALE'} end

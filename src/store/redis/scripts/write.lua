@@ -21,6 +21,11 @@ while at <= #ARGV do
   elseif what == 'COUNT' then
     if redis.call('ZCARD', key) ~= tonumber(value) then return {'STALE'} end
     at = at + 3
+  elseif what == 'MOST' then -- which one, how many, the lists that count together
+    local count, lists = 0, tonumber(ARGV[at + 3])
+    for n = at + 4, at + 3 + lists do count = count + redis.call('ZCARD', ARGV[n]) end
+    if count >= tonumber(value) then return {'OVER', key} end
+    at = at + 4 + lists
   else
     break
   end

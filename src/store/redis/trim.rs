@@ -1,0 +1,45 @@
+//! The audit log loses its oldest rows. Never the newest one, and never a row whose time was not read.
+
+use std::collections::BTreeSet;
+
+use super::Redis;
+use super::batch::lists_of_actor;
+use super::lists::numbered_row;
+use super::scripts::{OLDEST, TRIM};
+use crate::domain::record::AuditEntry;
+use crate::domain::time::Timestamp;
+use crate::store::StoreError;
+use crate::store::keyspace::redis as names;
+
+impl Redis {
+    /// As [`super::super::Store::trim_audit`].
+    pub async fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {
+        let mut script = OLDEST.prepare_invoke();
+        script.key(names::HEAD).key(names::AUDIT).arg(most.saturating_add(1));
+        let mut answer = self.lanes.ask(&script).await?;
+        let lineage = answer.as_of()?.lineage;
+        let (ids, rows) = (answer.list()?, answer.list()?);
+        let rows: Vec<_> =
+            ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect::<Result<_, _>>()?;
+        let old = rows.iter().take(most).take_while(|row| row.at < before).count();
+        // Of what was read, one row stays at least.
+        let old = old.min(rows.len().saturating_sub(1));
+        let Some(first_to_stay) = rows.get(old).filter(|_| old > 0) else { return Ok(0) };
+        let lists: BTreeSet<String> = rows.iter().take(old).flat_map(lists_of).collect();
+        let mut script = TRIM.prepare_invoke();
+        script.key(names::HEAD).key(names::AUDIT).arg(lineage).arg(first_to_stay.sequence);
+        for list in lists {
+            script.arg(list);
+        }
+        let answer = self.writer.run_alone(&script).await?;
+        if answer.word == "DONE" {
+            return Ok(old);
+        }
+        Err(StoreError::Unavailable("the audit log was changed meanwhile: try again".to_owned()))
+    }
+}
+
+/// Every list that a row may be on.
+fn lists_of(row: &AuditEntry) -> Vec<String> {
+    row.project.iter().map(|project| names::audit_of_project(project)).chain(lists_of_actor(row)).collect()
+}

@@ -1,0 +1,181 @@
+//! An administrator of one project who tries to fill the store for everybody, within their rights: what is let through, and what
+//! the others notice. Prints both.
+
+use std::time::Duration;
+
+use tollgate::domain::record::{ApiKey, Outcome};
+use tollgate::registry::{
+    Actor, Expected, KeyChange, Limits, ProjectQuotas, Quotas, Rate, Rates, RegistryError, ResourceSpec, UserChange,
+};
+
+use crate::desk::{Desk, actor, spec};
+
+const HELD: [&str; 4] = ["run", "manage_keys", "manage_users", "manage_resources"];
+
+fn of(name: &str, project: &str) -> Actor {
+    actor(name, project, &HELD)
+}
+
+fn limits(burst: u32, keys: u64) -> Limits {
+    let rate = |burst| Rate { burst, per_second: 1 };
+    let each = ProjectQuotas { keys, users: 8, resources: 6 };
+    Limits {
+        rates: Rates { actor: rate(burst), project: rate(2 * burst) },
+        quotas: Quotas { each, ..Quotas::default() },
+        audit_kept: None,
+    }
+}
+
+fn desk(limits: Limits) -> Desk {
+    let desk = Desk::new();
+    desk.registry.limit(limits);
+    desk
+}
+
+impl Desk {
+    async fn try_key(&self, actor: &Actor, project: &str) -> Result<ApiKey, RegistryError> {
+        let made = self.registry.create_key(&self.policy, actor, spec("data", project, &["run"]), None).await;
+        made.map(|new| new.record)
+    }
+
+    /// The keys that so many attempts came to.
+    async fn try_keys(&self, actor: &Actor, attempts: usize) -> Vec<ApiKey> {
+        let project = actor.project.clone().unwrap_or_else(|| "acme".to_owned());
+        let mut made = Vec::new();
+        for _ in 0..attempts {
+            match self.try_key(actor, &project).await {
+                Ok(key) => made.push(key),
+                Err(RegistryError::TooFast { message, retry_after }) => {
+                    assert!(message.contains("rates.") && !retry_after.is_zero(), "{message}");
+                }
+                Err(error) => assert!(matches!(error, RegistryError::OverQuota(_)), "{error}"),
+            }
+        }
+        println!("{}: {} keys of {attempts} attempts", actor.subject, made.len());
+        made
+    }
+
+    async fn try_resource(&self, actor: &Actor, id: &str, project: &str) -> Result<(), RegistryError> {
+        let (kind, id, project) = ("workload".to_owned(), id.to_owned(), project.to_owned());
+        let spec = ResourceSpec { kind, id, project, ..ResourceSpec::default() };
+        self.registry.put_resource(actor, spec, true, Expected::Any).await.map(|_| ())
+    }
+}
+
+#[track_caller]
+fn assert_over<T: std::fmt::Debug>(result: Result<T, RegistryError>, setting: &str) {
+    match result {
+        Err(RegistryError::OverQuota(reason)) => assert!(reason.contains(setting), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn whoever_makes_too_much_waits_and_others_do_not() {
+    let desk = desk(limits(40, 10_000));
+    let a = of("a", "acme");
+    let made = desk.try_keys(&a, 200).await;
+    assert_eq!(made.len(), 40);
+    let rename = KeyChange { name: Some("x".to_owned()), ..KeyChange::default() };
+    let renamed = desk.registry.update_key(&desk.policy, &a, made[0].id, rename, Expected::Any).await;
+    assert!(matches!(renamed, Err(RegistryError::TooFast { .. })), "a change takes as much room as a creation");
+    assert_eq!(desk.try_keys(&of("b", "acme"), 200).await.len(), 40);
+    assert_eq!(desk.try_keys(&of("c", "acme"), 200).await.len(), 0, "the project has made enough");
+    assert!(matches!(desk.try_user(&a, "ann", "acme", &["run"]).await, Err(RegistryError::TooFast { .. })));
+
+    // What others notice.
+    assert_eq!(desk.try_keys(&of("d", "beta"), 40).await.len(), 40);
+    assert_eq!(desk.try_keys(&Actor::operator(), 200).await.len(), 200, "the operator is never held back");
+    for key in &made {
+        desk.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
+    }
+    desk.user("bob", "acme", &["run"]).await;
+    let disabled = UserChange { disabled: Some(true), ..UserChange::default() };
+    desk.registry.update_user(&desk.policy, &a, "bob", disabled, Expected::Any).await.unwrap();
+    desk.registry.delete_user(&a, "bob", Expected::Any).await.unwrap();
+
+    desk.pass(Duration::from_secs(7));
+    assert_eq!(desk.try_keys(&a, 50).await.len(), 7);
+}
+
+#[tokio::test]
+async fn what_is_ended_again_and_again_fills_no_log() {
+    let desk = desk(limits(40, 10_000));
+    let a = of("a", "acme");
+    let key = desk.try_key(&a, "acme").await.unwrap();
+    for _ in 0..1_000 {
+        let revoked = desk.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
+        assert!(revoked.revoked_at.is_some());
+    }
+    let rows = desk.log().await.len();
+    println!("{rows} rows of 1001 revocations of one key");
+    assert!(rows < 200);
+}
+
+#[tokio::test]
+async fn a_project_has_what_its_quota_allows_with_what_was_ended() {
+    let desk = desk(limits(100_000, 10));
+    let (a, everywhere) = (of("a", "acme"), of("e", "*"));
+    let mut made = Vec::new();
+    for _ in 0..50 {
+        if let Ok(key) = desk.try_key(&a, "acme").await {
+            desk.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
+            made.push(key);
+        }
+    }
+    println!("create and revoke: {} keys of 50 attempts", made.len());
+    assert_eq!(made.len(), 10);
+    assert_over(desk.try_key(&a, "acme").await, "quotas.projects.acme.keys");
+    assert_over(desk.try_key(&Actor::operator(), "acme").await, "revoked ones included");
+    let refused = desk.log().await.into_iter().find(|row| row.outcome == Outcome::Refused).unwrap();
+    assert_eq!((refused.project.as_deref(), &*refused.actor), (Some("acme"), "operator"));
+
+    let other = desk.try_key(&of("b", "beta"), "beta").await.unwrap();
+    assert_eq!(desk.try_keys(&of("b", "beta"), 50).await.len(), 9);
+    let rotated =
+        desk.registry.rotate_key(&desk.policy, &of("b", "beta"), other.id, Duration::ZERO, Expected::Any).await;
+    assert_over(rotated.map(|_| ()), "quotas.projects.beta.keys");
+
+    for n in 0..50 {
+        let name = format!("user-{n}");
+        if desk.try_user(&a, &name, "acme", &["run"]).await.is_ok() {
+            desk.registry.delete_user(&a, &name, Expected::Any).await.unwrap();
+        }
+    }
+    assert_over(desk.try_user(&a, "one-more", "acme", &["run"]).await, "deleted ones included");
+    desk.user("carl", "beta", &["run"]).await;
+    let moved = UserChange { project: Some("acme".to_owned()), ..UserChange::default() };
+    let moved = desk.registry.update_user(&desk.policy, &everywhere, "carl", moved, Expected::Any).await;
+    assert_over(moved, "quotas.users");
+
+    for n in 0..6 {
+        desk.try_resource(&everywhere, &n.to_string(), "acme").await.unwrap();
+    }
+    assert_over(desk.try_resource(&everywhere, "7", "acme").await, "quotas.projects.acme.resources");
+    desk.try_resource(&everywhere, "8", "beta").await.unwrap();
+    assert_over(desk.try_resource(&everywhere, "8", "acme").await, "quotas.resources");
+    desk.try_resource(&everywhere, "0", "acme").await.unwrap();
+    desk.registry.delete_resource(&everywhere, "workload", "0", Expected::Any).await.unwrap();
+    desk.try_resource(&everywhere, "8", "acme").await.unwrap();
+
+    let mut raised = limits(100_000, 10);
+    let own = ProjectQuotas { keys: 12, ..raised.quotas.each };
+    raised.quotas.projects.insert("acme".to_owned(), own);
+    desk.registry.limit(raised);
+    assert_eq!(desk.try_keys(&a, 50).await.len(), 2);
+    assert_eq!(desk.try_keys(&of("b", "beta"), 5).await.len(), 0);
+}
+
+#[tokio::test]
+async fn refusals_of_one_project_hide_none_of_another() {
+    let desk = Desk::new();
+    for n in 0..3_000 {
+        let a = of(&format!("a-{}", n % 50), "acme");
+        assert!(matches!(desk.try_key(&a, "beta").await, Err(RegistryError::Forbidden(_))));
+    }
+    let rows = desk.log().await.len();
+    println!("{rows} rows of 3000 refusals");
+    assert_eq!(rows, 600);
+    assert!(desk.try_key(&of("b", "beta"), "acme").await.is_err());
+    assert_eq!(desk.log().await.len(), 601);
+}

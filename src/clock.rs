@@ -14,6 +14,11 @@ pub enum Clock {
     System,
     /// Set by hand, for tests and for `explain --at`: milliseconds since the Unix epoch.
     Manual(Arc<AtomicU64>),
+    /// As [`Clock::Manual`], with a time of its own for [`Clock::moment`], for tests in which somebody sets the wall clock.
+    Apart {
+        wall: Arc<AtomicU64>,
+        moment: Arc<AtomicU64>,
+    },
     /// Asked of a function, for a test that must act between two steps of a decision.
     Asked(Ask),
 }
@@ -41,7 +46,9 @@ impl Clock {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
                 Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
             }
-            Self::Manual(millis) => Timestamp::from_millis(millis.load(Ordering::Relaxed)),
+            Self::Manual(millis) | Self::Apart { wall: millis, .. } => {
+                Timestamp::from_millis(millis.load(Ordering::Relaxed))
+            }
             Self::Asked(ask) => (ask.0)(),
         }
     }
@@ -56,7 +63,9 @@ impl Clock {
                 let millis = now.tv_sec.saturating_mul(1000).saturating_add(now.tv_nsec / 1_000_000);
                 Moment::from_millis(u64::try_from(millis).unwrap_or_default())
             }
-            Self::Manual(millis) => Moment::from_millis(millis.load(Ordering::SeqCst)),
+            Self::Manual(millis) | Self::Apart { moment: millis, .. } => {
+                Moment::from_millis(millis.load(Ordering::SeqCst))
+            }
         }
     }
 }

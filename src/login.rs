@@ -101,7 +101,7 @@ impl Logins {
     ) -> Result<Issued, LoginError> {
         let login = policy.login.as_ref().ok_or(LoginError::NotConfigured)?;
         let now = self.clock.now();
-        let attempt = self.throttle.attempt(name, address, now);
+        let attempt = self.throttle.attempt(name, address, self.clock.moment());
         let attempt = attempt.map_err(|retry_after| LoginError::Throttled { retry_after })?;
         let user = match is_user_name(name) {
             true => self.whoever_may_log_in(name).await?,

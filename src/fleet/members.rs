@@ -26,7 +26,8 @@ impl Members {
                 Some((beat, heard)) if *beat == member.beat => *heard,
                 _ => now,
             };
-            if now.since(heard) >= PRUNED {
+            // One with a grace may go on for so long after its last lease.
+            if now.since(heard) >= PRUNED + member.grace {
                 gone.push((member.id.clone(), member.beat));
             }
             beats.insert(member.id.clone(), (member.beat, heard));
@@ -112,6 +113,11 @@ mod tests {
         let left = Some(Duration::from_millis(700));
         assert_eq!(standing, [(true, attached, left), (false, Standing::Fenced, None)]);
         assert_eq!(members.see(vec![member("a", 4), member("b", 7)], at(600_000)), [("b".to_owned(), 7)]);
+        // It may still allow what it was told to be ended.
+        let graced = Member { grace: Duration::from_secs(3_600), ..member("c", 1) };
+        let gone = |members: &mut Members, now| members.see(vec![graced.clone()], at(now));
+        assert!(gone(&mut members, 600_000).is_empty() && gone(&mut members, 600_000 + 4_199_999).is_empty());
+        assert_eq!(gone(&mut members, 600_000 + 4_200_000), [("c".to_owned(), 1)]);
         // It was forgotten, and it is back.
         assert!(members.see(vec![member("a", 5)], at(600_100)).is_empty());
         assert!(members.see(vec![member("a", 6), member("b", 7)], at(600_200)).is_empty());

@@ -1,6 +1,6 @@
 //! How often somebody may try to log in: for each user, from each address, and for each user from each address. Whoever has
 //! logged in from an address before is known there, and what strangers do elsewhere does not keep them out. Never remembers
-//! a password, and never grows without bound.
+//! a password, never grows without bound, and never asks what the wall clock says: somebody may set it.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::domain::time::Timestamp;
+use crate::domain::time::Moment;
 
 /// Attempts in a row, and how long each takes to be forgotten.
 #[derive(Clone, Copy)]
@@ -43,7 +43,7 @@ pub struct Throttle {
 
 /// When all attempts will be forgotten, by the generic cell rate algorithm.
 #[derive(Default)]
-struct Bucket(Mutex<Timestamp>);
+struct Bucket(Mutex<Moment>);
 
 /// An attempt that may be made. It counts for nothing unless it is said to have failed or succeeded.
 pub struct Attempt {
@@ -71,7 +71,7 @@ impl Default for Throttle {
 
 impl Throttle {
     /// Whether an attempt may be made now; if not, when.
-    pub fn attempt(&self, user: &str, address: Option<IpAddr>, now: Timestamp) -> Result<Attempt, Duration> {
+    pub fn attempt(&self, user: &str, address: Option<IpAddr>, now: Moment) -> Result<Attempt, Duration> {
         let user: String = user.chars().take(MAX_NAME).collect();
         let address = address.map(network_of);
         let known = address.and_then(|address| self.known.get(&(user.clone(), address)));
@@ -91,7 +91,7 @@ impl Throttle {
         Ok(Attempt { pair: (user, address), known, charged, success: Some(success) })
     }
 
-    fn charge(&self, name: String, allowance: Allowance, now: Timestamp) -> Result<Charge, Duration> {
+    fn charge(&self, name: String, allowance: Allowance, now: Moment) -> Result<Charge, Duration> {
         let bucket = self.buckets.get_with(name, Arc::default);
         bucket.take(allowance, now)?;
         Ok(Charge { bucket, allowance, counts: false })
@@ -139,7 +139,7 @@ pub fn network_of(address: IpAddr) -> IpAddr {
 }
 
 impl Bucket {
-    fn take(&self, allowance: Allowance, now: Timestamp) -> Result<(), Duration> {
+    fn take(&self, allowance: Allowance, now: Moment) -> Result<(), Duration> {
         let mut forgotten = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let next = (*forgotten).max(now).plus(allowance.each);
         let latest = now.plus(allowance.each * allowance.burst);
@@ -153,7 +153,7 @@ impl Bucket {
     fn put_back(&self, allowance: Allowance) {
         let mut forgotten = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let each = u64::try_from(allowance.each.as_millis()).unwrap_or(u64::MAX);
-        *forgotten = Timestamp::from_millis(forgotten.as_millis().saturating_sub(each));
+        *forgotten = Moment::from_millis(forgotten.as_millis().saturating_sub(each));
     }
 }
 
@@ -167,9 +167,9 @@ impl fmt::Debug for Throttle {
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp::from_secs(1_000_000);
+    const NOW: Moment = Moment::from_millis(1_000_000_000);
 
-    fn at(seconds: u64) -> Timestamp {
+    fn at(seconds: u64) -> Moment {
         NOW.plus(Duration::from_secs(seconds))
     }
 
@@ -181,7 +181,7 @@ mod tests {
         Some(IpAddr::from([198, 51, 100, n]))
     }
 
-    fn fail(throttle: &Throttle, user: &str, address: Option<IpAddr>, now: Timestamp) -> Result<(), Duration> {
+    fn fail(throttle: &Throttle, user: &str, address: Option<IpAddr>, now: Moment) -> Result<(), Duration> {
         throttle.attempt(user, address, now).map(Attempt::failed)
     }
 

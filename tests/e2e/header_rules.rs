@@ -14,7 +14,7 @@ const BEARER: &str = "{header: authorization, scheme: Bearer}";
 const API_KEY: &str = "{header: x-api-key}";
 
 /// Each header that has a name in the configuration, under another one.
-const RENAMES: [(&str, &str); 10] = [
+const RENAMES: [(&str, &str); 11] = [
     (BEARER, "{header: x-org-token, scheme: Bearer}"),
     (API_KEY, "{header: x-org-key}"),
     (IDENTITY, "identity: {reserved_prefixes: [x-tollgate-, x-org-], headers: {subject: x-org-subject}}"),
@@ -24,6 +24,7 @@ const RENAMES: [(&str, &str); 10] = [
     (IDENTITY, "identity: {reserved_prefixes: [x-tollgate-, x-org-], headers: {plane: x-org-plane}}"),
     (IDENTITY, "identity: {reserved_prefixes: [x-tollgate-, x-org-], headers: {permissions: x-org-permissions}}"),
     (IDENTITY, "identity: {reserved_prefixes: [x-tollgate-, x-org-], headers: {request_id: x-org-request-id}}"),
+    (IDENTITY, "identity: {reserved_prefixes: [x-tollgate-, x-org-], headers: {user_id: x-org-user-id}}"),
     // What a client sends under it must be removed, though none of ours stands there.
     (IDENTITY, "identity: {reserved_prefixes: [x-tollgate-, x-org-]}"),
 ];
@@ -36,7 +37,7 @@ const RENAMED: [(&str, &str); 3] = [
         IDENTITY,
         "identity: {reserved_prefixes: [x-my.org-], headers: {subject: x-my.org-subject, project: x-my.org-project,
   workload: x-my.org-workload, key_id: x-my.org-key-id, plane: x-my.org-plane, permissions: x-my.org-permissions,
-  request_id: x-my.org-request-id}}",
+  request_id: x-my.org-request-id, user_id: x-my.org-user-id}}",
     ),
 ];
 

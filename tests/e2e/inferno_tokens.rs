@@ -31,6 +31,13 @@ fn identity(seen: &[Seen]) -> BTreeMap<String, String> {
     let [seen] = seen else { panic!("the back end saw {seen:?}") };
     let mut found = headers(seen);
     assert!(!found.contains_key("authorization") && !found.contains_key("x-api-key"), "{found:?}");
+    let user_id = found.remove("x-tollgate-user-id");
+    let is_key = found.get("x-tollgate-subject").is_some_and(|subject| subject.starts_with("key:"));
+    assert_eq!(
+        user_id.is_none_or(|id| id.is_empty()),
+        is_key,
+        "everybody but a key has an id that is never reused: {found:?}"
+    );
     found.retain(|name, _| name.contains("tollgate") && name != "x-tollgate-request-id");
     found.into_iter().map(|(name, value)| (name.replace("x-tollgate-", ""), value)).collect()
 }
@@ -230,7 +237,7 @@ async fn f1_a_new_key_of_the_provider_is_accepted_at_its_first_use() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_that_is_said_beside_a_token_survives() {
     const WAYS: [Way; 1] =
-        [Way { method: "POST", target: CHAT, identity: &["permissions", "plane", "project", "subject"] }];
+        [Way { method: "POST", target: CHAT, identity: &["permissions", "plane", "project", "subject", "user-id"] }];
     let key = SigningKey::generate("k", "EdDSA");
     let idp = Idp::start(Answer::Keys(jwks([&key]))).await;
     let inferno = Deployment::beside(&idp).await;

@@ -135,7 +135,10 @@ impl Api {
 
     fn of(policy: Policy, key_defaults: KeyDefaults) -> Self {
         let time = Arc::new(AtomicU64::new(START));
-        let clock = Clock::Manual(Arc::clone(&time));
+        Self::at_time(policy, key_defaults, &time, Clock::Manual(Arc::clone(&time)))
+    }
+
+    fn at_time(policy: Policy, key_defaults: KeyDefaults, time: &Arc<AtomicU64>, clock: Clock) -> Self {
         let embedded = Arc::new(Embedded::in_memory().unwrap());
         let store = Store::Embedded(Arc::clone(&embedded));
         let pepper = Pepper::new(1, Zeroizing::new([7; 32]));
@@ -160,7 +163,7 @@ impl Api {
         };
         let live = Arc::new(ArcSwap::from_pointee(policy));
         let state = AdminState::new(live, registry, replicas, pipeline, logins, clock, Arc::new(settings));
-        Self { state, clock: time, door: Door::Socket }
+        Self { state, clock: Arc::clone(time), door: Door::Socket }
     }
 
     fn new() -> Self {

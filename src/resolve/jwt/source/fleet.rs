@@ -75,7 +75,8 @@ async fn tell(l2: &L2, key: SharedKey<'_>, bytes: &[u8], age: Duration, ticket: 
 fn usable(value: &[u8], at: Timestamp, now: Timestamp, newest: Timestamp, demanded: bool) -> Option<Fetched> {
     let (seconds, bytes) = value.split_first_chunk()?;
     let age = Duration::from_secs(u64::from_be_bytes(*seconds));
-    let passed = Duration::from_millis(now.as_millis().saturating_sub(at.as_millis()));
+    // One that is dated later than now, by a clock that differs or was set, is as far from now as one that is dated earlier.
+    let passed = Duration::from_millis(now.as_millis().abs_diff(at.as_millis()));
     let limit = if demanded { JUST_NOW } else { age.mul_f64(0.8) };
     (at > newest && passed < limit).then(|| Fetched { bytes: bytes.to_vec(), age: age.saturating_sub(passed), at })
 }
@@ -96,6 +97,8 @@ mod tests {
             (1_000, 1_010, 999, false, Some(90)),
             (1_000, 1_000, 999, true, Some(100)),
             (1_000, 1_001, 999, true, None),
+            (4_600, 1_000, 0, false, None),
+            (1_001, 1_000, 0, false, Some(99)),
         ] {
             let found = usable(&value, at(fetched), at(now), at(newest), demanded);
             assert_eq!(found.map(|found| found.age.as_secs()), expected, "{fetched} {now} {newest} {demanded}");

@@ -1,10 +1,13 @@
 //! Logging in and out over the API, as a person and as somebody who guesses.
 
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
 
 use super::{Api, START};
+use crate::clock::Clock;
+use crate::config::KeyDefaults;
 use crate::server::admin::Door;
 
 const LOGIN: &str = "/api/v1/auth/login";
@@ -73,6 +76,32 @@ async fn whoever_guesses_learns_nothing_and_has_to_wait() {
     assert_eq!(throttled.headers["retry-after"], "6");
     api.clock.store(START + 6000, Ordering::Relaxed);
     assert_eq!(api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.status.as_u16(), 200);
+}
+
+#[tokio::test]
+async fn a_wall_clock_that_is_set_back_keeps_nobody_out() {
+    let (wall, moment) = (Arc::new(AtomicU64::new(START)), Arc::new(AtomicU64::new(7_000)));
+    let clock = Clock::Apart { wall: Arc::clone(&wall), moment: Arc::clone(&moment) };
+    let api = Api::at_time(super::policy(), KeyDefaults::default(), &wall, clock);
+    let user = json!({"name": "ada", "password": PASSWORD, "project": "acme", "permissions": ["manage_keys"]});
+    assert_eq!(api.operate("POST", "/api/v1/users", user).await.status.as_u16(), 201);
+    let api = api.at(Door::Http);
+    api.call("POST", LOGIN, "", credentials("ada", "wrong horse battery")).await.is(401, "AUTHENTICATION_FAILED");
+    let hour = 3_600_000;
+    for set in [START - hour, START, START + hour, START - hour] {
+        wall.store(set, Ordering::Relaxed);
+        assert_eq!(api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.status.as_u16(), 200);
+    }
+    for _ in 0..9 {
+        api.call("POST", LOGIN, "", credentials("ada", "wrong horse battery")).await.is(401, "AUTHENTICATION_FAILED");
+    }
+    // Nor does it let anybody guess on, once the address is known as any other.
+    for set in [START + hour, START - hour] {
+        wall.store(set, Ordering::Relaxed);
+        let guess = api.call("POST", LOGIN, "", credentials("ada", "wrong horse battery")).await;
+        assert!([401, 429].contains(&guess.status.as_u16()), "{}", guess.body);
+    }
+    api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.is(429, "RATE_LIMITED");
 }
 
 #[tokio::test]

@@ -12,7 +12,6 @@ mod faults;
 mod file;
 mod formats;
 mod grudge;
-mod held;
 mod kill;
 mod leased;
 mod migration;

@@ -23,6 +23,8 @@ use crate::tollgate::Tollgate;
 const CONNECTIONS: usize = 8;
 /// Checks under way on each.
 const STREAMS: usize = 256;
+/// Checks under way on each while the keys are loaded: fewer than may be loaded at a time.
+const WARM_STREAMS: usize = 16;
 /// How many of 20,000 keys must be cached before it counts: all.
 const WARM: usize = 20_000;
 /// Messages a second of a flood that sends whole ones.
@@ -55,7 +57,7 @@ pub struct Figures {
 pub fn capacity(floods: &Floods) -> Outcome<f64> {
     let tollgate = start(floods)?;
     let requests = if floods.bench.quick { 50_000 } else { 300_000 };
-    let report = load(floods, &tollgate.check, &floods.known, requests, None)?;
+    let report = load(floods, &tollgate.check, &floods.known, (STREAMS, requests), None)?;
     tollgate.stop()?;
     let seconds = report["seconds"].as_f64().ok_or("no seconds")?;
     Ok(requests as f64 / seconds)
@@ -65,16 +67,22 @@ fn start(floods: &Floods) -> Outcome<Tollgate> {
     let bench = &floods.bench;
     let tollgate = Tollgate::start(&bench.tollgate, &bench.folder, &floods.keys, SERVER_CORE, false)?;
     // The keys of the issuer are read, every key is cached, and the process has its usual size.
-    let report = load(floods, &tollgate.check, &floods.known, WARM, None)?;
+    let report = load(floods, &tollgate.check, &floods.known, (WARM_STREAMS, WARM), None)?;
     if report["allowed"] != WARM {
         return Err(format!("not every known key is let in: {report}").into());
     }
     Ok(tollgate)
 }
 
-fn load(floods: &Floods, address: &str, message: &Message, requests: usize, rate: Option<f64>) -> Outcome<Value> {
+fn load(
+    floods: &Floods,
+    address: &str,
+    message: &Message,
+    (streams, requests): (usize, usize),
+    rate: Option<f64>,
+) -> Outcome<Value> {
     let mut command = process::pinned(LOAD_CORE, &floods.bench.own);
-    plan(&mut command, address, message, (CONNECTIONS, STREAMS, requests), rate);
+    plan(&mut command, address, message, (CONNECTIONS, streams, requests), rate);
     Ok(serde_json::from_str(&output_of(&mut command)?)?)
 }
 
@@ -98,7 +106,25 @@ pub fn measure(floods: &Floods, door: Door, way: Way, is_control: bool) -> Outco
     let tollgate = start(floods)?;
     let sink = if is_control { Some(sink(floods, door)?) } else { None };
     let target = sink.as_ref().map_or_else(|| address_of(&tollgate, door), |(_, address)| address.clone());
-    let admin = cli(floods, &tollgate, &["keys", "bootstrap", "-q"])?;
+    let admin = cli(
+        floods,
+        &tollgate,
+        &[
+            "keys",
+            "create",
+            "-q",
+            "--name",
+            "asks",
+            "--plane",
+            "admin",
+            "--project",
+            PROJECT,
+            "--workloads",
+            "*",
+            "--permissions",
+            "manage_keys",
+        ],
+    )?;
     let doomed = cli(
         floods,
         &tollgate,
@@ -139,7 +165,7 @@ pub fn measure(floods: &Floods, door: Door, way: Way, is_control: bool) -> Outco
         });
         let good_seconds = floods.seconds as f64 - 1.0;
         let due = (floods.rate * good_seconds) as usize;
-        let checks = load(floods, &tollgate.check, &floods.known, due, Some(floods.rate));
+        let checks = load(floods, &tollgate.check, &floods.known, (STREAMS, due), Some(floods.rate));
         over.store(true, Ordering::Relaxed);
         let strangers = strangers.join().map_err(|_| "the flood panicked")??;
         let most = grown.join().map_err(|_| "panicked")??;

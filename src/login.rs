@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::domain::decision::Denial;
 use crate::domain::name::is_user_name;
-use crate::domain::record::{EndedSession, ProjectState, SigningKey, User};
+use crate::domain::record::{EndedSession, OpenSession, ProjectState, SigningKey, User};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::password::{Lane, Passwords};
@@ -116,7 +116,7 @@ impl Logins {
             return Err(LoginError::Refused);
         };
         self.throttle.succeeded(attempt, user.sessions);
-        self.issue(login, &user, now).await
+        self.issue(login, &user, now, address).await
     }
 
     /// The user of this name, unless they or their project are kept out.
@@ -127,7 +127,13 @@ impl Logins {
         Ok(load.user.filter(|user| goes_on && user.may_log_in()))
     }
 
-    async fn issue(&self, login: &Login, user: &User, now: Timestamp) -> Result<Issued, LoginError> {
+    async fn issue(
+        &self,
+        login: &Login,
+        user: &User,
+        now: Timestamp,
+        address: Option<IpAddr>,
+    ) -> Result<Issued, LoginError> {
         self.renew_keys().await?;
         let session = Session {
             id: random_id().ok_or(LoginError::Unavailable)?,
@@ -137,6 +143,15 @@ impl Logins {
             expires_at: Timestamp::from_secs(now.plus(login.lifetime).as_secs()),
         };
         let token = self.signing.sign(login.claims(&session, now)).map_err(|_| LoginError::Unavailable)?;
+        let Session { id, generation, expires_at, .. } = session.clone();
+        let address = address.map(|address| address.to_canonical().to_string());
+        let listed =
+            self.registry.begin_session(user, OpenSession { id, generation, began_at: now, expires_at, address });
+        match listed.await {
+            // A full store lets its administrators in: who else could make room? Their sessions are on no list.
+            Ok(()) | Err(StoreError::Full(_) | StoreError::Unreplicated(_)) => {}
+            Err(_) => return Err(LoginError::Unavailable),
+        }
         Ok(Issued { token, expires_at: session.expires_at })
     }
 

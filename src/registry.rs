@@ -328,6 +328,10 @@ impl Registry {
     /// Durable first, then visible to the cache; the caller acknowledges after that. Runs to its end even if the caller
     /// is dropped, so that no durable change stays invisible. Gives the number of the change.
     async fn apply(&self, batch: Vec<Write>, event: Event) -> Result<u64> {
+        Ok(self.write(batch, event).await?)
+    }
+
+    async fn write(&self, batch: Vec<Write>, event: Event) -> std::result::Result<u64, StoreError> {
         let (store, stamps) = (self.store.clone(), Arc::clone(&self.stamps));
         let (unsettled, mut heard) = (Arc::clone(&self.unsettled), self.heard.clone());
         let task = tokio::spawn(async move {
@@ -352,11 +356,11 @@ impl Registry {
                 Err(_) if heard.is_some() => {}
                 Err(_) => unsettled.lock().await.push(touched),
             }
-            Ok(result?)
+            result
         });
         match task.await {
             Ok(result) => result,
-            Err(error) => Err(RegistryError::Unavailable(format!("the write was interrupted: {error}"))),
+            Err(error) => Err(StoreError::Unavailable(format!("the write was interrupted: {error}"))),
         }
     }
 

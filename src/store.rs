@@ -15,7 +15,9 @@ use std::time::Duration;
 use self::redis::Redis;
 use crate::domain::change::{Event, Position};
 use crate::domain::credential::{Digest, KeyId, UserId};
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, ProjectState, Resource, SigningKey, User};
+use crate::domain::record::{
+    ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, Resource, SigningKey, User,
+};
 use crate::domain::time::Timestamp;
 use embedded::Embedded;
 use format::Format;
@@ -79,7 +81,10 @@ pub enum Write {
     UpdateUser(User),
     /// Gives a user an id who has none; also a deleted one.
     GiveUserId { name: String, id: UserId },
-    /// Remembers the first end of a session. Forgets a few whose token expired more than a day before.
+    /// Puts a session on the list of its user, and takes those off whose tokens have expired, and the oldest beyond
+    /// [`UserSessions::MOST`](crate::domain::record::UserSessions::MOST). Nothing in a store that keeps no list yet.
+    BeginSession { user: String, session: OpenSession },
+    /// Remembers the first end of a session, and takes it off the list of its user. Forgets a few whose token expired more than a day before.
     EndSession(EndedSession),
     /// Conflict if the id is taken.
     CreateSigningKey(SigningKey),
@@ -155,8 +160,8 @@ impl Write {
 /// How long an idempotency key is remembered.
 pub const ONCE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
-/// How long the end of a session is remembered after its token expired, whatever the clocks say.
-pub const ENDED_SESSION_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long a session, or its end, is remembered after its token expired, whatever the clocks say.
+pub const SESSION_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// That something was made under an idempotency key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -381,6 +386,14 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.ended_session(&id)).await,
             Self::Redis(store) => store.ended_session(&id).await,
+        }
+    }
+
+    /// The sessions of a user that have begun and were not ended, the oldest first; also such as are over.
+    pub async fn sessions(&self, user: String) -> Result<Vec<OpenSession>, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.sessions(&user)).await,
+            Self::Redis(store) => store.sessions(&user).await,
         }
     }
 

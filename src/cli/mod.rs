@@ -15,6 +15,7 @@ mod projects;
 mod prompt;
 mod resources;
 mod session;
+mod sessions;
 mod store;
 mod users;
 mod waiting;
@@ -79,6 +80,8 @@ finish, then the process ends.")]
     Keys(keys::KeysArgs),
     /// Make, list, show, change and delete the people who log in
     Users(users::UsersArgs),
+    /// Show who is logged in as a user, and end one of these sessions
+    Sessions(sessions::SessionsArgs),
     /// Suspend, resume and delete whole projects
     Projects(projects::ProjectsArgs),
     /// Show who answers checks from the store, and how far each replica is
@@ -221,6 +224,7 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::Fleet(args) => block_on(fleet::run(args)).map(|()| Exit::Done),
         Command::Resources(args) => block_on(resources::run(args)).map(|()| Exit::Done),
         Command::Users(args) => block_on(users::run(args)).map(|()| Exit::Done),
+        Command::Sessions(args) => block_on(sessions::run(args)).map(|()| Exit::Done),
         Command::Audit(args) => block_on(audit::run(args)).map(|()| Exit::Done),
         Command::Login(args) => block_on(login::login(args)).map(|()| Exit::Done),
         Command::Logout => block_on(login::logout()).map(|()| Exit::Done),

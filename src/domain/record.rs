@@ -208,6 +208,46 @@ pub struct EndedSession {
     pub expires_at: Timestamp,
 }
 
+/// The sessions of one user that have begun and were not ended. Some may be over; one is over when its token expires, or when the
+/// user's generation of sessions is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserSessions {
+    /// The name of the user.
+    pub user: String,
+    /// In the order in which they began, at most [`UserSessions::MOST`].
+    pub sessions: Vec<OpenSession>,
+}
+
+impl UserSessions {
+    /// So many of one user go on at the same time.
+    pub const MOST: usize = 256;
+
+    /// When the last of their tokens expires.
+    pub fn last_expiry(&self) -> Timestamp {
+        self.sessions.iter().map(|session| session.expires_at).max().unwrap_or_default()
+    }
+}
+
+/// A session from its login on. The token that it is known by is kept by its owner alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenSession {
+    /// The `jti` of its token; a name.
+    pub id: String,
+    /// The user's generation of sessions at the login.
+    pub generation: u64,
+    pub began_at: Timestamp,
+    pub expires_at: Timestamp,
+    /// Of the client that logged in, if it was known.
+    pub address: Option<String>,
+}
+
+impl OpenSession {
+    /// Whether its token may still pass, as far as its user says.
+    pub fn goes_on(&self, user: &User, now: Timestamp) -> bool {
+        user.may_log_in() && self.generation == user.sessions && now < self.expires_at
+    }
+}
+
 /// A private key that session tokens are signed with, sealed by a key that is not in the store.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SigningKey {

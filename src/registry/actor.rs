@@ -44,6 +44,11 @@ impl Actor {
         self.held == Held::Everything
     }
 
+    /// The name of the user that the actor is, if it is one.
+    pub fn user(&self) -> Option<&str> {
+        self.subject.strip_prefix("user:")
+    }
+
     /// `project` is a name or [`crate::domain::record::EVERY`], which only those reach who are bound to no project.
     pub(super) fn reaches(&self, project: &str) -> bool {
         self.project.as_deref().is_none_or(|own| own == project)

@@ -1,4 +1,5 @@
-//! The end of sessions, and the keys that sign them. Never opens a session again that was ended.
+//! Sessions: which go on, their end, and the keys that sign them. Never opens a session again that was ended, and never shows
+//! those of a user beyond the actor's reach.
 
 use super::actor::{Actor, Held};
 use super::audit::Attempt;
@@ -6,10 +7,97 @@ use super::rules::{check_name, invalid};
 use super::{Change, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, SIGNING_KEYS, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
-use crate::domain::record::{EVERY, EndedSession, SigningKey};
-use crate::store::Write;
+use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKey, User, UserSessions};
+use crate::store::{StoreError, Write};
 
 impl Registry {
+    /// Puts a session that begins now on the list of its user. When the user has as many as there may be, the oldest is ended,
+    /// so that none goes on without being listed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then it may be on no list.
+    pub async fn begin_session(&self, user: &User, session: OpenSession) -> std::result::Result<(), StoreError> {
+        if !self.store.format().await?.has_three() {
+            return Ok(());
+        }
+        self.settle().await?;
+        let open = self.going_on(user).await?;
+        let surplus = (open.len() + 1).saturating_sub(UserSessions::MOST);
+        let actor = Actor::tollgate();
+        let (mut writes, mut ended) = (Vec::new(), Vec::new());
+        for oldest in open.into_iter().take(surplus) {
+            let attempt = Attempt::on_session(&actor, "session.end", &oldest.id);
+            let reason = format!("{} has as many sessions as one user may have", user.name);
+            let end = self.end_of(&user.name, oldest);
+            writes.push(Write::EndSession(end.clone()));
+            writes.push(Write::Audit(self.row(&attempt, Some(&user.project), Outcome::Done, Some(&reason))));
+            ended.push(Ended::Session(end));
+        }
+        writes.push(Write::BeginSession { user: user.name.clone(), session });
+        self.write(writes, Event::ending(ended)).await.map(|_| ())
+    }
+
+    /// The sessions of a user that go on, the oldest first: the actor's own, or those of a user within the actor's reach.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] if the user is beyond the actor's reach, [`RegistryError::Conflict`] in a store that keeps no
+    /// list yet.
+    pub async fn sessions(&self, actor: &Actor, user: &str) -> Result<Vec<OpenSession>> {
+        let user = self.owner(&Attempt::on_user(actor, "session.list", user), user).await?;
+        self.demand_sessions().await?;
+        Ok(self.going_on(&user).await?)
+    }
+
+    /// Ends one of the sessions that are listed. Ending it again is no error. When this returns, no check that begins afterwards is
+    /// allowed with it.
+    ///
+    /// # Errors
+    /// As [`Registry::sessions`]; [`RegistryError::NotFound`] also if the user has no such session.
+    pub async fn end_listed_session(&self, actor: &Actor, user: &str, id: &str) -> Result<Made<()>> {
+        check_name("session", id)?;
+        let attempt = Attempt::on_session(actor, "session.end", id);
+        self.make(&attempt, || async {
+            let owner = self.owner(&attempt, user).await?;
+            self.demand_sessions().await?;
+            match self.going_on(&owner).await?.into_iter().find(|session| session.id == id) {
+                Some(session) => Ok(session_end(Some(owner.project), self.end_of(&owner.name, session))),
+                None if self.store.ended_session(id.to_owned()).await? => Ok(Change::none(())),
+                None => Err(RegistryError::NotFound(format!("{user} has no session {id}"))),
+            }
+        })
+        .await
+    }
+
+    /// The user whose sessions are asked for.
+    async fn owner(&self, attempt: &Attempt<'_>, name: &str) -> Result<User> {
+        if attempt.actor.user() == Some(name)
+            && let Some(user) = self.store.user(name.to_owned()).await?.filter(|user| !user.deleted)
+        {
+            return Ok(user);
+        }
+        self.reachable_user(attempt, name).await
+    }
+
+    async fn going_on(&self, user: &User) -> std::result::Result<Vec<OpenSession>, StoreError> {
+        let mut open = self.store.sessions(user.name.clone()).await?;
+        let now = self.clock.now();
+        open.retain(|session| session.goes_on(user, now));
+        Ok(open)
+    }
+
+    fn end_of(&self, user: &str, session: OpenSession) -> EndedSession {
+        let ended_at = self.clock.now();
+        EndedSession { id: session.id, user: user.to_owned(), ended_at, expires_at: session.expires_at }
+    }
+
+    async fn demand_sessions(&self) -> Result<()> {
+        if self.store.format().await?.has_three() {
+            return Ok(());
+        }
+        let reason = "a store that was not upgraded keeps no list of sessions: `tollgate store upgrade`";
+        Err(RegistryError::Conflict(reason.to_owned()))
+    }
+
     /// Ends a session: the actor's own, or one of a user within the actor's reach. Ending it again is no error. When this
     /// returns, no check that begins afterwards is allowed with it.
     ///
@@ -22,7 +110,7 @@ impl Registry {
         }
         let attempt = Attempt::on_session(actor, "session.end", &session.id);
         self.make(&attempt, || async {
-            let project = if actor.subject == format!("user:{}", session.user) {
+            let project = if actor.user() == Some(&*session.user) {
                 self.store.user(session.user.clone()).await?.map(|user| user.project)
             } else {
                 Some(self.reachable_user(&attempt, &session.user).await?.project)

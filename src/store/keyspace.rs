@@ -41,6 +41,10 @@ pub const USERS_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::ne
 pub const ENDED_SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("ended_sessions");
 /// [`timed`] expiry and id of an ended session.
 pub const ENDED_SESSIONS_BY_EXPIRY: TableDefinition<'_, Bytes, ()> = TableDefinition::new("ended_sessions_by_expiry");
+/// Name of a user to `tollgate.v1.Sessions`. Since the third format.
+pub const SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("sessions");
+/// [`timed`] last expiry and name of a user with sessions. Since the third format.
+pub const SESSIONS_BY_EXPIRY: TableDefinition<'_, Bytes, ()> = TableDefinition::new("sessions_by_expiry");
 /// Id to `tollgate.v1.SigningKey`.
 pub const SIGNING_KEYS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("signing_keys");
 /// Sequence of a row to `tollgate.v1.AuditEntry`. Rows are added behind the last one, and removed from the oldest on.

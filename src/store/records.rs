@@ -8,7 +8,8 @@ use super::{OnceRecord, StoreError};
 use crate::domain::change::{Ended, Event, SLOTS, Touched};
 use crate::domain::credential::{Digest, KeyId, UserId};
 use crate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
+    ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
+    UserSessions,
 };
 use crate::domain::time::Timestamp;
 
@@ -271,6 +272,35 @@ fn session_of(wire: wire::EndedSession) -> EndedSession {
         ended_at: Timestamp::from_millis(wire.ended_at_ms),
         expires_at: Timestamp::from_millis(wire.expires_at_ms),
     }
+}
+
+pub(super) fn encode_sessions(sessions: &UserSessions) -> Vec<u8> {
+    let wire = |session: &OpenSession| wire::sessions::Session {
+        id: session.id.clone(),
+        generation: session.generation,
+        began_at_ms: session.began_at.as_millis(),
+        expires_at_ms: session.expires_at.as_millis(),
+        address: session.address.clone(),
+    };
+    wire::Sessions { user: sessions.user.clone(), sessions: sessions.sessions.iter().map(wire).collect() }
+        .encode_to_vec()
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no sessions of this user.
+pub(super) fn decode_sessions(bytes: &[u8], user: &str) -> Result<UserSessions, StoreError> {
+    let wire = wire::Sessions::decode(bytes).map_err(|_| damaged("sessions"))?;
+    if wire.user != user {
+        return Err(StoreError::Damaged(format!("the sessions of user {} stand in the wrong place", wire.user)));
+    }
+    let session = |wire: wire::sessions::Session| OpenSession {
+        id: wire.id,
+        generation: wire.generation,
+        began_at: Timestamp::from_millis(wire.began_at_ms),
+        expires_at: Timestamp::from_millis(wire.expires_at_ms),
+        address: wire.address,
+    };
+    Ok(UserSessions { user: wire.user, sessions: wire.sessions.into_iter().map(session).collect() })
 }
 
 pub(super) fn encode_signing_key(key: &SigningKey) -> Vec<u8> {

@@ -3,7 +3,7 @@
 use super::keyspace::is_part;
 use super::{AuditQuery, OnceRecord, StoreError, Write};
 use crate::domain::credential::UserId;
-use crate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
+use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, ProjectState, Resource, User, UserSessions};
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
     Err(StoreError::Conflict(reason))
@@ -103,6 +103,22 @@ pub(super) fn check_user_update(stored: &User, new: &User) -> Result<(), StoreEr
 /// What a user's record has after a change: an id is set once, and whoever is made in the place of a deleted user is somebody else.
 pub(super) fn user_id_after(stored: &User, new: &User) -> Option<UserId> {
     if stored.deleted && !new.deleted { new.id } else { stored.id.or(new.id) }
+}
+
+/// The sessions of a user once another one has begun.
+pub(super) fn sessions_with(known: Option<UserSessions>, user: &str, session: &OpenSession) -> UserSessions {
+    let mut sessions = known.map_or_else(Vec::new, |known| known.sessions);
+    sessions.retain(|known| session.began_at < known.expires_at && known.id != session.id);
+    sessions.push(session.clone());
+    let surplus = sessions.len().saturating_sub(UserSessions::MOST);
+    sessions.drain(..surplus);
+    UserSessions { user: user.to_owned(), sessions }
+}
+
+/// The sessions of a user once one of them was ended; `None`: there are no others.
+pub(super) fn sessions_without(mut known: UserSessions, id: &str) -> Option<UserSessions> {
+    known.sessions.retain(|session| session.id != id);
+    Some(known).filter(|known| !known.sessions.is_empty())
 }
 
 pub(super) fn check_once(earlier: &OnceRecord, new: &OnceRecord) -> Result<(), StoreError> {

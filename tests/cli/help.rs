@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 46] = [
+const COMMANDS: [&str; 49] = [
     "serve",
     "check-config",
     "explain",
@@ -25,6 +25,9 @@ const COMMANDS: [&str; 46] = [
     "fleet",
     "issuers",
     "issuers forget",
+    "sessions",
+    "sessions list",
+    "sessions end",
     "users",
     "users create",
     "users list",
@@ -56,7 +59,8 @@ fn every_command_has_help_with_an_example() {
     for command in COMMANDS {
         let words: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         let help = run(&words).ends(0);
-        let is_group = matches!(command, "keys" | "issuers" | "users" | "projects" | "audit" | "store" | "resources");
+        let is_group =
+            matches!(command, "keys" | "issuers" | "users" | "sessions" | "projects" | "audit" | "store" | "resources");
         assert!(help.out.contains("Usage: tollgate"), "{command}");
         assert!(is_group || help.out.contains("Example"), "{command} has no example");
         assert!(help.err.is_empty());

@@ -236,6 +236,42 @@ async fn a_session_that_was_ended_is_refused_with_the_next_request() {
     assert_eq!(refusal(&inferno.stack.send(&key).await), (409, "CONFLICT".to_owned()));
 }
 
+/// Of several logins one is ended, by its owner through Envoy or by an administrator, and the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_several_sessions_is_ended() {
+    const SESSIONS: &str = "/api/v1/auth/sessions";
+    let inferno = Deployment::start().await;
+    inferno.user("ada", "acme", &["run_inference"]).await;
+    let mut tokens = Vec::new();
+    for _ in 0..3 {
+        tokens.push(inferno.token("ada").await);
+    }
+    let id = |token: &str| claims(token)["jti"].as_str().unwrap().to_owned();
+    let listed = async |request: Sent| {
+        let reply = inferno.administer(request).await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let mut ids: Vec<String> = reply.json()["sessions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|one| one["id"].as_str().unwrap().to_owned())
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    let of_ada = "/api/v1/users/ada/sessions";
+    let mut all: Vec<String> = tokens.iter().map(|token| id(token)).collect();
+    all.sort_unstable();
+    assert_eq!(listed(Sent::new("GET", of_ada)).await, all);
+    let end = Sent::new("DELETE", &format!("{of_ada}/{}", id(&tokens[0])));
+    assert_eq!(inferno.administer(end).await.status, 200);
+    assert_eq!((inferno.call(&tokens[0]).await, inferno.call(&tokens[1]).await), (401, 200));
+    let own = Sent::new("DELETE", &format!("{SESSIONS}/{}", id(&tokens[1]))).bearer(&tokens[2]);
+    assert_eq!(inferno.stack.send(&own).await.status, 200);
+    assert_eq!((inferno.call(&tokens[1]).await, inferno.call(&tokens[2]).await), (401, 200));
+    assert_eq!(listed(Sent::new("GET", of_ada)).await, [id(&tokens[2])]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_log_has_a_password_a_token_or_an_email_address() {
     let inferno = Deployment::start().await;

@@ -190,6 +190,8 @@ fn an_older_store_gets_what_it_lacks() {
         "users_by_project",
         "ended_sessions",
         "ended_sessions_by_expiry",
+        "sessions",
+        "sessions_by_expiry",
         "signing_keys",
         "audit",
         "audit_by_project",
@@ -197,7 +199,9 @@ fn an_older_store_gets_what_it_lacks() {
         "once_by_time",
         "projects",
     ];
-    for later in [&since_users[..], &["projects"]] {
+    for later in
+        [&since_users[..], &["projects", "sessions", "sessions_by_expiry"], &["sessions", "sessions_by_expiry"]]
+    {
         gets_what_it_lacks(later);
     }
 }

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tollgate::domain::credential::UserId;
-use tollgate::domain::record::User;
+use tollgate::domain::record::{OpenSession, User};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
 use tollgate::store::migration::{Depot, migrate};
@@ -29,6 +29,12 @@ const META: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("m
 /// One with an id.
 fn ann() -> User {
     User { id: UserId::parse("abcdEFGH01234567"), ..user("ann") }
+}
+
+fn begins(id: &str) -> Write {
+    let (generation, began_at, expires_at) = (1, at(5), at(9_000_000));
+    let session = OpenSession { id: id.to_owned(), generation, began_at, expires_at, address: None };
+    Write::BeginSession { user: "ann".to_owned(), session }
 }
 
 fn open(path: &Path) -> Result<Store, StoreError> {
@@ -71,7 +77,8 @@ async fn an_older_store_stays_what_it_is() {
     head_says(&server, Format::Two).await;
     for store in [open(&path).unwrap(), store] {
         assert_eq!(store.format().await.unwrap(), Format::Two);
-        store.apply(vec![Write::CreateUser(ann()), Write::CreateKey(key(1))]).await.unwrap();
+        store.apply(vec![Write::CreateUser(ann()), Write::CreateKey(key(1)), begins("s-1")]).await.unwrap();
+        assert_eq!(store.sessions("ann".to_owned()).await.unwrap(), []);
         // Nothing is written that an older Tollgate would lose.
         assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), user("ann"));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tollgate::domain::change::Position;
 use tollgate::domain::fleet::{Member, MemberState};
-use tollgate::domain::record::{EndedSession, Project, ProjectState, SigningKey, User};
+use tollgate::domain::record::{EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{Depot, Kind, Report, migrate};
@@ -60,6 +60,11 @@ async fn depot(redis: &Arc<Redis>) -> Depot {
     Depot::redis(Arc::clone(redis)).await.unwrap()
 }
 
+fn goes_on(id: &str, expires_at: u64) -> OpenSession {
+    let (began_at, expires_at) = (at(1), at(expires_at));
+    OpenSession { id: id.to_owned(), generation: 1, began_at, expires_at, address: Some("192.0.2.1".to_owned()) }
+}
+
 /// A little of everything, and enough keys and rows for several pages.
 async fn fill(store: &Store) {
     let mut dice = Dice(Random(0x7e57));
@@ -96,6 +101,8 @@ async fn fill(store: &Store) {
         Write::PutProject(deleted),
         Write::CreateResource(resource("workload", "w-42", "acme")),
         ends("ended", 5_000),
+        Write::BeginSession { user: "ann".to_owned(), session: goes_on("one", 5_000) },
+        Write::BeginSession { user: "ann".to_owned(), session: goes_on("two", 6_000) },
         Write::CreateSigningKey(SigningKey { id: "sign".to_owned(), sealed: vec![9; 80], created_at: at(3) }),
         Write::Once(OnceRecord { digest: [201; 32], fingerprint: [1; 32], target: "key:x".to_owned(), at: at(900) }),
     ];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tollgate::domain::credential::KeyId;
 use tollgate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
+    ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
 };
 use tollgate::registry::{Actor, Expected, KeyChange, RegistryError, ResourceSpec, UserChange};
 use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
@@ -54,6 +54,8 @@ enum Act {
     ShowUser(&'static str),
     ListUsers(&'static str),
     EndSession(&'static str),
+    EndListed(&'static str),
+    ListSessions(&'static str),
     Suspend(&'static str),
     Resume(&'static str),
     DeleteProject(&'static str),
@@ -76,7 +78,7 @@ use Act::*;
 /// may manage keys and users, `odd` of acme may read; `off` and `odd` are disabled, and `lee` of acme is deleted. Nobody and nothing is called `ghost`.
 /// Project beta is suspended, and gone is deleted.
 #[rustfmt::skip]
-const TABLE: [(Act, &str); 80] = [
+const TABLE: [(Act, &str); 84] = [
     // who                                        operator root few acme beta clerk
     (CreateKey("data", "acme", &["run"]),         "y y y y f y"),
     (CreateKey("data", "acme", &["read"]),        "y y f y f f"),
@@ -142,6 +144,10 @@ const TABLE: [(Act, &str); 80] = [
     (ListUsers("beta"),                           "y y y f y f"),
     (EndSession("ann"),                           "y y y y n y"),
     (EndSession("eve"),                           "y y y n n n"),
+    (EndListed("ann"),                            "y y y y n y"),
+    (EndListed("eve"),                            "y y y n n n"),
+    (ListSessions("ann"),                         "y y y y n y"),
+    (ListSessions("eve"),                         "y y y n n n"),
     (Suspend("acme"),                             "y y y y n y"),
     (Suspend("beta"),                             "y y y n y n"),
     (Suspend("gone"),                             "c c c n n n"),
@@ -217,6 +223,11 @@ impl World {
             batch.push(Write::CreateUser(User { project, permissions, disabled, ..user(name) }));
         }
         batch.push(Write::CreateUser(User { deleted: true, ..user("lee") }));
+        for owner in ["ann", "eve"] {
+            let (id, user, expires_at) = ("s-1".to_owned(), user(owner), at(u64::MAX));
+            let session = OpenSession { id, generation: user.sessions, began_at: at(1), expires_at, address: None };
+            batch.push(Write::BeginSession { user: user.name, session });
+        }
         desk.store.apply(batch).await.unwrap();
         Self { desk, keys }
     }
@@ -294,6 +305,11 @@ impl World {
                 registry.end_session(actor, session(user)).await?;
                 Some("session:s-1".to_owned())
             }
+            EndListed(user) => {
+                registry.end_listed_session(actor, user, "s-1").await?;
+                Some("session:s-1".to_owned())
+            }
+            ListSessions(user) => registry.sessions(actor, user).await.map(|_| None)?,
             Suspend(name) => Some(format!("project:{}", registry.suspend_project(actor, name, any).await?.name)),
             Resume(name) => Some(format!("project:{}", registry.resume_project(actor, name, any).await?.name)),
             DeleteProject(name) => Some(format!("project:{}", registry.delete_project(actor, name, any).await?.name)),
@@ -368,7 +384,8 @@ impl World {
             FreeName(name) => ("user.free", user(name)),
             ShowUser(name) => ("user.show", user(name)),
             ListUsers(of) => ("user.list", project(of)),
-            EndSession(_) => ("session.end", "session:s-1".to_owned()),
+            ListSessions(name) => ("session.list", user(name)),
+            EndSession(_) | EndListed(_) => ("session.end", "session:s-1".to_owned()),
             Suspend(of) => ("project.suspend", project(of)),
             Resume(of) => ("project.resume", project(of)),
             DeleteProject(of) => ("project.delete", project(of)),

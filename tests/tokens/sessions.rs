@@ -10,7 +10,7 @@ use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Position};
 use tollgate::domain::credential::UserId;
 use tollgate::domain::decision::Denial;
-use tollgate::domain::record::{EndedSession, ProjectState, User};
+use tollgate::domain::record::{EndedSession, OpenSession, ProjectState, User, UserSessions};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
 use tollgate::policy::respond::Decision;
@@ -397,4 +397,25 @@ async fn the_subject_may_be_the_id() {
     for header in ["x-tollgate-subject", "x-tollgate-user-id"] {
         assert_eq!(told(&house, &token, header).await.as_deref(), ada.id.as_ref().map(UserId::as_str));
     }
+}
+
+#[tokio::test]
+async fn no_session_goes_on_that_is_not_listed() {
+    let house = House::new();
+    let ada = house.user("ada", "acme", &["manage_keys"]).await;
+    let first = house.token("ada").await;
+    let registry = &house.world.core.registry;
+    for n in 1..UserSessions::MOST {
+        let (began_at, generation) = (house.clock.now(), ada.sessions);
+        let expires_at = began_at.plus(Duration::from_secs(600));
+        let session = OpenSession { id: format!("s-{n}"), generation, began_at, expires_at, address: None };
+        registry.begin_session(&ada, session).await.unwrap();
+    }
+    assert_eq!(house.denial(&first).await, None);
+    let last = house.token("ada").await;
+    assert_eq!((house.denial(&first).await, house.denial(&last).await), (Some(Denial::RevokedUnauthenticated), None));
+    let listed = registry.sessions(&Actor::operator(), "ada").await.unwrap();
+    assert_eq!((listed.len(), &*listed[0].id), (UserSessions::MOST, "s-1"));
+    assert_eq!(listed[UserSessions::MOST - 1].id, claims(&last)["jti"].as_str().unwrap());
+    assert_eq!(listed[UserSessions::MOST - 1].address.as_deref(), Some("192.0.2.1"));
 }

@@ -16,6 +16,7 @@ mod request;
 mod resources;
 pub mod serve;
 mod session;
+mod sessions;
 mod users;
 mod whoami;
 pub mod wire;

@@ -60,7 +60,7 @@ pub async fn show(
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
 ) -> Result<Response, ApiError> {
-    answer(&state.registry.user(&caller.actor, possible(&path)?).await?, None)
+    answer(&state.registry.user(&caller.actor, possible(&path.name)?).await?, None)
 }
 
 pub async fn update(
@@ -71,7 +71,7 @@ pub async fn update(
     if_match: IfMatch,
     JsonBody(asked): JsonBody<UpdateUser>,
 ) -> Result<Response, ApiError> {
-    let (name, expected) = (possible(&path)?, if_match.required()?);
+    let (name, expected) = (possible(&path.name)?, if_match.required()?);
     let UpdateUser { project, permissions, disabled } = asked;
     let change = UserChange { project, permissions, disabled };
     let policy = state.live.load_full();
@@ -89,7 +89,7 @@ pub async fn set_password(
     if_match: IfMatch,
     JsonBody(asked): JsonBody<SetPassword>,
 ) -> Result<Response, ApiError> {
-    let (name, expected) = (possible(&path)?, if_match.optional()?);
+    let (name, expected) = (possible(&path.name)?, if_match.optional()?);
     let hash = hashed(&state, asked.password).await?;
     let policy = state.live.load_full();
     let set = |expected| state.registry.set_password(&policy, &caller.actor, name, hash.clone(), expected);
@@ -105,7 +105,7 @@ pub async fn delete(
     patience: Patience,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
-    let (name, expected) = (possible(&path)?, if_match.optional()?);
+    let (name, expected) = (possible(&path.name)?, if_match.optional()?);
     let delete = state.registry.delete_user(&caller.actor, name, expected);
     let (user, fleet) = patience.once(&state, &caller, delete).await?;
     caller.changed(&state, &user.name, &user.project);
@@ -117,7 +117,7 @@ pub async fn free(
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
 ) -> Result<Response, ApiError> {
-    let freed = state.registry.free_user_name(&caller.actor, possible(&path)?).await?;
+    let freed = state.registry.free_user_name(&caller.actor, possible(&path.name)?).await?;
     caller.changed(&state, &freed.name, EVERY);
     reply::record(StatusCode::OK, &FreedBody::from(&freed.result))
 }
@@ -128,8 +128,7 @@ fn answer(user: &User, fleet: Option<WaitBody>) -> Result<Response, ApiError> {
 }
 
 /// Whatever cannot be the name of a user is not there.
-fn possible(path: &UserPath) -> Result<&str, ApiError> {
-    let name = path.name.as_str();
+pub(super) fn possible(name: &str) -> Result<&str, ApiError> {
     if is_user_name(name) { Ok(name) } else { Err(ApiError::not_found("there is no such user")) }
 }
 

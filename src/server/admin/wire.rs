@@ -26,6 +26,7 @@ pub const AUDIT: &str = "/api/v1/audit";
 pub const LOGIN: &str = "/api/v1/auth/login";
 pub const LOGOUT: &str = "/api/v1/auth/logout";
 pub const JWKS: &str = "/.well-known/jwks.json";
+pub const SESSIONS: &str = "/api/v1/auth/sessions";
 pub const WHOAMI: &str = "/api/v1/auth/whoami";
 pub const DESCRIPTION: &str = "/openapi.json";
 

@@ -68,6 +68,7 @@ impl<'t> Batch<'t> {
                 Ok(())
             }
             Write::GiveUserId { name, id } => users::give_id(self.transaction, name, *id, self.format),
+            Write::BeginSession { user, session } => sessions::begin(self.transaction, user, session, self.format),
             Write::EndSession(session) => sessions::end(self.transaction, session),
             Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
             Write::DeleteSigningKey { id } => sessions::delete_signing_key(self.transaction, id),

@@ -10,15 +10,15 @@ use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key, timed};
 use super::super::migration::{Begun, Kind, Page, Record};
 use super::super::records::{
-    decode_audit, decode_ended_session, decode_once, decode_project, decode_resource, decode_signing_key, decode_user,
-    encode_audit, encode_ended_session, encode_once, encode_project,
+    decode_audit, decode_ended_session, decode_once, decode_project, decode_resource, decode_sessions,
+    decode_signing_key, decode_user, encode_audit, encode_ended_session, encode_once, encode_project,
 };
 use super::super::rules::check_parts;
 use super::super::{PepperCheck, StoreError, Write};
 use super::batch::{Batch, conflict};
 use super::counts::Counts;
 use super::engine::{Act, Admits};
-use super::{Embedded, indexed_key, journal, known_id};
+use super::{Embedded, indexed_key, journal, known_id, sessions};
 use crate::domain::record::{AuditEntry, EndedSession};
 use crate::domain::time::Timestamp;
 
@@ -77,6 +77,12 @@ impl Embedded {
             Kind::EndedSessions => named(read, keyspace::ENDED_SESSIONS, after, limit, |bytes| {
                 Ok(Record::EndedSession(decode_ended_session(bytes)?))
             }),
+            Kind::Sessions => {
+                let after = after.and_then(|after| std::str::from_utf8(after).ok());
+                behind(read, keyspace::SESSIONS, after, limit, |user, bytes| {
+                    Ok(Record::Sessions(decode_sessions(bytes, user)?))
+                })
+            }
             Kind::SigningKeys => named(read, keyspace::SIGNING_KEYS, after, limit, |bytes| {
                 Ok(Record::SigningKey(decode_signing_key(bytes)?))
             }),
@@ -135,6 +141,7 @@ fn put(transaction: &WriteTransaction, record: &Record, format: Format) -> Act<(
             projects.insert(&*project.name, &*encode_project(project))?.is_some()
         }
         Record::EndedSession(session) => put_ended_session(transaction, session)?,
+        Record::Sessions(sessions) => sessions::import(transaction, sessions)?,
         Record::Pepper(pepper) => {
             transaction.open_table(keyspace::PEPPERS)?.insert(pepper.version, &pepper.check)?.is_some()
         }

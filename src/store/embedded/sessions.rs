@@ -1,17 +1,21 @@
-//! Ended sessions and the keys that sign tokens, in the embedded store. Never forgets the end of a session whose token could
-//! still pass.
+//! Sessions, their ends and the keys that sign tokens, in the embedded store. Never forgets a session, nor the end of one, whose
+//! token could still pass.
 
-use redb::{ReadableTable, WriteTransaction};
+use redb::{ReadableTable, Table, WriteTransaction};
 
-use super::super::ENDED_SESSION_KEPT;
+use super::super::SESSION_KEPT;
 use super::super::StoreError;
-use super::super::keyspace::{self, rest_of_timed, timed};
-use super::super::records::{decode_ended_session, decode_signing_key, encode_ended_session, encode_signing_key};
-use super::super::rules::check_parts;
+use super::super::format::Format;
+use super::super::keyspace::{self, Bytes, rest_of_timed, timed};
+use super::super::records::{
+    decode_ended_session, decode_sessions, decode_signing_key, encode_ended_session, encode_sessions,
+    encode_signing_key,
+};
+use super::super::rules::{check_parts, sessions_with, sessions_without};
 use super::batch::conflict;
 use super::engine::Act;
 use super::{Embedded, damaged};
-use crate::domain::record::{EndedSession, SigningKey};
+use crate::domain::record::{EndedSession, OpenSession, SigningKey, UserSessions};
 use crate::domain::time::Timestamp;
 
 /// How many are forgotten with each one that is added: more than one, so that they become fewer.
@@ -27,6 +31,12 @@ impl Embedded {
         })
     }
 
+    /// As [`super::super::Store::sessions`].
+    pub fn sessions(&self, user: &str) -> Result<Vec<OpenSession>, StoreError> {
+        let known = self.engine.read(|read| known(&read.open_table(keyspace::SESSIONS)?, user))?;
+        Ok(known.map_or_else(Vec::new, |known| known.sessions))
+    }
+
     pub fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
         let mut keys = self.engine.read(|read| {
             let mut keys = Vec::new();
@@ -40,9 +50,84 @@ impl Embedded {
     }
 }
 
+fn known(sessions: &impl ReadableTable<&'static str, Bytes>, user: &str) -> Act<Option<UserSessions>> {
+    match sessions.get(user)? {
+        Some(bytes) => Ok(Some(decode_sessions(bytes.value(), user)?)),
+        None => Ok(None),
+    }
+}
+
+pub(super) fn begin(transaction: &WriteTransaction, user: &str, session: &OpenSession, format: Format) -> Act<()> {
+    if !format.has_three() {
+        return Ok(());
+    }
+    check_parts([user, &session.id])?;
+    forget_users(transaction, session.began_at)?;
+    let mut open = Open::of(transaction)?;
+    let before = open.take(user)?;
+    open.put(&sessions_with(before, user, session))
+}
+
+/// The tables of the sessions that go on.
+struct Open<'t> {
+    sessions: Table<'t, &'static str, Bytes>,
+    by_expiry: Table<'t, Bytes, ()>,
+}
+
+impl<'t> Open<'t> {
+    fn of(transaction: &'t WriteTransaction) -> Act<Self> {
+        let sessions = transaction.open_table(keyspace::SESSIONS)?;
+        Ok(Self { sessions, by_expiry: transaction.open_table(keyspace::SESSIONS_BY_EXPIRY)? })
+    }
+
+    fn take(&mut self, user: &str) -> Act<Option<UserSessions>> {
+        let before = known(&self.sessions, user)?;
+        if let Some(before) = &before {
+            self.sessions.remove(user)?;
+            self.by_expiry.remove(&*timed(before.last_expiry(), user.as_bytes()))?;
+        }
+        Ok(before)
+    }
+
+    fn put(&mut self, sessions: &UserSessions) -> Act<()> {
+        self.sessions.insert(&*sessions.user, &*encode_sessions(sessions))?;
+        self.by_expiry.insert(&*timed(sessions.last_expiry(), sessions.user.as_bytes()), ())?;
+        Ok(())
+    }
+}
+
+/// Puts the sessions of a user where none are. Gives whether some were.
+pub(super) fn import(transaction: &WriteTransaction, sessions: &UserSessions) -> Act<bool> {
+    check_parts([&sessions.user])?;
+    let mut open = Open::of(transaction)?;
+    let were_there = open.take(&sessions.user)?.is_some();
+    open.put(sessions)?;
+    Ok(were_there)
+}
+
+/// Forgets a few users whose sessions are all over for long.
+fn forget_users(transaction: &WriteTransaction, now: Timestamp) -> Act<()> {
+    let mut open = Open::of(transaction)?;
+    let end = timed(now.minus(SESSION_KEPT), b"");
+    let mut old = Vec::new();
+    for entry in open.by_expiry.range::<&[u8]>(..&*end)?.take(FORGOTTEN_AT_ONCE) {
+        old.push(entry?.0.value().to_vec());
+    }
+    for key in old {
+        let user = rest_of_timed(&key).and_then(|user| std::str::from_utf8(user).ok()).unwrap_or_default();
+        open.take(user)?;
+    }
+    Ok(())
+}
+
 pub(super) fn end(transaction: &WriteTransaction, session: &EndedSession) -> Act<()> {
     check_parts([&session.id])?;
     forget(transaction, session.ended_at)?;
+    let mut open = Open::of(transaction)?;
+    if let Some(left) = open.take(&session.user)?.and_then(|known| sessions_without(known, &session.id)) {
+        open.put(&left)?;
+    }
+    drop(open);
     let mut sessions = transaction.open_table(keyspace::ENDED_SESSIONS)?;
     if sessions.get(&*session.id)?.is_some() {
         return Ok(());
@@ -57,7 +142,7 @@ pub(super) fn end(transaction: &WriteTransaction, session: &EndedSession) -> Act
 fn forget(transaction: &WriteTransaction, now: Timestamp) -> Act<()> {
     let mut sessions = transaction.open_table(keyspace::ENDED_SESSIONS)?;
     let mut by_expiry = transaction.open_table(keyspace::ENDED_SESSIONS_BY_EXPIRY)?;
-    let end = timed(now.minus(ENDED_SESSION_KEPT), b"");
+    let end = timed(now.minus(SESSION_KEPT), b"");
     let mut old = Vec::new();
     for entry in by_expiry.range::<&[u8]>(..&*end)?.take(FORGOTTEN_AT_ONCE) {
         old.push(entry?.0.value().to_vec());

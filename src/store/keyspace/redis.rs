@@ -28,6 +28,8 @@ pub const USERS: &str = "tg:{tg}:u:";
 pub const PROJECTS: &str = "tg:{tg}:p:";
 /// Id of a session to `tollgate.v1.EndedSession`.
 pub const ENDED_SESSIONS: &str = "tg:{tg}:s:";
+/// Name of a user to `tollgate.v1.Sessions`. Since the third format.
+pub const SESSIONS: &str = "tg:{tg}:sessions:";
 /// Kind, NUL, id to `tollgate.v1.Resource`.
 pub const RESOURCES: &str = "tg:{tg}:r:";
 /// Id to `tollgate.v1.SigningKey`.
@@ -63,6 +65,10 @@ pub fn project(name: &str) -> String {
 
 pub fn ended_session(id: &str) -> String {
     format!("{ENDED_SESSIONS}{id}")
+}
+
+pub fn sessions(user: &str) -> String {
+    format!("{SESSIONS}{user}")
 }
 
 pub fn resource(kind: &str, id: &str) -> String {

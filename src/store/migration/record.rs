@@ -1,15 +1,15 @@
 //! Whatever a store keeps, as one type, so that it can be carried to another store and compared there. Never shows a secret.
 
 use crate::domain::credential::KeyId;
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User};
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User, UserSessions};
 use crate::domain::time::Timestamp;
 use crate::store::format::Format;
 use crate::store::keyspace::{id_key, scoped};
 use crate::store::records::{
-    encode_audit, encode_ended_session, encode_key, encode_once, encode_project, encode_resource, encode_signing_key,
-    encode_user,
+    encode_audit, encode_ended_session, encode_key, encode_once, encode_project, encode_resource, encode_sessions,
+    encode_signing_key, encode_user,
 };
-use crate::store::{ENDED_SESSION_KEPT, OnceRecord, PepperCheck};
+use crate::store::{OnceRecord, PepperCheck, SESSION_KEPT};
 
 /// A kind of record. What takes rights away stands before what gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,7 @@ pub enum Kind {
     Projects,
     Users,
     EndedSessions,
+    Sessions,
     SigningKeys,
     Peppers,
     Resources,
@@ -28,10 +29,11 @@ pub enum Kind {
 
 impl Kind {
     /// In the order in which they are carried over: a last use needs its key.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Projects,
         Self::Users,
         Self::EndedSessions,
+        Self::Sessions,
         Self::SigningKeys,
         Self::Peppers,
         Self::Resources,
@@ -46,6 +48,7 @@ impl Kind {
             Self::Projects => "projects",
             Self::Users => "users",
             Self::EndedSessions => "ended_sessions",
+            Self::Sessions => "sessions",
             Self::SigningKeys => "signing_keys",
             Self::Peppers => "peppers",
             Self::Resources => "resources",
@@ -64,6 +67,8 @@ pub enum Record {
     /// Also a deleted one.
     User(User),
     EndedSession(EndedSession),
+    /// Of one user.
+    Sessions(UserSessions),
     SigningKey(SigningKey),
     Pepper(PepperCheck),
     Resource(Resource),
@@ -80,6 +85,7 @@ impl Record {
             Self::Project(project) => project.name.clone().into_bytes(),
             Self::User(user) => user.name.clone().into_bytes(),
             Self::EndedSession(session) => session.id.clone().into_bytes(),
+            Self::Sessions(sessions) => sessions.user.clone().into_bytes(),
             Self::SigningKey(key) => key.id.clone().into_bytes(),
             Self::Pepper(pepper) => pepper.version.to_be_bytes().to_vec(),
             Self::Resource(resource) => scoped(&resource.kind, resource.id.as_bytes()),
@@ -96,6 +102,7 @@ impl Record {
             Self::Project(project) => encode_project(project),
             Self::User(user) => encode_user(user, Format::NEWEST),
             Self::EndedSession(session) => encode_ended_session(session),
+            Self::Sessions(sessions) => encode_sessions(sessions),
             Self::SigningKey(key) => encode_signing_key(key),
             Self::Pepper(pepper) => [&pepper.version.to_be_bytes()[..], &pepper.check].concat(),
             Self::Resource(resource) => encode_resource(resource),
@@ -112,6 +119,7 @@ impl Record {
             Self::Project(project) => format!("project {}", project.name),
             Self::User(user) => format!("user {}", user.name),
             Self::EndedSession(session) => format!("the end of session {}", session.id),
+            Self::Sessions(sessions) => format!("the sessions of user {}", sessions.user),
             Self::SigningKey(key) => format!("signing key {}", key.id),
             Self::Pepper(pepper) => format!("the check value of pepper version {}", pepper.version),
             Self::Resource(resource) => resource.reference().to_string(),
@@ -127,7 +135,8 @@ impl Record {
         match self {
             Self::Once(once) => once.holds(now),
             // The last hour is spared, so that none is forgotten between two looks at it: its token expired a day ago.
-            Self::EndedSession(session) => now.plus(SPARE) < session.expires_at.plus(ENDED_SESSION_KEPT),
+            Self::EndedSession(session) => now.plus(SPARE) < session.expires_at.plus(SESSION_KEPT),
+            Self::Sessions(sessions) => now.plus(SPARE) < sessions.last_expiry().plus(SESSION_KEPT),
             _ => true,
         }
     }

@@ -6,19 +6,21 @@ use std::time::Duration;
 use super::draft::{Draft, Halt, Seen, Step};
 use super::values::{key_of, key_value, user_of, user_value};
 use crate::domain::credential::{KeyId, UserId};
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, KeyState, Project, Resource, SigningKey, User};
+use crate::domain::record::{
+    ApiKey, AuditEntry, EndedSession, KeyState, OpenSession, Project, Resource, SigningKey, User, UserSessions,
+};
 use crate::domain::time::Timestamp;
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{
-    decode_once, decode_project, decode_resource, encode_audit, encode_ended_session, encode_once, encode_project,
-    encode_resource, encode_signing_key,
+    decode_once, decode_project, decode_resource, decode_sessions, encode_audit, encode_ended_session, encode_once,
+    encode_project, encode_resource, encode_sessions, encode_signing_key,
 };
 use crate::store::rules::{
     check_key_update, check_once, check_parts, check_project_put, check_resource_deletion, check_resource_update,
-    check_user_update, user_id_after,
+    check_user_update, sessions_with, sessions_without, user_id_after,
 };
-use crate::store::{Counted, ENDED_SESSION_KEPT, ONCE_KEPT, OnceRecord, PepperCheck, Quota, StoreError, Write};
+use crate::store::{Counted, ONCE_KEPT, OnceRecord, PepperCheck, Quota, SESSION_KEPT, StoreError, Write};
 
 /// How much longer an idempotency key is there than it counts.
 pub(super) const ONCE_SPARE: Duration = Duration::from_secs(3600);
@@ -58,6 +60,7 @@ fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
         Write::CreateUser(user) => create_user(draft, user),
         Write::UpdateUser(user) => update_user(draft, user),
         Write::GiveUserId { name, id } => give_user_id(draft, name, *id),
+        Write::BeginSession { user, session } => begin_session(draft, user, session),
         Write::EndSession(session) => end_session(draft, session),
         Write::CreateSigningKey(key) => create_signing_key(draft, key),
         Write::DeleteSigningKey { id } => delete_signing_key(draft, id),
@@ -268,14 +271,45 @@ pub(super) fn put_user(draft: &mut Draft<'_>, user: &User) {
     }
 }
 
+fn begin_session(draft: &mut Draft<'_>, user: &str, session: &OpenSession) -> Step<()> {
+    check_parts([user, &session.id])?;
+    // Read in any case, as that tells the format.
+    let known = known_sessions(draft, user)?;
+    if draft.format().has_three() {
+        put_sessions(draft, &sessions_with(known, user, session), session.began_at);
+    }
+    Ok(())
+}
+
+fn known_sessions(draft: &mut Draft<'_>, user: &str) -> Step<Option<UserSessions>> {
+    let value = draft.record(&names::sessions(user))?;
+    Ok(value.map(|value| decode_sessions(&value, user)).transpose()?)
+}
+
+pub(super) fn put_sessions(draft: &mut Draft<'_>, sessions: &UserSessions, now: Timestamp) {
+    let kept = until(sessions.last_expiry(), now).saturating_add(SESSION_KEPT);
+    draft.keep(names::sessions(&sessions.user), encode_sessions(sessions), kept);
+}
+
+fn until(end: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(end.as_millis().saturating_sub(now.as_millis()))
+}
+
 /// The first end counts.
 fn end_session(draft: &mut Draft<'_>, session: &EndedSession) -> Step<()> {
     check_parts([&session.id])?;
+    // Both are asked for before either is judged, so that one reading is enough.
     let name = names::ended_session(&session.id);
-    if draft.record(&name)?.is_none() {
-        let left = session.expires_at.as_millis().saturating_sub(session.ended_at.as_millis());
-        let kept = Duration::from_millis(left).saturating_add(ENDED_SESSION_KEPT);
+    let (ended, known) = (draft.record(&name), known_sessions(draft, &session.user));
+    if ended?.is_none() {
+        let kept = until(session.expires_at, session.ended_at).saturating_add(SESSION_KEPT);
         draft.keep(name, encode_ended_session(session), kept);
+    }
+    if let Some(known) = known?.filter(|known| known.sessions.iter().any(|open| open.id == session.id)) {
+        match sessions_without(known, &session.id) {
+            Some(left) => put_sessions(draft, &left, session.ended_at),
+            None => draft.remove(names::sessions(&session.user)),
+        }
     }
     Ok(())
 }

@@ -7,10 +7,10 @@ use super::scripts::{LIST, ROWS, bytes, text};
 use super::values::key_of;
 use super::{Redis, texts};
 use crate::domain::credential::{Digest, KeyId};
-use crate::domain::record::{ApiKey, AuditEntry, Project, Resource, SigningKey, User};
+use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, Resource, SigningKey, User};
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
-use crate::store::records::{decode_audit, decode_once, decode_project, decode_signing_key};
+use crate::store::records::{decode_audit, decode_once, decode_project, decode_sessions, decode_signing_key};
 use crate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
 
 /// How much is read at once: a script must not hold everybody else up.
@@ -144,6 +144,12 @@ impl Redis {
         let range = Range::all(list, query.limit).after(query.after.as_deref());
         let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
         entries.iter().map(|(name, value)| checked_user(value, name)).collect()
+    }
+
+    /// As [`crate::store::Store::sessions`].
+    pub async fn sessions(&self, user: &str) -> Result<Vec<OpenSession>, StoreError> {
+        let known = self.record(names::sessions(user)).await?.map(|value| decode_sessions(&value, user)).transpose()?;
+        Ok(known.map_or_else(Vec::new, |known| known.sessions))
     }
 
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {

@@ -13,7 +13,7 @@ use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tokio::time::{Instant, sleep};
 
 use super::Redis;
-use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_user};
+use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_sessions, put_user};
 use super::channel::decode_member;
 use super::connection::Connection;
 use super::draft::{Draft, Seen};
@@ -30,10 +30,10 @@ use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
 use crate::store::records::{
-    decode_audit, decode_ended_session, decode_once, decode_project, decode_signing_key, encode_ended_session,
-    encode_event, encode_once, encode_project, encode_signing_key,
+    decode_audit, decode_ended_session, decode_once, decode_project, decode_sessions, decode_signing_key,
+    encode_ended_session, encode_event, encode_once, encode_project, encode_signing_key,
 };
-use crate::store::{ENDED_SESSION_KEPT, ONCE_KEPT, PepperCheck, StoreError};
+use crate::store::{ONCE_KEPT, PepperCheck, SESSION_KEPT, StoreError};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -208,6 +208,7 @@ impl Migrant {
             Kind::Audit => self.rows(after, limit).await,
             Kind::Users => self.found(kind, names::USERS, after, limit, user).await,
             Kind::EndedSessions => self.found(kind, names::ENDED_SESSIONS, after, limit, ended_session).await,
+            Kind::Sessions => self.found(kind, names::SESSIONS, after, limit, sessions).await,
             Kind::Once => self.found(kind, names::ONCE, after, limit, once).await,
         }
     }
@@ -377,9 +378,11 @@ fn put(draft: &mut Draft<'_>, record: &Record, now: Timestamp) {
         }
         Record::User(user) => put_user(draft, user),
         Record::EndedSession(session) => {
-            let kept = left(session.expires_at.plus(ENDED_SESSION_KEPT)).saturating_add(SPARE);
+            let kept = left(session.expires_at.plus(SESSION_KEPT)).saturating_add(SPARE);
             draft.keep(names::ended_session(&session.id), encode_ended_session(session), kept);
         }
+        // A server forgets later than a migration does.
+        Record::Sessions(sessions) => put_sessions(draft, sessions, now.minus(SPARE)),
         Record::SigningKey(key) => {
             draft.put(names::signing_key(&key.id), encode_signing_key(key));
             draft.enlist(names::SIGNING_KEY_LIST, &*key.id);
@@ -436,6 +439,10 @@ fn ended_session(id: &str, value: &[u8]) -> Result<Record, StoreError> {
     } else {
         misplaced(&format!("the end of session {}", session.id))
     }
+}
+
+fn sessions(user: &str, value: &[u8]) -> Result<Record, StoreError> {
+    decode_sessions(value, user).map(Record::Sessions)
 }
 
 fn once(name: &str, value: &[u8]) -> Result<Record, StoreError> {

@@ -1,6 +1,6 @@
 //! What every backend must do with users, sessions and the keys that sign them.
 
-use tollgate::domain::record::{EndedSession, SigningKey, User};
+use tollgate::domain::record::{EndedSession, OpenSession, SigningKey, User, UserSessions};
 use tollgate::store::{Store, UserQuery, Write};
 
 use super::assert_conflict;
@@ -161,6 +161,72 @@ async fn ended_sessions_are_forgotten_a_day_after_their_tokens(store: Store) {
     }
 }
 
+fn open(id: &str, began_at: u64, expires_at: u64) -> OpenSession {
+    let (began_at, expires_at) = (at(began_at), at(expires_at));
+    OpenSession { id: id.to_owned(), generation: 3, began_at, expires_at, address: Some("192.0.2.1".to_owned()) }
+}
+
+async fn begin(store: &Store, user: &str, session: &OpenSession) {
+    store.apply(vec![Write::BeginSession { user: user.to_owned(), session: session.clone() }]).await.unwrap();
+}
+
+async fn going_on(store: &Store, user: &str) -> Vec<OpenSession> {
+    store.sessions(user.to_owned()).await.unwrap()
+}
+
+async fn a_session_is_listed_until_it_ends(store: Store) {
+    assert_eq!(going_on(&store, "ann").await, []);
+    let [one, two] = [open("s-1", 10, DAY), open("s-2", 20, DAY)];
+    let bare = OpenSession { address: None, ..open("s-3", 20, DAY) };
+    begin(&store, "ann", &one).await;
+    begin(&store, "ann", &two).await;
+    begin(&store, "ann@example.com", &bare).await;
+    assert_eq!(going_on(&store, "ann").await, [one, two.clone()]);
+    assert_eq!(going_on(&store, "ann@example.com").await, [bare]);
+    assert_eq!(going_on(&store, "an").await, []);
+    // With its end, whoever ends it, and not with that of another one.
+    for id in ["s-1", "s-1", "s-3"] {
+        end(&store, session(id, 30, DAY)).await;
+        assert_eq!(going_on(&store, "ann").await, std::slice::from_ref(&two));
+    }
+    end(&store, session("s-2", 30, DAY)).await;
+    assert_eq!(going_on(&store, "ann").await, []);
+    begin(&store, "ann", &open("s-4", 40, DAY)).await;
+    assert_eq!(going_on(&store, "ann").await, [open("s-4", 40, DAY)]);
+}
+
+async fn sessions_that_are_over_make_room(store: Store) {
+    for n in 0..UserSessions::MOST as u64 {
+        begin(&store, "ann", &open(&format!("s-{n}"), 10 + n, DAY + n)).await;
+    }
+    assert_eq!(going_on(&store, "ann").await.len(), UserSessions::MOST);
+    begin(&store, "ann", &open("more", 1_000, 2 * DAY)).await;
+    let now = going_on(&store, "ann").await;
+    assert_eq!((now.len(), &*now[0].id, &*now[UserSessions::MOST - 1].id), (UserSessions::MOST, "s-1", "more"));
+    begin(&store, "ann", &open("later", DAY + 3, 2 * DAY)).await;
+    let now = going_on(&store, "ann").await;
+    assert_eq!((now.len(), &*now[0].id), (UserSessions::MOST - 2, "s-4"), "a token that expires now has expired");
+}
+
+async fn users_whose_sessions_are_over_are_forgotten(store: Store) {
+    for n in 0..20 {
+        begin(&store, &format!("u-{n}"), &open(&format!("s-{n}"), 10, 1_000)).await;
+    }
+    let remembered = async || {
+        let mut count = 0;
+        for n in 0..20 {
+            count += going_on(&store, &format!("u-{n}")).await.len();
+        }
+        count
+    };
+    begin(&store, "bob", &open("a", DAY + 1_000, 9 * DAY)).await;
+    assert_eq!(remembered().await, 20, "a day after the token, and not before");
+    for n in 0..3 {
+        begin(&store, "bob", &open(&format!("b-{n}"), DAY + 1_001, 9 * DAY)).await;
+    }
+    assert_eq!((remembered().await, going_on(&store, "bob").await.len()), (0, 4));
+}
+
 async fn signing_keys_come_and_go(store: Store) {
     let key = |id: &str, created: u64| SigningKey { id: id.to_owned(), sealed: vec![1, 2, 3], created_at: at(created) };
     assert!(store.signing_keys().await.unwrap().is_empty());
@@ -182,11 +248,13 @@ for_every_backend!(
     a_deleted_user_comes_back_without_old_sessions,
     users_are_listed_by_name_in_pages,
     an_ended_session_stays_ended,
+    a_session_is_listed_until_it_ends,
+    sessions_that_are_over_make_room,
     signing_keys_come_and_go,
 );
 
 mod forgetting {
-    use super::ended_sessions_are_forgotten_a_day_after_their_tokens;
+    use super::{ended_sessions_are_forgotten_a_day_after_their_tokens, users_whose_sessions_are_over_are_forgotten};
 
-    for_every_file!(ended_sessions_are_forgotten_a_day_after_their_tokens);
+    for_every_file!(ended_sessions_are_forgotten_a_day_after_their_tokens, users_whose_sessions_are_over_are_forgotten);
 }

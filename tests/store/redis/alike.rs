@@ -1,6 +1,6 @@
 //! The same random batches on the embedded store and on Redis: the same results, and the same to be read afterwards.
 
-use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState, Resource, SigningKey, User};
+use tollgate::domain::record::{ApiKey, EndedSession, OpenSession, Project, ProjectState, Resource, SigningKey, User};
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, ResourceQuery, Store, StoreError, UserQuery, Write};
 
 use crate::support::{Apply, Random, at, id, in_file, in_redis, key, resource, row, user};
@@ -101,6 +101,11 @@ impl Dice {
                 let sessions = if self.once_in(4) { new.sessions } else { sessions + self.0.below(2) };
                 let version = self.version(stored.map_or(0, |stored| stored.version));
                 Write::UpdateUser(User { sessions, version, ..new })
+            }
+            10 if self.once_in(2) => {
+                let (id, began_at) = (self.one(["s-1", "s-2", "s-3"]).to_owned(), at(self.0.below(99)));
+                let session = OpenSession { id, generation: 1, began_at, expires_at: at(9_000), address: None };
+                Write::BeginSession { user: self.one(["ann", "bob"]).to_owned(), session }
             }
             10 => {
                 let (id, user) = (self.one(["s-1", "s-2", "s-3"]).to_owned(), "ann".to_owned());

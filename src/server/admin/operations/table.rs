@@ -12,14 +12,18 @@ use crate::server::admin::wire::keys::{
 };
 use crate::server::admin::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, UpdateProject};
 use crate::server::admin::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
-use crate::server::admin::wire::session::{IssuedBody, LoginRequest, LogoutBody, WhoamiBody};
+use crate::server::admin::wire::session::{
+    EndedBody, IssuedBody, LoginRequest, LogoutBody, OwnSessionPath, SessionPath, SessionsBody, WhoamiBody,
+};
 use crate::server::admin::wire::users::{
     CreateUser, FreedBody, ListUsers, SetPassword, UpdateUser, UserBody, UserPage, UserPath,
 };
 use crate::server::admin::wire::{
-    AUDIT, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, USERS, WHOAMI,
+    AUDIT, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, SESSIONS, USERS, WHOAMI,
 };
-use crate::server::admin::{Door, audit, fleet, issuers, keys, openapi, projects, resources, session, users, whoami};
+use crate::server::admin::{
+    Door, audit, fleet, issuers, keys, openapi, projects, resources, session, sessions, users, whoami,
+};
 
 const PRIVATE: &[Door] = &[Door::Socket, Door::Http];
 const EVERYWHERE: &[Door] = &[Door::Socket, Door::Http, Door::ThroughEnvoy];
@@ -34,12 +38,15 @@ const ROTATE_KEY: &str = "/api/v1/auth/api-keys/{id}/rotate";
 const ONE_USER: &str = "/api/v1/users/{name}";
 const PASSWORD: &str = "/api/v1/users/{name}/password";
 const FREE_NAME: &str = "/api/v1/users/{name}/free";
+const OWN_SESSION: &str = "/api/v1/auth/sessions/{id}";
+const USER_SESSIONS: &str = "/api/v1/users/{name}/sessions";
+const USER_SESSION: &str = "/api/v1/users/{name}/sessions/{id}";
 const ONE_PROJECT: &str = "/api/v1/projects/{name}";
 const VERDICTS: &str = "/api/v1/issuers/{name}/verdicts";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 31] = [
+pub static OPERATIONS: [Operation; 35] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -58,6 +65,14 @@ pub static OPERATIONS: [Operation; 31] = [
     Operation::new::<Changed<LogoutBody>>("session.logout", "POST", LOGOUT, || post(session::logout), 200)
         .by(Access::Anyone, EVERYWHERE)
         .says("Log out", "Ends the session of the token that the request carries, at once. Keys are revoked instead.")
+        .waits(),
+    Operation::new::<SessionsBody>("session.list_own", "GET", SESSIONS, || get(sessions::list_own), 200)
+        .by(Access::Anyone, EVERYWHERE)
+        .says("List your sessions", "Those that go on, the newest first. Sessions that began before the store had its format are not listed."),
+    Operation::new::<Changed<EndedBody>>("session.end_own", "DELETE", OWN_SESSION, || delete(sessions::end_own), 200)
+        .by(Access::Anyone, EVERYWHERE)
+        .says("End one of your sessions", "At once: no check that begins after the answer is allowed with its token.")
+        .on::<OwnSessionPath>("session:{id}")
         .waits(),
     Operation::new::<Value>("session.keys", "GET", JWKS, || get(session::jwks), 200)
         .by(Access::Public, EVERYWHERE)
@@ -166,6 +181,22 @@ pub static OPERATIONS: [Operation; 31] = [
         .on::<UserPath>("user:{name}")
         .takes::<SetPassword>()
         .if_match(IfMatchRule::Optional)
+        .waits(),
+    Operation::new::<SessionsBody>("session.list", "GET", USER_SESSIONS, || get(sessions::list), 200)
+        .by(MANAGE_USERS, PRIVATE)
+        .says(
+            "List the sessions of a user",
+            "Those that go on, the newest first. One user has at most 256: the oldest is ended when another one begins.",
+        )
+        .on::<UserPath>("user:{name}"),
+    Operation::new::<Changed<EndedBody>>("session.end", "DELETE", USER_SESSION, || delete(sessions::end), 200)
+        .by(MANAGE_USERS, PRIVATE)
+        .says(
+            "End a session of a user",
+            "At once: no check that begins after the answer is allowed with its token. Their other sessions go on. Ending it \
+             again is no error.",
+        )
+        .on::<SessionPath>("session:{id}")
         .waits(),
     Operation::new::<ProjectPage>("project.list", "GET", PROJECTS, || get(projects::list), 200)
         .by(MANAGE_KEYS, PRIVATE)

@@ -134,3 +134,91 @@ async fn whoever_stands_on_another_plane_can_log_out_and_do_nothing_else() {
     assert_eq!(api.call("POST", LOGOUT, &token, Value::Null).await.status.as_u16(), 200);
     api.call("GET", WHOAMI, &token, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
 }
+
+const SESSIONS: &str = "/api/v1/auth/sessions";
+
+fn ids(list: &super::Answer) -> Vec<String> {
+    assert_eq!(list.status.as_u16(), 200, "{}", list.body);
+    let sessions = list.body["sessions"].as_array().unwrap();
+    sessions.iter().map(|session| session["id"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn whoever_has_logged_in_lists_and_ends_their_own_sessions() {
+    for door in [Door::Http, Door::ThroughEnvoy] {
+        let api = api_with("ada").await.at(door);
+        let mut tokens = Vec::new();
+        for n in 0..3 {
+            api.clock.store(START + n * 1_000, Ordering::Relaxed);
+            tokens.push(api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.text("token"));
+        }
+        let listed = api.call("GET", SESSIONS, &tokens[0], Value::Null).await;
+        let sessions = ids(&listed);
+        assert_eq!(sessions.len(), 3);
+        let newest = &listed.body["sessions"][0];
+        assert_eq!(
+            (&newest["began_at"], &newest["expires_at"]),
+            (&json!("2026-11-18T11:06:42Z"), &json!("2026-11-18T12:06:42Z"))
+        );
+        let text = listed.body.to_string();
+        assert!(
+            tokens.iter().all(|token| !text.contains(&**token) && !text.contains(token.rsplit('.').next().unwrap()))
+        );
+
+        for _ in 0..2 {
+            let ended = api.call("DELETE", &format!("{SESSIONS}/{}", sessions[0]), &tokens[0], Value::Null).await;
+            assert_eq!((ended.status.as_u16(), ended.text("id")), (200, sessions[0].clone()), "{}", ended.body);
+            api.call("GET", WHOAMI, &tokens[2], Value::Null).await.is(401, "AUTHENTICATION_FAILED");
+        }
+        assert_eq!(ids(&api.call("GET", SESSIONS, &tokens[1], Value::Null).await), sessions[1..]);
+        api.call("DELETE", &format!("{SESSIONS}/nothing"), &tokens[0], Value::Null).await.is(404, "NOT_FOUND");
+        api.call("DELETE", &format!("{SESSIONS}/a%20b"), &tokens[0], Value::Null).await.is(404, "NOT_FOUND");
+        // Logging out is an end, too, and so is the end of its time.
+        api.call("POST", LOGOUT, &tokens[0], Value::Null).await;
+        assert_eq!(ids(&api.call("GET", SESSIONS, &tokens[1], Value::Null).await), sessions[1..2]);
+        let (key, _) = api.at(Door::Socket).mint("admin", "acme", &["manage_keys"]).await;
+        api.call("GET", SESSIONS, &key, Value::Null).await.is(409, "CONFLICT");
+        api.clock.store(START + 3_601_000, Ordering::Relaxed);
+        let last = api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.text("token");
+        assert_eq!(ids(&api.call("GET", SESSIONS, &last, Value::Null).await).len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_user_are_for_who_administers_the_project() {
+    let api = api_with("ada").await;
+    let of_ada = "/api/v1/users/ada/sessions";
+    assert_eq!(ids(&api.operate("GET", of_ada, Value::Null).await), [""; 0]);
+    let http = api.at(Door::Http);
+    let token = http.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.text("token");
+    let (acme, _) = api.mint("admin", "acme", &["manage_users"]).await;
+    let (beta, _) = api.mint("admin", "beta", &["manage_users"]).await;
+    let (keys_only, _) = api.mint("admin", "acme", &["manage_keys"]).await;
+    let [session] = &ids(&http.call("GET", of_ada, &acme, Value::Null).await)[..] else { panic!("one session") };
+    let one = format!("{of_ada}/{session}");
+    for (method, path) in [("GET", of_ada), ("DELETE", &*one)] {
+        http.call(method, path, &beta, Value::Null).await.is(404, "NOT_FOUND");
+        for other in [&keys_only, &token] {
+            http.call(method, path, other, Value::Null).await.is(403, "PERMISSION_DENIED");
+        }
+        api.at(Door::ThroughEnvoy).call(method, path, &acme, Value::Null).await.is(404, "NOT_FOUND");
+    }
+    let nobody = api.operate("DELETE", &format!("/api/v1/users/nobody/sessions/{session}"), Value::Null).await;
+    nobody.is(404, "NOT_FOUND");
+    assert_eq!(http.call("GET", WHOAMI, &token, Value::Null).await.status.as_u16(), 200);
+    let ended = http.call("DELETE", &one, &acme, Value::Null).await;
+    assert_eq!(ended.status.as_u16(), 200, "{}", ended.body);
+    http.call("GET", WHOAMI, &token, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
+    assert_eq!(ids(&api.operate("GET", of_ada, Value::Null).await), [""; 0]);
+    let log = api.operate("GET", &format!("/api/v1/audit?target=session:{session}"), Value::Null).await;
+    let outcomes: Vec<(&Value, &Value)> =
+        log.body["entries"].as_array().unwrap().iter().map(|row| (&row["act"], &row["outcome"])).collect();
+    let [done, refused] = [json!("done"), json!("refused")];
+    assert!(outcomes.iter().all(|(act, _)| **act == "session.end"), "{outcomes:?}");
+    assert_eq!(outcomes.iter().map(|(_, outcome)| *outcome).collect::<Vec<_>>(), [&done, &refused, &refused, &refused]);
+    // Whatever ends every session takes them off the list.
+    http.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await;
+    assert_eq!(ids(&api.operate("GET", of_ada, Value::Null).await).len(), 1);
+    api.operate("PUT", "/api/v1/users/ada/password", json!({"password": "another long password"})).await;
+    assert_eq!(ids(&api.operate("GET", of_ada, Value::Null).await), [""; 0]);
+}

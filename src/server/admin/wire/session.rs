@@ -4,9 +4,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::rfc3339;
 use super::users::Password;
-
-use crate::server::admin::grammar::{NameOrEvery, PasswordText, Time, UserName};
+use crate::domain::record::OpenSession;
+use crate::server::admin::grammar::{Name, NameOrEvery, PasswordText, Time, UserName};
 
 /// Who the credential of a request belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -53,4 +54,59 @@ impl std::fmt::Debug for IssuedBody<'_> {
 #[schemars(rename = "Logout")]
 pub struct LogoutBody {
     pub subject: String,
+}
+
+/// Which of your sessions is meant.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct OwnSessionPath {
+    #[schemars(with = "Name")]
+    pub id: String,
+}
+
+/// Which session of a user is meant.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+pub struct SessionPath {
+    #[schemars(with = "UserName")]
+    pub name: String,
+    #[schemars(with = "Name")]
+    pub id: String,
+}
+
+/// A session that goes on. Its token is known to its owner alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Session")]
+pub struct SessionBody {
+    /// The `jti` of its token.
+    pub id: String,
+    #[schemars(with = "Time")]
+    pub began_at: String,
+    #[schemars(with = "Time")]
+    pub expires_at: String,
+    /// Where it was logged in from; null if that was not known.
+    pub address: Option<String>,
+}
+
+impl From<&OpenSession> for SessionBody {
+    fn from(session: &OpenSession) -> Self {
+        Self {
+            id: session.id.clone(),
+            began_at: rfc3339(session.began_at),
+            expires_at: rfc3339(session.expires_at),
+            address: session.address.clone(),
+        }
+    }
+}
+
+/// The sessions of one user that go on, the newest first; at most 256.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "Sessions")]
+pub struct SessionsBody {
+    pub sessions: Vec<SessionBody>,
+}
+
+/// The session that was ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "EndedSession")]
+pub struct EndedBody {
+    pub id: String,
 }

@@ -107,6 +107,24 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
     current.map(|current| (current, older)).ok_or(PepperError::NoCurrent(settings.current))
 }
 
+/// The same from their files alone, compared with no store: for a process that answers nothing by them.
+///
+/// # Errors
+/// [`PepperError`] if one of them is missing or no pepper.
+pub fn read_all(settings: &PepperSettings) -> Result<(Pepper, Vec<Pepper>), PepperError> {
+    let (mut current, mut older) = (None, Vec::new());
+    for (version, path) in &settings.files {
+        let lost = || PepperError::Lost { version: *version, path: path.clone() };
+        let pepper = Pepper::new(*version, read(path)?.ok_or_else(lost)?);
+        if *version == settings.current {
+            current = Some(pepper);
+        } else {
+            older.push(pepper);
+        }
+    }
+    current.map(|current| (current, older)).ok_or(PepperError::NoCurrent(settings.current))
+}
+
 /// A file that was there before is lost; one that never was has to be made.
 fn missing(version: u32, path: &Path, checks: &[PepperCheck], is_new: bool) -> PepperError {
     let path = path.to_owned();

@@ -2,6 +2,7 @@
 //! Decides nothing about requests.
 
 pub mod memory;
+mod sealed;
 pub mod store;
 
 use std::future::Future;
@@ -24,7 +25,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
-use crate::fleet::driver::{Fleet, Joining};
+use crate::fleet::driver::{self, Joining};
+use crate::fleet::handle::Fleet;
 use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
@@ -108,7 +110,7 @@ impl Core {
         let (following, reconciling) = (tasks.task("fleet_log"), tasks.task("reconcile"));
         let core = Self::of(store, digester, Arc::clone(&stamps), sizes, clock.clone(), Some(l2), tasks);
         let (reconcile, wanted) = mpsc::unbounded_channel();
-        let fleet = Fleet::start(Joining {
+        let fleet = driver::start(Joining {
             redis: joined.redis,
             stamps,
             sticky: Arc::clone(core.resolver.sticky()),
@@ -117,6 +119,8 @@ impl Core {
             clock,
             reconcile,
             task: following,
+            remembered: joined.remembered,
+            file: joined.file,
         })
         .map_err(start)?;
         let sticky = Arc::clone(core.resolver.sticky());
@@ -145,16 +149,23 @@ impl Core {
 
     /// Who logs users in, with the keys that the store has.
     async fn logins(&self) -> Result<Logins, RunError> {
-        let (signing, clock) = (self.resolver.signing(), Clock::System);
-        signing.load(clock.now()).await?;
-        let passwords = Passwords::start_among(self.resolver.tasks()).map_err(start)?;
-        Ok(Logins::new(self.store.clone(), self.registry.clone(), Arc::clone(signing), passwords, clock))
+        self.resolver.signing().load(Clock::System.now()).await?;
+        self.logins_without_keys()
     }
 
-    /// Opens the store and reads the peppers.
-    async fn open(settings: &Settings, policy: &Policy, tasks: Tasks) -> Result<(Self, Replicas), RunError> {
-        store::refuse_to_begin_anew(settings)?;
-        let opened = store::open(&settings.store, STORE_WAIT).await?;
+    fn logins_without_keys(&self) -> Result<Logins, RunError> {
+        let passwords = Passwords::start_among(self.resolver.tasks()).map_err(start)?;
+        let signing = Arc::clone(self.resolver.signing());
+        Ok(Logins::new(self.store.clone(), self.registry.clone(), signing, passwords, Clock::System))
+    }
+
+    /// Over a store that is open, with the peppers that it knows.
+    async fn open(
+        opened: Opened,
+        settings: &Settings,
+        policy: &Policy,
+        tasks: Tasks,
+    ) -> Result<(Self, Replicas), RunError> {
         let (current, older) = pepper::load(&settings.pepper, &opened.store()).await?;
         let digester = Digester::new(&current, &older);
         match opened {
@@ -164,9 +175,10 @@ impl Core {
                 Ok((core, Replicas::sole(embedded, Clock::System.now())))
             }
             Opened::Joined(joined) => {
-                let (core, fleet) = Self::join(joined, longest_grace(policy), digester, settings.cache, tasks)?;
+                let (core, fleet) = Self::join(*joined, longest_grace(policy), digester, settings.cache, tasks)?;
                 Ok((core, Replicas::Fleet(fleet)))
             }
+            Opened::Lost(_, loss) => Err(RunError::Start(loss.to_string())),
         }
     }
 }
@@ -186,13 +198,15 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
         let _ = changed.send(());
     });
     let Compiled { policy, settings } = config::load(&config)?;
+    let policy = Arc::new(policy);
 
     let (_log_guard, log) = telemetry::init_log(&settings.log).map_err(start)?;
     raise_file_limit();
     let telemetry = Arc::new(Telemetry::new(Some(log)).map_err(start)?);
     telemetry.set_log(&settings.log);
 
-    let (core, replicas) = Core::open(&settings, &policy, tasks.clone()).await?;
+    let Some((opened, stop)) = open_store(&settings, &policy).await? else { return Ok(()) };
+    let (core, replicas) = Core::open(opened, &settings, &policy, tasks.clone()).await?;
     if let Replicas::Fleet(fleet) = &replicas {
         telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
     }
@@ -203,10 +217,9 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
         logins.renew_keys().await?;
     }
     let grace = longest_grace(&policy);
-    let live = Arc::new(ArcSwap::from_pointee(policy));
+    let live = Arc::new(ArcSwap::new(policy));
     telemetry.adopt(&live.load_full());
 
-    let stop = stop_signal()?;
     let doors = Doors::open(&settings, &core, &replicas, logins, &live, &telemetry).await?;
     let mut background = JoinSet::new();
     if let Err(error) = &watch {
@@ -235,6 +248,23 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     replicas.leave().await;
     tracing::info!("stopped");
     served
+}
+
+/// The store, once it has what was known of it, and what tells the process to end. `None`: it was told to end before that.
+async fn open_store(
+    settings: &Settings,
+    policy: &Arc<Policy>,
+) -> Result<Option<(Opened, impl Future<Output = ()> + use<>)>, RunError> {
+    store::refuse_to_begin_anew(settings)?;
+    let mut opened = store::open(&settings.store, STORE_WAIT).await?;
+    let mut stop = Box::pin(stop_signal()?);
+    while let Opened::Lost(joined, loss) = opened {
+        if sealed::refuse_all(*joined, &loss, settings, policy, &mut stop).await? == sealed::Ended::Stopped {
+            return Ok(None);
+        }
+        opened = store::open(&settings.store, STORE_WAIT).await?;
+    }
+    Ok(Some((opened, stop)))
 }
 
 /// As many files as the system lets us have: with all its doors full, the process needs more than the customary 1,024.

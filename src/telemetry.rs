@@ -23,7 +23,7 @@ use crate::config::{Log, LogLevel, LoggedDecisions};
 use crate::domain::attributes::Attributes;
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::principal::Principal;
-use crate::fleet::driver::Fleet;
+use crate::fleet::handle::Fleet;
 use crate::policy::respond::{Allow, Decision, Deny};
 use crate::policy::{Policy, redact};
 use crate::resolve::Resolver;

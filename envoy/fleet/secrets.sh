@@ -27,7 +27,7 @@ hash=$(printf %s "$password" | sha256sum | cut -d ' ' -f 1)
 default='user default off resetpass ~* &* +@all'
 [ -e "$redis/users.acl" ] || put "$redis/users.acl" 999 << END
 $default
-user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get +cluster|slots +cluster|shards +acl|dryrun
+user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get +cluster|slots +cluster|shards +cluster|info +acl|dryrun
 END
 # The line of an older release, with which Redis came back from a restart without any key.
 if grep -qx 'user default off' "$redis/users.acl"; then

@@ -1,6 +1,7 @@
 //! `tollgate store`: what is done once to a store, by its operator. Reaches the store itself and no Tollgate; never makes a
 //! store where there is one.
 
+mod accept;
 mod check;
 mod migrate;
 mod upgrade;
@@ -41,6 +42,9 @@ made at the first start; it needs this only if there is a pepper already, be it 
     /// Show what a fleet's store and its server are found to be, and change nothing
     #[command(after_help = check::HELP)]
     Check(check::CheckArgs),
+    /// Look at a fleet's store that lost changes, and take it as it is
+    #[command(after_help = accept::HELP)]
+    Accept(accept::AcceptArgs),
     /// Carry everything from one store to another, and compare them
     #[command(after_help = migrate::HELP)]
     Migrate(migrate::MigrateArgs),
@@ -63,6 +67,7 @@ pub async fn run(args: StoreArgs) -> Result<(), Failure> {
     match args.command {
         StoreCommand::Init(args) => init(args).await,
         StoreCommand::Check(args) => check::run(&args).await,
+        StoreCommand::Accept(args) => accept::run(&args).await,
         StoreCommand::Migrate(args) => migrate::run(&args).await,
         StoreCommand::Upgrade(args) => upgrade::run(&args).await,
     }

@@ -18,12 +18,12 @@ pub use envoy::{Envoy, WithheldHeaders};
 pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
 pub use limits::{Audit, ProjectQuotas, Quotas, Rate, Rates};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
-pub use store::{ClientTls, Redis, SecretFile, Sentinel, Store};
+pub use store::{ClientTls, Failovers, Fleet, Redis, SecretFile, Sentinel, Store};
 
 /// The configuration of Tollgate: one YAML file.
 ///
 /// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `envoy`, `hosts`, `rates`, `quotas`, `audit` and `log`
-/// take effect when the file changes or on SIGHUP. `store`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
+/// take effect when the file changes or on SIGHUP. `store`, `fleet`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
 /// a problem changes nothing: the last good one stays in force.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +33,10 @@ pub struct File {
     pub version: Version,
     /// Where keys, users and resources are kept. Needs a restart.
     pub store: Store,
+    /// What a replica keeps on its own machine, with `store.redis`. Needs a restart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Fleet")]
+    pub fleet: Option<Fleet>,
     /// The secrets that the digests of keys are keyed with. Needs a restart.
     pub pepper: Pepper,
     /// Where Tollgate listens. Needs a restart.

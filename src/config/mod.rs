@@ -121,6 +121,8 @@ pub struct RedisSettings {
     pub place: Place,
     /// What this process is called in lists; `None`: as its host.
     pub name: Option<String>,
+    /// Where it keeps how far it has followed the store; `None`: nowhere.
+    pub position: Option<PathBuf>,
 }
 
 /// Where the peppers are.

@@ -2,6 +2,8 @@
 //!
 //! What is cached depends on a few of [`SLOTS`] slots, chosen by digests and names that every replica computes alike.
 
+use std::fmt;
+
 use sha2::{Digest as _, Sha256};
 
 use super::credential::Digest;
@@ -154,6 +156,25 @@ impl Ended {
             }
             (Self::Resource { created_at, .. }, Said::Resource(resource)) => resource.created_at == *created_at,
             _ => false,
+        }
+    }
+}
+
+/// In words, for people. A key is known by its digest here.
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Key { digest: Digest([a, b, c, d, ..]), .. } => {
+                write!(f, "key with digest {a:02x}{b:02x}{c:02x}{d:02x}… revoked")
+            }
+            Self::Session(session) => write!(f, "session {} ended", session.id),
+            Self::User { name, deleted: true, .. } => write!(f, "user {name} deleted"),
+            Self::User { name, disabled: true, .. } => write!(f, "user {name} disabled"),
+            Self::User { name, .. } => write!(f, "sessions of user {name} ended"),
+            Self::Project { name, state: ProjectState::Active, .. } => write!(f, "project {name} active again"),
+            Self::Project { name, state: ProjectState::Suspended, .. } => write!(f, "project {name} suspended"),
+            Self::Project { name, state: ProjectState::Deleted, .. } => write!(f, "project {name} deleted"),
+            Self::Resource { kind, id, .. } => write!(f, "resource {kind}/{id} deleted"),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What replicas and their store tell each other. Never says anything about a request.
 
+use std::fmt;
 use std::time::Duration;
 
 use super::change::{Event, Head, Position};
@@ -65,8 +66,91 @@ pub struct LogEntry {
 pub enum Renewal {
     /// There is no head: the store is empty, or was emptied.
     Lost,
-    /// The replica's position is not in this store's log: it must begin anew at the head.
+    /// The log does not end where the head says: it ends with this number, or there is none.
+    Short { head: Head, log: u64 },
+    /// The replica's position lies before the log's beginning: it must begin anew at the head.
     Resync(Head),
+    /// The replica's position, or the newest change that was acknowledged to it, should be in this store's log and is not: the
+    /// store went back, or holds other changes.
+    Gone(Head),
     /// The position is in the log, and these entries, a bounded number of them, follow it.
     Ahead { head: Head, entries: Vec<LogEntry> },
+}
+
+/// By what a store may have gone back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Term {
+    /// By nothing that is known of.
+    #[default]
+    Fixed,
+    /// By a service that makes another server the primary, and tells nobody.
+    Managed,
+    /// By a failover, after which the configuration epoch of Sentinel or the Cluster is a higher one.
+    Epoch(u64),
+}
+
+impl Term {
+    /// Whether there may have been a failover since it was `before`.
+    pub fn explains(self, before: Self) -> bool {
+        match (before, self) {
+            (_, Self::Managed) => true,
+            (Self::Epoch(before), Self::Epoch(now)) => now > before,
+            _ => false,
+        }
+    }
+}
+
+/// What a replica knows of the history that it follows, and is to be remembered beyond its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Up to where it has applied the log.
+    pub place: Head,
+    /// As of then.
+    pub term: Term,
+    /// Lineages that were followed before this one, the last one at the end.
+    pub left: Vec<String>,
+}
+
+/// What is wrong with a store that nobody has said to be right. Everything is refused until somebody has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// It has no head.
+    Head,
+    /// Its log does not end where its head says.
+    Log { head: u64, log: u64 },
+    /// It ends before this change, which was applied or acknowledged here; or has another one under that number.
+    Changes { known: u64, head: u64 },
+    /// It holds a history that was left for another one.
+    Left { lineage: String },
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Head => f.write_str("the store has lost its head: it was emptied, or it is the wrong server"),
+            Self::Log { head, log: 0 } => {
+                write!(f, "the store says that it has {head} changes, and its log is missing")
+            }
+            Self::Log { head, log } => {
+                write!(f, "the store says that it has {head} changes, and its log ends with number {log}")
+            }
+            Self::Changes { known, head } if head < known => write!(
+                f,
+                "the store went back without a failover: it has {head} changes, and {known} were known here, so that {} \
+                 are missing",
+                known - head
+            ),
+            Self::Changes { known, .. } => write!(
+                f,
+                "the store went back without a failover, and on from there: its change number {known} is another one than \
+                 was known here"
+            ),
+            Self::Left { lineage } => {
+                write!(
+                    f,
+                    "the store holds the lineage {lineage}, which was left for another one: an older copy was put back"
+                )
+            }
+        }
+    }
 }

@@ -1,52 +1,42 @@
 //! Follows the log of the store on a thread and connections of its own, so that checks cannot hold it up. Never grants a lease
 //! by itself: the state machine in `revocation/channel.rs` says what is to be done, and this does it.
 
-use std::fmt;
+mod losses;
+
+pub use losses::refusal;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
 
+use super::handle::{BELL, Ends, Fleet, Request};
 use super::members::{Members, fleet_view, wait_report};
+use super::position::PositionFile;
 use super::report::{FleetView, Waited};
 use crate::clock::Clock;
-use crate::domain::change::Head;
-use crate::domain::fleet::{Member, MemberState, Renewal};
+use crate::domain::change::{Head, Position};
+use crate::domain::fleet::{Member, MemberState, Remembered, Renewal, Term};
 use crate::domain::time::Moment;
 use crate::revocation::channel::{Action, Channel as Protocol, Identity, Input, Now, Standing};
 use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
 use crate::revocation::wait::{Observation, Verdict, Wait};
 use crate::store::StoreError;
-use crate::store::redis::survey::{Finding, Survey};
+use crate::store::redis::survey::Finding;
 use crate::store::redis::{Channel, Redis};
 use crate::tasks::{Pauses, Task};
 
-/// How long a replica listens at most before it renews its lease: a quarter of what a lease holds.
-const BELL: Duration = Duration::from_millis(200);
-/// The same while somebody waits for the others to confirm a change.
+/// How long a replica listens at most while somebody waits for the others to confirm a change.
 const IMPATIENT_BELL: Duration = Duration::from_millis(10);
 /// How often the list of members is looked through for those that are gone.
 const LOOK_ROUND: Duration = Duration::from_secs(10);
-
-/// This process's part in a fleet. Cheap to clone.
-#[derive(Clone)]
-pub struct Fleet(Arc<Shared>);
-
-struct Shared {
-    requests: mpsc::UnboundedSender<Request>,
-    level: Arc<ArcSwap<String>>,
-    clock: Clock,
-    position: watch::Receiver<u64>,
-    figures: Arc<Figures>,
-    lineages_seen: Arc<AtomicU64>,
-}
 
 /// What a replica brings along.
 #[derive(Debug)]
@@ -62,151 +52,40 @@ pub struct Joining {
     pub reconcile: mpsc::UnboundedSender<()>,
     /// Where a panic of the thread is counted.
     pub task: Task,
+    /// What a process before this one has known, and where this one keeps what it knows.
+    pub remembered: Option<Remembered>,
+    pub file: Option<PositionFile>,
 }
 
-/// Counts since the start, and how things are now.
-#[derive(Debug, Default)]
-pub struct Figures {
-    /// Index into [`MemberState::ALL`].
-    state: AtomicU64,
-    pub renewals: AtomicU64,
-    pub leases: AtomicU64,
-    pub resyncs: AtomicU64,
-    pub failures: AtomicU64,
-    pub events: AtomicU64,
-    /// How many changes there were that had not been applied, at the last renewal.
-    pub lag: AtomicU64,
-}
-
-impl Figures {
-    pub fn state(&self) -> MemberState {
-        let index = usize::try_from(self.state.load(Ordering::Relaxed)).unwrap_or_default();
-        MemberState::ALL.get(index).copied().unwrap_or(MemberState::Detached)
-    }
-
-    fn set_state(&self, state: MemberState) {
-        let index = MemberState::ALL.iter().position(|known| *known == state).unwrap_or_default();
-        self.state.store(index as u64, Ordering::Relaxed);
-    }
-}
-
-enum Request {
-    Wait { sequence: u64, lineages: u64, limit: Duration, answer: oneshot::Sender<Waited> },
-    View { answer: oneshot::Sender<Result<FleetView, StoreError>> },
-    Leave { answer: oneshot::Sender<()> },
-}
-
-impl Fleet {
-    /// Joins. Nothing is served from a cache before the first lease.
-    ///
-    /// # Errors
-    /// The system's, if there is no thread to be had.
-    pub fn start(joining: Joining) -> std::io::Result<Self> {
-        let level = Arc::new(ArcSwap::from_pointee(joining.level.clone()));
-        let (requests, received) = mpsc::unbounded_channel();
-        let (position, heard) = watch::channel(0);
-        let figures = Arc::new(Figures::default());
-        let lineages_seen = Arc::default();
-        let shared = Shared {
-            requests,
-            level: Arc::clone(&level),
-            clock: joining.clock.clone(),
-            position: heard,
-            figures: Arc::clone(&figures),
-            lineages_seen: Arc::clone(&lineages_seen),
-        };
-        let mut driver = Driver {
-            protocol: Protocol::new(joining.identity.clone(), 0, joining.clock.now()),
-            joining,
-            level,
-            findings: Arc::default(),
-            requests: received,
-            position,
-            figures,
-            lineages_seen,
-            links: None,
-            listening: None,
-            head: None,
-            members: Members::default(),
-            waits: Vec::new(),
-            views: Vec::new(),
-            listed: None,
-            looked_round: Moment::default(),
-            has_complained: false,
-        };
-        thread::Builder::new().name("tollgate-fleet".to_owned()).spawn(move || driver.run())?;
-        Ok(Self(Arc::new(shared)))
-    }
-
-    /// The number of the newest change that this replica has applied, as it rises.
-    pub fn position(&self) -> watch::Receiver<u64> {
-        self.0.position.clone()
-    }
-
-    pub fn figures(&self) -> &Figures {
-        &self.0.figures
-    }
-
-    /// Counts the histories that this replica went over to. Read it before a change is made that is then waited for.
-    pub fn lineages(&self) -> u64 {
-        self.0.lineages_seen.load(Ordering::SeqCst)
-    }
-
-    /// Waits until every replica has applied a change, or cannot act against it any more, or until `limit` has passed.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] if nobody could be asked.
-    pub async fn wait(&self, sequence: u64, lineages: u64, limit: Duration) -> Result<Waited, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        // With time for one more look at the end.
-        let patience = limit.max(crate::revocation::FENCE) + 2 * BELL;
-        self.ask(Request::Wait { sequence, lineages, limit, answer }, patience, answered).await
-    }
-
-    /// # Errors
-    /// [`StoreError::Unavailable`] if the store cannot be asked.
-    pub async fn view(&self) -> Result<FleetView, StoreError> {
-        let (answer, answered) = oneshot::channel();
-        self.ask(Request::View { answer }, Duration::from_secs(2), answered).await?
-    }
-
-    /// Leaves the fleet, once nobody is answered any more.
-    pub async fn leave(&self) {
-        let (answer, answered) = oneshot::channel();
-        if let Err(error) = self.ask(Request::Leave { answer }, Duration::from_secs(1), answered).await {
-            tracing::warn!(%error, "the fleet was not told that this replica leaves: it is listed as silent for a while");
-        }
-    }
-
-    async fn ask<T>(
-        &self,
-        request: Request,
-        patience: Duration,
-        answered: oneshot::Receiver<T>,
-    ) -> Result<T, StoreError> {
-        let unreachable = || StoreError::Unavailable("the store of the fleet cannot be reached now".to_owned());
-        self.0.requests.send(request).map_err(|_| unreachable())?;
-        match tokio::time::timeout(patience, answered).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(_)) | Err(_) => Err(unreachable()),
-        }
-    }
-
-    /// What the store's configuration guarantees, in words.
-    pub fn level(&self) -> Arc<String> {
-        self.0.level.load_full()
-    }
-
-    /// The clock that leases are counted by.
-    pub fn clock(&self) -> &Clock {
-        &self.0.clock
-    }
-}
-
-impl fmt::Debug for Fleet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Fleet({})", self.0.figures.state().as_str())
-    }
+/// Joins. Nothing is served from a cache before the first lease.
+///
+/// # Errors
+/// The system's, if there is no thread to be had.
+pub fn start(joining: Joining) -> std::io::Result<Fleet> {
+    let (fleet, ends) = Fleet::new(joining.level.clone(), joining.clock.clone());
+    let protocol = Protocol::new(joining.identity.clone(), 0, joining.clock.now());
+    let mut driver = Driver {
+        protocol: protocol.remembering(joining.remembered.clone()),
+        term: Term::Fixed,
+        term_asked: Moment::default(),
+        acknowledged: None,
+        loss: None,
+        noted: None,
+        joining,
+        ends,
+        findings: Arc::default(),
+        links: None,
+        listening: None,
+        head: None,
+        members: Members::default(),
+        waits: Vec::new(),
+        views: Vec::new(),
+        listed: None,
+        looked_round: Moment::default(),
+        has_complained: false,
+    };
+    thread::Builder::new().name("tollgate-fleet".to_owned()).spawn(move || driver.run())?;
+    Ok(fleet)
 }
 
 /// The connection that is asked, and the one that rings.
@@ -226,14 +105,10 @@ struct Waiting {
 
 struct Driver {
     joining: Joining,
-    level: Arc<ArcSwap<String>>,
+    ends: Ends,
     /// What was found of the store's server, at the last connection.
     findings: Arc<ArcSwap<Vec<Finding>>>,
     protocol: Protocol,
-    requests: mpsc::UnboundedReceiver<Request>,
-    position: watch::Sender<u64>,
-    figures: Arc<Figures>,
-    lineages_seen: Arc<AtomicU64>,
     links: Option<Links>,
     /// A bell that is waited for; it gives its connection back.
     listening: Option<JoinHandle<Result<Channel, StoreError>>>,
@@ -245,6 +120,15 @@ struct Driver {
     listed: Option<(Moment, Moment)>,
     looked_round: Moment,
     has_complained: bool,
+    /// By what the store may have gone back, and when that was asked.
+    term: Term,
+    term_asked: Moment,
+    /// The newest change that the store has acknowledged here, as it was before the last renewal was sent.
+    acknowledged: Option<Position>,
+    /// Why everything is refused.
+    loss: Option<StoreError>,
+    /// What the file was given last.
+    noted: Option<Remembered>,
 }
 
 /// What ends the thread.
@@ -273,7 +157,9 @@ impl Driver {
             let down = self.joining.task.fell();
             // Whoever waits must see that this one knows nothing of what the one before had followed.
             let histories = self.protocol.standing().lineages + 1;
+            let remembered = self.protocol.remembered();
             self.protocol = Protocol::new(self.joining.identity.clone(), histories, self.joining.clock.now())
+                .remembering(remembered)
                 .still_sealed(self.joining.stamps.is_sealed());
             thread::sleep(pauses.next(begun));
             drop(down);
@@ -292,8 +178,14 @@ impl Driver {
                 match action {
                     Action::DropLoads => self.joining.redis.drop_loads(),
                     // Whoever would hear it is gone only when the process ends.
-                    Action::Adopt(_) => drop(self.joining.reconcile.send(())),
-                    Action::Lease(_) => self.observe(),
+                    Action::Adopt(_) => {
+                        self.joining.redis.forget_acknowledged();
+                        let _ = self.joining.reconcile.send(());
+                    }
+                    Action::Lease(_) => {
+                        self.remember();
+                        self.observe();
+                    }
                     Action::Connect { after } => match self.pause(after).await {
                         Ok(()) => input = self.connect().await,
                         Err(left) => return left,
@@ -303,7 +195,13 @@ impl Driver {
                         Ok(heard) => input = Some(heard),
                         Err(left) => return left,
                     },
-                    Action::Apply(_) | Action::Seal | Action::Unseal => {}
+                    Action::Seal(loss) => self.refuse_all(&loss),
+                    Action::Unseal => {
+                        self.loss = None;
+                        self.joining.redis.refuse(None);
+                        tracing::warn!("the store is whole again, or was accepted: it is followed");
+                    }
+                    Action::Apply(_) => {}
                 }
                 self.publish();
             }
@@ -315,32 +213,31 @@ impl Driver {
         // Without chance a fleet merely returns in step.
         let _ = getrandom::fill(&mut random);
         let clock = &self.joining.clock;
-        Now { moment: clock.moment(), time: clock.now(), random: u64::from_ne_bytes(random) }
+        Now {
+            moment: clock.moment(),
+            time: clock.now(),
+            random: u64::from_ne_bytes(random),
+            term: self.term,
+            acknowledged: self.acknowledged.as_ref().map_or(0, |place| place.sequence),
+        }
     }
 
     /// What others in this process read.
     fn publish(&self) {
         let Standing { lineages, .. } = self.protocol.standing();
-        self.lineages_seen.store(lineages, Ordering::SeqCst);
-        self.figures.set_state(self.protocol.own().state);
+        self.ends.lineages_seen.store(lineages, Ordering::SeqCst);
+        self.ends.figures.set_state(self.protocol.own().state);
         let applied = self.joining.stamps.position();
-        self.position.send_if_modified(|known| std::mem::replace(known, applied) != applied);
+        self.ends.position.send_if_modified(|known| std::mem::replace(known, applied) != applied);
     }
 
     fn count(&self, action: &Action) {
         let count = match action {
-            Action::Apply(_) => &self.figures.events,
-            Action::Lease(_) => &self.figures.leases,
-            Action::Adopt(_) => &self.figures.resyncs,
-            Action::Renew { .. } => &self.figures.renewals,
-            Action::Connect { .. } => &self.figures.failures,
-            Action::Seal => {
-                tracing::error!(
-                    "the store has lost its head: everything is refused until an operator has restored it, or has said \
-                     with `tollgate store init` that it begins anew"
-                );
-                return;
-            }
+            Action::Apply(_) => &self.ends.figures.events,
+            Action::Lease(_) => &self.ends.figures.leases,
+            Action::Adopt(_) => &self.ends.figures.resyncs,
+            Action::Renew { .. } => &self.ends.figures.renewals,
+            Action::Connect { .. } => &self.ends.figures.failures,
             _ => return,
         };
         count.fetch_add(1, Ordering::Relaxed);
@@ -352,7 +249,7 @@ impl Driver {
         self.listening = None;
         self.listed = None;
         let over = tokio::time::Instant::now() + time;
-        while let Ok(request) = timeout_at(over, self.requests.recv()).await {
+        while let Ok(request) = timeout_at(over, self.ends.requests.recv()).await {
             match request {
                 Some(request) => self.accept(request).await?,
                 None => return Err(self.leave().await),
@@ -363,6 +260,12 @@ impl Driver {
 
     /// `None` is a failure.
     async fn connect(&mut self) -> Option<Input> {
+        // Before the primary is looked for: a failover in between counts for what is found behind it.
+        if let Err(error) = self.ask_term().await {
+            self.complain(&error);
+            refuse(&mut self.views, &error);
+            return None;
+        }
         let (asked, bell) = tokio::join!(self.joining.redis.channel(), self.joining.redis.channel());
         match (asked, bell) {
             (Ok(asked), Ok(bell)) => {
@@ -378,30 +281,21 @@ impl Driver {
         }
     }
 
-    /// Another server, or the same one with other settings, may guarantee something else. Nothing waits for the answer.
-    fn look_at_level(&self) {
-        let (redis, level) = (Arc::clone(&self.joining.redis), Arc::clone(&self.level));
-        let findings = Arc::clone(&self.findings);
-        tokio::spawn(async move {
-            let Ok(survey) = Survey::of(redis.connector()).await else { return };
-            for Finding { what, remedy, .. } in survey.refusals() {
-                tracing::error!(remedy, "{what}");
-            }
-            let (now, before) = (survey.level.to_string(), level.load_full());
-            if now != *before {
-                tracing::warn!(%before, %now, "the store's server guarantees something else than before");
-                level.store(Arc::new(now));
-            }
-            findings.store(Arc::new(survey.findings));
-        });
-    }
-
     async fn renew(&mut self, member: &Member, settle: bool) -> Input {
         match self.try_renew(member, settle).await {
             Ok((sent, renewal)) => {
+                if self.wants_term(&renewal)
+                    && let Err(error) = self.ask_term().await
+                {
+                    self.complain(&error);
+                    return Input::Failed;
+                }
+                if let Renewal::Gone(head) | Renewal::Short { head, .. } = &renewal {
+                    self.head = Some(head.clone());
+                }
                 if let Renewal::Ahead { head, entries } = &renewal {
                     let reached = entries.last().map_or(member.position.sequence, |last| last.position.sequence);
-                    self.figures.lag.store(head.position.sequence.saturating_sub(reached), Ordering::Relaxed);
+                    self.ends.figures.lag.store(head.position.sequence.saturating_sub(reached), Ordering::Relaxed);
                     self.head = Some(head.clone());
                 }
                 Input::Renewed { sent, renewal }
@@ -422,6 +316,8 @@ impl Driver {
 
     async fn try_renew(&mut self, member: &Member, settle: bool) -> Result<(Moment, Renewal), StoreError> {
         let clock = self.joining.clock.clone();
+        self.acknowledged = self.protocol.lineage().and_then(|lineage| self.joining.redis.acknowledged(lineage));
+        let missed = if member.state == MemberState::Sealed { self.missed() } else { Vec::new() };
         let Some(links) = &mut self.links else {
             return Err(StoreError::Unavailable("there is no connection".to_owned()));
         };
@@ -441,6 +337,10 @@ impl Driver {
                 Err(error) => problem = Some(error),
             }
         }
+        if member.state == MemberState::Sealed {
+            links.asked.misses(missed);
+        }
+        links.asked.expects(self.acknowledged.clone());
         let sent = clock.moment();
         let renewal = links.asked.renew(member).await?;
         // There is no list either where the head is lost, and then it is the renewal that must be heard.
@@ -459,8 +359,11 @@ impl Driver {
     /// Until there is something to hear, or it is time for the next renewal.
     async fn listen(&mut self, after: u64) -> Result<Input, Left> {
         // What was asked meanwhile comes first.
-        while let Ok(request) = self.requests.try_recv() {
+        while let Ok(request) = self.ends.requests.try_recv() {
             self.accept(request).await?;
+        }
+        if let Some(loss) = &self.loss {
+            refuse(&mut self.views, loss);
         }
         let impatient = !self.waits.is_empty() || !self.views.is_empty();
         if self.listening.is_none() {
@@ -485,7 +388,7 @@ impl Driver {
                 }
             }
             () = sleep(IMPATIENT_BELL), if impatient => Ok(Input::Rang),
-            request = self.requests.recv() => {
+            request = self.ends.requests.recv() => {
                 match request {
                     Some(request) => self.accept(request).await?,
                     None => return Err(self.leave().await),
@@ -521,6 +424,8 @@ impl Driver {
         {
             tracing::warn!(%error, "the fleet was not told that this replica leaves: it is listed as silent for a while");
         }
+        // Waits until it is on the disk.
+        self.joining.file = None;
         Left
     }
 
@@ -531,7 +436,7 @@ impl Driver {
         }
         let Some((asked, listed)) = self.listed.take() else { return };
         let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
-        let (members, level) = (self.members.listed(), &*self.level.load_full());
+        let (members, level) = (self.members.listed(), &*self.ends.level.load_full());
         for waiting in &mut self.waits {
             let verdict = waiting.wait.observe(&Observation { asked, listed, members, own, now });
             let waited = match verdict {

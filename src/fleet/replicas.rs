@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::Fleet;
+use super::handle::Fleet;
 use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport, Waited};
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;

@@ -1,19 +1,26 @@
 //! One replica's side of the protocol, as a state machine: what happened goes in, what is to be done comes out. Knows no
-//! clock and no socket, and never grants a lease for anything but the very head of the log.
+//! clock and no socket, never grants a lease for anything but the very head of the log, and never follows a store that went
+//! back where no failover explains it.
 
+use std::mem;
 use std::time::Duration;
 
 use super::GUARD;
 use super::stamps::Stamps;
 use super::sticky::Sticky;
 use crate::domain::change::{Head, Position};
-use crate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
+use crate::domain::fleet::{LogEntry, Loss, Member, MemberState, Remembered, Renewal, Term};
 use crate::domain::time::{Moment, Timestamp};
 use crate::store::format::Format;
 
 /// Connections are tried anew after a random time between these; the longest one doubles with each failure.
 const RETRY: Duration = Duration::from_millis(50);
 const LONGEST_RETRY: Duration = Duration::from_secs(1);
+/// How long after a store was found to have gone back a failover may become known that explains it: Sentinels tell each other
+/// every two seconds.
+const LATEST_EXPLANATION: Duration = Duration::from_secs(10);
+/// How many lineages that were left are remembered.
+const MOST_LEFT: usize = 16;
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +42,11 @@ pub struct Now {
     pub time: Timestamp,
     /// Any random number, so that a fleet does not return all at once.
     pub random: u64,
+    /// By what the store may have gone back.
+    pub term: Term,
+    /// The number of the newest change of the history that is followed which the store has acknowledged to this process, as it was
+    /// before the renewal was sent; or 0. The store was asked for it with the renewal.
+    pub acknowledged: u64,
 }
 
 /// What is to be done, in this order. Each input leads to exactly one of `Connect`, `Renew` and `Listen`, as the last one.
@@ -55,7 +67,8 @@ pub enum Action {
     Apply(LogEntry),
     Adopt(Head),
     Lease(Moment),
-    Seal,
+    /// Refuse everything, for this reason.
+    Seal(Loss),
     Unseal,
     /// Wait for an entry behind this one, but not for long.
     Listen {
@@ -77,7 +90,7 @@ impl Action {
                 stamps.adopt(head.position.sequence);
             }
             Self::Lease(until) => stamps.grant(*until),
-            Self::Seal => stamps.seal(),
+            Self::Seal(_) => stamps.seal(),
             Self::Unseal => stamps.unseal(),
             Self::Connect { .. } | Self::DropLoads | Self::Renew { .. } | Self::Listen { .. } => {}
         }
@@ -112,7 +125,18 @@ pub struct Channel {
     own: Member,
     lineage: Option<String>,
     lineages: u64,
+    /// Lineages that were followed before this one.
+    left: Vec<String>,
+    /// Whether the lineage is followed, and not merely remembered from another process.
+    has_joined: bool,
+    /// By what the store may have gone back: as of the last lease, if there was one, and as of the connection there is.
+    term: Option<Term>,
+    connected: Term,
     sealed: bool,
+    /// Why, as it was told last.
+    loss: Option<Loss>,
+    /// Since when the store is known to have gone back.
+    gone_since: Option<Moment>,
     /// Whether the store's replicas know of this member, too.
     settled: bool,
     leased_until: Moment,
@@ -131,7 +155,13 @@ impl Channel {
             own,
             lineage: None,
             lineages,
+            left: Vec::new(),
+            has_joined: false,
+            term: None,
+            connected: Term::Fixed,
             sealed: false,
+            loss: None,
+            gone_since: None,
             settled: false,
             leased_until: Moment::default(),
             attached_since: None,
@@ -142,6 +172,28 @@ impl Channel {
     /// One for a replica that may be sealed already, and is to be unsealed with its first history.
     pub fn still_sealed(self, sealed: bool) -> Self {
         Self { sealed, ..self }
+    }
+
+    /// One for a replica that has followed a history before, and must find it again.
+    pub fn remembering(mut self, remembered: Option<Remembered>) -> Self {
+        if let Some(Remembered { place, term, left }) = remembered {
+            self.own.position = place.position;
+            self.lineage = Some(place.lineage);
+            self.term = Some(term);
+            self.left = left;
+        }
+        self
+    }
+
+    /// What must not be lost; `None` before the first lease.
+    pub fn remembered(&self) -> Option<Remembered> {
+        let place = Head { lineage: self.lineage.clone()?, position: self.own.position.clone() };
+        Some(Remembered { place, term: self.term?, left: self.left.clone() })
+    }
+
+    /// The history that is followed.
+    pub fn lineage(&self) -> Option<&str> {
+        self.lineage.as_deref()
     }
 
     /// This replica as the others see it.
@@ -158,25 +210,63 @@ impl Channel {
             Input::Connected => {
                 self.turn(now, MemberState::Syncing);
                 self.settled = false;
+                self.connected = now.term;
                 vec![self.renew()]
             }
             Input::Failed => self.fail(now),
-            Input::Renewed { renewal: Renewal::Lost, .. } => self.seal(now),
-            Input::Renewed { renewal: Renewal::Resync(head), .. } => self.adopt(now, head),
-            // The same place in another history: two of them can be alike while both are empty.
-            Input::Renewed { renewal: Renewal::Ahead { head, .. }, .. }
-                if self.sealed || self.lineage.as_ref() != Some(&head.lineage) =>
-            {
-                self.adopt(now, head)
-            }
-            Input::Renewed { sent, renewal: Renewal::Ahead { head, entries } } => {
-                if follows(&self.own.position, &entries, &head) {
-                    self.follow(now, sent, &head, entries)
-                } else {
-                    self.fail(now)
-                }
-            }
+            Input::Renewed { sent, renewal } => match self.loss(now, &renewal) {
+                Some(loss) => self.seal(now, loss),
+                None => self.go_on(now, sent, renewal),
+            },
             Input::Rang => vec![self.renew()],
+        }
+    }
+
+    /// What an answer shows to be lost, and nothing explains.
+    fn loss(&self, now: &Now, renewal: &Renewal) -> Option<Loss> {
+        let (head, is_gone) = match renewal {
+            Renewal::Lost => return Some(Loss::Head),
+            Renewal::Short { head, log } => return Some(Loss::Log { head: head.position.sequence, log: *log }),
+            Renewal::Gone(head) => (head, true),
+            Renewal::Resync(head) | Renewal::Ahead { head, .. } => (head, false),
+        };
+        let newest = head.position.sequence;
+        let loss = if self.lineage.as_ref()? != &head.lineage {
+            let lineage = head.lineage.clone();
+            self.left.contains(&lineage).then_some(Loss::Left { lineage })?
+        } else if is_gone {
+            Loss::Changes { known: self.own.position.sequence.max(now.acknowledged), head: newest }
+        } else {
+            return None;
+        };
+        let is_late = self.gone_since.is_some_and(|since| now.moment.since(since) > LATEST_EXPLANATION);
+        (is_late || !self.is_explained(now.term)).then_some(loss)
+    }
+
+    /// Whether there may have been a failover since the last lease. Before the first one it may have followed a primary that was
+    /// deposed already, where there are several.
+    fn is_explained(&self, now: Term) -> bool {
+        match self.term {
+            Some(before) => now.explains(before),
+            None => now != Term::Fixed,
+        }
+    }
+
+    /// With what is no loss, or is explained.
+    fn go_on(&mut self, now: &Now, sent: Moment, renewal: Renewal) -> Vec<Action> {
+        let (head, entries) = match renewal {
+            Renewal::Lost | Renewal::Short { .. } => return self.fail(now),
+            Renewal::Resync(head) | Renewal::Gone(head) => return self.adopt(now, head),
+            Renewal::Ahead { head, entries } => (head, entries),
+        };
+        // The same place in another history: two of them can be alike while both are empty.
+        let is_another = self.lineage.as_ref() != Some(&head.lineage);
+        if self.sealed || !self.has_joined || is_another {
+            self.adopt(now, head)
+        } else if follows(&self.own.position, &entries, &head) {
+            self.follow(now, sent, &head, entries)
+        } else {
+            self.fail(now)
         }
     }
 
@@ -206,6 +296,7 @@ impl Channel {
         self.attached_since.get_or_insert(now.moment);
         self.leased_until = self.leased_until.max(sent.plus(GUARD));
         self.failures = 0;
+        self.term = Some(self.connected);
         self.turn(now, MemberState::Attached);
         Action::Lease(sent.plus(GUARD))
     }
@@ -213,26 +304,45 @@ impl Channel {
     /// No lease before the next renewal has confirmed the new position.
     fn adopt(&mut self, now: &Now, head: Head) -> Vec<Action> {
         self.lineages += 1;
-        self.lineage = Some(head.lineage.clone());
+        match self.lineage.replace(head.lineage.clone()) {
+            Some(former) if former != head.lineage => {
+                self.left.retain(|left| left != &head.lineage && left != &former);
+                self.left.push(former);
+                self.left.drain(..self.left.len().saturating_sub(MOST_LEFT));
+            }
+            _ => {}
+        }
+        (self.has_joined, self.gone_since, self.loss) = (true, None, None);
         self.own.position = head.position.clone();
         self.attached_since = None;
         self.settled = false;
         // Nobody else may be believed who has been asked before.
         let mut actions = vec![Action::DropLoads, Action::Adopt(head)];
-        if std::mem::take(&mut self.sealed) {
+        if mem::take(&mut self.sealed) {
             actions.push(Action::Unseal);
         }
         self.turn(now, MemberState::Syncing);
-        actions.push(self.renew());
+        // A failover that became known over this connection may be later than what it has told.
+        let is_known = now.term == self.connected;
+        actions.push(if is_known { self.renew() } else { Action::Connect { after: RETRY } });
         actions
     }
 
-    fn seal(&mut self, now: &Now) -> Vec<Action> {
-        let was_sealed = std::mem::replace(&mut self.sealed, true);
+    fn seal(&mut self, now: &Now, loss: Loss) -> Vec<Action> {
+        let was_sealed = mem::replace(&mut self.sealed, true);
+        let is_known = |known: &Loss| mem::discriminant(known) == mem::discriminant(&loss);
+        let is_told = was_sealed && self.loss.as_ref().is_some_and(is_known);
+        if matches!(loss, Loss::Changes { .. } | Loss::Left { .. }) {
+            self.gone_since.get_or_insert(now.moment);
+        }
         self.attached_since = None;
         self.turn(now, MemberState::Sealed);
         let listen = Action::Listen { after: self.own.position.sequence };
-        if was_sealed { vec![listen] } else { vec![Action::Seal, listen] }
+        if is_told {
+            return vec![listen];
+        }
+        self.loss = Some(loss.clone());
+        vec![Action::Seal(loss), listen]
     }
 
     fn fail(&mut self, now: &Now) -> Vec<Action> {
@@ -270,148 +380,4 @@ fn follows(position: &Position, entries: &[LogEntry], head: &Head) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::domain::change::{Event, Touched};
-
-    fn now(millis: u64) -> Now {
-        Now { moment: Moment::from_millis(millis), time: Timestamp::from_millis(millis), random: millis }
-    }
-
-    fn position(sequence: u64) -> Position {
-        Position { sequence, chain: format!("h{sequence}") }
-    }
-
-    fn head(sequence: u64) -> Head {
-        Head { lineage: "one".to_owned(), position: position(sequence) }
-    }
-
-    fn entry(sequence: u64) -> LogEntry {
-        let event = Event { touched: Touched::Slots(vec![1]), ended: Vec::new() };
-        LogEntry { position: position(sequence), event }
-    }
-
-    fn renewed(sent: u64, renewal: Renewal) -> Input {
-        Input::Renewed { sent: Moment::from_millis(sent), renewal }
-    }
-
-    fn ahead(sequence: u64, entries: &[u64]) -> Renewal {
-        Renewal::Ahead { head: head(sequence), entries: entries.iter().copied().map(entry).collect() }
-    }
-
-    /// Attached at entry 3 since 20, with a lease from 10.
-    fn attached() -> Channel {
-        let identity =
-            Identity { id: "a".to_owned(), name: "a".to_owned(), grace: Duration::ZERO, version: "1".to_owned() };
-        let mut channel = Channel::new(identity, 0, Timestamp::default());
-        channel.take(&now(1), Input::Connected);
-        channel.take(&now(5), renewed(1, Renewal::Resync(head(3))));
-        assert_eq!(channel.own().state, MemberState::Syncing);
-        let actions = channel.take(&now(20), renewed(10, ahead(3, &[])));
-        assert_eq!(actions, [Action::Lease(Moment::from_millis(810)), Action::Listen { after: 3 }]);
-        channel
-    }
-
-    #[test]
-    fn a_lease_is_granted_at_the_head_alone_from_the_moment_of_sending() {
-        let mut channel = attached();
-        channel.take(&now(30), Input::Rang);
-        let actions = channel.take(&now(90), renewed(40, ahead(6, &[4, 5])));
-        assert_eq!(actions[..2], [4, 5].map(entry).map(Action::Apply));
-        assert!(matches!(&actions[2..], [Action::Renew { settle: false, .. }]), "{actions:?}");
-        assert_eq!(channel.own().state, MemberState::Syncing);
-        let actions = channel.take(&now(120), renewed(100, ahead(6, &[6])));
-        assert_eq!(actions[1], Action::Lease(Moment::from_millis(900)));
-        assert!(matches!(&actions[2..], [Action::Renew { member, .. }] if member.position == position(6)));
-        assert_eq!(channel.standing().attached_since, Some(Moment::from_millis(20)));
-    }
-
-    #[test]
-    fn what_does_not_follow_is_a_failure() {
-        let other = Head { position: Position { sequence: 4, chain: "other".to_owned() }, ..head(4) };
-        let broken = [
-            ahead(5, &[5]),
-            ahead(6, &[4, 6]),
-            ahead(5, &[5, 4]),
-            ahead(4, &[]),
-            ahead(2, &[]),
-            ahead(4, &[4, 5]),
-            Renewal::Ahead { head: other, entries: vec![entry(4)] },
-        ];
-        for renewal in broken {
-            let mut channel = attached();
-            let actions = channel.take(&now(30), renewed(25, renewal.clone()));
-            assert!(matches!(actions[..], [Action::DropLoads, Action::Connect { .. }]), "{renewal:?}: {actions:?}");
-            assert_eq!((channel.own().state, channel.standing().attached_since), (MemberState::Detached, None));
-        }
-    }
-
-    #[test]
-    fn another_history_is_adopted_and_gives_no_lease_at_first() {
-        let mut channel = attached();
-        let other = Head { lineage: "two".to_owned(), ..head(3) };
-        for renewal in [Renewal::Resync(head(2)), Renewal::Ahead { head: other, entries: Vec::new() }] {
-            let before = channel.standing().lineages;
-            let actions = channel.take(&now(30), renewed(25, renewal));
-            let [Action::DropLoads, actions @ ..] = &actions[..] else { panic!("{actions:?}") };
-            let [Action::Adopt(adopted), Action::Renew { member, settle: true }] = actions else {
-                panic!("{actions:?}");
-            };
-            assert_eq!(adopted.position, member.position);
-            assert_eq!((channel.standing().lineages, channel.standing().attached_since), (before + 1, None));
-        }
-    }
-
-    #[test]
-    fn a_lost_head_seals_until_there_is_one_again() {
-        let mut channel = attached();
-        let actions = channel.take(&now(30), renewed(25, Renewal::Lost));
-        assert_eq!(actions, [Action::Seal, Action::Listen { after: 3 }]);
-        let actions = channel.take(&now(35), renewed(32, Renewal::Lost));
-        assert_eq!(actions, [Action::Listen { after: 3 }], "it is sealed already");
-        channel.take(&now(40), Input::Failed);
-        channel.take(&now(50), Input::Connected);
-        assert_eq!(channel.own().state, MemberState::Sealed, "a connection says nothing about the head");
-        let actions = channel.take(&now(60), renewed(55, ahead(3, &[])));
-        assert!(matches!(&actions[1..], [Action::Adopt(_), Action::Unseal, Action::Renew { .. }]));
-        assert_eq!(channel.own().state, MemberState::Syncing);
-    }
-
-    #[test]
-    fn who_begins_anew_under_a_seal_breaks_it_with_a_head() {
-        let identity =
-            Identity { id: "a".to_owned(), name: "a".to_owned(), grace: Duration::ZERO, version: "1".to_owned() };
-        let mut channel = Channel::new(identity, 7, Timestamp::default()).still_sealed(true);
-        channel.take(&now(1), Input::Connected);
-        assert_eq!(channel.own().state, MemberState::Sealed);
-        let actions = channel.take(&now(5), renewed(1, Renewal::Resync(head(3))));
-        assert!(actions.contains(&Action::Unseal), "{actions:?}");
-    }
-
-    #[test]
-    fn whoever_let_its_lease_lapse_is_attached_anew() {
-        let mut channel = attached();
-        channel.take(&now(800), renewed(790, ahead(3, &[])));
-        assert_eq!(channel.standing().attached_since, Some(Moment::from_millis(20)));
-        channel.take(&now(1_590), renewed(1_580, ahead(3, &[])));
-        assert_eq!(channel.standing().attached_since, Some(Moment::from_millis(1_590)));
-    }
-
-    #[test]
-    fn connections_are_tried_at_a_growing_and_bounded_distance() {
-        let mut channel = attached();
-        let mut longest = Vec::new();
-        for _ in 0..8 {
-            let delays = (0..2_000).map(|random| {
-                let mut tried = Channel { own: channel.own.clone(), lineage: None, ..channel };
-                let actions = tried.take(&Now { random, ..now(30) }, Input::Failed);
-                let [Action::DropLoads, Action::Connect { after }] = actions[..] else { panic!("{actions:?}") };
-                assert!((RETRY..=LONGEST_RETRY).contains(&after));
-                after
-            });
-            longest.push(delays.max().unwrap().as_millis());
-            channel.take(&now(30), Input::Failed);
-        }
-        assert_eq!(longest, [100, 200, 400, 800, 1_000, 1_000, 1_000, 1_000]);
-    }
-}
+mod tests;

@@ -16,7 +16,8 @@ pub const GUARD: Duration = Duration::from_millis(800);
 /// that an answer may be on its way.
 pub const FENCE: Duration = Duration::from_millis(1_100);
 
-/// A member of which nothing was heard for this long, by the clock of whoever looks, is taken off the list.
+/// A member of which nothing was heard for this long and the grace that it announced, by the clock of whoever looks, is taken
+/// off the list.
 pub const PRUNED: Duration = Duration::from_secs(600);
 
 /// How long after its last lease a replica may be on the list at least, so that whoever waits for a change counts it. Later

@@ -210,6 +210,21 @@ impl Sticky {
         }
     }
 
+    /// The newest of what was ended behind this number of the history that is followed, or was written here alone.
+    pub fn ended_behind(&self, sequence: u64, most: usize) -> Vec<Ended> {
+        let inner = self.lock();
+        let is_behind = |told: &Told| match told {
+            Told::Here(position) => position.sequence > sequence,
+            Told::Nowhere => true,
+            Told::Before(_) => false,
+        };
+        let ended = |(turn, digest): &(u64, Digest)| {
+            let noted = inner.noted.get(digest).filter(|noted| noted.turn == *turn && is_behind(&noted.told))?;
+            Some(noted.ended.clone())
+        };
+        inner.order.iter().rev().filter_map(ended).take(most).collect()
+    }
+
     /// How often the store was contradicted since the start.
     pub fn contradictions(&self) -> u64 {
         self.lock().contradictions
@@ -304,6 +319,17 @@ mod tests {
 
     fn key(number: u8) -> Ended {
         Ended::Key { digest: Digest([number; 32]), at: Timestamp::from_millis(u64::from(number)) }
+    }
+
+    #[test]
+    fn what_a_store_that_went_back_may_have_lost() {
+        let sticky = Sticky::default();
+        for number in 1..=4 {
+            sticky.hear(&at(number.into()), &[key(number)]);
+        }
+        sticky.write_down(&[key(9)]);
+        assert_eq!(sticky.ended_behind(2, 10), [key(9), key(4), key(3)]);
+        assert_eq!(sticky.ended_behind(2, 2), [key(9), key(4)]);
     }
 
     fn stands(number: u8, sticky: &Sticky) -> bool {

@@ -1,6 +1,8 @@
 //! From settings to an open store. Never starts on a server that may throw revocations away, and never makes a fleet's store:
 //! `tollgate store init` does.
 
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{RunError, start};
 use crate::config::{RedisSettings, Settings, StoreSettings};
+use crate::domain::fleet::{Loss, Remembered};
+use crate::fleet::position::PositionFile;
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
@@ -24,7 +28,9 @@ pub enum Opened {
     /// It has one owner, which this process is.
     Sole(Arc<Embedded>),
     /// A fleet's.
-    Joined(Joined),
+    Joined(Box<Joined>),
+    /// A fleet's that has lost something which a process before this one has known. Nothing is to be read from it or written to it.
+    Lost(Box<Joined>, Loss),
 }
 
 /// What a process brings into a fleet.
@@ -34,13 +40,16 @@ pub struct Joined {
     pub survey: Survey,
     /// What people call this process.
     pub name: String,
+    /// What a process before this one has known of the store, and where this one keeps what it knows.
+    pub remembered: Option<Remembered>,
+    pub file: Option<PositionFile>,
 }
 
 impl Opened {
     pub fn store(&self) -> Store {
         match self {
             Self::Sole(store) => Store::Embedded(Arc::clone(store)),
-            Self::Joined(joined) => Store::Redis(Arc::clone(&joined.redis)),
+            Self::Joined(joined) | Self::Lost(joined, _) => Store::Redis(Arc::clone(&joined.redis)),
         }
     }
 }
@@ -87,11 +96,54 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
         return Err(RunError::Start(unfit));
     }
     let redis = Arc::new(Redis::new(connector, Handle::current()));
-    let store = Store::Redis(Arc::clone(&redis));
-    // Also says it if nobody has made the store yet.
-    store.has_no_keys().await?;
+    let (file, remembered) = match &settings.position {
+        Some(path) => {
+            let opened = PositionFile::open(path);
+            let (file, remembered) = opened.map_err(|error| RunError::Start(unreadable(path, &error)))?;
+            (Some(file), remembered)
+        }
+        None => (None, None),
+    };
+    let loss = match &remembered {
+        Some(remembered) => find_loss(&redis, remembered).await?,
+        None => None,
+    };
     let name = settings.name.clone().unwrap_or_else(host_name);
-    Ok(Opened::Joined(Joined { redis, survey, name }))
+    let joined = Box::new(Joined { redis, survey, name, remembered, file });
+    if let Some(loss) = loss {
+        return Ok(Opened::Lost(joined, loss));
+    }
+    // Also says it if nobody has made the store yet.
+    Store::Redis(Arc::clone(&joined.redis)).has_no_keys().await?;
+    Ok(Opened::Joined(joined))
+}
+
+/// What the store has lost of what a process before this one has known, and no failover explains. Asked before anything is read
+/// from it or written to it: a store that went back would be taken for one with few keys.
+async fn find_loss(redis: &Redis, remembered: &Remembered) -> Result<Option<Loss>, StoreError> {
+    let Remembered { place, term, left } = remembered;
+    let Some(standing) = redis.look().await? else { return Ok(Some(Loss::Head)) };
+    if standing.log != standing.sequence {
+        return Ok(Some(Loss::Log { head: standing.sequence, log: standing.log }));
+    }
+    let (head, has_place) = redis.has(&place.position).await?;
+    let loss = if left.contains(&head.lineage) {
+        Loss::Left { lineage: head.lineage }
+    } else if head.lineage == place.lineage && !has_place {
+        Loss::Changes { known: place.position.sequence, head: head.position.sequence }
+    } else {
+        return Ok(None);
+    };
+    let is_explained = redis.connector().term().await?.explains(*term);
+    Ok((!is_explained).then_some(loss))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> String {
+    format!(
+        "fleet.position: {}: {error}: let this user write there; or, if it is sure that the store was not put back meanwhile, \
+         remove the file",
+        path.display()
+    )
 }
 
 async fn survey(connector: &Connector, patience: Duration) -> Result<Survey, StoreError> {

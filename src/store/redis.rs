@@ -2,6 +2,7 @@
 //! takes one that was emptied for a store without records.
 
 mod access;
+mod acknowledged;
 mod batch;
 mod channel;
 pub mod check;
@@ -17,6 +18,7 @@ pub mod place;
 mod room;
 mod scripts;
 pub mod shared;
+pub mod standing;
 pub mod survey;
 mod trim;
 mod upgrade;
@@ -26,14 +28,16 @@ mod writer;
 
 use std::fmt;
 use std::iter;
+use std::sync::Arc;
 
 use redis::{ScriptInvocation, Value};
 use tokio::runtime::Handle;
 
 use super::format::Format;
 use super::{PepperCheck, StoreError, Write};
-use crate::domain::change::{Event, Position};
+use crate::domain::change::{Event, Head, Position};
 use crate::store::keyspace::redis as names;
+use acknowledged::Acknowledged;
 use connect::Connector;
 use lanes::Lanes;
 use scripts::{Answer, AsOf, KNOWN, READ, list};
@@ -52,6 +56,7 @@ pub struct Redis {
     lanes: Lanes,
     writer: Writer,
     usage: Usage,
+    acknowledged: Arc<Acknowledged>,
 }
 
 /// Whether a head was made.
@@ -64,9 +69,10 @@ pub enum Init {
 impl Redis {
     /// Connects to nothing yet. Connections live on this runtime.
     pub fn new(connector: Connector, runtime: Handle) -> Self {
-        let lanes = Lanes::new(connector.clone(), runtime.clone());
-        let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH);
-        Self { lanes, writer, usage: Usage::new(connector.clone(), runtime), connector }
+        let acknowledged = Arc::<Acknowledged>::default();
+        let lanes = Lanes::new(connector.clone(), runtime.clone(), Arc::clone(&acknowledged));
+        let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH, Arc::clone(&acknowledged));
+        Self { lanes, writer, usage: Usage::new(connector.clone(), runtime), connector, acknowledged }
     }
 
     /// Where the server is.
@@ -131,6 +137,34 @@ impl Redis {
     /// As [`super::Store::format`].
     pub async fn format(&self) -> Result<Format, StoreError> {
         Ok(self.read(&[], 0).await?.format)
+    }
+
+    /// The newest change of this lineage that the store has acknowledged to this process.
+    pub fn acknowledged(&self, lineage: &str) -> Option<Position> {
+        self.acknowledged.newest(lineage)
+    }
+
+    /// Begins a history in which what was acknowledged before may be missing.
+    pub fn forget_acknowledged(&self) {
+        self.acknowledged.forget();
+    }
+
+    /// From now on neither reads nor writes, for this reason; or does again.
+    pub fn refuse(&self, reason: Option<String>) {
+        self.acknowledged.refuse(reason);
+    }
+
+    /// The lineage that the store has, and whether this place is in it as far as its log can tell.
+    ///
+    /// # Errors
+    /// [`StoreError`] also if the head is lost.
+    pub async fn has(&self, place: &Position) -> Result<(Head, bool), StoreError> {
+        let mut script = KNOWN.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).arg(place.sequence).arg(&place.chain);
+        let mut answer = self.lanes.ask(&script).await?;
+        let AsOf { lineage, sequence, .. } = answer.as_of()?;
+        let head = Head { lineage, position: Position { sequence, chain: String::new() } };
+        Ok((head, answer.word != "STALE"))
     }
 
     /// Has the connections for reading made anew before they are used again.

@@ -8,7 +8,7 @@ use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::registered;
 use crate::domain::fleet::MemberState;
-use crate::fleet::driver::Fleet;
+use crate::fleet::handle::Fleet;
 use crate::resolve::Resolver;
 use crate::resolve::l2::L2;
 use crate::revocation::sticky::Sticky;

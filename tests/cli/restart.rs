@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::servers::wait_for;
@@ -20,37 +20,62 @@ const DEFAULT: &str = "user default off resetpass ~* &* +@all";
 /// A `tollgate serve` with the shipped configuration. Ended by its id.
 struct Replica {
     child: Child,
-    folder: TempDir,
+    /// What outlasts the process.
+    folder: Option<TempDir>,
 }
 
 impl Replica {
     fn start(shipped: &Shipped) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let mut child = tollgate();
-        child.args(["serve", "--config", &config_in(&folder, shipped)]).stdout(log).stderr(Stdio::null());
-        let replica = Self { child: child.spawn().unwrap(), folder };
+        Self::start_in(shipped, tempfile::tempdir().unwrap())
+    }
+
+    fn start_in(shipped: &Shipped, folder: TempDir) -> Self {
+        let replica = Self::launch_in(shipped, folder);
         wait_for("a replica", || replica.run(&["keys", "list"]).code == 0);
         replica
     }
 
+    fn launch_in(shipped: &Shipped, folder: TempDir) -> Self {
+        let log = File::create(folder.path().join("log")).unwrap();
+        let mut child = tollgate();
+        child.args(["serve", "--config", &config_in(&folder, shipped)]).stdout(log).stderr(Stdio::null());
+        Self { child: child.spawn().unwrap(), folder: Some(folder) }
+    }
+
     fn run(&self, arguments: &[&str]) -> Done {
         let mut command = tollgate();
-        command.args(arguments).arg("--socket").arg(self.folder.path().join("admin.sock"));
+        command.args(arguments).arg("--socket").arg(self.folder().path().join("admin.sock"));
         command.output().unwrap().into()
     }
 
     fn is_ready(&self) -> bool {
-        let config = fs::read_to_string(self.folder.path().join("tollgate.yaml")).unwrap();
+        self.probe("/ready").starts_with("HTTP/1.1 200")
+    }
+
+    /// What the operator's door answers.
+    fn probe(&self, path: &str) -> String {
+        let config = fs::read_to_string(self.folder().path().join("tollgate.yaml")).unwrap();
         let ops = config.split("ops: {http: ").nth(1).unwrap().split('}').next().unwrap();
-        let Ok(mut connection) = TcpStream::connect(ops) else { return false };
-        connection.write_all(b"GET /ready HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n").unwrap();
+        let Ok(mut connection) = TcpStream::connect(ops) else { return String::new() };
+        let asked = format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
         let mut answer = String::new();
-        connection.read_to_string(&mut answer).is_ok() && answer.starts_with("HTTP/1.1 200")
+        let answered = connection.write_all(asked.as_bytes()).and_then(|()| connection.read_to_string(&mut answer));
+        answered.map(|_| answer).unwrap_or_default()
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap()
+        fs::read_to_string(self.folder().path().join("log")).unwrap()
+    }
+
+    fn folder(&self) -> &TempDir {
+        self.folder.as_ref().unwrap()
+    }
+
+    /// Ends it, and gives what it leaves behind.
+    fn stop(mut self) -> TempDir {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        self.folder.take().unwrap()
     }
 
     /// The id of a key that was just made.
@@ -183,42 +208,87 @@ fn what_was_replayed_empty_comes_back() {
 }
 
 #[test]
-fn what_was_changed_in_the_empty_store_is_carried_over_with_the_rest() {
+fn a_store_that_was_replayed_empty_is_refused_by_whoever_knew_it() {
+    let mut shipped = Shipped::start_with(Shipped::age_users);
+    if shipped.is_valkey() {
+        return;
+    }
+    let (replica, keys) = with_keys(&shipped);
+    let config = config_in(replica.folder(), &shipped);
+    shipped.restart_redis(Signal::TERM);
+    wait_for("a list that is refused", || replica.run(&["keys", "list"]).err.contains("went back without a failover"));
+    assert!(replica.try_key().is_none());
+    let look = || run(&["store", "accept", "--config", &config, "-o", "json"]).json();
+    wait_for("a replica that says what it misses", || !look()["replicas"].as_array().unwrap().is_empty());
+    let seen = look();
+    assert!(
+        seen["accepted"].is_null() && seen["known"].as_u64().unwrap() > seen["sequence"].as_u64().unwrap(),
+        "{seen}"
+    );
+    // The same configuration, with what it has remembered: it starts, and refuses everything.
+    let replica = Replica::launch_in(&shipped, replica.stop());
+    wait_for("a replica that is alive", || replica.probe("/live").contains("200 OK"));
+    wait_for("its reason", || replica.probe("/ready").contains("sealed") && !replica.is_ready());
+    wait_for("a list that is refused", || replica.run(&["keys", "list"]).err.contains("`tollgate store accept`"));
+    assert!(replica.try_key().is_none());
+    wait_for("a replica that says what it misses", || !look()["replicas"].as_array().unwrap().is_empty());
+
+    // What it misses is back: it goes on by itself.
+    shipped.run_secrets();
+    shipped.restart_redis(Signal::TERM);
+    assert_eq!(replica.keys(), keys);
+    wait_for("a replica that is ready", || replica.is_ready());
+}
+
+#[test]
+fn a_replica_that_starts_on_a_store_that_went_back_goes_on_once_that_is_accepted() {
+    let mut shipped = Shipped::start_with(Shipped::age_users);
+    if shipped.is_valkey() {
+        return;
+    }
+    let (replica, keys) = with_keys(&shipped);
+    let folder = replica.stop();
+    shipped.restart_redis(Signal::KILL);
+    let mut replica = Replica::launch_in(&shipped, folder);
+    wait_for("its reason", || replica.probe("/ready").contains("sealed"));
+    let config = replica.folder().path().join("tollgate.yaml");
+    run(&["store", "accept", "--config", config.to_str().unwrap(), "--yes"]).ends(0);
+    wait_for("a replica that is ready", || replica.is_ready());
+    assert_eq!((replica.keys(), keys.is_empty()), (Vec::new(), false));
+    replica.make_key();
+    // Also who is told to end while it refuses everything ends.
+    let folder = replica.stop();
+    shipped.restart_redis(Signal::KILL);
+    replica = Replica::launch_in(&shipped, folder);
+    wait_for("its reason", || replica.probe("/ready").contains("sealed"));
+    kill_process(Pid::from_child(&replica.child), Signal::TERM).unwrap();
+    wait_for("its end", || replica.child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn what_was_changed_in_the_empty_store_is_kept_with_the_rest() {
     let mut shipped = Shipped::start_with(Shipped::age_users);
     if shipped.is_valkey() {
         return;
     }
     let (replica, mut keys) = with_keys(&shipped);
-    shipped.restart_redis(Signal::TERM);
-    wait_for("a change in the empty store", || replica.try_key().is_some());
     drop(replica);
+    shipped.restart_redis(Signal::TERM);
+    // It has known nothing of the store.
+    let newcomer = Replica::start(&shipped);
+    wait_for("a change in the empty store", || newcomer.try_key().is_some());
+    drop(newcomer);
     shipped.run_secrets();
     shipped.restart_redis(Signal::TERM);
+    // Numbers were given twice: nobody believes it before the operator does.
+    let folder = tempfile::tempdir().unwrap();
+    let config = config_in(&folder, &shipped);
+    run(&["store", "accept", "--config", &config, "--yes"]).ends(0);
     let replica = Replica::start(&shipped);
     let all = replica.keys();
     keys.retain(|key| !all.contains(key));
     assert!(keys.is_empty() && all.len() == 4, "{keys:?} of {all:?}");
-    assert!(replica.try_key().is_none(), "numbers were given twice");
-    drop(replica);
-
-    let folder = tempfile::tempdir().unwrap();
-    let from = config_in(&folder, &shipped);
-    let file = format!("store: {{embedded: {{path: {}}}}}", folder.path().join("store.redb").display());
-    let text = fs::read_to_string(&from).unwrap();
-    let (head, rest) = (text.find("store:").unwrap(), text.find("pepper:").unwrap());
-    let to = folder.path().join("file.yaml");
-    fs::write(&to, format!("{}{file}\n{}", &text[..head], &text[rest..])).unwrap();
-    let carry = || run(&["store", "migrate", "--from", &from, "--to", to.to_str().unwrap(), "-o", "json"]);
-    let mut carried = None;
-    wait_for("a replica that was killed to be silent", || {
-        let done = carry();
-        let is_done = done.code == 0;
-        carried = Some(done);
-        is_done
-    });
-    let records = carried.unwrap().json()["records"].as_array().unwrap().clone();
-    let keys = records.iter().find(|record| record["kind"] == "keys").unwrap();
-    assert_eq!(keys["verified"], 4, "{keys}");
+    replica.make_key();
 }
 
 fn check(shipped: &Shipped, how: &[&str]) -> Done {

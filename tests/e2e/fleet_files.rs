@@ -66,6 +66,7 @@ impl Fleet {
                 ("redis://redis:6379", format!("redis://{redis}")),
                 ("/run/secrets/tollgate", dir.path().join("secrets").display().to_string()),
                 ("/run/tollgate", dir.path().join(name).display().to_string()),
+                ("/var/lib/tollgate", dir.path().join(name).display().to_string()),
                 ("127.0.0.1:9181", admin.to_string()),
                 ("127.0.0.1:9182", ops.to_string()),
             ];

@@ -11,9 +11,11 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tollgate::clock::{Ask, Clock};
 use tollgate::domain::change::{Ended, Event, Position, Said, Touched};
-use tollgate::domain::fleet::{Member, MemberState};
+use tollgate::domain::fleet::{Member, MemberState, Remembered};
 use tollgate::domain::time::{Moment, Timestamp};
-use tollgate::fleet::driver::{Fleet, Joining};
+use tollgate::fleet::driver::{self, Joining};
+use tollgate::fleet::handle::Fleet;
+use tollgate::fleet::position::PositionFile;
 use tollgate::fleet::report::{WaitReport, Waited};
 use tollgate::revocation::FENCE;
 use tollgate::revocation::channel::Identity;
@@ -48,6 +50,14 @@ impl House {
     }
 
     fn by(clock: Clock, address: &str, id: &str) -> Self {
+        Self::with(clock, address, id, None, None)
+    }
+
+    fn remembering(address: &str, id: &str, remembered: Option<Remembered>, file: Option<PositionFile>) -> Self {
+        Self::with(Clock::System, address, id, remembered, file)
+    }
+
+    fn with(clock: Clock, address: &str, id: &str, remembered: Option<Remembered>, file: Option<PositionFile>) -> Self {
         let redis = Arc::new(redis_at(address));
         let (stamps, sticky) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Sticky::default()));
         let (reconciled, reconcile) = mpsc::unbounded_channel();
@@ -62,8 +72,10 @@ impl House {
             clock,
             reconcile: reconciled,
             task: tasks.task("fleet_log"),
+            remembered,
+            file,
         };
-        Self { redis, stamps, sticky, fleet: Fleet::start(joining).unwrap(), reconcile, tasks }
+        Self { redis, stamps, sticky, fleet: driver::start(joining).unwrap(), reconcile, tasks }
     }
 
     async fn attached(&self) {
@@ -272,6 +284,100 @@ async fn an_emptied_store_seals_and_a_new_one_is_told_what_was_ended() {
         tokio::time::timeout(DEADLINE, house.reconcile.recv()).await.unwrap().unwrap();
     }
     assert!(house.has_heard());
+}
+
+/// As a server comes back that has replayed nothing but how its store was made.
+async fn go_back(server: &RedisServer) {
+    let script = "local head = redis.call('HMGET', KEYS[1], 'id', 'format') redis.call('FLUSHALL') \
+                  return redis.call('HSET', KEYS[1], 'id', head[1], 'format', head[2], 'seq', '0', 'h', '')";
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(1).arg("tg:{tg}:head");
+    let _: u64 = command.query_async(&mut server.connection().await).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_that_went_back_seals_until_it_is_accepted() {
+    let server = store().await;
+    let (house, other) = (House::on(&server, "one"), House::on(&server, "other"));
+    house.attached().await;
+    other.attached().await;
+    let sequence = house.revoke().await;
+    house.heard(sequence).await;
+    other.heard(sequence).await;
+    let lineages = house.fleet.lineages();
+    go_back(&server).await;
+    until("sealed", || house.stamps.is_sealed() && other.stamps.is_sealed()).await;
+    // Nothing is read from it or written to it.
+    let told = "2 were known here, so that 2 are missing";
+    let said = |error: &tollgate::store::StoreError| error.to_string().contains(told);
+    assert!(house.redis.load_key(&[digest(0)]).await.is_err_and(|error| said(&error)));
+    assert!(house.redis.commit(&[], &Event::touching(&[])).await.is_err_and(|error| said(&error)));
+    let view = house.fleet.view().await;
+    assert!(view.as_ref().is_err_and(|error| error.to_string().contains("`tollgate store accept`")), "{view:?}");
+
+    let operator = redis(&server);
+    let mut standing = operator.standing().await.unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    while standing.witnesses.len() < 2 || standing.witnesses.iter().any(|witness| witness.missed.is_empty()) {
+        assert!(Instant::now() < deadline, "{standing:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        standing = operator.standing().await.unwrap();
+    }
+    assert!(standing.witnesses.iter().all(|witness| witness.known == 2), "{standing:?}");
+    assert!(standing.witnesses[0].missed[0].starts_with("key with digest"), "{standing:?}");
+    operator.accept(&standing).await.unwrap();
+    house.attached().await;
+    other.attached().await;
+    assert!(!house.stamps.is_sealed() && house.has_heard() && house.fleet.lineages() == lineages + 1);
+    house.redis.load_key(&[digest(0)]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_copy_that_has_everything_unseals() {
+    let server = store().await;
+    let house = House::on(&server, "one");
+    house.attached().await;
+    let mut dump = redis::cmd("DUMP");
+    let mut connection = server.connection().await;
+    let head: Vec<u8> = dump.arg("tg:{tg}:head").query_async(&mut connection).await.unwrap();
+    let log: Vec<u8> = redis::cmd("DUMP").arg("tg:{tg}:log").query_async(&mut connection).await.unwrap();
+    go_back(&server).await;
+    until("sealed", || house.stamps.is_sealed()).await;
+    for (name, value) in [("tg:{tg}:log", log), ("tg:{tg}:head", head)] {
+        let mut put = redis::cmd("RESTORE");
+        put.arg(name).arg(0).arg(value).arg("REPLACE");
+        let () = put.query_async(&mut connection).await.unwrap();
+    }
+    house.attached().await;
+    assert!(!house.stamps.is_sealed());
+}
+
+#[tokio::test]
+async fn a_new_process_finds_what_the_one_before_has_known() {
+    let server = store().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("position");
+    let start = |id: &str| {
+        let (file, remembered) = PositionFile::open(&path).unwrap();
+        House::remembering(&address(&server), id, remembered, Some(file))
+    };
+    let first = start("first");
+    first.attached().await;
+    let sequence = first.revoke().await;
+    first.heard(sequence).await;
+    first.attached().await;
+    first.fleet.leave().await;
+    drop(first);
+    let second = start("second");
+    second.attached().await;
+    second.fleet.leave().await;
+    drop(second);
+
+    go_back(&server).await;
+    let newcomer = House::on(&server, "newcomer");
+    newcomer.attached().await;
+    let third = start("third");
+    until("sealed", || third.stamps.is_sealed()).await;
 }
 
 /// The log is short, and one replica hears nothing of it until it was trimmed: of what was revoked meanwhile no entry is left.

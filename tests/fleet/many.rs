@@ -12,7 +12,7 @@ use std::time::Duration;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Head, Position, Said, Slots, Touched};
 use tollgate::domain::credential::Digest;
-use tollgate::domain::fleet::{LogEntry, MemberState, Renewal};
+use tollgate::domain::fleet::{LogEntry, MemberState, Renewal, Term};
 use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::revocation::GUARD;
 use tollgate::revocation::channel::{Action, Channel, Identity, Input, Now};
@@ -315,7 +315,9 @@ impl World {
             _ => None,
         };
         let replica = &mut self.replicas[number];
-        let actions = replica.channel.take(&Now { moment, time: Timestamp::default(), random }, input);
+        let actions = replica
+            .channel
+            .take(&Now { moment, time: Timestamp::default(), random, term: Term::Fixed, acknowledged: 0 }, input);
         for action in actions {
             self.counts.resyncs += u64::from(matches!(action, Action::Adopt(_)));
             if !(self.broken == Broken::ResyncKeepsCache && matches!(action, Action::Adopt(_))) {

@@ -1,4 +1,5 @@
-//! A scheduler that picks, by a seed, what happens next: S1, S2, S3 and L1 of the protocol hold, and each rule is needed.
+//! A scheduler that picks, by a seed, what happens next: S1, S2, S3 and L1 of the protocol hold, a store that
+//! went back is not trusted, and each rule is needed.
 //!
 //! `TOLLGATE_TEST_FULL=1` tries a million runs, which takes about a minute in an optimised build.
 
@@ -13,7 +14,7 @@ const SHORT: u64 = 20_000;
 const FULL: u64 = 1_000_000;
 
 /// What can happen next, and how often it is picked.
-const ACTS: [(Act, u64); 17] = [
+const ACTS: [(Act, u64); 20] = [
     (Act::Follow, 200),
     (Act::Ask, 120),
     (Act::Probe, 80),
@@ -31,6 +32,9 @@ const ACTS: [(Act, u64); 17] = [
     (Act::HandOver, 16),
     (Act::Flush, 6),
     (Act::Restore, 20),
+    (Act::Copy, 20),
+    (Act::GoBack, 12),
+    (Act::Accept, 12),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +56,9 @@ enum Act {
     HandOver,
     Flush,
     Restore,
+    Copy,
+    GoBack,
+    Accept,
 }
 
 const TIMES: [u64; 10] = [1, 10, 50, 150, 200, 350, 600, 800, 1_100, 3_000];
@@ -66,11 +73,12 @@ fn run(world: &mut World, seed: u64, broken: Broken) -> Result<(), Violation> {
         *weight *= [u64::from(needed), 5, 5, 20][*liking as usize];
     }
     let sum: u64 = weights.iter().map(|(_, weight, _)| weight).sum();
-    match world.below(8) {
+    match world.below(9) {
         0 => {}
         1 | 2 => world.rest(0..REPLICAS),
         3 => world.newcomer(),
         4 | 5 => world.lost_suffix(),
+        6 => world.lost_copy(),
         _ => world.rest_well(0..REPLICAS),
     }
     for _ in 0..STEPS {
@@ -121,8 +129,11 @@ fn step(world: &mut World, act: Act) -> Result<(), Violation> {
         Act::HandOver => world.redis.hand_over(),
         Act::Flush => world.flush(),
         Act::Restore => world.redis.restore(),
+        Act::Copy => world.redis.copy(),
+        Act::GoBack => world.go_back(),
+        Act::Accept => world.accept(),
     }
-    Ok(())
+    if world.is_unsealed() { Err(Violation::Unsealed) } else { Ok(()) }
 }
 
 /// The first run that goes wrong.
@@ -178,7 +189,10 @@ each_rule_is_needed! {
     rule_6_appends_for_a_repeated_revocation: RetryAppendsNothing => Late | AfterWait;
     rule_7_acknowledges_what_is_replicated: AcknowledgedUnreplicated => Late | AfterWait | Revived | Own;
     rule_7_applies_to_the_writer_first: WriterForgetsItself => Own;
-    rule_8_compares_the_chain: IdsAlone => Late | AfterWait | Own;
+    rule_8_compares_the_chain: IdsAlone => Late | AfterWait | Own | Unsealed;
+    rule_8_refuses_a_store_that_went_back: FollowsBack => Unsealed;
+    rule_8_misses_what_was_acknowledged: MissesOnlyTheApplied => Unsealed;
+    rule_8_compares_the_chain_of_what_was_acknowledged: AcknowledgedByNumber => Unsealed;
     rule_9_leases_at_the_head_alone: LeaseBehindTheHead => Late | AfterWait;
     rule_9_leases_from_the_moment_of_sending: LeaseFromReceipt => Late | AfterWait;
     rule_9_forgets_what_is_cached_at_a_resync: ResyncKeepsCache => Late | AfterWait;

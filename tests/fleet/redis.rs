@@ -33,7 +33,7 @@ pub struct Listed {
 #[derive(Clone, Debug, Default)]
 pub struct Data {
     /// None is 0.
-    lineage: u64,
+    pub lineage: u64,
     /// Everything up to here was trimmed.
     base: u64,
     base_chain: u64,
@@ -60,7 +60,7 @@ impl Data {
         }
     }
 
-    fn position(&self, sequence: u64) -> Position {
+    pub fn position(&self, sequence: u64) -> Position {
         let chain = self.chain_at(sequence).unwrap_or_default();
         Position { sequence, chain: if chain == 0 { String::new() } else { format!("{chain:x}") } }
     }
@@ -88,22 +88,43 @@ impl Data {
         numbered.map(entry).collect()
     }
 
+    pub fn has(&self, position: &Position, broken: Broken) -> bool {
+        self.chain_at(position.sequence).is_some()
+            && (broken == Broken::IdsAlone || self.position(position.sequence) == *position)
+    }
+
+    /// Whether it should have this place, as far as its log goes back, and has not.
+    pub fn misses(&self, position: &Position) -> bool {
+        position.sequence >= self.base && !self.has(position, Broken::Nothing)
+    }
+
     /// Rule 8.
-    fn renew(&mut self, member: usize, position: &Position, beat: u64, broken: Broken) -> Renewal {
+    fn renew(&mut self, member: usize, asked: &Asked<'_>, broken: Broken) -> Renewal {
         if self.is_lost() {
             return Renewal::Lost;
         }
         self.offset += 1;
         let head = Head { lineage: self.lineage.to_string(), position: self.position(self.sequence()) };
-        let known = self.chain_at(position.sequence).is_some()
-            && (broken == Broken::IdsAlone || self.position(position.sequence) == *position);
-        if !known {
+        let &Asked { position, acknowledged, beat } = asked;
+        let is_unkept = match broken {
+            Broken::AcknowledgedByNumber => acknowledged.sequence > self.sequence(),
+            _ => self.misses(acknowledged),
+        };
+        if is_unkept || !self.has(position, broken) {
             self.members[member] = Some(Listed { sequence: 0, beat });
-            return Renewal::Resync(head);
+            let is_trimmed = position.sequence < self.base && !is_unkept;
+            return if is_trimmed { Renewal::Resync(head) } else { Renewal::Gone(head) };
         }
         self.members[member] = Some(Listed { sequence: position.sequence, beat });
         Renewal::Ahead { head, entries: self.entries_behind(position.sequence) }
     }
+}
+
+/// What a renewal says: up to where the replica has applied the log, what was acknowledged to it, and its beat.
+pub struct Asked<'a> {
+    pub position: &'a Position,
+    pub acknowledged: &'a Position,
+    pub beat: u64,
 }
 
 fn event(change: Change) -> Event {
@@ -141,6 +162,12 @@ pub struct Redis {
     follows: bool,
     fenced: bool,
     lineages: u64,
+    /// The primary's data as they were once, and the term then.
+    copy: Option<(Data, u64)>,
+    /// Whether a copy was put back, and nobody has said yet that it is right.
+    pub went_back: bool,
+    /// The same, whatever failover there was since: one that comes late explains nothing.
+    pub needs_accepting: bool,
 }
 
 impl Redis {
@@ -174,11 +201,10 @@ impl Redis {
         server: usize,
         now: Moment,
         member: usize,
-        position: &Position,
-        beat: u64,
+        asked: &Asked<'_>,
         broken: Broken,
     ) -> Option<Renewal> {
-        self.writes(server, now).then(|| self.servers[server].data.renew(member, position, beat, broken))
+        self.writes(server, now).then(|| self.servers[server].data.renew(member, asked, broken))
     }
 
     /// What WAIT has to wait for.
@@ -232,6 +258,8 @@ impl Redis {
     }
 
     fn change_primary(&mut self) {
+        // From here on it is what a failover may have brought.
+        self.went_back = false;
         self.primary = self.standby();
         self.servers[self.primary].is_primary = true;
         self.term += 1;
@@ -248,7 +276,46 @@ impl Redis {
         }
     }
 
+    /// Somebody keeps what the primary has.
+    pub fn copy(&mut self) {
+        self.copy = Some((self.servers[self.primary].data.clone(), self.term));
+    }
+
+    /// The primary is stopped, and comes back with the copy, as a server does that had not written everything to its disk; its
+    /// standby follows it. There was no failover since.
+    pub fn go_back(&mut self) -> bool {
+        let (here, is_whole) = (&self.servers[self.primary].data, self.cut.is_none() && !self.went_back);
+        let Some((copy, term)) = self.copy.take() else { return false };
+        // Behind a log that was trimmed nobody can tell any more.
+        let is_older = copy.lineage == here.lineage && copy.sequence() < here.sequence() && copy.base == here.base;
+        if !is_whole || !is_older || term != self.term || here.is_lost() {
+            return false;
+        }
+        let offset = here.offset + (1 << 30);
+        for server in &mut self.servers {
+            server.data = Data { offset, ..copy.clone() };
+        }
+        (self.went_back, self.needs_accepting) = (true, true);
+        true
+    }
+
+    /// An operator takes the store as it is, and is told that the standby knows.
+    pub fn accept(&mut self) {
+        if self.is_cut() {
+            return;
+        }
+        self.lineages += 1;
+        (self.went_back, self.needs_accepting) = (false, false);
+        let data = &mut self.servers[self.primary].data;
+        data.lineage = self.lineages;
+        data.append(Change::Other);
+        self.replicate();
+    }
+
     pub fn trim(&mut self, kept: usize) {
+        if self.went_back {
+            return;
+        }
         let data = &mut self.servers[self.primary].data;
         let gone = data.log.len().saturating_sub(kept);
         if let Some((chain, _)) = data.log[..gone].last() {
@@ -261,6 +328,7 @@ impl Redis {
     /// Everything is gone, on both: nothing can be promised where a failover brings back what somebody else emptied.
     pub fn flush(&mut self) {
         let offset = self.servers[self.primary].data.offset + 1;
+        (self.went_back, self.needs_accepting) = (false, false);
         for server in &mut self.servers {
             server.data = Data { offset, ..Data::default() };
         }

@@ -7,16 +7,16 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Said, Slots, Touched};
+use tollgate::domain::change::{Position, Said, Slots, Touched};
 use tollgate::domain::credential::Digest;
-use tollgate::domain::fleet::{Member, MemberState, Renewal};
+use tollgate::domain::fleet::{Member, MemberState, Renewal, Term};
 use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::revocation::GUARD;
 use tollgate::revocation::channel::{Action, Channel, Identity, Input, Now};
 use tollgate::revocation::stamps::{Proof, Stamp, Stamps};
 use tollgate::revocation::sticky::Sticky;
 
-use crate::redis::{Mark, Redis};
+use crate::redis::{Asked, Mark, Redis};
 use crate::rules::Broken;
 
 pub const REPLICAS: usize = 3;
@@ -78,7 +78,7 @@ enum Link {
     Listening(usize),
     Sent { server: usize, member: Member, at: Moment, settle: bool },
     Settling { mark: Mark, at: Moment, renewal: Renewal },
-    Answered { server: usize, at: Moment, renewal: Option<Renewal> },
+    Answered { server: usize, at: Moment, renewal: Option<Renewal>, is_back: bool },
 }
 
 pub struct Replica {
@@ -96,6 +96,15 @@ pub struct Replica {
     decisions: [Option<Decision>; DECISIONS],
     /// At which step it heard that key 0 was ended.
     pub heard: Option<u64>,
+    term: Term,
+    /// The lineage and the place of the newest change that it was told to be made; and the place as of the last renewal.
+    pub acknowledged: (String, Position),
+    floor: Position,
+    /// Whether it was attached since the last failover when the store went back, and whether that was behind what it knows.
+    pub is_current: bool,
+    pub misses: bool,
+    /// Whether it was given a lease all the same.
+    pub unsealed: bool,
 }
 
 impl Replica {
@@ -115,6 +124,12 @@ impl Replica {
             flights: [None; KEYS],
             decisions: [None; DECISIONS],
             heard: None,
+            term: Term::Epoch(0),
+            acknowledged: Default::default(),
+            floor: Position::default(),
+            is_current: false,
+            misses: false,
+            unsealed: false,
         }
     }
 
@@ -133,6 +148,15 @@ impl Replica {
         self.flights = [None; KEYS];
         self.decisions = [None; DECISIONS];
         self.heard = None;
+        self.term = Term::Epoch(0);
+        (self.acknowledged, self.floor) = Default::default();
+        (self.is_current, self.misses, self.unsealed) = (false, false, false);
+    }
+
+    /// The newest change that it was told to be made in the history that it follows.
+    pub fn newest_acknowledged(&self) -> Position {
+        let (lineage, place) = &self.acknowledged;
+        if self.channel.lineage() == Some(&**lineage) { place.clone() } else { Position::default() }
     }
 
     pub fn is_attached(&self) -> bool {
@@ -153,8 +177,13 @@ impl Replica {
             Input::Renewed { sent, renewal: Renewal::Ahead { entries, .. } } => (*sent, !entries.is_empty()),
             _ => (moment, false),
         };
-        let actions = self.channel.take(&Now { moment, time: Timestamp::default(), random }, input);
+        let acknowledged = self.floor.sequence;
+        let now = Now { moment, time: Timestamp::default(), random, term: self.term, acknowledged };
+        let actions = self.channel.take(&now, input);
         let leased = actions.iter().any(|action| matches!(action, Action::Lease(_)));
+        if actions.iter().any(|action| matches!(action, Action::Adopt(_))) {
+            self.acknowledged = Default::default();
+        }
         self.queue.extend(actions);
         if self.broken == Broken::LeaseBehindTheHead && ahead && !leased {
             self.stamps.grant(sent.plus(GUARD));
@@ -168,6 +197,17 @@ impl Replica {
         }
     }
 
+    /// The servers were started again: what was sent is not answered.
+    pub fn hang_up(&mut self) {
+        self.link = match std::mem::replace(&mut self.link, Link::Down) {
+            Link::Sent { server, at, .. } => Link::Answered { server, at, renewal: None, is_back: false },
+            Link::Settling { mark, at, .. } => {
+                Link::Answered { server: mark.server, at, renewal: None, is_back: false }
+            }
+            link => link,
+        };
+    }
+
     /// Moves the channel one step on.
     pub fn follow(&mut self, redis: &mut Redis, random: u64, step: u64) {
         if let Some(action) = self.queue.pop_front() {
@@ -176,6 +216,7 @@ impl Replica {
         let now = self.clock.moment();
         match std::mem::replace(&mut self.link, Link::Down) {
             Link::Down => {
+                self.term = Term::Epoch(redis.term);
                 self.link = Link::Listening(redis.find(random));
                 self.take(Input::Connected, random);
             }
@@ -184,30 +225,57 @@ impl Replica {
                 self.take(Input::Rang, random);
             }
             Link::Sent { server, member, at, settle } => {
-                let renewal = redis.renew(server, now, self.number, &member.position, member.beat, self.broken);
+                let nothing = Position::default();
+                let forgets = matches!(self.broken, Broken::FollowsBack | Broken::MissesOnlyTheApplied);
+                let acknowledged = if forgets { &nothing } else { &self.floor };
+                let asked = Asked { position: &member.position, acknowledged, beat: member.beat };
+                let is_unkept = self.misses || self.is_current && redis.servers[server].data.misses(&self.floor);
+                let is_back = redis.went_back && is_unkept;
+                let renewal = redis.renew(server, now, self.number, &asked, self.broken);
                 let settle = settle && !matches!(self.broken, Broken::LeaseUnsettled | Broken::WaitIgnoresFence);
                 self.link = match renewal {
                     Some(renewal @ Renewal::Ahead { .. }) if settle => {
                         Link::Settling { mark: redis.mark(server), at, renewal }
                     }
-                    renewal => Link::Answered { server, at, renewal },
+                    renewal => Link::Answered { server, at, renewal, is_back },
                 };
             }
             Link::Settling { mark, at, renewal } => {
+                let (server, is_back) = (mark.server, false);
                 self.link = if redis.is_replicated(mark) {
-                    Link::Answered { server: mark.server, at, renewal: Some(renewal) }
+                    Link::Answered { server, at, renewal: Some(renewal), is_back }
                 } else if redis.is_broken(mark) {
-                    Link::Answered { server: mark.server, at, renewal: None }
+                    Link::Answered { server, at, renewal: None, is_back }
                 } else {
                     Link::Settling { mark, at, renewal }
                 };
             }
             Link::Answered { renewal: None, .. } => self.take(Input::Failed, random),
-            Link::Answered { server, at, renewal: Some(renewal) } => {
+            Link::Answered { server, at, renewal: Some(renewal), is_back } => {
                 self.link = Link::Listening(server);
                 let sent = if self.broken == Broken::LeaseFromReceipt { now } else { at };
+                if self.wants_term(&renewal) {
+                    self.term = Term::Epoch(redis.term);
+                }
+                let renewal = match renewal {
+                    Renewal::Gone(head) if self.broken == Broken::FollowsBack => Renewal::Resync(head),
+                    renewal => renewal,
+                };
                 self.take(Input::Renewed { sent, renewal }, random);
+                let is_leased = self.queue.iter().any(|action| matches!(action, Action::Lease(_)));
+                self.unsealed |= is_leased && is_back && redis.went_back;
             }
+        }
+    }
+
+    /// As the driver does.
+    fn wants_term(&self, renewal: &Renewal) -> bool {
+        match renewal {
+            Renewal::Gone(_) => true,
+            Renewal::Resync(head) | Renewal::Ahead { head, .. } => {
+                self.channel.lineage().is_some_and(|lineage| lineage != head.lineage)
+            }
+            Renewal::Lost | Renewal::Short { .. } => false,
         }
     }
 
@@ -217,6 +285,7 @@ impl Replica {
             Action::DropLoads => self.loads_to = None,
             Action::Renew { member, settle } => {
                 if let Link::Listening(server) = self.link {
+                    self.floor = self.newest_acknowledged();
                     self.link = Link::Sent { server, member, at: self.clock.moment(), settle };
                 }
             }

@@ -141,6 +141,16 @@ impl World {
                 return Some(Stage::Recorded { mark, sequence });
             }
         }
+        let replica = &mut self.replicas[by];
+        let lineage = &self.redis.servers[mark.server].data.lineage;
+        if replica.channel.standing().lineages == revocation.lineages
+            && replica.channel.lineage() == Some(&*lineage.to_string())
+        {
+            let made = self.redis.servers[mark.server].data.position(sequence);
+            if made.sequence > replica.newest_acknowledged().sequence {
+                replica.acknowledged = (lineage.to_string(), made);
+            }
+        }
         if self.broken != Broken::WriterForgetsItself {
             self.replicas[by].stamps.acknowledge(sequence, &Touched::of(&[slots(key)]));
         }

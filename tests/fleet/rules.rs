@@ -18,6 +18,12 @@ pub enum Broken {
     WriterForgetsItself,
     /// Rule 8: numbers are compared, and not what stands behind them.
     IdsAlone,
+    /// Rule 8: a store that went back is followed, though there was no failover.
+    FollowsBack,
+    /// Rule 8: what was acknowledged here and not heard of yet is not missed.
+    MissesOnlyTheApplied,
+    /// Rule 8: of what was acknowledged here the number is compared, and not what stands behind it.
+    AcknowledgedByNumber,
     /// Rule 9.
     LeaseBehindTheHead,
     /// Rule 9.
@@ -51,6 +57,8 @@ pub enum Violation {
     AfterWait,
     /// S3: a revoked key became valid again.
     Revived,
+    /// A replica was given a lease by a store that has lost what this replica knew.
+    Unsealed,
     /// Whoever made the change acted against it after its acknowledgement.
     Own,
     /// L1: a healthy system did not come to rest, or loads what it has.

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use tollgate::domain::fleet::{Remembered, Term};
 use tollgate::domain::time::Moment;
 
 use crate::redis::{Change, Redis};
@@ -122,6 +123,11 @@ impl World {
     pub fn follow_once(&mut self, replica: usize) {
         let random = self.below(1 << 20);
         self.replicas[replica].follow(&mut self.redis, random, self.step);
+    }
+
+    /// Whether a replica trusts a store that has lost what it knew.
+    pub fn is_unsealed(&self) -> bool {
+        self.replicas.iter().any(|replica| replica.unsealed)
     }
 
     pub fn lose_connection(&mut self, replica: usize) {
@@ -251,6 +257,50 @@ impl World {
         }
     }
 
+    /// The store comes back with an older copy. What was promised is kept by those who know that, until an operator has spoken.
+    pub fn go_back(&mut self) {
+        let has_joined = |replica: &Replica| replica.channel.lineage().is_some();
+        if !self.replicas.iter().all(has_joined) || !self.redis.go_back() {
+            return;
+        }
+        let (data, term) = (&self.redis.servers[self.redis.primary].data, Term::Epoch(self.redis.term));
+        for replica in &mut self.replicas {
+            replica.hang_up();
+            // Whoever has not been attached since the last failover takes that for the reason.
+            let is_current = |known: Remembered| known.place.lineage == data.lineage.to_string() && known.term == term;
+            replica.is_current = replica.channel.remembered().is_some_and(is_current);
+            replica.misses = replica.is_current && data.misses(&replica.channel.own().position);
+        }
+        self.acknowledged = [None; KEYS];
+        self.returned = [None; KEYS];
+        self.revocation = None;
+    }
+
+    /// An operator takes the store as it is.
+    pub fn accept(&mut self) {
+        if self.redis.needs_accepting {
+            self.redis.accept();
+        }
+    }
+
+    /// Somebody has followed what is then lost.
+    pub fn lost_copy(&mut self) {
+        self.rest(0..REPLICAS);
+        self.redis.copy();
+        for _ in 0..=self.below(2) {
+            self.write_other();
+        }
+        self.redis.replicate();
+        let ahead = self.pick(REPLICAS);
+        for _ in 0..self.below(12) {
+            self.follow_once(ahead);
+        }
+        for _ in 0..self.below(4) {
+            self.revoke();
+        }
+        self.go_back();
+    }
+
     /// Everything goes well for a while: these replicas end attached, and have both keys.
     pub fn rest(&mut self, replicas: Range<usize>) {
         for _ in 0..40 {
@@ -307,6 +357,7 @@ impl World {
     pub fn comes_to_rest(&mut self) -> Result<(), Violation> {
         self.redis.heal();
         self.redis.restore();
+        self.accept();
         self.pass(ENVOY_WAITS + 1);
         for replica in 0..REPLICAS {
             self.probe(replica)?;

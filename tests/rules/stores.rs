@@ -37,7 +37,7 @@ fn one_server() {
         ("{url: 'unix:///run/redis.sock'}", Address::Unix("/run/redis.sock".into()), None),
     ] {
         let expected = Place { tls, ..Place::single(address) };
-        assert_eq!(redis(text), RedisSettings { place: expected, name: None }, "{text}");
+        assert_eq!(redis(text), RedisSettings { place: expected, name: None, position: None }, "{text}");
     }
 }
 
@@ -45,15 +45,16 @@ fn one_server() {
 fn a_whole_block() {
     let found = redis(
         "{url: 'rediss://a:1', username: tollgate, password: {file: /p}, tls: {ca: /a, certificate: /c, key: /k}, replicas: 2, \
-         name: pod-1}",
+         name: pod-1, failover: managed}",
     );
     let place = Place {
         topology: Topology::Single(tcp("a", 1)),
         login: Login { username: Some("tollgate".to_owned()), password: Some(PathBuf::from("/p")) },
         tls: Some(TlsFiles { ca: Some("/a".into()), identity: Some(("/c".into(), "/k".into())) }),
         replicas: 2,
+        is_managed: true,
     };
-    assert_eq!(found, RedisSettings { place, name: Some("pod-1".to_owned()) });
+    assert_eq!(found, RedisSettings { place, name: Some("pod-1".to_owned()), position: None });
 }
 
 #[test]
@@ -73,6 +74,11 @@ fn what_is_wrong_is_said_where_it_stands() {
         ("{}", "store", "must have one of `embedded` and `redis`"),
         ("{embedded: {path: a}, redis: {url: 'redis://a'}}", "store", "must have only one of"),
         ("{redis: {}}", "store.redis", "must have one of `url`, `sentinel` and `cluster`"),
+        (
+            "{redis: {cluster: {addresses: [a]}, failover: managed}}",
+            "store.redis.failover",
+            "has a meaning only with `url`",
+        ),
         ("{redis: {url: 'redis://a', cluster: {addresses: [a]}}}", "store.redis", "only one of `url`, `sentinel`"),
         ("{redis: {uri: 'redis://a'}}", "store.redis.uri", "did you mean `url`?"),
         ("{redis: {url: 'redis://a', passwort: {file: a}}}", "store.redis.passwort", "did you mean `password`?"),

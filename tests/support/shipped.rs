@@ -171,7 +171,11 @@ impl Shipped {
     pub fn tollgate(&self, sockets: &Path) -> String {
         let text = edited(
             "tollgate.yaml",
-            &[("/run/secrets/tollgate", &self.folder.path().join("tollgate")), ("/run/tollgate", sockets)],
+            &[
+                ("/run/secrets/tollgate", &self.folder.path().join("tollgate")),
+                ("/run/tollgate", sockets),
+                ("/var/lib/tollgate", sockets),
+            ],
         );
         text.replace("redis://redis:6379", &format!("redis://{}", self.address()))
             .replace("127.0.0.1:9181", &format!("127.0.0.1:{}", free_port()))

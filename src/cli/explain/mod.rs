@@ -196,7 +196,12 @@ impl World {
                 return Err(Failure::new(Exit::Failed, problem));
             }
         }
-        let opened = run::store::open(&settings.store, Duration::ZERO).await;
+        let mut only_read = settings.store.clone();
+        if let StoreSettings::Redis(redis) = &mut only_read {
+            // The file belongs to the server.
+            redis.position = None;
+        }
+        let opened = run::store::open(&only_read, Duration::ZERO).await;
         let store = opened.map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?.store();
         // Loading a pepper that the store has not seen would write to it.
         let known = store.pepper_checks().await.map_err(|error| store_failed(&error))?;

@@ -26,7 +26,7 @@ const MAX_WORKERS: usize = 64;
 /// The settings; `None` if something is wrong with a listener.
 pub(super) fn settings(file: &file::File, key_defaults: KeyDefaults, findings: &mut Findings) -> Option<Settings> {
     let listen = Path::of("listen");
-    let store = super::store::store(&file.store, findings);
+    let store = super::store::store(file, findings);
     let pepper = pepper(&file.pepper, findings);
     let check = check(&file.listen.check, &listen.key("check"), findings);
     let admin = admin(&file.listen.admin, &listen.key("admin"), key_defaults, findings);

@@ -20,15 +20,24 @@ const MAX_ADDRESSES: usize = 64;
 const LONGEST_GRACE: Duration = Duration::from_secs(3600);
 
 /// The store; `None` if it cannot be told which.
-pub(super) fn store(store: &file::Store, findings: &mut Findings) -> Option<StoreSettings> {
-    let path = Path::of("store");
+pub(super) fn store(file: &file::File, findings: &mut Findings) -> Option<StoreSettings> {
+    let (store, path) = (&file.store, Path::of("store"));
+    let position = file.fleet.as_ref().and_then(|fleet| fleet.position.as_ref());
+    if let Some(position) = position {
+        let path = Path::of("fleet").key("position");
+        path_given(position, &path, findings);
+        if store.redis.is_none() && store.embedded.is_some() {
+            findings.add(&path, "has a meaning only with `store.redis`");
+        }
+    }
     match (&store.embedded, &store.redis) {
         (Some(embedded), None) => {
             path_given(&embedded.path, &path.key("embedded").key("path"), findings);
             Some(StoreSettings::Embedded(embedded.path.clone()))
         }
         (None, Some(redis)) => {
-            self::redis(redis, &path.key("redis"), findings).map(|redis| StoreSettings::Redis(Box::new(redis)))
+            let settings = self::redis(redis, &path.key("redis"), findings);
+            settings.map(|redis| StoreSettings::Redis(Box::new(RedisSettings { position: position.cloned(), ..redis })))
         }
         (Some(_), Some(_)) => {
             findings.add(&path, "must have only one of `embedded` and `redis`");
@@ -87,10 +96,17 @@ fn redis(redis: &file::Redis, path: &Path, findings: &mut Findings) -> Option<Re
     if let Some(name) = redis.name.as_deref().filter(|name| !is_name(name)) {
         findings.add(&path.key("name"), format!("`{name}` is not possible: it is {NAME_RULE}"));
     }
+    if redis.failover.is_some() && redis.url.is_none() {
+        findings.add(
+            &path.key("failover"),
+            "has a meaning only with `url`: Sentinel and a Cluster tell of their failovers",
+        );
+    }
     let (topology, is_secure) = place?;
     let tls = is_secure.then(|| tls.unwrap_or_default());
-    let place = Place { topology, login, tls, replicas: redis.replicas };
-    Some(RedisSettings { place, name: redis.name.clone() })
+    let is_managed = redis.failover == Some(file::Failovers::Managed);
+    let place = Place { topology, login, tls, replicas: redis.replicas, is_managed };
+    Some(RedisSettings { place, name: redis.name.clone(), position: None })
 }
 
 /// The address, and whether it is spoken to over TLS.

@@ -60,10 +60,33 @@ pub struct Redis {
     #[serde(default)]
     #[schemars(range(max = 16))]
     pub replicas: u32,
+    /// `managed`: a service behind `url` may make another server the primary without telling, so that a store which goes back is
+    /// not taken for one that was lost. By default nobody does, and such a store is refused until an operator has accepted it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Failovers")]
+    pub failover: Option<Failovers>,
     /// What `tollgate fleet` calls this process. By default the name of its host.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "String")]
     pub name: Option<String>,
+}
+
+/// Who makes another server the primary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Failovers {
+    Managed,
+}
+
+/// What a replica of a fleet keeps on its own machine.
+#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fleet {
+    /// A file, each process's own, in a folder that outlasts it: how far it has followed the store. With it a store that went back
+    /// while every replica was stopped is noticed; without it, it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "String")]
+    pub position: Option<PathBuf>,
 }
 
 /// A primary that sentinels watch.

@@ -29,12 +29,35 @@ pub struct Channel {
     connection: Connection,
     /// How many replicas of the server must have what is said with [`Channel::settle`].
     replicas: u32,
+    missed: Vec<String>,
+    acknowledged: Position,
+}
+
+/// A replica that has seen the store with more than it has now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Witness {
+    pub id: String,
+    pub name: String,
+    /// The newest change that it knows.
+    pub known: u64,
+    /// Some of what it knows to be ended and may be missing, in words.
+    pub missed: Vec<String>,
 }
 
 impl Channel {
     pub(super) fn new(mut connection: Connection, replicas: u32) -> Self {
         connection.set_response_timeout(LIMIT);
-        Self { connection, replicas }
+        Self { connection, replicas, missed: Vec::new(), acknowledged: Position::default() }
+    }
+
+    /// What is written down beside the position of a replica that misses it in the store.
+    pub fn misses(&mut self, missed: Vec<String>) {
+        self.missed = missed;
+    }
+
+    /// The newest change that was acknowledged to this replica, which the store must have.
+    pub fn expects(&mut self, acknowledged: Option<Position>) {
+        self.acknowledged = acknowledged.unwrap_or_default();
     }
 
     /// Says where this replica stands, and hears what follows.
@@ -42,15 +65,17 @@ impl Channel {
     /// # Errors
     /// [`StoreError`], after which nothing is known of where the replica stands.
     pub async fn renew(&mut self, member: &Member) -> Result<Renewal, StoreError> {
-        let nowhere = Member { position: Position { sequence: 0, chain: String::new() }, ..member.clone() };
         let mut script = RENEW.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(&member.id);
-        script.arg(encode_member(member)).arg(encode_member(&nowhere));
+        script.arg(encode_member(member)).arg(self.encode_nowhere(member));
         script.arg(member.position.sequence).arg(&member.position.chain).arg(MOST_ENTRIES);
+        script.arg(self.acknowledged.sequence).arg(&self.acknowledged.chain);
         let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?;
         match &*answer.word {
             "LOST" => Ok(Renewal::Lost),
+            "SHORT" => Ok(Renewal::Short { head: answer.head()?, log: answer.number()? }),
             "RESYNC" => Ok(Renewal::Resync(answer.head()?)),
+            "GONE" => Ok(Renewal::Gone(answer.head()?)),
             "AHEAD" => {
                 let head = answer.head()?;
                 let entries = answer.list()?.into_iter().map(log_entry).collect::<Result<_, _>>()?;
@@ -58,6 +83,19 @@ impl Channel {
             }
             _ => Err(unreadable("an answer to a renewal")),
         }
+    }
+
+    /// One that stands nowhere in this store, with what it knows of a better one.
+    fn encode_nowhere(&self, member: &Member) -> String {
+        let nowhere = Member { position: Position { sequence: 0, chain: String::new() }, ..member.clone() };
+        let mut value = as_json(&nowhere);
+        if member.state == MemberState::Sealed
+            && let Some(fields) = value.as_object_mut()
+        {
+            fields.insert("known".to_owned(), json!(member.position.sequence));
+            fields.insert("missed".to_owned(), json!(self.missed));
+        }
+        value.to_string()
     }
 
     /// Waits until the replicas of the server have what was said over this connection, so that none of them becomes the primary
@@ -148,6 +186,10 @@ fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
 }
 
 fn encode_member(member: &Member) -> String {
+    as_json(member).to_string()
+}
+
+fn as_json(member: &Member) -> serde_json::Value {
     json!({
         "name": member.name,
         "seq": member.position.sequence,
@@ -159,7 +201,17 @@ fn encode_member(member: &Member) -> String {
         "version": member.version,
         "format": member.format,
     })
-    .to_string()
+}
+
+impl Witness {
+    /// `None` of a replica that misses nothing.
+    pub(super) fn decode(id: String, bytes: &[u8]) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+        let known = value.get("known")?.as_u64()?;
+        let missed = value.get("missed").and_then(serde_json::Value::as_array).into_iter().flatten();
+        let missed = missed.filter_map(|one| one.as_str().map(str::to_owned)).collect();
+        Some(Self { name: decode_member(id.clone(), bytes).name, id, known, missed })
+    }
 }
 
 /// Passes over what another version has added, and takes for the least what is not there.

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
@@ -26,6 +27,7 @@ use tokio_rustls::TlsConnector;
 use super::access::{Access, Tls};
 use super::connection::Connection;
 use super::place::{Address, Login, Place, Topology};
+use crate::domain::fleet::Term;
 use crate::store::StoreError;
 
 /// How long one server may take until it has said that it is the primary.
@@ -168,14 +170,54 @@ impl Connector {
     /// What the sentinels know of the primary: names and values, as the first of them says. `None` without Sentinel.
     pub(super) async fn sentinel_view(&self) -> Option<Result<Vec<(String, String)>, StoreError>> {
         let Topology::Sentinel { sentinels, master, .. } = &self.0.place.topology else { return None };
-        let view = through_any(sentinels, |sentinel| {
-            in_time(sentinel, async move {
-                let mut connection = self.open_node(sentinel, &self.0.sentinel_access).await?;
-                let view = cmd("SENTINEL").arg("MASTER").arg(master).query_async(&mut connection).await;
-                view.map_err(|error| unavailable(sentinel, &explained(&error)))
-            })
+        let view = through_any(sentinels, |sentinel| async move {
+            let view = self.view_of(sentinel, master).await?;
+            view.ok_or_else(|| unavailable(sentinel, "does not let this user ask: widen the rules of its ACL"))
         });
         Some(view.await)
+    }
+
+    /// What one sentinel knows; `None` if it does not tell this user.
+    async fn view_of(&self, sentinel: &Address, master: &str) -> Result<Option<Vec<(String, String)>>, StoreError> {
+        let asked = async {
+            let mut connection = self.open_node(sentinel, &self.0.sentinel_access).await?;
+            let view = cmd("SENTINEL").arg("MASTER").arg(master).query_async(&mut connection).await;
+            told(sentinel, view)
+        };
+        in_time(sentinel, asked).await
+    }
+
+    /// By what the store may have gone back. It rises with each failover where somebody counts them.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if nobody who counts them can be asked.
+    pub async fn term(&self) -> Result<Term, StoreError> {
+        match &self.0.place.topology {
+            Topology::Single(_) if self.0.place.is_managed => Ok(Term::Managed),
+            Topology::Single(_) => Ok(Term::Fixed),
+            Topology::Sentinel { sentinels, master, .. } => {
+                // Each may be the only one that knows of the newest failover yet.
+                let views = join_all(sentinels.iter().map(|sentinel| self.view_of(sentinel, master))).await;
+                let epoch_in = |view: &Vec<(String, String)>| {
+                    view.iter().find(|(name, _)| name == "config-epoch").and_then(|(_, epoch)| epoch.parse().ok())
+                };
+                let epochs = views.iter().flatten().flatten().filter_map(epoch_in);
+                match epochs.max() {
+                    Some(epoch) => Ok(Term::Epoch(epoch)),
+                    None => {
+                        views.into_iter().find(Result::is_ok).unwrap_or_else(|| Err(no_sentinel())).map(|_| Term::Fixed)
+                    }
+                }
+            }
+            Topology::Cluster(_) => {
+                let mut primary = self.primary().await?;
+                let info: Result<String, _> = cmd("CLUSTER").arg("INFO").query_async(&mut primary).await;
+                let Some(info) = told(&"the primary", info)? else { return Ok(Term::Fixed) };
+                let epoch =
+                    info.lines().find_map(|line| line.trim_end().strip_prefix("cluster_my_epoch:")?.parse().ok());
+                Ok(epoch.map_or(Term::Fixed, Term::Epoch))
+            }
+        }
     }
 
     async fn primary_at(&self, address: &Address) -> Result<Connection, StoreError> {
@@ -337,6 +379,19 @@ fn owner_of_our_slot(range: Value, asked: &Address) -> Option<Address> {
         (None, Address::Tcp { host, .. }) => Some(Address::Tcp { host: host.clone(), port }),
         (None, Address::Unix(_)) => None,
     }
+}
+
+/// What a server says, or `None` if it forbids to ask.
+fn told<T>(address: &dyn fmt::Display, answer: RedisResult<T>) -> Result<Option<T>, StoreError> {
+    match answer {
+        Ok(told) => Ok(Some(told)),
+        Err(error) if error.code() == Some("NOPERM") => Ok(None),
+        Err(error) => Err(StoreError::Unavailable(format!("{address} {}", explained(&error)))),
+    }
+}
+
+fn no_sentinel() -> StoreError {
+    StoreError::Unavailable("no sentinel tells how often there was a failover".to_owned())
 }
 
 fn unavailable(address: &Address, problem: &str) -> StoreError {

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use super::acknowledged::Acknowledged;
 use super::connect::Connector;
 use super::connection::Connection;
 use super::scripts::{Answer, Silence, run};
@@ -28,6 +29,7 @@ pub(super) struct Lanes {
     turn: AtomicUsize,
     /// Connections of an earlier generation are not used any more.
     generation: AtomicU64,
+    acknowledged: Arc<Acknowledged>,
 }
 
 struct Lane {
@@ -36,9 +38,9 @@ struct Lane {
 }
 
 impl Lanes {
-    pub(super) fn new(connector: Connector, runtime: Handle) -> Self {
+    pub(super) fn new(connector: Connector, runtime: Handle, acknowledged: Arc<Acknowledged>) -> Self {
         let (lanes, turn, generation) = (Default::default(), AtomicUsize::default(), AtomicU64::default());
-        Self { connector, runtime, lanes, turn, generation }
+        Self { connector, runtime, lanes, turn, generation, acknowledged }
     }
 
     /// Has every connection made anew before it is used again.
@@ -49,8 +51,9 @@ impl Lanes {
     /// Runs a script that changes nothing.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] also if the head is lost.
+    /// [`StoreError::Unavailable`] also if the head is lost, or the store is not to be believed.
     pub(super) async fn ask(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
+        self.acknowledged.check()?;
         let generation = self.generation.load(Ordering::SeqCst);
         let asked = async {
             match self.ask_once(script).await {

@@ -13,12 +13,14 @@ pub struct Place {
     pub tls: Option<TlsFiles>,
     /// How many replicas must confirm each write.
     pub replicas: u32,
+    /// Whether a service may make another server the primary without telling.
+    pub is_managed: bool,
 }
 
 impl Place {
     /// One server without a login.
     pub fn single(address: Address) -> Self {
-        Self { topology: Topology::Single(address), login: Login::default(), tls: None, replicas: 0 }
+        Self { topology: Topology::Single(address), login: Login::default(), tls: None, replicas: 0, is_managed: false }
     }
 
     /// Whether nobody on the way can listen.

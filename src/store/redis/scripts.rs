@@ -30,6 +30,8 @@ scripts! {
     MEMBERS = "members";
     CHECK = "check";
     PRUNE = "prune";
+    STANDING = "standing";
+    ACCEPT = "accept";
     USE = "use";
     BEGIN_MIGRATION = "migration_begin";
     IMPORT = "migration_import";

@@ -7,6 +7,7 @@ use std::fmt;
 
 use super::connect::Connector;
 use super::room::Memory;
+use crate::domain::fleet::Term;
 use crate::store::StoreError;
 use facts::{Facts, Failover, Replay, Settings};
 
@@ -233,6 +234,20 @@ fn fencing(facts: &Facts, findings: &mut Vec<Finding>) -> Vec<String> {
             isolation(settings, all, findings, &mut reasons);
         }
         timing(facts, findings, &mut reasons);
+    }
+    match (facts.term, &facts.failover) {
+        (Term::Managed, _) => {
+            let what = "`failover: managed`: where the store goes back, nobody can tell a failover from a loss";
+            findings.push(finding(Severity::Warn, what, "use Sentinel, a Cluster, or one server without failovers"));
+            reasons.push("`failover: managed`".to_owned());
+        }
+        (Term::Fixed, Failover::Sentinel { .. } | Failover::Cluster) => {
+            let what = "nobody tells whether there was a failover: after one that loses a change everything is refused";
+            let remedy =
+                "allow `SENTINEL MASTER` to this user at the sentinels, or `CLUSTER INFO` at the Cluster's nodes";
+            findings.push(finding(Severity::Warn, what, remedy));
+        }
+        _ => {}
     }
     if !facts.appendonly && facts.settings.as_ref().is_some_and(|settings| settings.snapshots) {
         reasons.push("a restart goes back to the last snapshot".to_owned());

@@ -1,20 +1,23 @@
 //! How a change is made: judged by what the server holds, written by one script that checks that it still holds it, confirmed
 //! by its replicas. Never acknowledges what a script has not answered for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::{RedisError, ScriptInvocation};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
+use super::acknowledged::Acknowledged;
 use super::batch::{judge, judge_pepper};
 use super::connect::Connector;
 use super::connection::Connection;
 use super::draft::{Draft, Seen, Wanted, guards};
 use super::room::Room;
-use super::scripts::{Answer, END, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::standing::Standing;
 use super::{Init, Read, read_script, texts};
-use crate::domain::change::Event;
+use crate::domain::change::{Event, Head, Touched};
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::encode_event;
@@ -38,6 +41,7 @@ pub(super) struct Writer {
     connection: Mutex<Option<Line>>,
     pub(super) log_length: usize,
     pub(super) replicas: u32,
+    acknowledged: Arc<Acknowledged>,
 }
 
 /// A connection, and how much room its server had.
@@ -61,9 +65,14 @@ enum Setback {
 type Judge<'j> = dyn for<'s> Fn(&'s Seen) -> Result<Draft<'s>, StoreError> + Send + Sync + 'j;
 
 impl Writer {
-    pub(super) fn new(connector: Connector, runtime: Handle, log_length: usize) -> Self {
+    pub(super) fn new(
+        connector: Connector,
+        runtime: Handle,
+        log_length: usize,
+        acknowledged: Arc<Acknowledged>,
+    ) -> Self {
         let replicas = connector.replicas();
-        Self { connector, runtime, connection: Mutex::default(), log_length, replicas }
+        Self { connector, runtime, connection: Mutex::default(), log_length, replicas, acknowledged }
     }
 
     pub(super) async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
@@ -79,13 +88,12 @@ impl Writer {
     }
 
     pub(super) async fn init(&self) -> Result<Init, StoreError> {
-        let mut lineage = [0; 16];
-        getrandom::fill(&mut lineage).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let lineage = fresh_lineage()?;
         let mut held = self.connection.lock().await;
         // A fresh one: whoever makes a store must know where.
         let Line { mut connection, room } = self.connect().await?;
         let mut script = INIT.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(names::hex(&lineage));
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(lineage);
         script.arg(Format::NEWEST.in_head());
         let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?;
         let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
@@ -95,9 +103,28 @@ impl Writer {
         Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
     }
 
+    /// As [`super::Redis::accept`].
+    pub(super) async fn accept(&self, seen: &Standing) -> Result<(String, u64), StoreError> {
+        let mut held = self.connection.lock().await;
+        let Line { mut connection, room } = self.connect().await?;
+        let mut script = ACCEPT.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).arg(&seen.lineage).arg(seen.sequence);
+        script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }));
+        let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?.found()?;
+        if answer.word == "STALE" {
+            return Err(StoreError::Conflict("the store has changed meanwhile: look at it again".to_owned()));
+        }
+        let made = (answer.text()?, answer.number()?);
+        self.confirm(&mut connection).await?;
+        *held = Some(Line { connection, room });
+        Ok(made)
+    }
+
     async fn make(&self, judge: &Judge<'_>, event: &Event) -> Result<u64, StoreError> {
         let payload = encode_event(event);
         let mut held = self.connection.lock().await;
+        self.acknowledged.check()?;
+        let histories = self.acknowledged.histories();
         for _ in 0..ATTEMPTS {
             let kept = held.take().filter(|line| !line.connection.is_closed());
             let is_used = kept.is_some();
@@ -110,7 +137,11 @@ impl Writer {
                 *held = Some(line);
             }
             match result {
-                Ok(sequence) => return Ok(sequence),
+                Ok(made) => {
+                    let sequence = made.position.sequence;
+                    self.acknowledged.note(histories, made);
+                    return Ok(sequence);
+                }
                 Err(Setback::Stale) => {}
                 // It may have been broken for long, as by a restart of the server.
                 Err(Setback::Broken(_)) if is_used => {}
@@ -145,7 +176,7 @@ impl Writer {
         }
     }
 
-    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<u64, Setback> {
+    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<Head, Setback> {
         let Line { connection, room } = line;
         let mut seen = Seen::new(Format::NEWEST);
         let mut as_of = None;
@@ -194,9 +225,9 @@ impl Writer {
             ("DAMAGED", _) => Err(Setback::Refused(StoreError::Damaged(answer.text().map_err(Setback::Failed)?))),
             (_, Some(refusal)) => Err(Setback::Refused(refusal)),
             (_, None) => {
-                let sequence = numbered(&mut answer).map_err(Setback::Failed)?;
+                let made = answer.head().map_err(Setback::Failed)?;
                 self.confirm(connection).await.map_err(Setback::Failed)?;
-                Ok(sequence)
+                Ok(made)
             }
         }
     }
@@ -218,9 +249,10 @@ impl Writer {
     }
 }
 
-fn numbered(answer: &mut Answer) -> Result<u64, StoreError> {
-    let _lineage = answer.text()?;
-    answer.number()
+fn fresh_lineage() -> Result<String, StoreError> {
+    let mut lineage = [0; 16];
+    getrandom::fill(&mut lineage).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    Ok(names::hex(&lineage))
 }
 
 /// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.

@@ -17,7 +17,7 @@ use tollgate::domain::attributes::Attributes;
 use tollgate::domain::attributes::Header;
 use tollgate::domain::change::Event;
 use tollgate::domain::change::Touched;
-use tollgate::fleet::driver::Fleet;
+use tollgate::fleet::handle::Fleet;
 use tollgate::fleet::report::Waited;
 use tollgate::pepper;
 use tollgate::policy::Policy;
@@ -227,7 +227,7 @@ pub async fn join(store: &str, folder: &TempDir) -> Here {
     let Opened::Joined(joined) = opened else { panic!("a fleet's store") };
     let sizes = Sizes { known: 100_000, unknown: 10_000, loads: 256 };
     let (core, fleet) =
-        Core::join(joined, Duration::ZERO, Digester::new(&current, &older), sizes, Tasks::default()).unwrap();
+        Core::join(*joined, Duration::ZERO, Digester::new(&current, &older), sizes, Tasks::default()).unwrap();
     Here { core, fleet, policy: Arc::new(compiled.policy) }
 }
 

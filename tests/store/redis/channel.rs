@@ -40,7 +40,7 @@ pub async fn ahead(channel: &mut Channel, member: &Member) -> (Head, Vec<LogEntr
 pub async fn resync(channel: &mut Channel, position: &Position) -> Head {
     let member = standing_at(position);
     let head = match channel.renew(&member).await.unwrap() {
-        Renewal::Resync(head) => head,
+        Renewal::Resync(head) | Renewal::Gone(head) => head,
         other => panic!("{other:?}"),
     };
     let noted = channel.members().await.unwrap().into_iter().find(|noted| noted.id == member.id).unwrap();
@@ -130,10 +130,63 @@ async fn a_log_that_was_trimmed_says_so() {
     resync(&mut channel, &positions[2]).await;
     let (_, entries) = ahead(&mut channel, &standing_at(&positions[35])).await;
     assert_eq!(entries.iter().map(|entry| &entry.position).collect::<Vec<_>>(), Vec::from_iter(&positions[36..]));
-    // Without any log a replica at the head is still at the head, and another one is not.
-    server.send::<()>("DEL tg:{tg}:log").await;
-    ahead(&mut channel, &standing_at(&positions[39])).await;
-    resync(&mut channel, &positions[38]).await;
+    // Trimmed is not lost: whatever is behind the oldest entry should be there.
+    let renewed =
+        async |channel: &mut Channel, position: &Position| channel.renew(&standing_at(position)).await.unwrap();
+    assert!(matches!(renewed(&mut channel, &positions[2]).await, Renewal::Resync(_)));
+    let other = Position { chain: "0".repeat(40), ..positions[38].clone() };
+    let later = Position { sequence: 41, ..positions[38].clone() };
+    for gone in [&other, &later] {
+        assert!(matches!(renewed(&mut channel, gone).await, Renewal::Gone(_)), "{gone:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_does_not_end_with_the_head_is_believed_by_nobody() {
+    let (_, redis, server) = in_redis().await;
+    for slot in 0..3 {
+        change(&redis, slot).await;
+    }
+    let mut channel = redis.channel().await.unwrap();
+    let newest = resync(&mut channel, &Position { sequence: 0, chain: String::new() }).await;
+    for (harm, log) in [("XDEL tg:{tg}:log 3-0", 2), ("DEL tg:{tg}:log", 0)] {
+        server.send::<u64>(harm).await;
+        for position in [Position { sequence: 0, chain: String::new() }, newest.position.clone()] {
+            let renewal = channel.renew(&standing_at(&position)).await;
+            assert_eq!(renewal, Ok(Renewal::Short { head: newest.clone(), log }));
+        }
+        let event = Event { touched: Touched::All, ended: Vec::new() };
+        let written = redis.commit(&[], &event).await;
+        assert!(matches!(&written, Err(StoreError::Damaged(_))), "{written:?}");
+    }
+    // An operator's word makes it whole.
+    let standing = redis.standing().await.unwrap();
+    assert_eq!((&standing.lineage, standing.sequence, standing.log), (&newest.lineage, 3, 0));
+    assert_eq!(standing.witnesses, []);
+    let (lineage, sequence) = redis.accept(&standing).await.unwrap();
+    assert_eq!(sequence, 4);
+    assert!(matches!(redis.accept(&standing).await, Err(StoreError::Conflict(_))), "it is another one now");
+    let head = resync(&mut channel, &newest.position).await;
+    assert_eq!((&head.lineage, head.position.sequence), (&lineage, 4));
+    assert_ne!(lineage, newest.lineage);
+    assert_eq!(change(&redis, 7).await, 5);
+    let (_, entries) = ahead(&mut channel, &standing_at(&head.position)).await;
+    assert_eq!(entries.len(), 1);
+}
+
+#[tokio::test]
+async fn who_misses_something_says_so_in_the_store() {
+    let (_, redis, _server) = in_redis().await;
+    change(&redis, 1).await;
+    let mut channel = redis.channel().await.unwrap();
+    channel.misses(vec!["user ada disabled".to_owned()]);
+    let position = Position { sequence: 7, chain: "0".repeat(40) };
+    let sealed = Member { state: MemberState::Sealed, ..standing_at(&position) };
+    assert!(matches!(channel.renew(&sealed).await, Ok(Renewal::Gone(_))));
+    let witnesses = redis.standing().await.unwrap().witnesses;
+    assert_eq!(witnesses.len(), 1);
+    assert_eq!((&*witnesses[0].name, witnesses[0].known), ("host-of-a", 7));
+    assert_eq!(witnesses[0].missed, ["user ada disabled"]);
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ local function last(stream)
   local entry = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
   return entry and tonumber(string.match(entry[1], '^%d+')) or 0
 end
-if last(LOG) > seq then return {'DAMAGED', 'the log goes on behind the head'} end
+if last(LOG) ~= seq then return {'DAMAGED', 'its log does not end where its head says: see `tollgate store accept`'} end
 local rows = last(AUDIT)
 local function id_of(number) return string.format('%.0f-0', number) end
 
@@ -72,4 +72,4 @@ while at <= #ARGV do
   end
 end
 
-return {'DONE', id, number}
+return {'DONE', id, number, h}

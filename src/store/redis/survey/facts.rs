@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use redis::{RedisError, RedisResult, cmd};
 
+use crate::domain::fleet::Term;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 use crate::store::redis::connect::Connector;
@@ -62,6 +63,8 @@ pub(super) struct Facts {
     pub(super) replicas_wanted: u32,
     pub(super) replicas_connected: u32,
     pub(super) failover: Failover,
+    /// Whether somebody may tell afterwards that there was a failover.
+    pub(super) term: Term,
     /// `None`: the server does not say.
     pub(super) maxmemory_policy: Option<String>,
     /// `None`: the server does not say.
@@ -129,6 +132,8 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         (Topology::Single(_) | Topology::Sentinel { .. }, None) => Failover::Single,
     };
     let replay = Replay::ask(&mut primary).await.map_err(failed)?;
+    // Whoever needs it and does not get it asks again; here it is a matter of permission.
+    let term = connector.term().await.unwrap_or_default();
     let policy = settings.as_ref().and_then(|settings| settings.get("maxmemory-policy"));
     Ok(Facts {
         engine,
@@ -138,6 +143,7 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         replicas_wanted: connector.replicas(),
         replicas_connected: number(&info, "connected_slaves").unwrap_or_default(),
         failover,
+        term,
         maxmemory_policy: policy.or_else(|| info.get("maxmemory_policy").copied()).map(str::to_owned),
         memory,
         appendonly: info.get("aof_enabled") == Some(&"1"),

@@ -12,6 +12,7 @@ fn sound() -> Facts {
         replicas_wanted: 0,
         replicas_connected: 0,
         failover: Failover::Single,
+        term: Term::Fixed,
         maxmemory_policy: Some("noeviction".to_owned()),
         memory: Some(Memory { used: 1, limit: 1 << 30 }),
         appendonly: true,
@@ -30,6 +31,7 @@ fn sound() -> Facts {
 fn watched() -> Facts {
     let mut facts = sound();
     facts.failover = Failover::Sentinel { down_after: Some(6_000) };
+    facts.term = Term::Epoch(1);
     (facts.replicas_wanted, facts.replicas_connected) = (2, 2);
     set(&mut facts).min_replicas_to_write = 2;
     set(&mut facts).min_replicas_max_lag = 2;
@@ -101,6 +103,14 @@ fn findings_and_levels() {
             &[(Refuse, "volatile-lru"), (Note, "does not permit CONFIG")],
             "unknown (CONFIG not permitted)",
         ),
+        (
+            "managed",
+            sound,
+            |f| f.term = Term::Managed,
+            &[(Warn, "nobody can tell a failover from a loss")],
+            "bounded except failover (`failover: managed`)",
+        ),
+        ("does not count", watched, |f| f.term = Term::Fixed, &[(Warn, "nobody tells whether")], BOUNDED),
         ("replica away", watched, |f| f.replicas_connected = 1, &[(Warn, "1 of 2 replicas are connected")], BOUNDED),
         (
             "waits for one of two",

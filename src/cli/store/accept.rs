@@ -1,0 +1,131 @@
+//! `tollgate store accept`: what a store has lost, as far as anybody knows, and the operator's word that it is right all the same.
+//! Changes nothing before that word.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tokio::runtime::Handle;
+
+use super::super::output::{self, Format, Table, fields};
+use super::super::{Exit, Failure, connect, invalid};
+use super::failed;
+use crate::config::{self, RedisSettings, StoreSettings};
+use crate::fleet::position;
+use crate::store::redis::Redis;
+use crate::store::redis::connect::Connector;
+use crate::store::redis::standing::Standing;
+
+pub(super) const HELP: &str = "Examples:
+  tollgate store accept --config /etc/tollgate/tollgate.yaml
+  tollgate store accept --yes
+
+Without --yes it changes nothing and says what is missing. With it every replica begins anew with what the store has now, and ends
+again what it remembers to have ended. What was made or changed in the missing changes is not made again.";
+
+#[derive(Args, Debug)]
+pub(super) struct AcceptArgs {
+    /// The configuration file, with `store.redis`
+    #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Take the store as it is
+    #[arg(long)]
+    yes: bool,
+    /// How to print the answer
+    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
+    output: Format,
+}
+
+/// What is known of a store.
+struct Look {
+    standing: Standing,
+    /// The newest change that anybody has known.
+    known: u64,
+}
+
+pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
+    let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
+    let StoreSettings::Redis(settings) = settings.store else {
+        let problem = format!("{} has an embedded store, which no replica can miss changes of", args.config.display());
+        return Err(Failure::new(Exit::Configuration, problem));
+    };
+    let connector = Connector::open(settings.place.clone()).map_err(|error| failed(&error))?;
+    let redis = Redis::new(connector, Handle::current());
+    let standing = redis.standing().await.map_err(|error| failed(&error))?;
+    let look = Look { known: newest_known(&standing, &settings), standing };
+    let accepted =
+        if args.yes { Some(redis.accept(&look.standing).await.map_err(|error| failed(&error))?) } else { None };
+    match args.output {
+        Format::Json => output::print(&output::json(&look.as_json(accepted.as_ref()))?),
+        Format::Table => output::print(&look.as_text(accepted.as_ref(), output::is_colourful())),
+    }
+}
+
+/// By the replicas that refuse everything, and by what one on this machine has remembered of the same history.
+fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
+    let remembered = settings.position.as_deref().and_then(|path| position::read(path).ok().flatten());
+    let here = remembered.filter(|remembered| remembered.place.lineage == standing.lineage);
+    let here = here.map(|remembered| remembered.place.position.sequence);
+    standing.witnesses.iter().map(|witness| witness.known).chain(here).fold(standing.sequence, u64::max)
+}
+
+impl Look {
+    fn missing(&self) -> Option<String> {
+        let Self { standing: Standing { sequence, .. }, known } = self;
+        (known > sequence).then(|| format!("changes {} to {known}, as far as anybody knows", sequence + 1))
+    }
+
+    fn as_json(&self, accepted: Option<&(String, u64)>) -> Value {
+        let standing = &self.standing;
+        let witness = standing.witnesses.iter().map(
+            |witness| json!({"id": witness.id, "name": witness.name, "known": witness.known, "missed": witness.missed}),
+        );
+        json!({
+            "lineage": standing.lineage,
+            "sequence": standing.sequence,
+            "log": standing.log,
+            "known": self.known,
+            "replicas": witness.collect::<Vec<_>>(),
+            "accepted": accepted.map(|(lineage, sequence)| json!({"lineage": lineage, "sequence": sequence})),
+        })
+    }
+
+    fn as_text(&self, accepted: Option<&(String, u64)>, colourful: bool) -> String {
+        let standing = &self.standing;
+        let log = match (standing.log == standing.sequence, standing.log) {
+            (true, _) => "whole".to_owned(),
+            (false, 0) => "missing".to_owned(),
+            (false, log) => format!("ends with number {log}"),
+        };
+        let mut text = fields(&[
+            ("Store", format!("{} changes", standing.sequence)),
+            ("Lineage", standing.lineage.clone()),
+            ("Log", log),
+            ("Missing", self.missing().unwrap_or_else(|| "nothing that anybody knows by its number".to_owned())),
+        ]);
+        if !standing.witnesses.is_empty() {
+            let mut table = Table::new(&["REPLICA", "KNOWS UP TO", "ENDED, AND PERHAPS NOT IN THE STORE"]);
+            for witness in &standing.witnesses {
+                let missed = if witness.missed.is_empty() { "-".to_owned() } else { witness.missed.join(", ") };
+                table.row(vec![
+                    witness.name.as_str().into(),
+                    witness.known.to_string().as_str().into(),
+                    missed.as_str().into(),
+                ]);
+            }
+            text.push('\n');
+            text.push_str(&table.render(colourful));
+        }
+        text.push('\n');
+        text.push_str(&match accepted {
+            Some((lineage, sequence)) => format!(
+                "Accepted as lineage {lineage}, with change {sequence}. Every replica begins anew, and ends again what it \
+                 remembers to have ended.\n"
+            ),
+            None => "To restore: put back a copy that has what is missing; the replicas go on by themselves.\n\
+                     To accept:  run this again with --yes; what was made or changed in what is missing is gone.\n"
+                .to_owned(),
+        });
+        text
+    }
+}

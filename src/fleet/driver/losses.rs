@@ -1,0 +1,90 @@
+//! What a replica asks and tells when its store is not what it was: whether there was a failover, what is missing, what is to be
+//! remembered. Never decides that something was lost: `revocation/channel.rs` does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Driver;
+use crate::domain::fleet::{Loss, MemberState, Renewal};
+use crate::store::StoreError;
+use crate::store::redis::survey::{Finding, Survey};
+
+/// How often somebody is asked for a failover that would explain what the store has lost.
+const ASK_TERM: Duration = Duration::from_secs(1);
+/// How much of what may be lost is told.
+const MOST_MISSED: usize = 20;
+
+/// Why everything is refused, and what an operator can do.
+pub fn refusal(loss: &Loss) -> String {
+    let choices = match loss {
+        Loss::Head => "restore what was there, or say with `tollgate store init` that it begins anew",
+        _ => "restore what was there, or look at it with `tollgate store accept` and take it as it is",
+    };
+    format!("{loss}. Everything is refused until somebody decides: {choices}")
+}
+
+impl Driver {
+    /// What the store has now is not what it had.
+    pub(super) fn refuse_all(&mut self, loss: &Loss) {
+        let refused = refusal(loss);
+        tracing::error!("{refused}");
+        self.joining.redis.refuse(Some(refused.clone()));
+        self.loss = Some(StoreError::Unavailable(refused));
+    }
+
+    /// What would be missed if it were not there any more.
+    pub(super) fn missed(&self) -> Vec<String> {
+        let sticky = &self.joining.sticky;
+        let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
+        sticky.ended_behind(head, MOST_MISSED).iter().map(ToString::to_string).collect()
+    }
+
+    pub(super) fn remember(&mut self) {
+        let remembered = self.protocol.remembered();
+        if let Some(file) = &self.joining.file
+            && remembered != self.noted
+        {
+            self.noted.clone_from(&remembered);
+            remembered.into_iter().for_each(|remembered| file.note(remembered));
+        }
+    }
+
+    pub(super) async fn ask_term(&mut self) -> Result<(), StoreError> {
+        self.term_asked = self.joining.clock.moment();
+        self.term = self.joining.redis.connector().term().await?;
+        Ok(())
+    }
+
+    /// Whether a renewal shows what only a failover can explain, and nobody was asked just now.
+    pub(super) fn wants_term(&self, renewal: &Renewal) -> bool {
+        let is_time = self.joining.clock.moment().since(self.term_asked) >= ASK_TERM;
+        if !is_time && self.protocol.own().state == MemberState::Sealed {
+            return false;
+        }
+        match renewal {
+            Renewal::Gone(_) => true,
+            Renewal::Resync(head) | Renewal::Ahead { head, .. } => {
+                self.protocol.lineage().is_some_and(|lineage| lineage != head.lineage)
+            }
+            Renewal::Lost | Renewal::Short { .. } => false,
+        }
+    }
+
+    /// Another server, or the same one with other settings, may guarantee something else. Nothing waits for the answer.
+    pub(super) fn look_at_level(&self) {
+        let (redis, level) = (Arc::clone(&self.joining.redis), Arc::clone(&self.ends.level));
+        let findings = Arc::clone(&self.findings);
+        tokio::spawn(async move {
+            let Ok(survey) = Survey::of(redis.connector()).await else { return };
+            for Finding { what, remedy, .. } in survey.refusals() {
+                tracing::error!(remedy, "{what}");
+            }
+            let (now, before) = (survey.level.to_string(), level.load_full());
+            if now != *before {
+                tracing::warn!(%before, %now, "the store's server guarantees something else than before");
+                level.store(Arc::new(now));
+            }
+            findings.store(Arc::new(survey.findings));
+        });
+    }
+}

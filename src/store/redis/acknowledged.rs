@@ -1,0 +1,93 @@
+//! What the store has acknowledged to this process, and whether it broke its word. Never takes what one history has acknowledged
+//! for a promise of the next one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwapOption;
+
+use crate::domain::change::{Head, Position};
+use crate::store::StoreError;
+
+#[derive(Default)]
+pub(super) struct Acknowledged {
+    newest: Mutex<Newest>,
+    /// Why nothing is asked of the store.
+    refused: ArcSwapOption<String>,
+}
+
+#[derive(Default)]
+struct Newest {
+    /// Counts the histories that this process went over to.
+    histories: u64,
+    /// The newest change.
+    change: Option<Head>,
+}
+
+impl Acknowledged {
+    /// Taken before a change is made.
+    pub(super) fn histories(&self) -> u64 {
+        self.lock().histories
+    }
+
+    /// Notes a change that was made when there were so many histories.
+    pub(super) fn note(&self, histories: u64, made: Head) {
+        let mut newest = self.lock();
+        if newest.histories != histories {
+            return;
+        }
+        let is_older = |known: &Head| known.lineage == made.lineage && known.position.sequence > made.position.sequence;
+        if !newest.change.as_ref().is_some_and(is_older) {
+            newest.change = Some(made);
+        }
+    }
+
+    /// The place of the newest change of this lineage.
+    pub(super) fn newest(&self, lineage: &str) -> Option<Position> {
+        self.lock().change.as_ref().filter(|known| known.lineage == lineage).map(|known| known.position.clone())
+    }
+
+    /// Another history is followed from now on, in which it may be missing.
+    pub(super) fn forget(&self) {
+        let mut newest = self.lock();
+        newest.histories += 1;
+        newest.change = None;
+    }
+
+    pub(super) fn refuse(&self, reason: Option<String>) {
+        self.refused.store(reason.map(Arc::new));
+    }
+
+    /// # Errors
+    /// [`StoreError::Unavailable`] while the store is not to be believed.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        match &*self.refused.load() {
+            Some(reason) => Err(StoreError::Unavailable(reason.to_string())),
+            None => Ok(()),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_history_has_acknowledged_is_no_promise_of_another() {
+        let acknowledged = Acknowledged::default();
+        let before = acknowledged.histories();
+        let at = |sequence: u64| Position { sequence, chain: format!("h{sequence}") };
+        let made = |sequence| Head { lineage: "one".to_owned(), position: at(sequence) };
+        acknowledged.note(before, made(7));
+        acknowledged.note(before, made(5));
+        assert_eq!((acknowledged.newest("one"), acknowledged.newest("two")), (Some(at(7)), None));
+        acknowledged.forget();
+        acknowledged.note(before, made(8));
+        assert_eq!(acknowledged.newest("one"), None, "it was made before");
+        acknowledged.note(acknowledged.histories(), made(6));
+        assert_eq!(acknowledged.newest("one"), Some(at(6)));
+    }
+}

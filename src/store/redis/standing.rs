@@ -1,0 +1,61 @@
+//! What a store has and what its replicas miss in it, for an operator who must say whether it is right; and their word that it is.
+
+use super::Redis;
+use super::channel::Witness;
+use super::scripts::{AsOf, STANDING, Silence, bytes, lost, run, text};
+use crate::store::StoreError;
+use crate::store::keyspace::redis as names;
+
+/// What the store has, as of one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    pub lineage: String,
+    /// The number of the newest change, as the head says.
+    pub sequence: u64,
+    /// The number that the log ends with.
+    pub log: u64,
+    /// The replicas that refuse everything because of what they miss, by their names.
+    pub witnesses: Vec<Witness>,
+}
+
+impl Redis {
+    /// What the store has, whether or not it is believed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] also if there is no head, [`StoreError::Damaged`] if this Tollgate cannot read it.
+    pub async fn standing(&self) -> Result<Standing, StoreError> {
+        self.look().await?.ok_or_else(lost)
+    }
+
+    /// As [`Redis::standing`]; `None` if there is no head.
+    ///
+    /// # Errors
+    /// As [`Redis::standing`].
+    pub async fn look(&self) -> Result<Option<Standing>, StoreError> {
+        let mut connection = self.connector.primary().await?;
+        let mut script = STANDING.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
+        let mut answer = run(&mut connection, &script).await.map_err(Silence::into_error)?;
+        if answer.word == "LOST" {
+            return Ok(None);
+        }
+        let AsOf { lineage, sequence, .. } = answer.as_of()?;
+        let log = answer.number()?;
+        let mut members = answer.list()?.into_iter();
+        let mut witnesses = Vec::new();
+        while let (Some(id), Some(member)) = (members.next(), members.next()) {
+            witnesses.extend(Witness::decode(text(id)?, &bytes(member)?.unwrap_or_default()));
+        }
+        witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+        Ok(Some(Standing { lineage, sequence, log, witnesses }))
+    }
+
+    /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends
+    /// again what it remembers to have ended. Gives the lineage and the number of the change that says so.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if it is not as it was seen any more.
+    pub async fn accept(&self, seen: &Standing) -> Result<(String, u64), StoreError> {
+        self.writer.accept(seen).await
+    }
+}

@@ -14,6 +14,7 @@ mod refusals;
 mod resources;
 mod rules;
 mod sessions;
+mod tombstones;
 mod users;
 
 use std::borrow::Cow;
@@ -47,6 +48,7 @@ pub use limits::{Limits, ProjectQuotas, Quotas, Rate, Rates};
 pub use names::Freed;
 pub use once::Once;
 pub use resources::ResourceSpec;
+pub use tombstones::Tombstones;
 pub use users::{UserChange, UserSpec};
 
 /// Makes and changes records. Cheap to clone.

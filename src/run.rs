@@ -56,7 +56,7 @@ use store::{Joined, Opened};
 /// How long a new process waits for the old one to let go of the store, or for a server to be reachable.
 const STORE_WAIT: Duration = Duration::from_secs(60);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
-/// How often rows of the audit log that are too old are removed.
+/// How often it is looked for rows of the audit log that are too old, and whether today's tombstones were.
 const TRIM_EVERY: Duration = Duration::from_secs(3600);
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
@@ -237,6 +237,8 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     background.spawn(tasks.task("last_used").keep(move || flush_last_used(registry.clone())));
     let registry = core.registry.clone();
     background.spawn(tasks.task("audit_trim").keep(move || trim_audit(registry.clone())));
+    let registry = core.registry.clone();
+    background.spawn(tasks.task("tombstones").keep(move || purge_tombstones(registry.clone())));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "serving");
 
     let served = doors.serve(stop).await;
@@ -437,6 +439,17 @@ async fn trim_audit(registry: Registry) {
         ticks.tick().await;
         if let Err(error) = registry.trim_old_rows().await {
             tracing::warn!(%error, "old rows of the audit log could not be removed: tried again in an hour");
+        }
+    }
+}
+
+async fn purge_tombstones(registry: Registry) {
+    let mut ticks = tokio::time::interval(TRIM_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = registry.purge_tombstones().await {
+            tracing::warn!(%error, "what is left of revoked keys could not be removed: tried again in a day");
         }
     }
 }

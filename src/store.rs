@@ -61,6 +61,8 @@ pub enum Write {
     /// Replaces the record of this id. Conflict unless the stored version is one less than the new one, or if the
     /// stored record is revoked and the new one is not.
     UpdateKey(ApiKey),
+    /// Removes what is left of a key. Conflict unless it is there with this version and [`ApiKey::is_over_before`] this time.
+    PurgeKey { id: KeyId, version: u64, before: Timestamp },
     /// Conflict if a key on this plane is active at this time. Writes nothing.
     NoActiveKey { plane: String, now: Timestamp },
     /// Over quota if the project has as many already, before the steps of this batch. Writes nothing.
@@ -107,7 +109,7 @@ pub struct Quota {
 /// What is counted for each project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counted {
-    /// Also revoked ones: they stay for good.
+    /// Also revoked ones, until they are purged.
     Keys,
     /// Also deleted ones: their names stay.
     Users,
@@ -147,7 +149,8 @@ impl Write {
             Self::UpdateKey(key) => key.revoked_at.is_none(),
             Self::PutProject(project) => project.state == ProjectState::Active,
             Self::UpdateUser(user) => !user.deleted && !user.disabled,
-            Self::DeleteResource { .. }
+            Self::PurgeKey { .. }
+            | Self::DeleteResource { .. }
             | Self::EndSession(_)
             | Self::DeleteSigningKey { .. }
             | Self::Audit(_)
@@ -462,6 +465,14 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.note_use(&uses)).await,
             Self::Redis(store) => store.note_use(&uses).await,
+        }
+    }
+
+    /// Forgets when keys were last used.
+    pub async fn forget_use(&self, ids: Vec<KeyId>) -> Result<(), StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.forget_use(&ids)).await,
+            Self::Redis(store) => store.forget_use(&ids).await,
         }
     }
 

@@ -14,7 +14,7 @@ use crate::domain::record::EVERY;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::{ADMIN_PERMISSIONS, ClientIp, Plane, Policy, RevokedStatus};
 
-use super::file::{ClientIpSource, Errors, File};
+use super::file::{ClientIpSource, Errors, File, Revoked};
 use super::problems::{Findings, Path, did_you_mean, near_or_all};
 use super::{Compiled, KeyDefaults};
 
@@ -91,7 +91,11 @@ fn planes(file: &File, findings: &mut Findings) -> Vec<Plane> {
             grace: store::grace(plane, &file.store, &path.key("grace"), findings),
             name: name.as_str().into(),
             prefix: plane.prefix.as_str().into(),
-            revoked: if plane.revoked.0 == 403 { RevokedStatus::Forbidden } else { RevokedStatus::Unauthenticated },
+            revoked: if plane.revoked == Revoked::FORBIDDEN {
+                RevokedStatus::Forbidden
+            } else {
+                RevokedStatus::Unauthenticated
+            },
             admin: plane.admin,
         });
     }

@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 
 pub use envoy::{Envoy, WithheldHeaders};
 pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
-pub use limits::{Audit, ProjectQuotas, Quotas, Rate, Rates};
+pub use limits::{Audit, Backup, ProjectQuotas, Quotas, Rate, Rates};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
 pub use store::{ClientTls, Failovers, Fleet, Redis, SecretFile, Sentinel, Store};
 
 /// The configuration of Tollgate: one YAML file.
 ///
-/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `envoy`, `hosts`, `rates`, `quotas`, `audit` and `log`
+/// `client_ip`, `realm`, `errors`, `planes`, `permissions`, `credentials`, `issuers`, `login`, `identity`, `envoy`, `hosts`, `rates`, `quotas`, `audit`, `backup` and `log`
 /// take effect when the file changes or on SIGHUP. `store`, `fleet`, `pepper`, `listen`, `cache`, `admin`, `drain` and `workers` need a restart. A file with
 /// a problem changes nothing: the last good one stays in force.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
@@ -87,6 +87,9 @@ pub struct File {
     /// How long the audit log is kept. Takes effect on reload.
     #[serde(default)]
     pub audit: Audit,
+    /// How long copies of the store are good for. Takes effect on reload.
+    #[serde(default)]
+    pub backup: Backup,
     /// How much is kept in memory. Needs a restart.
     #[serde(default)]
     pub cache: Cache,
@@ -200,9 +203,13 @@ pub struct Plane {
 }
 
 /// 401 or 403.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(transparent)]
 pub struct Revoked(pub u16);
+
+impl Revoked {
+    pub const FORBIDDEN: Self = Self(403);
+}
 
 impl Default for Revoked {
     fn default() -> Self {

@@ -79,6 +79,12 @@ impl ApiKey {
             KeyState::Active
         }
     }
+
+    /// Whether it was revoked and would have expired by itself, both before this time. Its record may go then, if every copy of the
+    /// store that may ever be put back is as young as that: in each the key is revoked, and its own expiry is past.
+    pub fn is_over_before(&self, time: Timestamp) -> bool {
+        [self.revoked_at, self.expires_at].iter().all(|end| end.is_some_and(|end| end < time))
+    }
 }
 
 /// Which project a thing belongs to, by its kind and id.

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::tombstones::Tombstones;
 use crate::domain::time::Moment;
 use crate::store::{Counted, Quota, Write};
 
@@ -18,6 +19,8 @@ pub struct Limits {
     pub quotas: Quotas,
     /// How long rows of the audit log are kept; `None`: for good.
     pub audit_kept: Option<Duration>,
+    /// What becomes of revoked keys; `None`: they stay.
+    pub tombstones: Option<Tombstones>,
 }
 
 /// How many things one project may have, ended ones included.

@@ -361,6 +361,16 @@ impl Embedded {
         })
     }
 
+    pub fn forget_use(&self, ids: &[KeyId]) -> Result<(), StoreError> {
+        self.engine.write(|transaction| {
+            let mut last_used = transaction.open_table(keyspace::LAST_USED)?;
+            for id in ids {
+                last_used.remove(&id_key(id))?;
+            }
+            Ok(())
+        })
+    }
+
     pub fn last_used(&self, ids: &[KeyId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
         self.engine.read(|read| {
             let last_used = read.open_table(keyspace::LAST_USED)?;

@@ -4,6 +4,7 @@ use super::keyspace::is_part;
 use super::{AuditQuery, OnceRecord, StoreError, Write};
 use crate::domain::credential::UserId;
 use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, ProjectState, Resource, User, UserSessions};
+use crate::domain::time::Timestamp;
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
     Err(StoreError::Conflict(reason))
@@ -70,6 +71,16 @@ pub(super) fn check_key_update(stored: &ApiKey, new: &ApiKey) -> Result<(), Stor
         return conflict(format!("key {} is revoked, and stays so", new.id));
     }
     Ok(())
+}
+
+pub(super) fn check_key_purge(stored: &ApiKey, version: u64, before: Timestamp) -> Result<(), StoreError> {
+    if stored.version != version {
+        return conflict(format!("key {} has been changed meanwhile (it has version {})", stored.id, stored.version));
+    }
+    if stored.is_over_before(before) {
+        return Ok(());
+    }
+    conflict(format!("key {} is not over for so long", stored.id))
 }
 
 pub(super) fn check_resource_update(stored: &Resource, new: &Resource) -> Result<(), StoreError> {

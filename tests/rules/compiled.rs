@@ -11,7 +11,7 @@ use tollgate::domain::decision::Denial;
 use tollgate::policy::error_body::ErrorShape;
 use tollgate::policy::extract::{CredentialHeader, Kinds};
 use tollgate::policy::{ClientIp, RevokedStatus};
-use tollgate::registry::Limits;
+use tollgate::registry::{Limits, Tombstones};
 use tollgate::resolve::cache::Sizes;
 
 use crate::world::{GOOD, HEAD, NOW, Request, compiled, decide, holder, resource, workloads};
@@ -43,7 +43,13 @@ fn the_settings_of_the_example() {
         reflection: false,
         cache: Sizes { known: 1_000_000, unknown: 20_000, loads: 256 },
         log: Log { level: LogLevel::Info, decisions: LoggedDecisions::Denied },
-        limits: Limits::default(),
+        limits: Limits {
+            tombstones: Some(Tombstones {
+                backups_kept: Duration::from_secs(90 * 24 * 3600),
+                planes: ["admin", "data"].map(str::to_owned).into(),
+            }),
+            ..Limits::default()
+        },
         drain: Duration::from_secs(15),
         workers: 2,
     };

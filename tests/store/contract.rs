@@ -59,6 +59,7 @@ macro_rules! for_every_file {
 mod journal;
 mod projects;
 mod quotas;
+mod tombstones;
 mod trim;
 mod users;
 

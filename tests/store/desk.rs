@@ -8,6 +8,7 @@ use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::change::{Slots, named};
 use tollgate::domain::record::{AuditEntry, User};
+use tollgate::domain::time::Timestamp;
 use tollgate::policy::Policy;
 use tollgate::policy::login::Login;
 use tollgate::registry::{Actor, Held, KeySpec, NewKey, Registry, RegistryError, UserSpec};
@@ -65,6 +66,10 @@ impl Desk {
 
     pub fn pass(&self, time: Duration) {
         self.clock.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
+    }
+
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.clock.load(Ordering::Relaxed))
     }
 
     pub async fn key(&self, plane: &str, project: &str, permissions: &[&str]) -> NewKey {

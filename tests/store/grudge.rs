@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tollgate::domain::record::{ApiKey, Outcome};
 use tollgate::registry::{
-    Actor, Expected, KeyChange, Limits, ProjectQuotas, Quotas, Rate, Rates, RegistryError, ResourceSpec, UserChange,
+    Actor, Expected, KeyChange, KeySpec, Limits, ProjectQuotas, Quotas, Rate, Rates, RegistryError, ResourceSpec,
+    Tombstones, UserChange,
 };
 
 use crate::desk::{Desk, actor, spec};
@@ -23,6 +24,7 @@ fn limits(burst: u32, keys: u64) -> Limits {
         rates: Rates { actor: rate(burst), project: rate(2 * burst) },
         quotas: Quotas { each, ..Quotas::default() },
         audit_kept: None,
+        tombstones: None,
     }
 }
 
@@ -164,6 +166,53 @@ async fn a_project_has_what_its_quota_allows_with_what_was_ended() {
     desk.registry.limit(raised);
     assert_eq!(desk.try_keys(&a, 50).await.len(), 2);
     assert_eq!(desk.try_keys(&of("b", "beta"), 5).await.len(), 0);
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test]
+async fn what_was_revoked_makes_room_once_no_copy_of_the_store_has_it_valid() {
+    let desk = Desk::new();
+    let planes = ["data", "admin"].map(str::to_owned).into();
+    let rule = Tombstones { backups_kept: 90 * DAY, planes };
+    desk.registry.limit(Limits { tombstones: Some(rule), ..limits(1_000, 6) });
+    let operator = Actor::operator();
+    let made = async |plane: &str, days: Option<u32>, is_revoked: bool| {
+        let expires_in = days.map(|days| days * DAY);
+        let spec = KeySpec { expires_in, ..spec(plane, "acme", &["run"]) };
+        let key = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record;
+        if is_revoked {
+            desk.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
+        }
+        key
+    };
+    let over = made("data", Some(30), true).await;
+    let kept = [
+        made("data", Some(200), true).await,
+        made("data", None, true).await,
+        made("data", Some(30), false).await,
+        // It is answered with 403.
+        made("control", Some(30), true).await,
+        made("data", None, false).await,
+    ];
+    assert_over(desk.try_key(&operator, "acme").await, "revoked ones included");
+    let round = async |after: Duration| {
+        desk.pass(after);
+        // A clock that runs ahead takes nothing: it is the log that says how late it is.
+        desk.registry.purge_tombstones().await.unwrap();
+        desk.user(&format!("of-{}", desk.now().as_millis()), "beta", &["run"]).await;
+        desk.pass(2 * DAY);
+        desk.registry.purge_tombstones().await.unwrap();
+        desk.registry.key(&operator, over.id).await.is_ok()
+    };
+    assert!(round(110 * DAY).await, "expired 82 days ago");
+    assert!(!round(10 * DAY).await, "expired 94 days ago");
+    for key in &kept {
+        desk.registry.key(&operator, key.id).await.unwrap();
+    }
+    let row = desk.log().await.into_iter().find(|row| row.act == "key.purge").unwrap();
+    assert_eq!((&*row.actor, row.project.as_deref(), &*row.target), ("tollgate", Some("acme"), "project:acme"));
+    desk.try_key(&operator, "acme").await.unwrap();
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::domain::duration;
 use crate::domain::name::{NAME_RULE, is_name};
 use crate::policy::route::host_name;
-use crate::registry::{Limits, ProjectQuotas, Quotas, Rate, Rates};
+use crate::registry::{Limits, ProjectQuotas, Quotas, Rate, Rates, Tombstones};
 use crate::resolve::cache::Sizes;
 
 use super::super::file;
@@ -69,15 +69,27 @@ fn limits(file: &file::File, findings: &mut Findings) -> Limits {
         rates: Rates { actor: rate(file.rates.actor), project: rate(file.rates.project) },
         quotas,
         audit_kept: audit_kept(file, findings),
+        tombstones: tombstones(file, findings),
     }
 }
 
+fn tombstones(file: &file::File, findings: &mut Findings) -> Option<Tombstones> {
+    let kept = Some(&*file.backup.keep).filter(|keep| *keep != "off")?;
+    let backups_kept = kept_for(kept, &Path::of("backup").key("keep"), findings)?;
+    let unknown = |plane: &file::Plane| plane.revoked != file::Revoked::FORBIDDEN;
+    let planes = file.planes.iter().filter(|(_, plane)| unknown(plane)).map(|(name, _)| name.clone()).collect();
+    Some(Tombstones { backups_kept, planes })
+}
+
 fn audit_kept(file: &file::File, findings: &mut Findings) -> Option<Duration> {
-    let path = Path::of("audit").key("keep");
-    match duration::parse(file.audit.keep.as_deref()?) {
+    kept_for(file.audit.keep.as_deref()?, &Path::of("audit").key("keep"), findings)
+}
+
+fn kept_for(text: &str, path: &Path, findings: &mut Findings) -> Option<Duration> {
+    match duration::parse(text) {
         Ok(kept) if kept >= SHORTEST_KEPT => return Some(kept),
-        Ok(_) => findings.add(&path, "must be at least 1d"),
-        Err(problem) => findings.add(&path, problem),
+        Ok(_) => findings.add(path, "must be at least 1d"),
+        Err(problem) => findings.add(path, problem),
     }
     None
 }

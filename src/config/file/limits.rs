@@ -87,3 +87,18 @@ pub struct Audit {
     #[schemars(with = "String")]
     pub keep: Option<String>,
 }
+
+/// Copies of the store.
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Backup {
+    /// How old a copy may be that is ever put back, such as `90d`; at least `1d`. A revoked key that has expired, too, leaves nothing
+    /// behind once both are longer ago, unless its plane answers revoked keys with 403. `off`: every revoked key stays for good.
+    pub keep: String,
+}
+
+impl Default for Backup {
+    fn default() -> Self {
+        Self { keep: "90d".to_owned() }
+    }
+}

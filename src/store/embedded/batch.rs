@@ -6,7 +6,9 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped, within};
 use super::super::records::{decode_resource, encode_key, encode_resource};
-use super::super::rules::{check_key_update, check_parts, check_resource_deletion, check_resource_update};
+use super::super::rules::{
+    check_key_purge, check_key_update, check_parts, check_resource_deletion, check_resource_update,
+};
 use super::super::{Counted, Quota, StoreError, Write};
 use super::counts::{Counts, in_scope};
 use super::engine::{Act, Failure};
@@ -52,6 +54,7 @@ impl<'t> Batch<'t> {
         match step {
             Write::CreateKey(key) => self.create_key(key, counts),
             Write::UpdateKey(key) => self.update_key(key, counts),
+            Write::PurgeKey { id, version, before } => self.purge_key(id, *version, *before, counts),
             Write::Quota(quota) => self.check_quota(quota, counts),
             Write::NoActiveKey { plane, now } => self.no_active_key(plane, *now),
             Write::CreateResource(resource) => self.create_resource(resource, counts),
@@ -115,13 +118,21 @@ impl<'t> Batch<'t> {
             self.keys.remove(&stored.digest.0)?;
         }
         if stored.digest != key.digest || stored.project != key.project || stored.plane != key.plane {
-            let id = id_key(&key.id);
-            self.keys_by_project.remove(&*scoped(&stored.project, &id))?;
-            self.keys_by_plane.remove(&*scoped(&stored.plane, &id))?;
-            self.keys_by_both.remove(&*within([&stored.project, &stored.plane], &id))?;
+            self.remove_indexes(&stored)?;
             self.put_indexes(key)?;
         }
         Ok(())
+    }
+
+    fn purge_key(&mut self, id: &KeyId, version: u64, before: Timestamp, counts: &mut Counts) -> Act<()> {
+        let Some(stored) = self.stored_key(id)? else {
+            return conflict(format!("there is no key {id}"));
+        };
+        check_key_purge(&stored, version, before)?;
+        counts.fewer(Counted::Keys, &stored.project);
+        self.keys.remove(&stored.digest.0)?;
+        self.key_ids.remove(&id_key(id))?;
+        self.remove_indexes(&stored)
     }
 
     fn put_new_digest(&mut self, key: &ApiKey) -> Act<()> {
@@ -140,6 +151,14 @@ impl<'t> Batch<'t> {
         if self.format.has_three() {
             self.keys_by_both.insert(&*within([&key.project, &key.plane], &id), ())?;
         }
+        Ok(())
+    }
+
+    fn remove_indexes(&mut self, key: &ApiKey) -> Act<()> {
+        let id = id_key(&key.id);
+        self.keys_by_project.remove(&*scoped(&key.project, &id))?;
+        self.keys_by_plane.remove(&*scoped(&key.plane, &id))?;
+        self.keys_by_both.remove(&*within([&key.project, &key.plane], &id))?;
         Ok(())
     }
 

@@ -17,8 +17,8 @@ use crate::store::records::{
     encode_project, encode_resource, encode_sessions, encode_signing_key,
 };
 use crate::store::rules::{
-    check_key_update, check_once, check_parts, check_project_put, check_resource_deletion, check_resource_update,
-    check_user_update, sessions_with, sessions_without, user_id_after,
+    check_key_purge, check_key_update, check_once, check_parts, check_project_put, check_resource_deletion,
+    check_resource_update, check_user_update, sessions_with, sessions_without, user_id_after,
 };
 use crate::store::{Counted, ONCE_KEPT, OnceRecord, PepperCheck, Quota, SESSION_KEPT, StoreError, Write};
 
@@ -51,6 +51,7 @@ fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
     match write {
         Write::CreateKey(key) => create_key(draft, key),
         Write::UpdateKey(key) => update_key(draft, key),
+        Write::PurgeKey { id, version, before } => purge_key(draft, id, *version, *before),
         Write::Quota(quota) => limit(draft, quota),
         Write::NoActiveKey { plane, now } => no_active_key(draft, plane, *now),
         Write::CreateResource(resource) => create_resource(draft, resource),
@@ -96,13 +97,30 @@ fn update_key(draft: &mut Draft<'_>, key: &ApiKey) -> Step<()> {
         }
         draft.remove(names::key(&stored.digest));
     }
-    let id = key.id.as_str();
-    draft.unlist(names::keys_of_project(&stored.project), id);
-    draft.unlist(names::keys_of_plane(&stored.plane), id);
-    draft.unlist(names::keys_of_both(&stored.project, &stored.plane), id);
+    unlist_key(draft, &stored);
     put_key(draft, key);
     list_key(draft, key);
     Ok(())
+}
+
+fn purge_key(draft: &mut Draft<'_>, id: &KeyId, version: u64, before: Timestamp) -> Step<()> {
+    let Some(stored) = stored_key(draft, id)? else {
+        return refused(format!("there is no key {id}"));
+    };
+    check_key_purge(&stored, version, before)?;
+    draft.remove(names::key_id(id));
+    draft.remove(names::key(&stored.digest));
+    draft.unlist(names::KEY_LIST, id.as_str());
+    unlist_key(draft, &stored);
+    Ok(())
+}
+
+/// Where it is found by what may change.
+fn unlist_key(draft: &mut Draft<'_>, key: &ApiKey) {
+    let id = key.id.as_str();
+    draft.unlist(names::keys_of_project(&key.project), id);
+    draft.unlist(names::keys_of_plane(&key.plane), id);
+    draft.unlist(names::keys_of_both(&key.project, &key.plane), id);
 }
 
 fn digest_taken(key: &ApiKey) -> Step<()> {

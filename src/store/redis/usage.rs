@@ -79,6 +79,21 @@ impl Redis {
         self.usage.ask(note).await
     }
 
+    pub async fn forget_use(&self, ids: &[KeyId]) -> Result<(), StoreError> {
+        let mut buckets: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for id in ids {
+            buckets.entry(names::last_used(id)).or_default().push(id.as_str());
+        }
+        let buckets = &buckets;
+        let forget = |mut connection: Spread| async move {
+            for (bucket, ids) in buckets {
+                let _: u64 = query(&mut connection, redis::cmd("HDEL").arg(bucket).arg(ids)).await?;
+            }
+            Ok(())
+        };
+        self.usage.ask(forget).await
+    }
+
     pub async fn last_used(&self, ids: &[KeyId]) -> Result<Vec<Option<Timestamp>>, StoreError> {
         let mut buckets: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (at, id) in ids.iter().enumerate() {

@@ -1,0 +1,90 @@
+//! What is left of revoked keys goes once no copy of the store can bring them back: the key was revoked, and would have expired by
+//! itself, longer ago than any copy is kept. Never removes a key that does not expire, or one whose plane says of it that it was
+//! revoked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::actor::Actor;
+use super::audit::Attempt;
+use super::{PAUSE, Registry, RegistryError, Result};
+use crate::domain::change::{Event, Slots};
+use crate::domain::record::{ApiKey, Outcome};
+use crate::domain::time::Timestamp;
+use crate::store::{AuditQuery, KeyQuery, OnceRecord, StoreError, Write};
+
+/// How much is read, and at most removed, at once.
+const PAGE: usize = 256;
+
+/// Which keys leave nothing behind, and when.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tombstones {
+    /// No copy of the store that is older than this is ever put back.
+    pub backups_kept: Duration,
+    /// The planes whose revoked keys are answered as if they were unknown.
+    pub planes: BTreeSet<String>,
+}
+
+impl Registry {
+    /// Removes what is left of keys that are over for long enough. Of all who share the store, one does it once a day.
+    ///
+    /// # Errors
+    /// [`RegistryError::Unavailable`]; what was removed is gone all the same.
+    pub async fn purge_tombstones(&self) -> Result<()> {
+        let Some(rule) = self.limits.load().tombstones.clone() else { return Ok(()) };
+        if !self.store.format().await?.has_three() || !self.is_todays_purger().await? {
+            return Ok(());
+        }
+        let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
+        // A clock that was set forward takes nothing away.
+        let now = newest.first().map_or(Timestamp::from_millis(0), |newest| self.clock.now().min(newest.at));
+        let before = now.minus(rule.backups_kept);
+        let mut query = KeyQuery { limit: PAGE, ..KeyQuery::default() };
+        loop {
+            let page = self.store.keys(query.clone()).await?;
+            let over: Vec<&ApiKey> =
+                page.iter().filter(|key| key.is_over_before(before) && rule.planes.contains(&key.plane)).collect();
+            if !over.is_empty() {
+                self.purge(&over, before).await?;
+            }
+            match page.last().filter(|_| page.len() == PAGE) {
+                Some(last) => query.after = Some(last.id),
+                None => return Ok(()),
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Whoever notes first that it does today's round. A store without room has to be purged all the more.
+    async fn is_todays_purger(&self) -> Result<bool> {
+        let name = self.digester.of_name("round", "key.purge").0;
+        let once = OnceRecord { digest: name, fingerprint: name, target: "key.purge".to_owned(), at: self.clock.now() };
+        match self.store.commit(vec![Write::Once(once)], Event::touching(&[])).await {
+            Ok(_) | Err(StoreError::Full(_)) => Ok(true),
+            Err(StoreError::Conflict(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn purge(&self, over: &[&ApiKey], before: Timestamp) -> Result<()> {
+        let actor = Actor::tollgate();
+        let mut projects: BTreeMap<&str, usize> = BTreeMap::new();
+        for key in over {
+            *projects.entry(&key.project).or_default() += 1;
+        }
+        let purges = over.iter().map(|key| Write::PurgeKey { id: key.id, version: key.version, before });
+        let rows = projects.into_iter().map(|(project, count)| {
+            let attempt = Attempt::on_project(&actor, "key.purge", project);
+            let reason =
+                format!("{count} revoked keys had expired for so long that no copy of the store has them valid");
+            Write::Audit(self.row(&attempt, Some(project), Outcome::Done, Some(&reason)))
+        });
+        let slots: Vec<Slots> = over.iter().map(|key| Slots::of_digests(&[key.digest])).collect();
+        match self.apply(purges.chain(rows).collect(), Event::touching(&slots)).await {
+            Ok(_) => Ok(self.store.forget_use(over.iter().map(|key| key.id).collect()).await?),
+            // Somebody has changed one of them, as by purging it: what is left has its turn tomorrow.
+            Err(RegistryError::Conflict(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::places::{Places, Room, Seat, Stage};
@@ -28,6 +31,8 @@ pub struct Limits {
     pub room: Room,
     /// For the head of a request, and for a connection without one.
     pub head_time: Duration,
+    /// Bytes of a head, and of what is read ahead of a body.
+    pub buffer: usize,
     /// For what is under way when the door is to close.
     pub drain: Duration,
 }
@@ -42,8 +47,6 @@ pub struct Answering<S> {
 
 /// A place is not held for longer, whatever the client does or leaves undone.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
-/// Bytes of a head, and of what is read ahead of a body.
-const BUFFER: usize = 64 << 10;
 
 /// Serves until `shutdown`, then finishes what is under way. `arrive` says what answers one connection. Each request has the
 /// [`Seat`] of its connection among its extensions.
@@ -62,9 +65,9 @@ where
     S::Future: Send,
 {
     let mut http = hyper::server::conn::http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(BUFFER);
+    http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.buffer);
     let places = Places::new(limits.room);
-    let open = GracefulShutdown::new();
+    let (open, closing) = (GracefulShutdown::new(), CancellationToken::new());
     let mut shutdown = pin!(shutdown);
     loop {
         let (stream, address) = tokio::select! {
@@ -75,19 +78,84 @@ where
         let Answering { service, peer } = arrive(&stream, &address);
         // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
         let Some(place) = places.enter(peer) else { continue };
+        let (http, watcher, closing) = (http.clone(), open.watcher(), closing.clone());
         let seat = Arc::clone(place.seat());
         let service = service_fn(move |request| answer(service.clone(), Arc::clone(&seat), request));
-        let connection = open.watch(http.serve_connection(TokioIo::new(stream), service));
         tokio::spawn(async move {
-            // A client that breaks off or sends no HTTP is its own affair, and one that stays gives its place back.
+            let serve = async {
+                let begun = tokio::time::timeout(limits.head_time, Begun::wait(stream));
+                let stream = tokio::select! {
+                    biased;
+                    stream = begun => stream,
+                    () = closing.cancelled() => return,
+                };
+                // A client that breaks off or sends no HTTP is its own affair, and one that stays gives its place back.
+                let Ok(Ok(stream)) = stream else { return };
+                let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+                let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+            };
             tokio::select! {
-                _ = tokio::time::timeout(CONNECTION_LIFE, connection) => {}
+                biased;
+                () = serve => {}
                 () = place.taken_away() => {}
             }
         });
+        // What has come so far is heard before the next takes its place.
+        tokio::task::yield_now().await;
     }
     drop(listener);
+    closing.cancel();
     tokio::time::timeout(limits.drain, open.shutdown()).await.map_err(|_| places.taken())
+}
+
+/// A connection on which something has been said: the first byte, and the rest. Before that it has no buffers.
+struct Begun<S> {
+    first: Option<u8>,
+    stream: S,
+}
+
+impl<S: AsyncRead + Unpin> Begun<S> {
+    async fn wait(mut stream: S) -> io::Result<Self> {
+        Ok(Self { first: Some(stream.read_u8().await?), stream })
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { first, stream } = self.get_mut();
+        let Some(byte) = first.take() else { return Pin::new(stream).poll_read(cx, buffer) };
+        buffer.put_slice(&[byte]);
+        match Pin::new(stream).poll_read(cx, buffer) {
+            Poll::Ready(read) => Poll::Ready(read),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 /// Answers one request, and notes how far its peer is.
@@ -152,7 +220,8 @@ mod tests {
     use crate::server::testing::{stranger, strangers};
 
     const ROOM: Room = Room { places: 64, strangers: 64, share: 8, cuts_answers: false };
-    const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(10), drain: Duration::from_secs(1) };
+    const LIMITS: Limits =
+        Limits { room: ROOM, head_time: Duration::from_secs(10), buffer: 8 << 10, drain: Duration::from_secs(1) };
     const MANY: usize = 1100;
     /// In which a good request is answered on a busy machine, whatever is held.
     const SOON: Duration = Duration::from_secs(4);

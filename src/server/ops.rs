@@ -24,8 +24,10 @@ use crate::store::Store;
 use crate::telemetry::Telemetry;
 
 /// Whoever asks asks again, so that nobody's place is worth more than that of whoever comes next.
-const ROOM: Room = Room { places: 64, strangers: 64, share: 16, cuts_answers: true };
-const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(5), drain: Duration::from_secs(2) };
+/// There are many places, so that a crowd that comes again as soon as it is hung up on leaves everybody time to ask.
+const ROOM: Room = Room { places: 1024, strangers: 1024, share: 64, cuts_answers: true };
+const LIMITS: Limits =
+    Limits { room: ROOM, head_time: Duration::from_secs(5), buffer: 8 << 10, drain: Duration::from_secs(2) };
 /// A store that takes longer is not available.
 const STORE_TIME: Duration = Duration::from_secs(1);
 
@@ -110,8 +112,46 @@ async fn metrics(State(state): State<OpsState>) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::task::JoinSet;
+
     use super::*;
-    use crate::server::testing::Fixture;
+    use crate::server::testing::{Fixture, stranger};
+
+    const MANY: usize = 1100;
+    /// How long each of them waits before it comes again.
+    const AGAIN: Duration = Duration::from_millis(20);
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn strangers_that_come_again_and_again_cut_off_nobody_who_asks() {
+        let fixture = Fixture::new().await;
+        let (_drain, draining) = watch::channel(false);
+        let state =
+            OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
+        let listener = crate::server::socket::bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = start(listener, state, async { drop(stopped.await) }).unwrap();
+        let mut strangers = JoinSet::new();
+        for number in 0..MANY {
+            strangers.spawn(async move {
+                loop {
+                    // Until it is hung up on.
+                    let _ = stranger(address, number, b"").await.read_u8().await;
+                    tokio::time::sleep(AGAIN).await;
+                }
+            });
+        }
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        let mut failed = 0;
+        for _ in 0..100 {
+            let answer = client.get(format!("http://{address}/live")).send().await;
+            failed += usize::from(!answer.is_ok_and(|answer| answer.status() == 200));
+        }
+        assert_eq!(failed, 0, "of 100");
+        drop((strangers, stop));
+        let _ = ended.await;
+    }
 
     #[tokio::test]
     async fn probes_tell_a_live_process_from_a_ready_one() {

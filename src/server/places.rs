@@ -2,7 +2,8 @@
 //! it up for the next. Never takes a place from a peer that is known.
 //!
 //! A peer that has yet to say something whole goes before one that is idle, among them first those whose network holds more
-//! than its share, and then whoever has been so for the longest time.
+//! than its share, and then whoever has been so for the longest time. Some go together, so that a crowd that comes again and again
+//! is not looked through for each of them, and some room is left to those who have only just come, so that there is time to speak.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,6 +27,11 @@ pub struct Room {
     /// Whether even a peer that is being answered goes, where there is no other.
     pub cuts_answers: bool,
 }
+
+/// Of the peers that are not known, one part in so many leaves at a time.
+const TOGETHER: usize = 32;
+/// The same for those who have yet to speak: while they hold no more than this part, the idle make room for them.
+const LISTENED_TO: usize = 8;
 
 /// How far a peer has come. The order is that in which places are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -113,9 +119,15 @@ impl Places {
     /// A place for a connection, perhaps another one's; `None` if nobody's can be taken away.
     pub fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
         let mut inner = self.lock();
-        while let Some(seat) = self.next_to_leave(&inner).ok()? {
-            inner.remove(&seat);
-            seat.leave.notify_one();
+        loop {
+            let leaving = self.next_to_leave(&inner).ok()?;
+            if leaving.is_empty() {
+                break;
+            }
+            for seat in leaving {
+                inner.remove(&seat);
+                seat.leave.notify_one();
+            }
         }
         inner.next += 1;
         let seat = Arc::new(Seat {
@@ -138,32 +150,38 @@ impl Places {
         self.lock().seats.len()
     }
 
-    /// Whose place is to be taken away for one more; `None`: nobody's.
-    fn next_to_leave(&self, inner: &Inner) -> Result<Option<Arc<Seat>>, Full> {
+    /// Whose places are to be taken away for one more: nobody's, if there is room.
+    fn next_to_leave(&self, inner: &Inner) -> Result<Vec<Arc<Seat>>, Full> {
         let Room { places, strangers, share, cuts_answers } = self.room;
         if inner.seats.len() < places.min(strangers) {
-            return Ok(None);
+            return Ok(Vec::new());
         }
-        let (mut unknown, mut first) = (0, None);
-        for seat in inner.seats.values() {
-            let stage = seat.stage();
-            if stage == Stage::Known {
-                continue;
-            }
-            unknown += 1;
-            if stage == Stage::Busy && !cuts_answers {
-                continue;
-            }
-            let is_within_share = seat.network_holds() <= share;
-            let rank = (stage, is_within_share, seat.since.load(Ordering::Relaxed), seat.number);
-            if first.as_ref().is_none_or(|(lowest, _)| rank < *lowest) {
-                first = Some((rank, seat));
-            }
+        let stages = inner.seats.values().map(|seat| (seat.stage(), seat));
+        let unknown: Vec<_> = stages.filter(|(stage, _)| *stage != Stage::Known).collect();
+        if inner.seats.len() < places && unknown.len() < strangers {
+            return Ok(Vec::new());
         }
-        if inner.seats.len() < places && unknown < strangers {
-            return Ok(None);
+        let arriving = unknown.iter().filter(|(stage, _)| *stage == Stage::Arriving).count();
+        let are_few = arriving <= strangers / LISTENED_TO;
+        let may_leave = unknown.into_iter().filter(|(stage, _)| *stage != Stage::Busy || cuts_answers);
+        let mut ranked: Vec<_> = may_leave
+            .map(|(stage, seat)| {
+                let turn = match stage {
+                    Stage::Arriving if !are_few => 0,
+                    Stage::Idle => 1,
+                    Stage::Arriving => 2,
+                    Stage::Busy | Stage::Known => 3,
+                };
+                let is_within_share = seat.network_holds() <= share;
+                ((turn, is_within_share, seat.since.load(Ordering::Relaxed), seat.number), seat)
+            })
+            .collect();
+        let count = if are_few { 1 } else { (strangers / TOGETHER).min(arriving / 2).max(1) };
+        if ranked.is_empty() {
+            return Err(Full);
         }
-        first.map(|(_, seat)| Some(Arc::clone(seat))).ok_or(Full)
+        ranked.select_nth_unstable_by_key(count - 1, |(rank, _)| *rank);
+        Ok(ranked[..count].iter().map(|(_, seat)| Arc::clone(seat)).collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -278,6 +296,24 @@ mod tests {
         drop((seated, fifth, sixth, seventh));
         assert_eq!(places.taken(), 0);
         assert!(places.lock().networks.is_empty());
+    }
+
+    #[test]
+    fn a_crowd_leaves_together_and_whoever_has_just_come_is_listened_to() {
+        let places = Places::new(Room { places: 64, strangers: 64, share: 1, cuts_answers: false });
+        let silent: Vec<Place> = (0..64).map(|n| places.enter(from(n)).unwrap()).collect();
+        let next = places.enter(from(64)).unwrap();
+        assert_eq!(
+            silent.iter().map(is_told_to_leave).collect::<Vec<_>>(),
+            [[true; 2].as_slice(), &[false; 62]].concat()
+        );
+        assert_eq!(places.taken(), 63);
+        silent[2..].iter().for_each(|place| place.seat().set(Stage::Idle));
+        let more: Vec<Place> = (65..73).map(|n| places.enter(from(n)).unwrap()).collect();
+        assert!(!is_told_to_leave(&next) && !more.iter().any(is_told_to_leave), "eight have time to speak");
+        assert_eq!(silent[2..].iter().filter(|place| is_told_to_leave(place)).count(), 7);
+        let _next = places.enter(from(73)).unwrap();
+        assert!(is_told_to_leave(&next), "and no more than that");
     }
 
     #[test]

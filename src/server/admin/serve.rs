@@ -25,7 +25,8 @@ use crate::server::socket::SocketFile;
 pub struct Peer(pub String);
 
 const ROOM: Room = Room { places: 256, strangers: 256, share: 32, cuts_answers: false };
-const LIMITS: Limits = Limits { room: ROOM, head_time: Duration::from_secs(10), drain: Duration::from_secs(12) };
+const LIMITS: Limits =
+    Limits { room: ROOM, head_time: Duration::from_secs(10), buffer: 64 << 10, drain: Duration::from_secs(12) };
 
 /// Serves a door over TCP until `shutdown`, then finishes what is under way; on a thread of its own. What comes back is told
 /// when it has ended.

@@ -265,6 +265,66 @@ mod tests {
         }
     }
 
+    fn proof(stamps: &Stamps) -> Proof {
+        Proof { stamp: stamps.take(), slots: Slots::of_digests(&[Digest([7; 32])]), sent: stamps.now() }
+    }
+
+    /// What a moment allows, by the lease alone and by a load of that very moment.
+    fn at(stamps: &Stamps) -> (bool, bool, bool) {
+        (stamps.is_leased(), stamps.can_serve(), stamps.stand(&proof(stamps), Duration::ZERO))
+    }
+
+    #[test]
+    fn nothing_is_served_while_sealed_or_before_the_first_lease_or_once_the_others_have_forgotten_it() {
+        for stamps in [Stamps::default(), Stamps::leased(Clock::System)] {
+            stamps.grant(stamps.now().plus(Duration::from_secs(60)));
+            assert_eq!(at(&stamps), (true, true, true));
+            stamps.seal();
+            assert_eq!(at(&stamps), (false, false, false), "sealed");
+            stamps.unseal();
+            assert_eq!(at(&stamps), (true, true, true));
+        }
+        let now = Arc::new(AtomicU64::new(1_000));
+        let stamps = Stamps::leased(Clock::Manual(Arc::clone(&now)));
+        assert_eq!(at(&stamps), (false, false, false), "before the first lease");
+        stamps.grant(Moment::from_millis(1_800));
+        let listed = u64::try_from(LISTED.as_millis()).unwrap();
+        for (millis, expected) in [
+            (1_799, (true, true, true)),
+            (1_800, (false, true, true)),
+            (1_800 + listed - 1, (false, true, true)),
+            (1_800 + listed, (false, false, false)),
+        ] {
+            now.store(millis, Ordering::SeqCst);
+            assert_eq!(at(&stamps), expected, "at {millis}");
+        }
+        stamps.release();
+        now.store(1_000, Ordering::SeqCst);
+        assert_eq!(at(&stamps), (false, false, false), "given up");
+    }
+
+    #[test]
+    fn a_load_counts_for_who_came_before_it_was_sent() {
+        let stamps = Stamps::leased(Clock::System);
+        let arrival = stamps.take();
+        assert!(Stamps::began_after(arrival, arrival));
+        stamps.apply(1, &Touched::Slots(vec![]));
+        let later = stamps.take();
+        assert!(Stamps::began_after(later, arrival) && !Stamps::began_after(arrival, later));
+        stamps.raise_all();
+        let last = stamps.take();
+        assert!(Stamps::began_after(last, later) && !Stamps::began_after(later, last));
+    }
+
+    #[test]
+    fn a_change_of_everything_leaves_nothing_good() {
+        let stamps = Stamps::leased(Clock::System);
+        let before = proof(&stamps);
+        assert!(stamps.is_untouched(&before));
+        stamps.apply(1, &Touched::All);
+        assert!(!stamps.is_untouched(&before) && stamps.is_untouched(&proof(&stamps)));
+    }
+
     /// Whichever of the two comes first: the log, which tells the maker of its own change, or the acknowledgement.
     #[test]
     fn a_change_of_ones_own_is_forgotten_once_and_cached_again() {

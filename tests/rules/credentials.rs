@@ -1,8 +1,9 @@
 //! From headers to the one credential: what is missing, ambiguous, unreadable or malformed.
 
 use tollgate::domain::decision::Denial;
+use tollgate::domain::record::ApiKey;
 
-use crate::world::{NOW, Request, decide, holder, mint, policy};
+use crate::world::{HEAD, NOW, Request, compiled, decide, holder, mint, policy};
 
 /// The request with these headers, answered for a caller whom the store knows.
 fn answer(headers: &[(&str, &str)]) -> Option<Denial> {
@@ -120,6 +121,49 @@ fn the_wrong_plane_wins_over_revoked() {
     holder.revoked_at = Some(NOW);
     let request = Request::new("POST", "/data").bearing("ik_sdk");
     assert_eq!(decide(policy(), &request, Some(&holder), None, NOW).denial(), Some(Denial::WrongPlane));
+}
+
+#[test]
+fn a_header_takes_its_own_kinds_alone() {
+    let policy = compiled(&format!(
+        "{HEAD}
+credentials: [{{header: authorization, scheme: Bearer, kinds: [jwt]}}, {{header: x-api-key}}]
+issuers: [{{name: sso, issuer: https://sso.test, audience: [x], jwks: {{file: keys.json}}, project: acme, workloads: []}}]
+hosts:
+  - match: [api.test]
+    routes: [{{name: data, match: [POST /data], plane: data, all_of: [run], in: {{project: key}}, credentials: [api_key, jwt]}}]
+"
+    ));
+    let (minted, holder) = (mint("ik_live", 1), holder("data", &["run"]));
+    let (key, token) = (minted.expose(), "eyJhbGciOiJFUzI1NiJ9.e30.c2ln");
+    for (header, value, denial) in [
+        ("x-api-key", key.to_owned(), None),
+        ("authorization", format!("Bearer {token}"), None),
+        ("authorization", format!("Bearer {key}"), Some(Denial::CredentialMalformed)),
+        ("x-api-key", token.to_owned(), Some(Denial::CredentialMalformed)),
+    ] {
+        let request = Request::new("POST", "/data").with(header, &value);
+        assert_eq!(decide(&policy, &request, Some(&holder), None, NOW).denial(), denial, "{header}: {value}");
+    }
+}
+
+#[test]
+fn every_project_is_reached_on_an_admin_plane_alone() {
+    for (plane, prefix, denial) in [("data", "ik_live", Some(Denial::ProjectOutOfScope)), ("admin", "ik_adm", None)] {
+        let holder = ApiKey { project: "*".to_owned(), ..holder(plane, &["run", "manage_keys"]) };
+        let request = Request::new("POST", &format!("/{plane}")).bearing(prefix);
+        assert_eq!(decide(policy(), &request, Some(&holder), None, NOW).denial(), denial, "{plane}");
+    }
+}
+
+#[test]
+fn a_host_label_in_another_case_is_no_name() {
+    for (host, denial) in [("ACME.tenants.test", Some(Denial::ProjectOutOfScope)), ("acme.tenants.test", None)] {
+        let project = host.split('.').next().unwrap().to_owned();
+        let holder = ApiKey { project, ..holder("data", &["run"]) };
+        let request = Request::new("POST", "/data").on(host).bearing("ik_live");
+        assert_eq!(decide(policy(), &request, Some(&holder), None, NOW).denial(), denial, "{host}");
+    }
 }
 
 #[test]

@@ -31,7 +31,7 @@ version: 1
 store: {embedded: {path: s}}
 pepper: {current: 1, keys: {1: {file: p}}}
 listen: {check: {unix: {path: c}}, admin: {unix: {path: a}}, ops: {http: 127.0.0.1:0}}
-permissions: [run]
+permissions: [run, tune]
 credentials: [{header: authorization, scheme: Bearer, kinds: [api_key, jwt]}]
 login: {issuer: https://api.test, plane: admin}
 hosts:
@@ -70,12 +70,16 @@ impl House {
     }
 
     fn key(&self) -> NewKey {
+        self.key_that_may(&["run"])
+    }
+
+    fn key_that_may(&self, permissions: &[&str]) -> NewKey {
         let spec = KeySpec {
             name: "A key".to_owned(),
             plane: "data".to_owned(),
             project: "acme".to_owned(),
             workloads: vec!["*".to_owned()],
-            permissions: vec!["run".to_owned()],
+            permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),
             expires_in: None,
         };
         self.made(self.core.registry.create_key(&self.policy, &Actor::operator(), spec, None))
@@ -199,6 +203,16 @@ fn a_resource_that_moves_while_it_is_judged_is_refused() {
     assert_eq!(found, Some(Denial::ResourceOutOfScope));
     house.workload("acme");
     assert_eq!(house.denial("/workloads/w-1", key.secret.expose()), None);
+}
+
+#[test]
+fn nothing_is_looked_up_for_who_could_not_have_it() {
+    let house = House::new();
+    let key = house.key_that_may(&["tune"]);
+    house.workload("acme");
+    assert_eq!(house.denial("/run", key.secret.expose()), Some(Denial::PermissionMissing));
+    let found = house.overtaken("/workloads/w-1", key.secret.expose(), || panic!("the store was asked"));
+    assert_eq!(found, Some(Denial::PermissionMissing));
 }
 
 #[test]

@@ -55,6 +55,8 @@ use store::{Joined, Opened};
 
 /// How long a new process waits for the old one to let go of the store, or for a server to be reachable.
 const STORE_WAIT: Duration = Duration::from_secs(60);
+/// How long a replica waits for its first lease before it lets anybody in.
+const FIRST_LEASE: Duration = Duration::from_secs(2);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked for rows of the audit log that are too old, and whether today's tombstones were.
 const TRIM_EVERY: Duration = Duration::from_secs(3600);
@@ -220,6 +222,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let live = Arc::new(ArcSwap::new(policy));
     telemetry.adopt(&live.load_full());
 
+    first_lease(&core.resolver).await;
     let doors = Doors::open(&settings, &core, &replicas, logins, &live, &telemetry).await?;
     let mut background = JoinSet::new();
     if let Err(error) = &watch {
@@ -275,6 +278,19 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised: the doors may run out of them");
+    }
+}
+
+/// Waits until a replica may serve, but not for long. Whoever is asked before that refuses, and behind one Envoy a replica that has
+/// just been restarted is asked as if it had never been away.
+async fn first_lease(resolver: &Resolver) {
+    let is_settled = async {
+        while !resolver.can_serve() && !resolver.is_sealed() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(FIRST_LEASE, is_settled).await.is_err() {
+        tracing::warn!("no lease from the store yet: until there is one, everything is refused");
     }
 }
 

@@ -280,3 +280,32 @@ async fn the_shipped_fleet() {
     fleet.are_well(2).await;
     fleet.each_answers(&kept, 200, "allow").await;
 }
+
+/// What was there before is asked for anew: a replica that has just come is asked as if it had never been away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_are_restarted_one_after_the_other_and_nobody_is_refused() {
+    let mut fleet = Fleet::start().await;
+    let key = fleet.data_key();
+    fleet.are_well(2).await;
+    fleet.each_answers(&key, 200, "allow").await;
+
+    let stop = Arc::new(AtomicBool::new(false));
+    let clients = [(); 4].map(|()| tokio::spawn(load(fleet.envoy, key.clone(), Arc::clone(&stop))));
+    let dir = fleet.dir.path().to_owned();
+    for _ in 0..3 {
+        for replica in &mut fleet.replicas {
+            let process = replica.process.as_mut().unwrap();
+            process.signal(Signal::TERM);
+            wait_for("the end of a replica", async || process.exit_code().is_some()).await;
+            replica.start(&dir);
+            replica.ready().await;
+            let before = replica.counted("allow").await;
+            wait_for("its answers", async || replica.counted("allow").await >= before + 100.0).await;
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        let seen = client.await.unwrap();
+        assert!(seen.allowed > 100 && seen.others.is_empty(), "{} answers, {:?}", seen.allowed, seen.others);
+    }
+}

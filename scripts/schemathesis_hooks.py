@@ -46,7 +46,7 @@ def after_call(context, case, response):
     if response.status_code == 201 and case.operation.path == KEYS:
         MADE[KEYS].append({"id": response.json()["id"]})
     if response.status_code == 201 and case.operation.path == USERS:
-        MADE[USERS].append({"name": response.json()["name"]})
+        MADE[USERS].append({"name": response.json()["name"].replace("/", ":")})
 
 
 def is_meant_to_fit(case):
@@ -62,7 +62,7 @@ def find(case):
     for path, made in MADE.items():
         if case.operation.path.startswith(f"{path}/") and made:
             made.rotate(1)
-            case.path_parameters = dict(made[0])
+            case.path_parameters = {**(case.path_parameters or {}), **made[0]}
 
 
 def fit(case):

@@ -13,14 +13,14 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::decision::Denial;
-use crate::domain::name::is_user_name;
+use crate::domain::name::is_login_name;
 use crate::domain::record::{EndedSession, OpenSession, ProjectState, SigningKey, User};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::password::{Lane, Passwords};
 use crate::policy::Policy;
 use crate::policy::login::{Login, Session};
-use crate::registry::{Actor, Made, Registry, RegistryError};
+use crate::registry::{Actor, Made, Registry, RegistryError, whoever_logs_in};
 use crate::resolve::jwt::own_session;
 use crate::resolve::signing::SigningKeys;
 use crate::store::{Store, StoreError};
@@ -44,6 +44,8 @@ pub struct Logins {
 /// A token that was just made: shown once.
 #[derive(Debug)]
 pub struct Issued {
+    /// What the user is known by.
+    pub user: String,
     pub token: Zeroizing<String>,
     pub expires_at: Timestamp,
 }
@@ -103,7 +105,7 @@ impl Logins {
         let now = self.clock.now();
         let attempt = self.throttle.attempt(name, address, self.clock.moment());
         let attempt = attempt.map_err(|retry_after| LoginError::Throttled { retry_after })?;
-        let user = match is_user_name(name) {
+        let user = match is_login_name(name) {
             true => self.whoever_may_log_in(name).await?,
             false => None,
         };
@@ -119,10 +121,9 @@ impl Logins {
         self.issue(login, &user, now, address).await
     }
 
-    /// The user of this name, unless they or their project are kept out.
+    /// Whom this name means, unless they or their project are kept out.
     async fn whoever_may_log_in(&self, name: &str) -> Result<Option<User>, LoginError> {
-        // No session has this id. One look-up tells the user and the project, so that both take the time of one.
-        let load = self.store.load_session(name.to_owned(), String::new()).await?.found;
+        let load = whoever_logs_in(&self.store, name).await?.unwrap_or_default();
         let goes_on = load.project.is_none_or(|project| project.state == ProjectState::Active);
         Ok(load.user.filter(|user| goes_on && user.may_log_in()))
     }
@@ -152,7 +153,7 @@ impl Logins {
             Ok(()) | Err(StoreError::Full(_) | StoreError::Unreplicated(_)) => {}
             Err(_) => return Err(LoginError::Unavailable),
         }
-        Ok(Issued { token, expires_at: session.expires_at })
+        Ok(Issued { user: session.user, token, expires_at })
     }
 
     /// Ends the session of a token, whoever may be asked for another user's by `actor`.

@@ -45,7 +45,7 @@ pub use actor::{Actor, Held};
 pub use again::Failure;
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
 pub use limits::{Limits, ProjectQuotas, Quotas, Rate, Rates};
-pub use names::Freed;
+pub use names::{Freed, whoever_logs_in};
 pub use once::Once;
 pub use resources::ResourceSpec;
 pub use tombstones::Tombstones;

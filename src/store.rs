@@ -76,10 +76,10 @@ pub enum Write {
     /// Conflict unless the stored version is one less than the new one (none counts as 0), or if the project is deleted and
     /// would not be any more.
     PutProject(Project),
-    /// Conflict if the name is taken, be it by a tombstone.
+    /// Conflict if the name is taken, be it by a tombstone, or if another user has it in the project.
     CreateUser(User),
-    /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, or if the stored user is
-    /// deleted and the new one neither is nor has more `sessions`.
+    /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, if the stored user is
+    /// deleted and the new one neither is nor has more `sessions`, or if another user has the name in a project that this one comes to.
     UpdateUser(User),
     /// Gives a user an id who has none; also a deleted one.
     GiveUserId { name: String, id: UserId },
@@ -374,6 +374,14 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.user(&name)).await,
             Self::Redis(store) => store.user(&name).await,
+        }
+    }
+
+    /// Users of one project each who have this name in it, by project; without those who have no project in front of their name.
+    pub async fn users_of_plain_name(&self, plain: String, limit: usize) -> Result<Vec<User>, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.users_of_plain_name(&plain, limit)).await,
+            Self::Redis(store) => store.users_of_plain_name(&plain, limit).await,
         }
     }
 

@@ -24,7 +24,7 @@ enum AuditCommand {
     /// List administrative acts and refused attempts, newest first
     #[command(after_help = "Examples:
   tollgate audit list --since 24h
-  tollgate audit list --actor user:alice@example.com --act key.create
+  tollgate audit list --actor user:acme/alice@example.com --act key.create
   tollgate audit list --target key:Ab3dEf6hIj9l --since 2027-01-31T12:00:00Z -o json")]
     List(ListArgs),
     /// Remove the rows from before a time, for good

@@ -102,8 +102,8 @@ go on, at most, with what it has cached.")]
     Audit(audit::AuditArgs),
     /// Log in with a password, and use the token for the commands that follow
     #[command(after_help = "Examples:
-  tollgate login --url https://tollgate.example.com --username alice@example.com
-  pass show tollgate | tollgate login --url https://tollgate.example.com --username alice --password-stdin
+  tollgate login --url https://tollgate.example.com --username acme/alice@example.com
+  pass show tollgate | tollgate login --url https://tollgate.example.com --username acme/alice --password-stdin
 
 The token is kept in $XDG_CONFIG_HOME/tollgate/session.json (by default ~/.config/tollgate/), for you alone. It is used
 where neither a flag nor the environment says another server.")]

@@ -10,9 +10,10 @@ use super::client::encoded;
 use super::connect::{ConnectArgs, target};
 use super::keys::read;
 use super::output::{self, Format, Table, fields, json, note};
+use super::users::path_of;
 use super::waiting::WaitArgs;
+use crate::server::admin::wire::SESSIONS;
 use crate::server::admin::wire::session::{EndedBody, SessionsBody};
-use crate::server::admin::wire::{SESSIONS, USERS};
 
 #[derive(Debug, Args)]
 pub struct SessionsArgs {
@@ -27,12 +28,12 @@ enum SessionsCommand {
     /// List the sessions of a user that go on; without a name, your own
     #[command(after_help = "Examples:
   tollgate sessions list
-  tollgate sessions list alice@example.com -o json")]
+  tollgate sessions list acme/alice@example.com -o json")]
     List(ListArgs),
     /// End one session at once; the others of the user go on
     #[command(after_help = "Examples:
   tollgate sessions end 3f0c9a1be7d24c58a90f1e6b2d7c4a85
-  tollgate sessions end 3f0c9a1be7d24c58a90f1e6b2d7c4a85 --user alice@example.com --wait
+  tollgate sessions end 3f0c9a1be7d24c58a90f1e6b2d7c4a85 --user acme/alice@example.com --wait
 
 To end every session of a user, give another password (`users passwd`), or disable the user.")]
     End(EndArgs),
@@ -81,7 +82,7 @@ pub async fn run(args: SessionsArgs) -> Result<(), Failure> {
 }
 
 fn sessions_of(user: Option<&str>) -> String {
-    user.map_or_else(|| SESSIONS.to_owned(), |name| format!("{USERS}/{}/sessions", encoded(name)))
+    user.map_or_else(|| SESSIONS.to_owned(), |name| format!("{}/sessions", path_of(name)))
 }
 
 fn show(answer: Value, format: Format) -> Result<(), Failure> {

@@ -12,6 +12,7 @@ use super::keys::{read, shortened};
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::prompt;
 use super::waiting::WaitArgs;
+use crate::domain::name::login_name_for_path;
 use crate::server::admin::wire::USERS;
 use crate::server::admin::wire::users::{CreateUser, FreedBody, Password, SetPassword, UpdateUser, UserBody, UserPage};
 
@@ -36,32 +37,32 @@ enum UsersCommand {
     List(ListArgs),
     /// Show one user
     #[command(after_help = "Example:
-  tollgate users show alice@example.com")]
+  tollgate users show acme/alice@example.com")]
     Show(OneArgs),
     /// Change what a user may do; what is left out stays
     #[command(after_help = "Example:
-  tollgate users update alice@example.com --permissions run_inference")]
+  tollgate users update acme/alice@example.com --permissions run_inference")]
     Update(UpdateArgs),
     /// End every session of a user at once, and let no new one begin
     #[command(after_help = "Example:
-  tollgate users disable alice@example.com --wait")]
+  tollgate users disable acme/alice@example.com --wait")]
     Disable(EndArgs),
     /// Let a disabled user log in again
     #[command(after_help = "Example:
-  tollgate users enable alice@example.com")]
+  tollgate users enable acme/alice@example.com")]
     Enable(OneArgs),
     /// Set the password of a user, and end every session of theirs at once
     #[command(after_help = "Examples:
-  tollgate users passwd alice@example.com
+  tollgate users passwd acme/alice@example.com
   pass show tollgate/ci | tollgate users passwd ci --password-stdin")]
     Passwd(PasswdArgs),
     /// Delete a user, and end every session of theirs at once
     #[command(after_help = "Example:
-  tollgate users delete alice@example.com --wait")]
+  tollgate users delete acme/alice@example.com --wait")]
     Delete(EndArgs),
     /// Give the name of a deleted user free for another one, and show what still says it
     #[command(after_help = "Example:
-  tollgate users free alice@example.com
+  tollgate users free acme/alice@example.com
 
 Keys and resources are listed that say the name: for whoever reads it there, the next user of this name would be the same.")]
     Free(OneArgs),
@@ -69,7 +70,7 @@ Keys and resources are listed that say the name: for whoever reads it there, the
 
 #[derive(Debug, Args)]
 struct CreateArgs {
-    /// What the user logs in with
+    /// What the user is called in the project
     name: String,
     /// The project of the user, or `*` for every project; by default your own
     #[arg(long)]
@@ -103,7 +104,7 @@ struct ListArgs {
 
 #[derive(Debug, Args)]
 struct OneArgs {
-    /// What the user logs in with
+    /// The project and the name, as `acme/alice`; or the name alone where it is of one user
     name: String,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -120,7 +121,7 @@ struct EndArgs {
 
 #[derive(Debug, Args)]
 struct UpdateArgs {
-    /// What the user logs in with
+    /// The project and the name, as `acme/alice`; or the name alone where it is of one user
     name: String,
     #[command(flatten)]
     change: ChangeArgs,
@@ -148,7 +149,7 @@ struct ChangeArgs {
 
 #[derive(Debug, Args)]
 struct PasswdArgs {
-    /// What the user logs in with
+    /// The project and the name, as `acme/alice`; or the name alone where it is of one user
     name: String,
     /// Read the password from the first line of standard input
     #[arg(long)]
@@ -211,8 +212,10 @@ pub async fn run(args: UsersArgs) -> Result<(), Failure> {
     }
 }
 
-fn path_of(name: &str) -> String {
-    format!("{USERS}/{}", encoded(name))
+/// Where the record of a user is.
+pub(super) fn path_of(name: &str) -> String {
+    let segments: Vec<String> = login_name_for_path(name).splitn(2, ':').map(encoded).collect();
+    format!("{USERS}/{}", segments.join(":"))
 }
 
 fn disabled(disabled: bool) -> UpdateUser {

@@ -26,6 +26,32 @@ pub fn is_user_name(text: &str) -> bool {
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'@' | b'+' | b'-'))
 }
 
+/// What a user logs in with: the [name](is_user_name) alone, or behind the user's project and a slash, which neither of them holds.
+pub fn is_login_name(text: &str) -> bool {
+    match split_login_name(text) {
+        (Some(project), name) => is_name(project) && is_user_name(name),
+        (None, name) => is_user_name(name),
+    }
+}
+
+/// The project that a login name says, if it says one, and the name of the user in it.
+pub fn split_login_name(text: &str) -> (Option<&str>, &str) {
+    text.split_once('/').map_or((None, text), |(project, name)| (Some(project), name))
+}
+
+/// The login name that a segment of a path stands for, which has a colon where the name has a slash: an encoded slash is refused in paths.
+pub fn login_name_in_path(segment: &str) -> Option<String> {
+    Some(segment.replacen(':', "/", 1)).filter(|name| is_login_name(name))
+}
+
+/// As it stands in a path.
+pub fn login_name_for_path(name: &str) -> String {
+    name.replacen('/', ":", 1)
+}
+
+/// The longest login name, in bytes.
+pub const MAX_LOGIN_NAME: usize = 2 * MAX_NAME + 1;
+
 /// What a person is told when the name of a user does not fit.
 pub const USER_NAME_RULE: &str = "1 to 64 characters of A-Z a-z 0-9 . _ @ + - and must begin with a letter or a digit";
 
@@ -59,6 +85,21 @@ mod tests {
         for bad in ["", "@alice", "+a", "*", "a b", "a/b", "a:b", "a%40b", "a,b", "ä", "a\n", &"x".repeat(65)] {
             assert!(!is_user_name(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_login_may_say_the_project() {
+        for good in ["alice", "acme/alice@example.com", "0/0", &format!("{0}/{0}", "x".repeat(64))] {
+            assert!(is_login_name(good) && good.len() <= MAX_LOGIN_NAME, "{good}");
+        }
+        for bad in ["", "/", "/alice", "acme/", "acme/a/b", "*/alice", "a@b/c", "acme%2Falice", "acme /alice"] {
+            assert!(!is_login_name(bad), "{bad}");
+        }
+        assert_eq!(split_login_name("acme/ann"), (Some("acme"), "ann"));
+        for name in ["ann", "acme/ann@example.com"] {
+            assert_eq!(login_name_in_path(&login_name_for_path(name)).as_deref(), Some(name));
+        }
+        assert_eq!(login_name_in_path("acme:a:b"), None);
     }
 
     #[test]

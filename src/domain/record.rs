@@ -4,6 +4,7 @@
 use std::fmt;
 
 use super::credential::{Digest, KeyId, UserId};
+use super::name::split_login_name;
 use super::time::Timestamp;
 
 /// The word that stands for every project or every workload in a record.
@@ -158,7 +159,8 @@ impl ProjectState {
 pub struct User {
     /// What tells the user from whoever else has or had the name. `None`: the store's format knows none.
     pub id: Option<UserId>,
-    /// By [`super::name::is_user_name`].
+    /// What the user is known by everywhere, and nobody else: by [`super::name::is_login_name`]. With the project in front if the
+    /// user was made in one by a store that tells names of projects apart; it never changes.
     pub name: String,
     /// Argon2id, as a PHC string. Empty once the user is deleted.
     pub password_hash: String,
@@ -183,6 +185,16 @@ pub struct User {
 }
 
 impl User {
+    /// What the user is called within the project.
+    pub fn plain_name(&self) -> &str {
+        split_login_name(&self.name).1
+    }
+
+    /// What another user of this plain name is called, where names of projects are told apart.
+    pub fn name_in(project: &str, plain: &str) -> String {
+        if project == EVERY { plain.to_owned() } else { format!("{project}/{plain}") }
+    }
+
     pub fn may_log_in(&self) -> bool {
         !self.disabled && !self.deleted
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
+use crate::domain::name::MAX_LOGIN_NAME;
 use crate::domain::time::Moment;
 
 /// Attempts in a row, and how long each takes to be forgotten.
@@ -31,8 +32,8 @@ const SUCCESSES: Allowance = Allowance { burst: 60, each: Duration::from_secs(1)
 const CAPACITY: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Of a name, however long it is.
-const MAX_NAME: usize = 64;
+/// Of a name, however long it is. Who has two, with the project and without, has what is allowed twice.
+const MAX_NAME: usize = MAX_LOGIN_NAME;
 
 /// Attempts of late.
 pub struct Throttle {
@@ -258,9 +259,9 @@ mod tests {
     fn long_names_are_one_user_and_a_network_is_one_address() {
         let throttle = Throttle::default();
         for n in 0..10 {
-            assert_eq!(fail(&throttle, &format!("{}{n}", "x".repeat(64)), None, NOW), Ok(()));
+            assert_eq!(fail(&throttle, &format!("{}{n}", "x".repeat(MAX_NAME)), None, NOW), Ok(()));
         }
-        assert!(fail(&throttle, &"x".repeat(65), None, NOW).is_err());
+        assert!(fail(&throttle, &"x".repeat(MAX_NAME + 1), None, NOW).is_err());
         let address = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 0, n, n, n, n]));
         for n in 0..10 {
             assert_eq!(fail(&throttle, "ada", address(n), NOW), Ok(()));

@@ -1,12 +1,14 @@
-//! Names of users that come back. A name stays with whoever had it, also deleted, until an operator gives it free: what named them
+//! Names of users: whom one means, and those that come back. A user of one project is known by `<project>/<name>`, or by the name alone
+//! if the store was older when the user was made; so a name of one project says nothing about another one. A name stays with whoever had it, also deleted, until an operator gives it free: what named them
 //! would name whoever has the name next. Never decides what becomes of that, only tells of it.
 
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::{Change, Made, Registry, RegistryError, Result};
 use crate::domain::credential::{KeyId, UserId};
-use crate::domain::record::User;
-use crate::store::{KeyQuery, ResourceQuery};
+use crate::domain::name::split_login_name;
+use crate::domain::record::{EVERY, User};
+use crate::store::{KeyQuery, ResourceQuery, SessionLoad, Store, StoreError};
 
 /// How much is read at once.
 const PAGE: usize = 500;
@@ -27,13 +29,97 @@ pub struct Freed {
     pub more: bool,
 }
 
+/// So many of one name are told to whoever has to choose among them.
+const CHOICES: usize = 5;
+
+/// Whom a login name means to somebody who logs in, with their project, and so what would be found of their session: `<project>/<name>` is
+/// one user; a name alone is that of a user of every project, or else of the only one who has it. `None`: nobody, or more than one. Asks
+/// the store as often and for as much whoever there is.
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn whoever_logs_in(store: &Store, name: &str) -> std::result::Result<Option<SessionLoad>, StoreError> {
+    // No session has this id. One look-up tells the user and the project, so that both take the time of one.
+    let load = async |name: &str| {
+        let found = store.load_session(name.to_owned(), String::new()).await?.found;
+        Ok::<_, StoreError>(Some(found).filter(|found| found.user.as_ref().is_some_and(|user| !user.deleted)))
+    };
+    let is_of = |found: &SessionLoad, project: &str| found.user.as_ref().is_some_and(|user| user.project == project);
+    let (project, plain) = split_login_name(name);
+    let Some(project) = project else {
+        let others = store.users_of_plain_name(plain.to_owned(), 2).await?;
+        let alone = load(plain).await?;
+        let other = load(others.first().map_or(plain, |other| &*other.name)).await?;
+        return Ok(match (alone, &*others) {
+            (Some(alone), _) if is_of(&alone, EVERY) => Some(alone),
+            (Some(alone), []) => Some(alone),
+            (None, [_]) => other,
+            _ => None,
+        });
+    };
+    let (named, alone) = (load(name).await?, load(plain).await?);
+    Ok(named.or(alone.filter(|alone| is_of(alone, project))))
+}
+
 impl Registry {
+    /// The name under which the user stands whom the actor calls this; where there is none, under which one would. A name alone is one
+    /// of the actor's project; to an administrator of every project that of a user of every project, or else of the only one who has it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Conflict`] if it could be several.
+    pub(super) async fn full_name(&self, actor: &Actor, name: &str) -> Result<String> {
+        let (project, plain) = split_login_name(name);
+        if project.is_some_and(|project| !actor.reaches(project)) {
+            // Whoever is there is called the same as who is not.
+            return Ok(name.to_owned());
+        }
+        if let Some(project) = project.or(actor.project.as_deref()) {
+            return self.name_in_project(project, plain).await;
+        }
+        let alone = self.store.user(plain.to_owned()).await?.filter(|user| !user.deleted);
+        let mut found = self.store.users_of_plain_name(plain.to_owned(), CHOICES).await?;
+        match (alone, &*found) {
+            (Some(alone), _) if alone.project == EVERY => return Ok(alone.name),
+            (None, [one]) => return Ok(one.name.clone()),
+            (_, []) => return Ok(plain.to_owned()),
+            (alone, _) => found.extend(alone),
+        }
+        let names: Vec<String> = found.iter().map(|user| User::name_in(&user.project, plain)).collect();
+        Err(RegistryError::Conflict(format!("several users have the name {plain}: say which of {}", names.join(", "))))
+    }
+
+    async fn name_in_project(&self, project: &str, plain: &str) -> Result<String> {
+        let named = self.store.user(User::name_in(project, plain)).await?;
+        let alone = self.store.user(plain.to_owned()).await?.filter(|user| user.project == project);
+        let is_there = |user: &Option<User>| user.as_ref().is_some_and(|user| !user.deleted);
+        let found = if is_there(&named) || !is_there(&alone) { named.or(alone) } else { alone };
+        match found {
+            Some(user) => Ok(user.name),
+            None if self.store.format().await?.has_three() => Ok(User::name_in(project, plain)),
+            None => Ok(plain.to_owned()),
+        }
+    }
+
+    /// # Errors
+    /// [`RegistryError::Conflict`] if a user who is not this one has the plain name in the project, or had it and the name is kept.
+    pub(super) async fn demand_free_name(&self, user: &str, project: &str, plain: &str) -> Result<()> {
+        for name in [User::name_in(project, plain), plain.to_owned()] {
+            match self.store.user(name).await?.filter(|known| known.project == project && known.name != user) {
+                Some(known) if !known.deleted => return Err(taken(plain)),
+                Some(known) if !known.freed => return Err(kept(&known.name)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the name of a deleted user free, so that another one can be made under it. Doing it again is no error.
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`] to whoever is bound to a project, [`RegistryError::NotFound`] if there was no such user,
     /// [`RegistryError::Conflict`] while there is one, or in a store that does not keep names yet.
     pub async fn free_user_name(&self, actor: &Actor, name: &str) -> Result<Made<Freed>> {
+        let name = &*self.full_name(actor, name).await?;
         let attempt = Attempt::on_user(actor, "user.free", name);
         self.demand_unbound(&attempt, None, "gives the names of users free").await?;
         if !self.store.format().await?.has_three() {
@@ -89,4 +175,15 @@ impl Registry {
         freed.resources.truncate(TOLD);
         Ok(freed)
     }
+}
+
+pub(super) fn taken(name: &str) -> RegistryError {
+    RegistryError::Conflict(format!("the user name {name} is taken"))
+}
+
+pub(super) fn kept(name: &str) -> RegistryError {
+    RegistryError::Conflict(format!(
+        "the name {name} was that of a user who is deleted, and what named them may still say it: choose another one, or have \
+         an operator give it free with `tollgate users free {name}`"
+    ))
 }

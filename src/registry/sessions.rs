@@ -6,7 +6,7 @@ use super::audit::Attempt;
 use super::rules::{check_name, invalid};
 use super::{Change, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, SIGNING_KEYS, Slots, named};
-use crate::domain::name::{USER_NAME_RULE, is_user_name};
+use crate::domain::name::{USER_NAME_RULE, is_login_name};
 use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKey, User, UserSessions};
 use crate::store::{StoreError, Write};
 
@@ -43,7 +43,8 @@ impl Registry {
     /// [`RegistryError::NotFound`] if the user is beyond the actor's reach, [`RegistryError::Conflict`] in a store that keeps no
     /// list yet.
     pub async fn sessions(&self, actor: &Actor, user: &str) -> Result<Vec<OpenSession>> {
-        let user = self.owner(&Attempt::on_user(actor, "session.list", user), user).await?;
+        let name = &*self.owner_name(actor, user).await?;
+        let user = self.owner(&Attempt::on_user(actor, "session.list", name), name).await?;
         self.demand_sessions().await?;
         Ok(self.going_on(&user).await?)
     }
@@ -56,6 +57,7 @@ impl Registry {
     pub async fn end_listed_session(&self, actor: &Actor, user: &str, id: &str) -> Result<Made<()>> {
         check_name("session", id)?;
         let attempt = Attempt::on_session(actor, "session.end", id);
+        let user = &*self.owner_name(actor, user).await?;
         self.make(&attempt, || async {
             let owner = self.owner(&attempt, user).await?;
             self.demand_sessions().await?;
@@ -66,6 +68,10 @@ impl Registry {
             }
         })
         .await
+    }
+
+    async fn owner_name(&self, actor: &Actor, name: &str) -> Result<String> {
+        if actor.user() == Some(name) { Ok(name.to_owned()) } else { self.full_name(actor, name).await }
     }
 
     /// The user whose sessions are asked for.
@@ -105,7 +111,7 @@ impl Registry {
     /// [`RegistryError::NotFound`] if the user is beyond the actor's reach.
     pub async fn end_session(&self, actor: &Actor, session: EndedSession) -> Result<Made<()>> {
         check_name("session", &session.id)?;
-        if !is_user_name(&session.user) {
+        if !is_login_name(&session.user) {
             return invalid("user", format!("must be {USER_NAME_RULE}"));
         }
         let attempt = Attempt::on_session(actor, "session.end", &session.id);

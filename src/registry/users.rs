@@ -7,13 +7,14 @@ use serde_json::json;
 
 use super::actor::Actor;
 use super::audit::Attempt;
+use super::names::{kept, taken};
 use super::once::Once;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots, named};
 use crate::domain::credential::UserId;
 use crate::domain::name::{USER_NAME_RULE, is_user_name};
-use crate::domain::record::User;
+use crate::domain::record::{EVERY, User};
 use crate::policy::Policy;
 use crate::store::{Counted, UserQuery, Write};
 
@@ -61,7 +62,8 @@ impl UserChange {
 }
 
 impl Registry {
-    /// Makes a user. A name that was another's, who is deleted, can be used again once it is freed; their sessions stay ended.
+    /// Makes a user, known by `<project>/<name>` where the store tells names of projects apart. A name that was another's, who is
+    /// deleted, can be used again once it is freed; their sessions stay ended.
     ///
     /// # Errors
     /// [`RegistryError::Invalid`] for a field that does not fit the policy, [`RegistryError::Conflict`] if the name is taken
@@ -75,35 +77,38 @@ impl Registry {
         once: Option<Once>,
     ) -> Result<User> {
         let spec = checked(policy, spec)?;
-        let attempt = Attempt::on_user(actor, "user.create", &spec.name);
+        // In an older store neither id nor name is kept. Should that be upgraded at this very moment, the id is not said here.
+        let is_new = self.store.format().await?.has_three();
+        let name = if is_new { User::name_in(&spec.project, &spec.name) } else { spec.name.clone() };
+        let attempt = Attempt::on_user(actor, "user.create", &name);
         self.demand_reach(&attempt, &spec.project).await?;
         self.demand_held(&attempt, &spec.project, &spec.permissions).await?;
         let asked = json!([spec.name, spec.project, spec.permissions]);
         let ticket = self.ticket(&attempt, once.as_ref(), &asked)?;
         self.make(&attempt, || async {
-            let known = self.store.user(spec.name.clone()).await?;
+            let known = self.store.user(name.clone()).await?;
             if let Some(target) = self.made_before(ticket).await? {
                 let made = known.filter(|user| !user.deleted && actor.reaches(&user.project));
                 return made.map(Change::none).ok_or(RegistryError::Repeated { target });
             }
             self.demand_not_deleted(&spec.project).await?;
-            let user = self.user_of(&spec, actor, known.as_ref())?;
-            // In an older store neither id nor name is kept. Should that be upgraded at this very moment, the id is not said here.
-            let is_new = self.store.format().await?.has_three();
+            if is_new && spec.project != EVERY {
+                self.demand_free_name(&name, &spec.project, &spec.name).await?;
+            }
+            let user = self.user_of(&name, &spec, actor, known.as_ref())?;
             // A new name has no sessions that could have ended.
             let known_sessions = known.as_ref().map_or(user.sessions, |known| known.sessions);
-            let taken = || RegistryError::Conflict(format!("the user name {} is taken", spec.name));
             let is_more = known.as_ref().is_none_or(|known| known.project != spec.project);
             let write = match known {
                 None => Write::CreateUser(user.clone()),
                 // Also the name of one who is deleted: what they had must not become another project's.
                 Some(known) if !actor.reaches(&known.project) => {
                     let reason = format!("the user name is that of project {}", known.project);
-                    return self.refuse(&attempt, Some(&known.project), &reason, taken()).await;
+                    return self.refuse(&attempt, Some(&known.project), &reason, taken(&name)).await;
                 }
-                Some(known) if known.deleted && is_new && !known.freed => return Err(kept(&spec.name)),
+                Some(known) if known.deleted && is_new && !known.freed => return Err(kept(&name)),
                 Some(known) if known.deleted => Write::UpdateUser(user.clone()),
-                Some(_) => return Err(taken()),
+                Some(_) => return Err(taken(&name)),
             };
             let quota = is_more.then(|| self.within_quota(Counted::Users, &spec.project));
             let writes = quota.into_iter().chain([write]).chain(self.used(ticket, &attempt.target)).collect();
@@ -114,13 +119,13 @@ impl Registry {
         .map(|made| made.result)
     }
 
-    fn user_of(&self, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> Result<User> {
+    fn user_of(&self, name: &str, spec: &UserSpec, actor: &Actor, before: Option<&User>) -> Result<User> {
         let now = self.clock.now();
         let id = UserId::generate(getrandom::fill)
             .map_err(|error| RegistryError::Unavailable(format!("the system gives no random bytes: {error}")))?;
         Ok(User {
             id: Some(id),
-            name: spec.name.clone(),
+            name: name.to_owned(),
             password_hash: spec.password_hash.clone(),
             project: spec.project.clone(),
             permissions: spec.permissions.clone(),
@@ -148,6 +153,7 @@ impl Registry {
         change: UserChange,
         expected: Expected,
     ) -> Result<Made<User>> {
+        let name = &*self.full_name(actor, name).await?;
         let attempt = Attempt::on_user(actor, change.act(), name);
         self.make(&attempt, || async {
             let old = self.reachable_user(&attempt, name).await?;
@@ -165,6 +171,7 @@ impl Registry {
             let is_moved = new.project != old.project;
             if is_moved {
                 self.demand_not_deleted(&new.project).await?;
+                self.demand_movable(&new).await?;
             }
             new.sessions += u64::from(new.disabled != old.disabled);
             let mut change = self.next_version(old.sessions, new);
@@ -191,6 +198,7 @@ impl Registry {
     ) -> Result<Made<User>> {
         login_plane(policy)?;
         check_hash(&password_hash)?;
+        let name = &*self.full_name(actor, name).await?;
         let attempt = Attempt::on_user(actor, "user.password", name);
         self.make(&attempt, || async {
             let old = self.reachable_user(&attempt, name).await?;
@@ -208,6 +216,7 @@ impl Registry {
     /// [`RegistryError::NotFound`] if there is none within the actor's reach, [`RegistryError::Stale`] if the user is not
     /// what was expected.
     pub async fn delete_user(&self, actor: &Actor, name: &str, expected: Expected) -> Result<Made<User>> {
+        let name = &*self.full_name(actor, name).await?;
         let attempt = Attempt::on_user(actor, "user.delete", name);
         self.make(&attempt, || async {
             let old = self.reachable_user(&attempt, name).await?;
@@ -221,6 +230,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::NotFound`] if there is none within the actor's reach.
     pub async fn user(&self, actor: &Actor, name: &str) -> Result<User> {
+        let name = &*self.full_name(actor, name).await?;
         self.reachable_user(&Attempt::on_user(actor, "user.show", name), name).await
     }
 
@@ -228,6 +238,18 @@ impl Registry {
     pub async fn users(&self, actor: &Actor, mut query: UserQuery) -> Result<Vec<User>> {
         query.project = self.narrowed(actor, "user.list", query.project).await?;
         Ok(self.store.users(query).await?)
+    }
+
+    /// A user whose name has a project in front is of that project for good: elsewhere they would be somebody else.
+    async fn demand_movable(&self, user: &User) -> Result<()> {
+        let plain = user.plain_name();
+        if plain != user.name {
+            return Err(RegistryError::Conflict(format!(
+                "user {} stays in its project: make another one in {}, and delete this one",
+                user.name, user.project
+            )));
+        }
+        if user.project == EVERY { Ok(()) } else { self.demand_free_name(&user.name, &user.project, plain).await }
     }
 
     pub(super) async fn reachable_user(&self, attempt: &Attempt<'_>, name: &str) -> Result<User> {
@@ -244,13 +266,6 @@ impl Registry {
         let user = User { changed_at: self.clock.now(), version: user.version + 1, ..user };
         user_change(vec![Write::UpdateUser(user.clone())], sessions, user)
     }
-}
-
-fn kept(name: &str) -> RegistryError {
-    RegistryError::Conflict(format!(
-        "the name {name} was that of a user who is deleted, and what named them may still say it: choose another one, or have \
-         an operator give it free with `tollgate users free {name}`"
-    ))
 }
 
 fn user_change(writes: Vec<Write>, sessions: u64, user: User) -> Change<User> {

@@ -37,6 +37,8 @@ pub const USERS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new
 pub const LISTED_USERS: TableDefinition<'_, &'static str, ()> = TableDefinition::new("listed_users");
 /// [`scoped`] project and name of a user that is not deleted.
 pub const USERS_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("users_by_project");
+/// [`scoped`] plain name and name of a user that is not deleted and has a project in the name. Since the third format.
+pub const USERS_BY_PLAIN_NAME: TableDefinition<'_, Bytes, ()> = TableDefinition::new("users_by_plain_name");
 /// Id of a session to `tollgate.v1.EndedSession`.
 pub const ENDED_SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("ended_sessions");
 /// [`timed`] expiry and id of an ended session.

@@ -3,7 +3,10 @@
 use super::keyspace::is_part;
 use super::{AuditQuery, OnceRecord, StoreError, Write};
 use crate::domain::credential::UserId;
-use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, ProjectState, Resource, User, UserSessions};
+use crate::domain::name::split_login_name;
+use crate::domain::record::{
+    ApiKey, AuditEntry, EVERY, OpenSession, Project, ProjectState, Resource, User, UserSessions,
+};
 use crate::domain::time::Timestamp;
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
@@ -107,6 +110,25 @@ pub(super) fn check_user_update(stored: &User, new: &User) -> Result<(), StoreEr
     check_version(&format!("user {}", new.name), stored.version, new.version)?;
     if new.sessions < stored.sessions || (stored.deleted && !new.deleted && new.sessions == stored.sessions) {
         return conflict(format!("sessions of user {} that have ended would be open again", new.name));
+    }
+    Ok(())
+}
+
+/// The name of the record that would be of the same user in the same project, if there may be one: users whose names have no
+/// project in front are of one all the same.
+pub(super) fn namesake(user: &User) -> Option<String> {
+    match split_login_name(&user.name) {
+        _ if user.deleted || user.project == EVERY => None,
+        (Some(_), plain) => Some(plain.to_owned()),
+        (None, plain) => Some(User::name_in(&user.project, plain)),
+    }
+}
+
+/// # Errors
+/// [`StoreError::Conflict`] if another user has the name in the project. `found` is what stands under the [`namesake`].
+pub(super) fn check_namesake(found: Option<&User>, user: &User) -> Result<(), StoreError> {
+    if found.is_some_and(|found| !found.deleted && found.project == user.project) {
+        return conflict(format!("the user name {} is taken in project {}", user.plain_name(), user.project));
     }
     Ok(())
 }

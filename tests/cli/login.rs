@@ -44,10 +44,10 @@ fn a_login_from_the_password_to_the_logout() {
 
     let on = |arguments: &[&str]| -> Done { at_home(home, arguments).output().unwrap().into() };
     let me = on(&["whoami", "-o", "json"]).ends(0).json();
-    assert_eq!((me["subject"].as_str(), me["project"].as_str()), (Some("user:alice"), Some("acme")));
+    assert_eq!((me["subject"].as_str(), me["project"].as_str()), (Some("user:acme/alice"), Some("acme")));
     let key =
         ["keys", "create", "--name", "n", "--plane", "data", "--workloads", "*", "--permissions", "run_inference"];
-    assert_eq!(on(&[&key[..], &["-o", "json"]].concat()).ends(0).json()["created_by"], "user:alice");
+    assert_eq!(on(&[&key[..], &["-o", "json"]].concat()).ends(0).json()["created_by"], "user:acme/alice");
     // Another server gets no token of this one.
     on(&["whoami", "--url", "http://127.0.0.1:1"]).ends(2);
 

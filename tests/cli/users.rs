@@ -18,7 +18,7 @@ fn users_from_the_first_to_the_last() {
     };
     let create = ["users", "create", "alice@example.com", "--project", "acme", "--permissions", "run_inference"];
     let made = with_password(&[&create[..], &["-o", "json"]].concat(), PASSWORD).ends(0);
-    assert_eq!(made.json()["name"], "alice@example.com");
+    assert_eq!(made.json()["name"], "acme/alice@example.com");
     with_password(&create, PASSWORD).ends(5);
     let short =
         with_password(&["users", "create", "bob", "--project", "acme", "--permissions", "run_inference"], "abc");
@@ -27,8 +27,8 @@ fn users_from_the_first_to_the_last() {
     let nobody = on(&create).ends(2);
     assert!(nobody.err.contains("--password-stdin"), "{}", nobody.err);
 
-    assert!(on(&["users", "list"]).ends(0).out.contains("alice@example.com  enabled"));
-    assert!(on(&["users", "disable", "alice@example.com"]).ends(0).out.contains("disabled"));
+    assert!(on(&["users", "list"]).ends(0).out.contains("acme/alice@example.com  enabled"));
+    assert!(on(&["users", "disable", "acme/alice@example.com"]).ends(0).out.contains("disabled"));
     assert!(on(&["users", "enable", "alice@example.com"]).ends(0).out.contains("enabled"));
     let changed = on(&["users", "update", "alice@example.com", "--permissions", "update_workloads", "-o", "json"]);
     assert_eq!(changed.ends(0).json()["permissions"][0], "update_workloads");
@@ -39,11 +39,12 @@ fn users_from_the_first_to_the_last() {
     on(&["users", "show", "alice@example.com"]).ends(5);
     assert!(on(&["users", "list"]).ends(0).err.contains("No users"));
 
-    let log = on(&["audit", "list", "--target", "user:alice@example.com", "-o", "json"]).ends(0).json();
+    let log = on(&["audit", "list", "--target", "user:acme/alice@example.com", "-o", "json"]).ends(0).json();
     let acts: Vec<&str> = log["entries"].as_array().unwrap().iter().map(|row| row["act"].as_str().unwrap()).collect();
     let expected = ["user.delete", "user.password", "user.update", "user.enable", "user.disable", "user.create"];
     assert_eq!(acts, expected);
-    let one = on(&["audit", "list", "--act", "user.delete", "--since", "1h", "--target", "user:alice@example.com"]);
+    let one =
+        on(&["audit", "list", "--act", "user.delete", "--since", "1h", "--target", "user:acme/alice@example.com"]);
     assert_eq!(one.ends(0).out.lines().count(), 2);
     assert!(on(&["audit", "list", "--until", "1h"]).ends(0).err.contains("No rows"));
     assert!(on(&["audit", "list", "--limit", "1"]).ends(0).err.contains("--before"));

@@ -160,21 +160,21 @@ async fn f3_an_administrator_of_one_project_stays_in_it() {
     for (act, request, status) in &attempts {
         let reply = http1_from(client, inferno.stack.envoy, &request.clone().bearer(&lead)).await;
         assert_eq!(refusal(&reply).0, *status, "{act}: {}", reply.text());
-        let rows = inferno.audit("actor=user:lead&limit=1").await;
+        let rows = inferno.audit("actor=user:acme/lead&limit=1").await;
         let [row] = &rows[..] else { panic!("{rows:?}") };
         let told = (&row["act"], &row["outcome"], &row["peer"]);
         assert_eq!(told, (&json!(act), &json!("refused"), &json!("127.0.0.9")), "{row}");
         assert_eq!(row["request_id"].as_str(), reply.header("x-request-id").as_deref(), "{row}");
         assert!(row["reason"].is_string(), "{row}");
     }
-    let refused = inferno.audit("actor=user:lead").await;
+    let refused = inferno.audit("actor=user:acme/lead").await;
     assert_eq!(refused.iter().filter(|row| row["outcome"] == "refused").count(), attempts.len());
     for key in [&foreign, &theirs] {
         assert_eq!(inferno.call(&key.text).await, 200, "nothing has changed");
     }
     // To take away, the reach is enough; and what was done stands in the log as well.
     assert_eq!(inferno.status(Sent::new("DELETE", &one(&stronger)).bearer(&lead)).await, 200);
-    let [done] = &inferno.audit("actor=user:lead&limit=1").await[..] else { panic!("no row") };
+    let [done] = &inferno.audit("actor=user:acme/lead&limit=1").await[..] else { panic!("no row") };
     assert_eq!((&done["act"], &done["outcome"]), (&json!("key.revoke"), &json!("done")));
     let log = json!(inferno.audit("limit=1000").await).to_string();
     for secret in [&theirs, &foreign, &stronger, &inferno.root] {

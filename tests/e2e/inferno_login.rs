@@ -11,6 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
+use super::cases::headers;
 use super::client::{Reply, Sent, http1_from};
 use super::deployment::{Deployment, LOGIN, LOGOUT, PASSWORD, WHOAMI, login, refusal};
 use super::harness::{Key, clean_command, wait_for};
@@ -151,7 +152,7 @@ async fn i7_a_token_lives_one_hour() {
     let whoami = inferno.stack.send(&Sent::new("GET", WHOAMI).bearer(token)).await.json();
     assert_eq!(
         whoami,
-        json!({"subject": "user:ada", "project": "acme", "permissions": ["run_inference"],
+        json!({"subject": "user:acme/ada", "project": "acme", "permissions": ["run_inference"],
                               "expires_at": issued["expires_at"]})
     );
     // Nobody makes it live longer: who signs, the public keys say, and only they are shown.
@@ -186,7 +187,7 @@ async fn i7_the_command_line_needs_a_login_and_no_key() {
     };
     assert!(!run(&["keys", "list", "--url", &url]).status.success(), "nobody is logged in");
     assert!(run(&["login", "--url", &url, "--username", "ada", "--password-stdin"]).status.success());
-    assert_eq!(shown(&["whoami"])["subject"], "user:ada");
+    assert_eq!(shown(&["whoami"])["subject"], "user:acme/ada");
     let key = Key::of(&shown(&["keys", "create", "--name", "batch", "--permissions", "run_inference"]));
     assert_eq!(inferno.call(&key.text).await, 200);
     shown(&["keys", "revoke", &key.id]);
@@ -210,7 +211,7 @@ async fn a_session_that_was_ended_is_refused_with_the_next_request() {
             "logout" => {
                 let request = Sent::new("POST", LOGOUT).bearer(&token);
                 let reply = inferno.stack.send(&request).await;
-                assert_eq!((reply.status, reply.json()), (200, json!({"subject": "user:logout"})));
+                assert_eq!((reply.status, reply.json()), (200, json!({"subject": "user:acme/logout"})));
                 assert_eq!(inferno.status(request).await, 401, "it cannot be ended twice");
             }
             "disable" => inferno.change_user(way, &disable).await,
@@ -270,6 +271,30 @@ async fn one_of_several_sessions_is_ended() {
     assert_eq!(inferno.stack.send(&own).await.status, 200);
     assert_eq!((inferno.call(&tokens[1]).await, inferno.call(&tokens[2]).await), (401, 200));
     assert_eq!(listed(Sent::new("GET", of_ada)).await, [id(&tokens[2])]);
+}
+
+/// Two users of one name log in with their projects; the back end is told which one it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f2_users_of_one_name_in_two_projects_are_two() {
+    let inferno = Deployment::start().await;
+    for project in ["acme", "beta"] {
+        inferno.user("ada", project, &["run_inference"]).await;
+    }
+    let mut subjects = Vec::new();
+    for name in ["acme/ada", "beta/ada"] {
+        let token = inferno.token(name).await;
+        assert_eq!(inferno.call(&token).await, 200);
+        subjects.extend(inferno.stack.take_seen().iter().map(|seen| headers(seen)["x-tollgate-subject"].clone()));
+    }
+    assert_eq!(subjects, ["user:acme/ada", "user:beta/ada"]);
+    let wrong = inferno.login("acme/ada", "wrong horse battery").await;
+    let alone = inferno.login("ada", PASSWORD).await;
+    assert_eq!(refusal(&alone), (401, "AUTHENTICATION_FAILED".to_owned()));
+    assert_eq!((alone.status, alone.body), (wrong.status, wrong.body));
+    // A path has a colon in place of the slash.
+    let deleted = inferno.administer(Sent::new("DELETE", "/api/v1/users/acme:ada")).await;
+    assert_eq!((deleted.status, deleted.json()["name"].clone()), (200, json!("acme/ada")));
+    assert_eq!(inferno.login("ada", PASSWORD).await.status, 200, "it is one user again");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -60,7 +60,7 @@ async fn f1_a_token_of_a_user_and_a_key_side_by_side() {
         ("permissions", "run_inference"),
     ];
     let of_user = [
-        ("subject", "user:ada@example.com"),
+        ("subject", "user:acme/ada@example.com"),
         ("plane", "inferno"),
         ("project", "acme"),
         ("permissions", "manage_keys,run_inference"),
@@ -244,7 +244,7 @@ async fn nothing_that_is_said_beside_a_token_survives() {
     let of_user = inferno.token_of_new("ada", "acme", &["run_inference"]).await;
     let of_other = key.token(&claims("7f3a", &["user"]));
     let mut tally = Tally::default();
-    for (bearer, subject) in [(of_user, "user:ada"), (of_other, "sso:7f3a")] {
+    for (bearer, subject) in [(of_user, "user:acme/ada"), (of_other, "sso:7f3a")] {
         let caller = Caller { bearer, subject: subject.to_owned() };
         for (sent, way) in http1_variants(&WAYS, &spellings) {
             tally.http1(&inferno.stack, &caller, sent, way).await;

@@ -42,7 +42,10 @@ pub struct Desk {
 
 impl Desk {
     pub fn new() -> Self {
-        let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
+        Self::on(Store::Embedded(Arc::new(Embedded::in_memory().unwrap())))
+    }
+
+    pub fn on(store: Store) -> Self {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000));

@@ -192,6 +192,7 @@ fn an_older_store_gets_what_it_lacks() {
         "ended_sessions_by_expiry",
         "sessions",
         "sessions_by_expiry",
+        "users_by_plain_name",
         "signing_keys",
         "audit",
         "audit_by_project",
@@ -199,9 +200,8 @@ fn an_older_store_gets_what_it_lacks() {
         "once_by_time",
         "projects",
     ];
-    for later in
-        [&since_users[..], &["projects", "sessions", "sessions_by_expiry"], &["sessions", "sessions_by_expiry"]]
-    {
+    let since_three = ["sessions", "sessions_by_expiry", "users_by_plain_name"];
+    for later in [&since_users[..], &[&["projects"], &since_three[..]].concat(), &since_three] {
         gets_what_it_lacks(later);
     }
 }

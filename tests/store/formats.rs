@@ -42,7 +42,7 @@ fn open(path: &Path) -> Result<Store, StoreError> {
 }
 
 /// Puts a number in the place of the format of a file that nobody has open. Gives what was there.
-fn file_says(path: &Path, format: u64) -> u64 {
+pub fn file_says(path: &Path, format: u64) -> u64 {
     let database = redb::Database::open(path).unwrap();
     let write = database.begin_write().unwrap();
     let before = write.open_table(META).unwrap().insert("format", format).unwrap().unwrap().value();

@@ -145,7 +145,7 @@ async fn a_project_has_what_its_quota_allows_with_what_was_ended() {
         }
     }
     assert_over(desk.try_user(&a, "one-more", "acme", &["run"]).await, "deleted ones included");
-    desk.user("carl", "beta", &["run"]).await;
+    desk.user("carl", "*", &["run"]).await;
     let moved = UserChange { project: Some("acme".to_owned()), ..UserChange::default() };
     let moved = desk.registry.update_user(&desk.policy, &everywhere, "carl", moved, Expected::Any).await;
     assert_over(moved, "quotas.users");

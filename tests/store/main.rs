@@ -15,6 +15,7 @@ mod grudge;
 mod kill;
 mod leased;
 mod migration;
+mod names;
 mod pages;
 mod power;
 mod privilege;

@@ -375,7 +375,7 @@ impl World {
             ShowKey(name) => ("key.show", key(name)),
             ListKeys(of) => ("key.list", project(of)),
             Bootstrap => ("key.bootstrap", project("*")),
-            CreateUser(..) => ("user.create", user("new")),
+            CreateUser(of, _) => ("user.create", user(&User::name_in(of, "new"))),
             PermitUser(name, _) | MoveUser(name, _) => ("user.update", user(name)),
             Disable(name) => ("user.disable", user(name)),
             Enable(name) => ("user.enable", user(name)),
@@ -461,8 +461,10 @@ fn says_done(new: &[AuditEntry], actor: &Actor, name: &str, target: &str, act: A
 
 fn says_refused(new: &[AuditEntry], actor: &Actor, (name, target): (&str, String)) -> bool {
     let [row] = new else { return false };
+    // To whoever is bound to a project a name is one of that.
+    let own = actor.project.as_ref().zip(target.strip_prefix("user:")).map(|(of, name)| format!("user:{of}/{name}"));
     is_by(row, actor, name)
-        && row.target == target
+        && (row.target == target || Some(&row.target) == own.as_ref())
         && row.outcome == Outcome::Refused
         && row.reason.as_ref().is_some_and(|reason| !reason.is_empty())
 }
@@ -486,11 +488,16 @@ async fn what_is_elsewhere_looks_like_what_is_nowhere() {
         registry.user(&acme, "ghost").await.unwrap_err().to_string().replace("ghost", "NAME"),
     ];
     assert_eq!(errors[0], errors[1]);
+    world.desk.user("ben", "beta", &["run"]).await;
+    for name in ["beta/bob", "beta/ben", "beta/ghost", "ghost/ghost"] {
+        let error = registry.user(&acme, name).await.unwrap_err().to_string();
+        assert_eq!(error, format!("there is no user {name}"));
+    }
     // Each was written down, as work of the same kind, and in no place where the actor could read it.
-    assert_eq!(world.desk.log().await.len(), 6);
+    assert_eq!(world.desk.log().await.iter().filter(|row| row.outcome == Outcome::Refused).count(), 10);
     let seen = registry.audit(&acme, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
     assert!(seen.is_empty(), "{seen:#?}");
     let beta = actor("beta", "beta", &EVERYTHING);
     let seen = registry.audit(&beta, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
-    assert!(seen.iter().any(|row| row.actor == "key:acme" && row.target == "user:bob"), "{seen:#?}");
+    assert!(seen.iter().any(|row| row.actor == "key:acme" && row.target == "user:beta/ben"), "{seen:#?}");
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tollgate::domain::credential::KeyId;
-use tollgate::domain::record::{EndedSession, KeyState, Outcome};
+use tollgate::domain::record::{EndedSession, KeyState};
 use tollgate::registry::{
     Actor, Expected, KeyChange, KeySpec, NewKey, Once, RegistryError, ResourceSpec, UserChange, UserSpec,
 };
@@ -55,7 +55,7 @@ async fn a_key_is_made_once_under_an_idempotency_key() {
     desk.key_once(&operator, wanted.clone(), "b").await.unwrap();
     desk.key_once(&actor("x", "*", &["run", "read"]), wanted.clone(), "a").await.unwrap();
     let made = desk.registry.create_user(&desk.policy, &operator, user_spec("ann", "acme", &["run"]), once("a")).await;
-    assert_eq!(made.unwrap().name, "ann");
+    assert_eq!(made.unwrap().name, "acme/ann");
     desk.pass(DAY - Duration::from_millis(1));
     assert_eq!(desk.key_once(&operator, wanted.clone(), "a").await.unwrap_err(), repeated);
     desk.pass(Duration::from_millis(1));
@@ -94,7 +94,7 @@ async fn a_user_who_was_made_is_shown_again() {
     assert!(matches!(make(user_spec("ann", "beta", &["run"])).await, Err(RegistryError::Mismatch(_))));
     assert!(matches!(make(user_spec("bob", "acme", &["run"])).await, Err(RegistryError::Mismatch(_))));
     desk.registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
-    assert_eq!(make(again).await.unwrap_err(), RegistryError::Repeated { target: "user:ann".to_owned() });
+    assert_eq!(make(again).await.unwrap_err(), RegistryError::Repeated { target: "user:acme/ann".to_owned() });
     assert_eq!(desk.log().await.len(), 2);
 }
 
@@ -238,12 +238,15 @@ async fn what_ends_sessions_ends_all_of_them() {
     }
     assert!(matches!(desk.change_user("ann", set(false)).await, Err(RegistryError::NotFound(_))));
 
-    let kept = desk.try_user(&operator, "ann", "beta", &["run"]).await.unwrap_err();
-    assert!(matches!(&kept, RegistryError::Conflict(reason) if reason.contains("tollgate users free ann")), "{kept:?}");
-    registry.free_user_name(&operator, "ann").await.unwrap();
-    let again = desk.user("ann", "beta", &["run"]).await;
+    let kept = desk.try_user(&operator, "ann", "acme", &["run"]).await.unwrap_err();
+    assert!(
+        matches!(&kept, RegistryError::Conflict(reason) if reason.contains("tollgate users free acme/ann")),
+        "{kept:?}"
+    );
+    registry.free_user_name(&operator, "acme/ann").await.unwrap();
+    let again = desk.user("ann", "acme", &["run"]).await;
     assert_eq!((again.sessions, again.version), (6, gone.version + 2));
-    assert!(matches!(desk.try_user(&operator, "ann", "beta", &["run"]).await, Err(RegistryError::Conflict(_))));
+    assert!(matches!(desk.try_user(&operator, "ann", "acme", &["run"]).await, Err(RegistryError::Conflict(_))));
 }
 
 #[tokio::test]
@@ -251,12 +254,11 @@ async fn what_is_cached_of_a_user_is_gone_with_each_change() {
     let desk = Desk::new();
     let (operator, policy, registry) = (Actor::operator(), &desk.policy, &desk.registry);
     desk.user("ann", "acme", &["run"]).await;
-    let (ann, bob) = (desk.slots("user", "ann"), desk.slots("user", "bob"));
+    let (ann, bob) = (desk.slots("user", "acme/ann"), desk.slots("user", "bob"));
     for change in [
         UserChange { disabled: Some(true), ..UserChange::default() },
         UserChange { disabled: Some(false), ..UserChange::default() },
         UserChange { permissions: Some(names(&["read"])), ..UserChange::default() },
-        UserChange { project: Some("beta".to_owned()), ..UserChange::default() },
     ] {
         let stamp = desk.stamps.take();
         assert!(desk.stamps.allow(stamp, &ann));
@@ -269,48 +271,24 @@ async fn what_is_cached_of_a_user_is_gone_with_each_change() {
     let stamp = desk.stamps.take();
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
     assert!(!desk.stamps.allow(stamp, &ann));
-    registry.free_user_name(&operator, "ann").await.unwrap();
+    registry.free_user_name(&operator, "acme/ann").await.unwrap();
     let stamp = desk.stamps.take();
     desk.user("ann", "acme", &["run"]).await;
     assert!(!desk.stamps.allow(stamp, &ann));
 
     let stamp = desk.stamps.take();
-    let ended = |id: &str| EndedSession { id: id.into(), user: "ann".into(), ended_at: at(1), expires_at: at(9) };
+    let ended = |id: &str| EndedSession { id: id.into(), user: "acme/ann".into(), ended_at: at(1), expires_at: at(9) };
     registry.end_session(&operator, ended("s-1")).await.unwrap();
     assert!(!desk.stamps.allow(stamp, &desk.slots("session", "s-1")));
     assert!(desk.stamps.allow(stamp, &desk.slots("session", "s-2")) && desk.stamps.allow(stamp, &ann));
     assert!(desk.store.ended_session("s-1".to_owned()).await.unwrap());
 
     // One's own session, with no right to anything else.
-    let own = Actor { subject: "user:ann".to_owned(), ..actor("ann", "beta", &[]) };
+    let own = Actor { subject: "user:acme/ann".to_owned(), ..actor("ann", "acme", &[]) };
     registry.end_session(&own, ended("s-2")).await.unwrap();
     let others = EndedSession { user: "bob".to_owned(), ..ended("s-3") };
     assert!(matches!(registry.end_session(&own, others).await, Err(RegistryError::NotFound(_))));
     assert!(!desk.store.ended_session("s-3".to_owned()).await.unwrap());
-}
-
-#[tokio::test]
-async fn the_name_of_another_projects_user_is_not_taken_over() {
-    let desk = Desk::new();
-    desk.user("ann", "acme", &["run"]).await;
-    let stranger = actor("beta-admin", "beta", &["manage_users", "run"]);
-    let take =
-        async || desk.registry.create_user(&desk.policy, &stranger, user_spec("ann", "beta", &["run"]), None).await;
-    for round in 0..2 {
-        let refused = take().await;
-        assert!(matches!(&refused, Err(RegistryError::Conflict(text)) if !text.contains("acme")), "{refused:?}");
-        let row = desk.log().await.into_iter().next().unwrap();
-        assert_eq!((row.actor.as_str(), row.target.as_str()), (stranger.subject.as_str(), "user:ann"), "{round}");
-        assert_eq!((row.outcome, row.project.as_deref()), (Outcome::Refused, Some("acme")));
-        // Deleted, it stays that of the project: what ann had at the back end is not another ann's.
-        if round == 0 {
-            desk.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
-        }
-    }
-    let operator = Actor::operator();
-    desk.registry.free_user_name(&operator, "ann").await.unwrap();
-    let moved = desk.registry.create_user(&desk.policy, &operator, user_spec("ann", "beta", &["run"]), None).await;
-    assert_eq!(moved.unwrap().project, "beta");
 }
 
 #[tokio::test]
@@ -423,7 +401,7 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
     let desk = Desk::new();
     let (operator, registry) = (Actor::operator(), &desk.registry);
     let ann = desk.user("ann", "acme", &["run"]).await;
-    let hers = Actor { subject: "user:ann".to_owned(), ..Actor::operator() };
+    let hers = Actor { subject: "user:acme/ann".to_owned(), ..Actor::operator() };
     let owned = |id: &str, owner: &str| ResourceSpec {
         kind: "workload".into(),
         id: id.into(),
@@ -431,13 +409,13 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
         owner: Some(owner.to_owned()),
         ..Default::default()
     };
-    for (id, owner) in [("w-1", "ann"), ("w-2", "user:ann"), ("w-3", "anna")] {
+    for (id, owner) in [("w-1", "acme/ann"), ("w-2", "user:acme/ann"), ("w-3", "acme/anna")] {
         registry.put_resource(&operator, owned(id, owner), false, Expected::Any).await.unwrap();
     }
     let made = registry.create_key(&desk.policy, &hers, spec("data", "acme", &["run"]), None).await.unwrap();
     let key = made.record.id;
     desk.key("data", "acme", &["run"]).await;
-    let still_there = registry.free_user_name(&operator, "ann").await.unwrap_err();
+    let still_there = registry.free_user_name(&operator, "acme/ann").await.unwrap_err();
     assert!(matches!(still_there, RegistryError::Conflict(_)), "{still_there:?}");
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
     let bound = actor("boss", "acme", &["manage_users", "run"]);
@@ -448,10 +426,10 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
     assert!(matches!(registry.free_user_name(&bound, "ann").await, Err(RegistryError::Forbidden(_))));
     assert!(matches!(registry.free_user_name(&operator, "nobody").await, Err(RegistryError::NotFound(_))));
 
-    let freed = registry.free_user_name(&operator, "ann").await.unwrap().result;
+    let freed = registry.free_user_name(&operator, "acme/ann").await.unwrap().result;
     assert_eq!((freed.id, &*freed.keys, freed.more), (ann.id, &[key][..], false));
     assert_eq!(freed.resources, ["workload:w-1", "workload:w-2"]);
-    assert_eq!(registry.free_user_name(&operator, "ann").await.unwrap().result, freed, "again");
+    assert_eq!(registry.free_user_name(&operator, "acme/ann").await.unwrap().result, freed, "again");
     let another = desk.user("ann", "acme", &["run"]).await;
     assert!(another.id.is_some() && another.id != ann.id);
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();

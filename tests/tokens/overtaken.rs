@@ -232,7 +232,7 @@ fn a_session_that_ends_while_it_is_judged_is_refused() {
     let found = house.overtaken("/admin", &token, || {
         let id = claims(&token)["jti"].as_str().unwrap().to_owned();
         let now = tollgate::clock::Clock::System.now();
-        let session = EndedSession { id, user: "ada".to_owned(), ended_at: now, expires_at: now };
+        let session = EndedSession { id, user: "acme/ada".to_owned(), ended_at: now, expires_at: now };
         house.made(house.core.registry.end_session(&Actor::operator(), session));
     });
     assert_eq!(found, Some(Denial::RevokedUnauthenticated));

@@ -179,7 +179,7 @@ async fn what_ends_a_session_ends_it_with_the_next_request() {
         let set = |disabled| UserChange { disabled: Some(disabled), ..UserChange::default() };
         let (denial, others) = match round {
             0 => {
-                let own = Actor { subject: format!("user:{name}"), held: Held::Only(vec![]), ..Actor::operator() };
+                let own = Actor { subject: format!("user:acme/{name}"), held: Held::Only(vec![]), ..Actor::operator() };
                 house.logins.logout(policy, &own, &token).await.unwrap();
                 (Some(Denial::RevokedUnauthenticated), None)
             }
@@ -202,7 +202,7 @@ async fn what_ends_a_session_ends_it_with_the_next_request() {
                 registry.delete_user(&operator, &name, Expected::Any).await.unwrap();
                 assert_eq!(house.denial(&token).await, Some(Denial::CredentialUnknown));
                 // Made anew under the same name: another person.
-                registry.free_user_name(&operator, &name).await.unwrap();
+                registry.free_user_name(&operator, &format!("acme/{name}")).await.unwrap();
                 house.user(&name, "acme", &["manage_keys"]).await;
                 (Some(Denial::RevokedUnauthenticated), Some(Denial::RevokedUnauthenticated))
             }
@@ -269,7 +269,7 @@ async fn what_was_ended_stays_ended_though_the_store_has_lost_it() {
         let told = match round {
             0 => Ended::Session(EndedSession {
                 id: session,
-                user: name.clone(),
+                user: user.name.clone(),
                 ended_at: house.clock.now(),
                 expires_at: house.clock.now().plus(Duration::from_secs(600)),
             }),
@@ -324,7 +324,7 @@ async fn a_token_of_ours_is_signed_by_us() {
     let stranger = SigningKey::generate(&kid, "EdDSA");
     let claims = claims(&token);
     assert_eq!(house.denial(&stranger.token(&claims)).await, Some(Denial::TokenSignature));
-    let root = claims.to_string().replace("\"ada\"", "\"root\"");
+    let root = claims.to_string().replace("\"acme/ada\"", "\"root\"");
     let root = crate::mint::encoded(root.as_bytes());
     assert_eq!(house.denial(&format!("{header}.{root}.{signature}")).await, Some(Denial::TokenSignature));
     let unknown = SigningKey::generate("unknown", "EdDSA");
@@ -381,11 +381,11 @@ async fn whoever_has_a_name_later_is_told_from_who_had_it() {
     let token = house.token("ada").await;
     assert_eq!(told(&house, &token, "x-tollgate-user-id").await.as_deref(), ada.id.as_ref().map(UserId::as_str));
     house.world.core.registry.delete_user(&Actor::operator(), "ada", Expected::Any).await.unwrap();
-    house.world.core.registry.free_user_name(&Actor::operator(), "ada").await.unwrap();
+    house.world.core.registry.free_user_name(&Actor::operator(), "acme/ada").await.unwrap();
     let another = house.user("ada", "acme", &["manage_keys"]).await;
     assert!(ada.id.is_some() && another.id.is_some() && ada.id != another.id);
     let token = house.token("ada").await;
-    assert_eq!(told(&house, &token, "x-tollgate-subject").await.as_deref(), Some("user:ada"));
+    assert_eq!(told(&house, &token, "x-tollgate-subject").await.as_deref(), Some("user:acme/ada"));
     assert_eq!(told(&house, &token, "x-tollgate-user-id").await.as_deref(), another.id.as_ref().map(UserId::as_str));
 }
 
@@ -418,4 +418,28 @@ async fn no_session_goes_on_that_is_not_listed() {
     assert_eq!((listed.len(), &*listed[0].id), (UserSessions::MOST, "s-1"));
     assert_eq!(listed[UserSessions::MOST - 1].id, claims(&last)["jti"].as_str().unwrap());
     assert_eq!(listed[UserSessions::MOST - 1].address.as_deref(), Some("192.0.2.1"));
+}
+
+#[tokio::test]
+async fn whoever_has_one_name_in_two_projects_is_told_apart() {
+    let house = House::new();
+    let mut names = Vec::new();
+    for project in ["acme", "beta"] {
+        house.user("ada", project, &["manage_keys"]).await;
+        let token = house.token(&format!("{project}/ada")).await;
+        names.push(told(&house, &token, "x-tollgate-subject").await.unwrap());
+        assert_eq!(told(&house, &token, "x-tollgate-project").await.as_deref(), Some(project));
+    }
+    assert_eq!(names, ["user:acme/ada", "user:beta/ada"]);
+    // The name alone is nobody's now, as a wrong password is.
+    assert!(matches!(house.login("ada", PASSWORD).await, Err(LoginError::Refused)));
+    assert!(matches!(house.login("gamma/ada", PASSWORD).await, Err(LoginError::Refused)));
+    let token = house.token("acme/ada").await;
+    let twisted = claims(&token).to_string().replace("acme/ada", "beta/ada");
+    let [header, _, signature] = token.split('.').collect::<Vec<_>>()[..] else { panic!("{token}") };
+    let twisted = format!("{header}.{}.{signature}", crate::mint::encoded(twisted.as_bytes()));
+    assert_eq!(house.denial(&twisted).await, Some(Denial::TokenSignature));
+    house.change("acme/ada", UserChange { disabled: Some(true), ..UserChange::default() }).await;
+    assert_eq!(house.denial(&token).await, Some(Denial::RevokedUnauthenticated));
+    assert_eq!(house.denial(&house.token("beta/ada").await).await, None, "who has the name elsewhere goes on");
 }

@@ -88,6 +88,19 @@ grammar!(UserName, {
     "description": "1 to 64 letters, digits and `. _ @ + -`; the first is a letter or a digit. Case counts.",
     "examples": ["alice@example.com"]
 });
+grammar!(LoginName, {
+    "type": "string",
+    "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]{0,63}/)?[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$",
+    "description": "The name of a user behind the project and a slash; or the name alone, for users of every \
+        project, in your own project, and where nobody else has it.",
+    "examples": ["acme/alice@example.com"]
+});
+grammar!(LoginNameInPath, {
+    "type": "string",
+    "pattern": "^([A-Za-z0-9][A-Za-z0-9._-]{0,63}:)?[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}$",
+    "description": "As the name of a user is said elsewhere, with a colon in place of the slash: a path takes no encoded slash.",
+    "examples": ["acme:alice@example.com"]
+});
 grammar!(PasswordText, {
     "type": "string",
     "format": "password",

@@ -19,7 +19,7 @@ use super::reply::ApiError;
 use super::serve::Peer;
 use crate::domain::attributes::{Attributes, Header};
 use crate::domain::decision::Denial;
-use crate::domain::name::is_user_name;
+use crate::domain::name::login_name_in_path;
 use crate::domain::principal::Principal;
 use crate::domain::record::EVERY;
 use crate::domain::time::Timestamp;
@@ -265,8 +265,8 @@ async fn target(operation: &Operation, parts: &mut Parts) -> Option<String> {
     let names = RawPathParams::from_request_parts(parts, &()).await.ok()?;
     // Nothing is repeated that could not be a name of ours.
     let filled = |text: String, (name, value): (&str, &str)| {
-        let value = if is_user_name(value) { value } else { "?" };
-        text.replace(&format!("{{{name}}}"), value)
+        let value = login_name_in_path(value);
+        text.replace(&format!("{{{name}}}"), value.as_deref().unwrap_or("?"))
     };
     Some(names.iter().fold(operation.target.to_owned(), filled))
 }

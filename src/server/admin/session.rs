@@ -30,11 +30,12 @@ pub async fn login(
     JsonBody(asked): JsonBody<LoginRequest>,
 ) -> Result<Response, ApiError> {
     let LoginRequest { username, password: Password(password) } = asked;
-    let subject = state.registry.logged(&format!("user:{username}")).into_owned();
     let outcome = state.logins.login(&state.live.load_full(), &username, password, address).await;
     let address = address.map(tracing::field::display);
     match outcome {
         Ok(issued) => {
+            let subject = format!("user:{}", issued.user);
+            let subject = &*state.registry.logged(&subject);
             tracing::info!(target: AUDIT, act = "session.login", subject, address, "logged in");
             let body = IssuedBody { token: &issued.token, expires_at: rfc3339(issued.expires_at) };
             reply::secret(StatusCode::OK, &body, issued.token.len() + 128)

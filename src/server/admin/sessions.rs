@@ -24,7 +24,7 @@ pub async fn list(
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
 ) -> Result<Response, ApiError> {
-    listed(&state, &caller, possible(&path.name)?).await
+    listed(&state, &caller, &possible(&path.name)?).await
 }
 
 pub async fn end_own(
@@ -42,7 +42,7 @@ pub async fn end(
     PathOf(path): PathOf<SessionPath>,
     patience: Patience,
 ) -> Result<Response, ApiError> {
-    ended(&state, &caller, possible(&path.name)?, path.id, patience).await
+    ended(&state, &caller, &possible(&path.name)?, path.id, patience).await
 }
 
 async fn listed(state: &AdminState, caller: &Caller, user: &str) -> Result<Response, ApiError> {

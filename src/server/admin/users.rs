@@ -15,7 +15,7 @@ use super::wire::users::{
     CreateUser, FreedBody, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath,
 };
 use super::{AdminState, page_size};
-use crate::domain::name::is_user_name;
+use crate::domain::name::{is_login_name, login_name_for_path, login_name_in_path};
 use crate::domain::record::{EVERY, User};
 use crate::password::Passwords;
 use crate::registry::{UserChange, UserSpec};
@@ -34,7 +34,7 @@ pub async fn create(
     let spec = UserSpec { name, password_hash, project, permissions };
     let user = state.registry.create_user(&state.live.load_full(), &caller.actor, spec, once).await?;
     caller.changed(&state, &user.name, &user.project);
-    reply::created(&format!("{USERS}/{}", user.name), &UserBody::from(&user), user.version)
+    reply::created(&format!("{USERS}/{}", login_name_for_path(&user.name)), &UserBody::from(&user), user.version)
 }
 
 pub async fn list(
@@ -43,7 +43,7 @@ pub async fn list(
     QueryOf(asked): QueryOf<ListUsers>,
 ) -> Result<Response, ApiError> {
     let limit = page_size(asked.limit)?;
-    if asked.after.as_deref().is_some_and(|name| !is_user_name(name)) {
+    if asked.after.as_deref().is_some_and(|name| !is_login_name(name)) {
         return Err(ApiError::invalid_field("after", "must be the name of a user"));
     }
     let query = UserQuery { project: project_filter(asked.project)?, after: asked.after, limit: limit + 1 };
@@ -60,7 +60,7 @@ pub async fn show(
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
 ) -> Result<Response, ApiError> {
-    answer(&state.registry.user(&caller.actor, possible(&path.name)?).await?, None)
+    answer(&state.registry.user(&caller.actor, &possible(&path.name)?).await?, None)
 }
 
 pub async fn update(
@@ -75,7 +75,7 @@ pub async fn update(
     let UpdateUser { project, permissions, disabled } = asked;
     let change = UserChange { project, permissions, disabled };
     let policy = state.live.load_full();
-    let update = |expected| state.registry.update_user(&policy, &caller.actor, name, change.clone(), expected);
+    let update = |expected| state.registry.update_user(&policy, &caller.actor, &name, change.clone(), expected);
     let (user, fleet) = patience.repeat(&state, &caller, expected, update).await?;
     caller.changed(&state, &user.name, &user.project);
     answer(&user, fleet)
@@ -92,7 +92,7 @@ pub async fn set_password(
     let (name, expected) = (possible(&path.name)?, if_match.optional()?);
     let hash = hashed(&state, asked.password).await?;
     let policy = state.live.load_full();
-    let set = |expected| state.registry.set_password(&policy, &caller.actor, name, hash.clone(), expected);
+    let set = |expected| state.registry.set_password(&policy, &caller.actor, &name, hash.clone(), expected);
     let (user, fleet) = patience.repeat(&state, &caller, expected, set).await?;
     caller.changed(&state, &user.name, &user.project);
     answer(&user, fleet)
@@ -106,7 +106,7 @@ pub async fn delete(
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path.name)?, if_match.optional()?);
-    let delete = state.registry.delete_user(&caller.actor, name, expected);
+    let delete = state.registry.delete_user(&caller.actor, &name, expected);
     let (user, fleet) = patience.once(&state, &caller, delete).await?;
     caller.changed(&state, &user.name, &user.project);
     answer(&user, fleet)
@@ -117,7 +117,7 @@ pub async fn free(
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
 ) -> Result<Response, ApiError> {
-    let freed = state.registry.free_user_name(&caller.actor, possible(&path.name)?).await?;
+    let freed = state.registry.free_user_name(&caller.actor, &possible(&path.name)?).await?;
     caller.changed(&state, &freed.name, EVERY);
     reply::record(StatusCode::OK, &FreedBody::from(&freed.result))
 }
@@ -128,8 +128,8 @@ fn answer(user: &User, fleet: Option<WaitBody>) -> Result<Response, ApiError> {
 }
 
 /// Whatever cannot be the name of a user is not there.
-pub(super) fn possible(name: &str) -> Result<&str, ApiError> {
-    if is_user_name(name) { Ok(name) } else { Err(ApiError::not_found("there is no such user")) }
+pub(super) fn possible(segment: &str) -> Result<String, ApiError> {
+    login_name_in_path(segment).ok_or_else(|| ApiError::not_found("there is no such user"))
 }
 
 async fn hashed(state: &AdminState, Password(text): Password) -> Result<String, ApiError> {

@@ -320,7 +320,7 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
 
 /// Whether the last table that was ever added is there; tables are made all at once.
 fn has_every_table(read: &ReadTransaction) -> Act<bool> {
-    match read.open_table(keyspace::SESSIONS) {
+    match read.open_table(keyspace::USERS_BY_PLAIN_NAME) {
         Ok(_) => Ok(true),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
         Err(error) => Err(error.into()),
@@ -341,6 +341,7 @@ fn make_tables(transaction: &WriteTransaction) -> Act<()> {
     transaction.open_table(keyspace::USERS)?;
     transaction.open_table(keyspace::LISTED_USERS)?;
     transaction.open_table(keyspace::USERS_BY_PROJECT)?;
+    transaction.open_table(keyspace::USERS_BY_PLAIN_NAME)?;
     transaction.open_table(keyspace::ENDED_SESSIONS)?;
     transaction.open_table(keyspace::ENDED_SESSIONS_BY_EXPIRY)?;
     transaction.open_table(keyspace::SESSIONS)?;

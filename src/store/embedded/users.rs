@@ -7,7 +7,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
 use super::super::records::{decode_user, encode_user};
-use super::super::rules::{check_parts, check_user_update, user_id_after};
+use super::super::rules::{check_namesake, check_parts, check_user_update, namesake, user_id_after};
 use super::super::{StoreError, UserQuery};
 use super::batch::conflict;
 use super::engine::Act;
@@ -58,6 +58,31 @@ impl Embedded {
     }
 }
 
+impl Embedded {
+    /// As [`super::super::Store::users_of_plain_name`].
+    pub fn users_of_plain_name(&self, plain: &str, limit: usize) -> Result<Vec<User>, StoreError> {
+        if !is_part(plain) {
+            return Ok(Vec::new());
+        }
+        self.engine.read(|read| {
+            let users = read.open_table(keyspace::USERS)?;
+            let index = read.open_table(keyspace::USERS_BY_PLAIN_NAME)?;
+            let (first, end) = (scoped(plain, b""), scope_end(plain));
+            let mut found = Vec::new();
+            for entry in index.range::<&[u8]>((Bound::Included(&*first), Bound::Excluded(&*end)))?.take(limit) {
+                self.look_at_one();
+                found.push(listed(&users, name_in(entry?.0.value()))?);
+            }
+            Ok(found)
+        })
+    }
+}
+
+/// The name in a key of an index.
+fn name_in(key: &[u8]) -> &str {
+    rest_of(key).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default()
+}
+
 fn users_of_project(
     users: &impl ReadableTable<&'static str, Bytes>,
     index: &impl ReadableTable<Bytes, ()>,
@@ -72,9 +97,7 @@ fn users_of_project(
     let start = after.as_deref().map_or(Bound::Included(&*first), Bound::Excluded);
     let mut page = Vec::new();
     for entry in index.range::<&[u8]>((start, Bound::Excluded(&*end)))?.take(query.limit) {
-        let entry = entry?.0;
-        let name = rest_of(entry.value()).and_then(|name| std::str::from_utf8(name).ok()).unwrap_or_default();
-        page.push(listed(users, name)?);
+        page.push(listed(users, name_in(entry?.0.value()))?);
     }
     Ok(page)
 }
@@ -101,6 +124,7 @@ pub(super) fn create(transaction: &WriteTransaction, user: &User, format: Format
     if transaction.open_table(keyspace::USERS)?.insert(&*user.name, &*encode_user(user, format))?.is_some() {
         return conflict(format!("the user name {} is taken", user.name));
     }
+    demand_name(transaction, user)?;
     list(transaction, user, format)
 }
 
@@ -117,10 +141,24 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format
         users.insert(&*user.name, &*encode_user(&user, format))?;
         known
     };
+    if known.deleted || known.project != user.project {
+        demand_name(transaction, user)?;
+    }
     transaction.open_table(keyspace::USERS_BY_PROJECT)?.remove(&*scoped(&known.project, known.name.as_bytes()))?;
+    let mut by_plain_name = transaction.open_table(keyspace::USERS_BY_PLAIN_NAME)?;
+    by_plain_name.remove(&*scoped(known.plain_name(), known.name.as_bytes()))?;
+    drop(by_plain_name);
     transaction.open_table(keyspace::LISTED_USERS)?.remove(&*known.name)?;
     list(transaction, user, format)?;
     Ok(known)
+}
+
+/// # Errors
+/// A conflict if another user has the name in the project.
+fn demand_name(transaction: &WriteTransaction, user: &User) -> Act<()> {
+    let Some(name) = namesake(user) else { return Ok(()) };
+    let found = stored(&transaction.open_table(keyspace::USERS)?, &name)?;
+    Ok(check_namesake(found.as_ref(), user)?)
 }
 
 /// Gives an id to a user who has none.
@@ -140,6 +178,10 @@ fn list(transaction: &WriteTransaction, user: &User, format: Format) -> Act<()> 
         }
         let mut index = transaction.open_table(keyspace::USERS_BY_PROJECT)?;
         index.insert(&*scoped(&user.project, user.name.as_bytes()), ())?;
+        if user.plain_name() != user.name {
+            let mut index = transaction.open_table(keyspace::USERS_BY_PLAIN_NAME)?;
+            index.insert(&*scoped(user.plain_name(), user.name.as_bytes()), ())?;
+        }
     }
     Ok(())
 }

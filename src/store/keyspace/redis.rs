@@ -103,6 +103,11 @@ pub fn users_of_project(project: &str) -> String {
     format!("{USER_LIST}:project:{project}")
 }
 
+/// Those that have a project in their name, and this behind it; since the third format.
+pub fn users_of_plain_name(plain: &str) -> String {
+    format!("{USER_LIST}:plain:{plain}")
+}
+
 /// Those that are deleted, from the third format on.
 pub fn deleted_users_of_project(project: &str) -> String {
     format!("{USER_LIST}:deleted:{project}")

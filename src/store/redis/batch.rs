@@ -17,8 +17,9 @@ use crate::store::records::{
     encode_project, encode_resource, encode_sessions, encode_signing_key,
 };
 use crate::store::rules::{
-    check_key_purge, check_key_update, check_once, check_parts, check_project_put, check_resource_deletion,
-    check_resource_update, check_user_update, sessions_with, sessions_without, user_id_after,
+    check_key_purge, check_key_update, check_namesake, check_once, check_parts, check_project_put,
+    check_resource_deletion, check_resource_update, check_user_update, namesake, sessions_with, sessions_without,
+    user_id_after,
 };
 use crate::store::{Counted, ONCE_KEPT, OnceRecord, PepperCheck, Quota, SESSION_KEPT, StoreError, Write};
 
@@ -245,9 +246,12 @@ fn put_project(draft: &mut Draft<'_>, project: &Project) -> Step<()> {
 
 fn create_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
     check_parts([&user.name, &user.project])?;
-    if draft.record(&names::user(&user.name))?.is_some() {
+    // Both are asked for before either is judged, so that one reading is enough.
+    let (stored, named) = (draft.record(&names::user(&user.name)), demand_name(draft, user));
+    if stored?.is_some() {
         return refused(format!("the user name {} is taken", user.name));
     }
+    named?;
     put_user(draft, user);
     Ok(())
 }
@@ -259,13 +263,23 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
     };
     let stored = user_of(&stored)?;
     check_user_update(&stored, user)?;
+    if stored.deleted || stored.project != user.project {
+        demand_name(draft, user)?;
+    }
     draft.unlist(names::USER_LIST, &*user.name);
+    draft.unlist(names::users_of_plain_name(user.plain_name()), &*user.name);
     draft.unlist(names::users_of_project(&stored.project), &*user.name);
     if draft.format().has_three() {
         draft.unlist(names::deleted_users_of_project(&stored.project), &*user.name);
     }
     put_user(draft, &User { id: user_id_after(&stored, user), ..user.clone() });
     Ok(())
+}
+
+fn demand_name(draft: &mut Draft<'_>, user: &User) -> Step<()> {
+    let Some(name) = namesake(user) else { return Ok(()) };
+    let found = draft.record(&names::user(&name))?.map(|value| user_of(&value)).transpose()?;
+    Ok(check_namesake(found.as_ref(), user)?)
 }
 
 fn give_user_id(draft: &mut Draft<'_>, name: &str, id: UserId) -> Step<()> {
@@ -284,6 +298,9 @@ pub(super) fn put_user(draft: &mut Draft<'_>, user: &User) {
     if !user.deleted {
         draft.enlist(names::USER_LIST, &*user.name);
         draft.enlist(names::users_of_project(&user.project), &*user.name);
+        if user.plain_name() != user.name {
+            draft.enlist(names::users_of_plain_name(user.plain_name()), &*user.name);
+        }
     } else if draft.format().has_three() {
         draft.enlist(names::deleted_users_of_project(&user.project), &*user.name);
     }

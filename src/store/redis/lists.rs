@@ -146,6 +146,13 @@ impl Redis {
         entries.iter().map(|(name, value)| checked_user(value, name)).collect()
     }
 
+    /// As [`crate::store::Store::users_of_plain_name`].
+    pub async fn users_of_plain_name(&self, plain: &str, limit: usize) -> Result<Vec<User>, StoreError> {
+        let range = Range::all(names::users_of_plain_name(plain), limit);
+        let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
+        entries.iter().map(|(name, value)| checked_user(value, name)).collect()
+    }
+
     /// As [`crate::store::Store::sessions`].
     pub async fn sessions(&self, user: &str) -> Result<Vec<OpenSession>, StoreError> {
         let known = self.record(names::sessions(user)).await?.map(|value| decode_sessions(&value, user)).transpose()?;

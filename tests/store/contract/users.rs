@@ -105,6 +105,34 @@ async fn users_are_listed_by_name_in_pages(store: Store) {
     assert_eq!(list(&store, "beta", "", 9).await, ["carl", "dora"]);
 }
 
+async fn of_plain_name(store: &Store, plain: &str, limit: usize) -> Vec<String> {
+    store.users_of_plain_name(plain.to_owned(), limit).await.unwrap().into_iter().map(|user| user.name).collect()
+}
+
+async fn a_name_is_taken_once_in_each_project(store: Store) {
+    create(&store, [of_project("acme/ann", "acme"), of_project("beta/ann", "beta"), of_project("beta/an", "beta")])
+        .await;
+    create(&store, [of_project("ann", "*"), of_project("bob", "acme")]).await;
+    assert_eq!(of_plain_name(&store, "ann", 9).await, ["acme/ann", "beta/ann"]);
+    assert_eq!(of_plain_name(&store, "ann", 1).await, ["acme/ann"]);
+    for none in ["bob", "a", "annn", "acme/ann", "an\0n"] {
+        assert_eq!(of_plain_name(&store, none, 9).await, [""; 0], "{none}");
+    }
+    assert_conflict(&store.apply(vec![Write::CreateUser(of_project("acme/bob", "acme"))]).await);
+    assert_conflict(&store.apply(vec![Write::CreateUser(of_project("acme/ann", "acme"))]).await);
+    create(&store, [of_project("beta/bob", "beta")]).await;
+    let moved = User { project: "beta".to_owned(), ..next(&of_project("bob", "acme")) };
+    assert_conflict(&store.apply(vec![Write::UpdateUser(moved.clone())]).await);
+    // A deleted one has no name, and one who comes back must not find it taken.
+    store.apply(vec![Write::UpdateUser(deleted(&of_project("beta/bob", "beta")))]).await.unwrap();
+    assert_eq!(of_plain_name(&store, "bob", 9).await, [""; 0]);
+    store.apply(vec![Write::UpdateUser(moved)]).await.unwrap();
+    let back = User { version: 3, sessions: 9, ..of_project("beta/bob", "beta") };
+    assert_conflict(&store.apply(vec![Write::UpdateUser(back)]).await);
+    store.apply(vec![Write::UpdateUser(deleted(&of_project("acme/ann", "acme")))]).await.unwrap();
+    assert_eq!(of_plain_name(&store, "ann", 9).await, ["beta/ann"]);
+}
+
 fn session(id: &str, ended_at: u64, expires_at: u64) -> EndedSession {
     EndedSession { id: id.to_owned(), user: "ann".to_owned(), ended_at: at(ended_at), expires_at: at(expires_at) }
 }
@@ -247,6 +275,7 @@ for_every_backend!(
     a_user_is_changed_by_who_saw_it,
     a_deleted_user_comes_back_without_old_sessions,
     users_are_listed_by_name_in_pages,
+    a_name_is_taken_once_in_each_project,
     an_ended_session_stays_ended,
     a_session_is_listed_until_it_ends,
     sessions_that_are_over_make_room,

@@ -39,18 +39,18 @@ async fn a_session_from_login_to_logout() {
         let token = issued.text("token");
 
         let who = api.call("GET", WHOAMI, &token, Value::Null).await;
-        assert_eq!((who.text("subject"), who.text("project")), ("user:ada".to_owned(), "acme".to_owned()));
+        assert_eq!((who.text("subject"), who.text("project")), ("user:acme/ada".to_owned(), "acme".to_owned()));
         assert_eq!(who.text("expires_at"), issued.text("expires_at"));
         // A subset of what the user may do, for the user's project.
         let key = json!({"name": "n", "plane": "admin", "workloads": ["*"], "permissions": ["manage_keys"]});
         let made = api.call("POST", "/api/v1/auth/api-keys", &token, key.clone()).await;
-        assert_eq!((made.status.as_u16(), made.text("created_by")), (201, "user:ada".to_owned()), "{}", made.body);
+        assert_eq!((made.status.as_u16(), made.text("created_by")), (201, "user:acme/ada".to_owned()), "{}", made.body);
         let mut more = key;
         more["permissions"] = json!(["manage_users"]);
         api.call("POST", "/api/v1/auth/api-keys", &token, more).await.is(403, "PERMISSION_DENIED");
 
         let ended = api.call("POST", LOGOUT, &token, Value::Null).await;
-        assert_eq!((ended.status.as_u16(), ended.text("subject")), (200, "user:ada".to_owned()));
+        assert_eq!((ended.status.as_u16(), ended.text("subject")), (200, "user:acme/ada".to_owned()));
         api.call("GET", WHOAMI, &token, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
         let (key, _) = made.key_and_id();
         api.call("POST", LOGOUT, &key, Value::Null).await.is(409, "CONFLICT");
@@ -127,7 +127,7 @@ async fn whoever_stands_on_another_plane_can_log_out_and_do_nothing_else() {
     assert_eq!(api.operate("POST", "/api/v1/users", user).await.status.as_u16(), 201);
     let api = api.at(Door::Http);
     let token = api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.text("token");
-    assert_eq!(api.call("GET", WHOAMI, &token, Value::Null).await.text("subject"), "user:ada");
+    assert_eq!(api.call("GET", WHOAMI, &token, Value::Null).await.text("subject"), "user:acme/ada");
     for path in ["/api/v1/auth/api-keys", "/api/v1/users", "/api/v1/audit", "/api/v1/resources"] {
         api.call("GET", path, &token, Value::Null).await.is(403, "PERMISSION_DENIED");
     }

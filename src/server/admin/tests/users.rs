@@ -19,12 +19,12 @@ fn names(list: &Answer) -> Vec<&str> {
 #[tokio::test]
 async fn a_user_from_the_making_to_the_end() {
     let api = Api::new();
-    let at = format!("{USERS}/alice@example.com");
+    let at = format!("{USERS}/acme:alice@example.com");
     let made = api.operate("POST", USERS, user("alice@example.com", "acme", &["run_inference"])).await;
     assert_eq!(made.status.as_u16(), 201, "{}", made.body);
     assert_eq!((made.headers["location"].to_str().unwrap(), &made.headers["etag"]), (&*at, &"\"1\"".parse().unwrap()));
     assert_eq!((made.text("project"), &made.body["disabled"]), ("acme".to_owned(), &json!(false)));
-    api.operate("POST", USERS, user("alice@example.com", "beta", &["run_inference"])).await.is(409, "CONFLICT");
+    api.operate("POST", USERS, user("alice@example.com", "acme", &["run_inference"])).await.is(409, "CONFLICT");
 
     let shown = api.operate("GET", &at, Value::Null).await;
     assert_eq!((&shown.body, &shown.headers["etag"]), (&made.body, &made.headers["etag"]));
@@ -42,7 +42,9 @@ async fn a_user_from_the_making_to_the_end() {
     let deleted = api.operate("DELETE", &at, Value::Null).await;
     assert_eq!(deleted.status.as_u16(), 200, "{}", deleted.body);
     for method in ["GET", "DELETE"] {
-        api.operate(method, &at, Value::Null).await.is(404, "NOT_FOUND");
+        for at in [&*at, "/api/v1/users/alice@example.com", "/api/v1/users/acme:alice:x"] {
+            api.operate(method, at, Value::Null).await.is(404, "NOT_FOUND");
+        }
     }
     for answer in [made, shown, changed, enabled, set, deleted] {
         let text = answer.body.to_string();
@@ -90,12 +92,12 @@ async fn lists_come_in_pages_and_by_project() {
     for (name, project) in [("a", "acme"), ("b", "beta"), ("c", "acme")] {
         api.operate("POST", USERS, user(name, project, &["run_inference"])).await;
     }
-    assert_eq!(names(&api.operate("GET", USERS, Value::Null).await), ["a", "b", "c"]);
-    assert_eq!(names(&api.operate("GET", &format!("{USERS}?project=acme"), Value::Null).await), ["a", "c"]);
+    assert_eq!(names(&api.operate("GET", USERS, Value::Null).await), ["acme/a", "acme/c", "beta/b"]);
+    assert_eq!(names(&api.operate("GET", &format!("{USERS}?project=acme"), Value::Null).await), ["acme/a", "acme/c"]);
     let first = api.operate("GET", &format!("{USERS}?limit=2"), Value::Null).await;
-    assert_eq!((names(&first), first.text("next")), (vec!["a", "b"], "b".to_owned()));
-    let rest = api.operate("GET", &format!("{USERS}?limit=2&after=b"), Value::Null).await;
-    assert_eq!((names(&rest), &rest.body["next"]), (vec!["c"], &Value::Null));
+    assert_eq!((names(&first), first.text("next")), (vec!["acme/a", "acme/c"], "acme/c".to_owned()));
+    let rest = api.operate("GET", &format!("{USERS}?limit=2&after=acme/c"), Value::Null).await;
+    assert_eq!((names(&rest), &rest.body["next"]), (vec!["beta/b"], &Value::Null));
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::rfc3339;
 use super::users::Password;
 use crate::domain::record::OpenSession;
-use crate::server::admin::grammar::{Name, NameOrEvery, PasswordText, Time, UserName};
+use crate::server::admin::grammar::{LoginName, LoginNameInPath, Name, NameOrEvery, PasswordText, Time};
 
 /// Who the credential of a request belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +27,7 @@ pub struct WhoamiBody {
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LoginRequest {
-    #[schemars(with = "UserName")]
+    #[schemars(with = "LoginName")]
     pub username: String,
     #[schemars(with = "PasswordText")]
     pub password: Password,
@@ -66,7 +66,7 @@ pub struct OwnSessionPath {
 /// Which session of a user is meant.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct SessionPath {
-    #[schemars(with = "UserName")]
+    #[schemars(with = "LoginNameInPath")]
     pub name: String,
     #[schemars(with = "Name")]
     pub id: String,

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::{present, rfc3339};
 use crate::domain::record::User;
 use crate::registry::Freed;
-use crate::server::admin::grammar::{NameOrEvery, Names, PasswordText, Time, UserName};
+use crate::server::admin::grammar::{LoginName, LoginNameInPath, NameOrEvery, Names, PasswordText, Time, UserName};
 
 /// A password on its way: wiped when it is dropped.
 #[derive(Clone, Default)]
@@ -40,7 +40,8 @@ impl<'de> Deserialize<'de> for Password {
 #[serde(deny_unknown_fields)]
 #[schemars(example = CreateUser::example())]
 pub struct CreateUser {
-    /// What the user logs in with. It cannot be changed.
+    /// What the user is called in the project: others may have the name in other projects. The user logs in as `<project>/<name>`. It
+    /// cannot be changed.
     #[schemars(with = "UserName")]
     pub name: String,
     #[schemars(with = "PasswordText")]
@@ -100,7 +101,7 @@ pub struct SetPassword {
 /// Which user is meant.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct UserPath {
-    #[schemars(with = "UserName")]
+    #[schemars(with = "LoginNameInPath")]
     pub name: String,
 }
 
@@ -112,7 +113,7 @@ pub struct ListUsers {
     #[schemars(with = "NameOrEvery")]
     pub project: Option<String>,
     /// Only what comes behind this name: the `next` of the page before.
-    #[schemars(with = "UserName")]
+    #[schemars(with = "LoginName")]
     pub after: Option<String>,
     /// At most this many; 100 if it is left out.
     #[schemars(with = "usize", range(min = 1, max = 1000))]
@@ -125,7 +126,8 @@ pub struct ListUsers {
 pub struct UserBody {
     /// What tells the user from whoever else has or had the name; null until the store is upgraded.
     pub id: Option<String>,
-    #[schemars(with = "UserName")]
+    /// `<project>/<name>`; the name alone for users of every project, and for those made before the store had its format.
+    #[schemars(with = "LoginName")]
     pub name: String,
     #[schemars(with = "NameOrEvery")]
     pub project: String,
@@ -162,7 +164,7 @@ impl From<&User> for UserBody {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "FreedName")]
 pub struct FreedBody {
-    #[schemars(with = "UserName")]
+    #[schemars(with = "LoginName")]
     pub name: String,
     /// The id of whoever had it.
     pub id: Option<String>,
@@ -191,7 +193,7 @@ impl From<&Freed> for FreedBody {
 pub struct UserPage {
     pub users: Vec<UserBody>,
     /// The `after` of the next page; null on the last one.
-    #[schemars(with = "Option<UserName>")]
+    #[schemars(with = "Option<LoginName>")]
     pub next: Option<String>,
 }
 

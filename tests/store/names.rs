@@ -1,0 +1,190 @@
+//! Names of users in several projects: whom one means, and that nobody learns which names others have.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate::domain::record::{Outcome, User};
+use tollgate::registry::{Actor, Expected, RegistryError, UserChange, whoever_logs_in};
+use tollgate::store::Store;
+use tollgate::store::embedded::Embedded;
+use tollgate::store::{UserQuery, Write};
+
+use crate::desk::{Desk, actor};
+use crate::support::{Apply, user};
+
+const RUN: [&str; 1] = ["run"];
+
+fn boss(project: &str) -> Actor {
+    actor("boss", project, &["manage_users", "run"])
+}
+
+/// One who was made before names of projects were told apart.
+async fn older(desk: &Desk, name: &str, project: &str) {
+    let user = User { project: project.to_owned(), ..user(name) };
+    desk.store.apply(vec![Write::CreateUser(user)]).await.unwrap();
+}
+
+fn looked_at(desk: &Desk) -> u64 {
+    match &desk.store {
+        Store::Embedded(store) => store.looked_at(),
+        Store::Redis(_) => 0,
+    }
+}
+
+async fn logs_in(desk: &Desk, name: &str) -> Option<String> {
+    whoever_logs_in(&desk.store, name).await.unwrap().map(|found| found.user.unwrap().name)
+}
+
+/// The same answer, the same row and nothing in any other project, whether or not the name is taken elsewhere.
+#[tokio::test]
+async fn a_name_that_is_taken_elsewhere_is_made_as_if_it_were_not() {
+    let mut tried = 0;
+    for elsewhere in ["nowhere", "named", "older", "of every project", "deleted"] {
+        let desk = Desk::new();
+        match elsewhere {
+            "named" => drop(desk.user("ann", "acme", &RUN).await),
+            "older" => older(&desk, "ann", "acme").await,
+            "of every project" => drop(desk.user("ann", "*", &RUN).await),
+            "deleted" => {
+                older(&desk, "ann", "acme").await;
+                desk.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
+            }
+            _ => {}
+        }
+        let before = (desk.log().await.len(), desk.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await);
+        let looked_at = looked_at(&desk);
+        let made = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();
+        assert_eq!(self::looked_at(&desk), looked_at, "{elsewhere}: no list is read for it");
+        assert_eq!(
+            (&*made.name, &*made.project, made.sessions, made.version),
+            ("beta/ann", "beta", 1, 1),
+            "{elsewhere}"
+        );
+        let log = desk.log().await;
+        assert_eq!(log.len(), before.0 + 1, "{elsewhere}");
+        let row = &log[0];
+        assert_eq!((&*row.target, row.project.as_deref(), row.outcome), ("user:beta/ann", Some("beta"), Outcome::Done));
+        // Whoever was there is as before, and in one project the name is taken once.
+        let now = desk.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await.unwrap();
+        assert_eq!(now.iter().filter(|user| user.name != "beta/ann").cloned().collect::<Vec<_>>(), before.1.unwrap());
+        let twice = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await;
+        assert!(matches!(&twice, Err(RegistryError::Conflict(text)) if !text.contains("acme")), "{twice:?}");
+        tried += 2;
+    }
+    println!("{tried} creations");
+}
+
+#[tokio::test]
+async fn a_name_is_taken_once_in_a_project_whenever_it_was_made() {
+    let desk = Desk::new();
+    let (operator, registry) = (Actor::operator(), &desk.registry);
+    older(&desk, "ann", "acme").await;
+    let taken = desk.try_user(&boss("acme"), "ann", "acme", &RUN).await.unwrap_err();
+    assert!(taken.to_string().contains("taken"), "{taken}");
+    registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
+    let kept = desk.try_user(&boss("acme"), "ann", "acme", &RUN).await.unwrap_err();
+    assert!(kept.to_string().contains("tollgate users free ann"), "{kept}");
+    registry.free_user_name(&operator, "ann").await.unwrap();
+    assert_eq!(desk.user("ann", "acme", &RUN).await.name, "acme/ann");
+    // Whoever has no project in front of the name may come to another one, unless the name is taken there.
+    let moves = async |name: &str, project: &str| {
+        let change = UserChange { project: Some(project.to_owned()), ..UserChange::default() };
+        registry.update_user(&desk.policy, &operator, name, change, Expected::Any).await.map(|made| made.result.name)
+    };
+    older(&desk, "bob", "acme").await;
+    desk.user("bob", "beta", &RUN).await;
+    for (name, project) in [("acme/bob", "beta"), ("beta/bob", "acme"), ("beta/bob", "*")] {
+        assert!(matches!(moves(name, project).await, Err(RegistryError::Conflict(_))), "{name} to {project}");
+    }
+    registry.delete_user(&operator, "beta/bob", Expected::Any).await.unwrap();
+    assert!(matches!(moves("bob", "beta").await, Err(RegistryError::Conflict(_))), "the name is kept");
+    registry.free_user_name(&operator, "beta/bob").await.unwrap();
+    assert_eq!(moves("bob", "beta").await, Ok("bob".to_owned()));
+    let taken = desk.try_user(&boss("beta"), "bob", "beta", &RUN).await;
+    assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
+}
+
+#[tokio::test]
+async fn a_name_means_one_user_or_nobody() {
+    let desk = Desk::new();
+    let operator = Actor::operator();
+    desk.user("ann", "acme", &RUN).await;
+    desk.user("eve", "*", &RUN).await;
+    older(&desk, "old", "acme").await;
+    let named = async |actor: &Actor, name: &str| desk.registry.user(actor, name).await.map(|user| user.name);
+    for (name, known) in [
+        ("ann", Some("acme/ann")),
+        ("acme/ann", Some("acme/ann")),
+        ("beta/ann", None),
+        ("eve", Some("eve")),
+        ("acme/eve", None),
+        ("old", Some("old")),
+        ("acme/old", Some("old")),
+        ("beta/old", None),
+        ("nobody", None),
+        ("acme/nobody", None),
+    ] {
+        assert_eq!(logs_in(&desk, name).await.as_deref(), known, "{name}");
+        assert_eq!(named(&operator, name).await.ok().as_deref(), known, "{name}");
+    }
+    // Another project has these names, too.
+    for name in ["ann", "eve", "old"] {
+        desk.try_user(&boss("beta"), name, "beta", &RUN).await.unwrap();
+    }
+    for (name, known) in [
+        ("ann", None),
+        ("acme/ann", Some("acme/ann")),
+        ("eve", Some("eve")),
+        ("old", None),
+        ("acme/old", Some("old")),
+        ("beta/old", Some("beta/old")),
+        ("beta/eve", Some("beta/eve")),
+    ] {
+        assert_eq!(logs_in(&desk, name).await.as_deref(), known, "{name}");
+    }
+    let which = named(&operator, "ann").await.unwrap_err();
+    assert!(which.to_string().contains("acme/ann, beta/ann"), "{which}");
+    let which = named(&operator, "old").await.unwrap_err();
+    assert!(which.to_string().contains("beta/old, acme/old"), "{which}");
+    // To whoever is bound to a project a name is one of that, and no other one is told of.
+    for (project, name, known) in [
+        ("acme", "ann", Ok("acme/ann")),
+        ("beta", "ann", Ok("beta/ann")),
+        ("acme", "old", Ok("old")),
+        ("beta", "old", Ok("beta/old")),
+        ("acme", "eve", Err("there is no user acme/eve")),
+        ("gamma", "ann", Err("there is no user gamma/ann")),
+        ("gamma", "acme/ann", Err("there is no user acme/ann")),
+        ("gamma", "acme/old", Err("there is no user acme/old")),
+        ("gamma", "acme/nobody", Err("there is no user acme/nobody")),
+    ] {
+        let found = named(&boss(project), name).await.map_err(|error| error.to_string());
+        assert_eq!(found.as_deref().map_err(|text| &**text), known, "{project}: {name}");
+    }
+    // Deleted or moved away, the name means the other one again.
+    desk.registry.delete_user(&operator, "acme/ann", Expected::Any).await.unwrap();
+    assert_eq!(logs_in(&desk, "ann").await.as_deref(), Some("beta/ann"));
+    assert_eq!(logs_in(&desk, "acme/ann").await, None);
+}
+
+#[tokio::test]
+async fn an_older_store_goes_on_with_names_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let open = || Store::Embedded(Arc::new(Embedded::open(&path, Duration::from_secs(10)).unwrap()));
+    drop(open());
+    crate::formats::file_says(&path, 2);
+    let store = open();
+    let desk = Desk::on(store.clone());
+    assert_eq!(desk.user("ann", "acme", &RUN).await.name, "ann");
+    let taken = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await;
+    assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
+    assert_eq!(desk.registry.user(&boss("acme"), "ann").await.unwrap().name, "ann");
+    tollgate::store::upgrade::upgrade(&store).await.unwrap();
+    // Everybody is called what they were called, and the names of other projects are free.
+    assert_eq!(logs_in(&desk, "ann").await.as_deref(), Some("ann"));
+    assert_eq!(desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap().name, "beta/ann");
+    assert_eq!(logs_in(&desk, "acme/ann").await.as_deref(), Some("ann"));
+    assert_eq!(desk.registry.user(&boss("acme"), "ann").await.unwrap().name, "ann");
+    assert!(matches!(desk.try_user(&boss("acme"), "ann", "acme", &RUN).await, Err(RegistryError::Conflict(_))));
+}

@@ -43,6 +43,7 @@ use crate::revocation::channel::Identity;
 use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
 use crate::server::admin::{self, AdminState, Door};
+use crate::server::budget::Budget;
 use crate::server::ext_authz::CheckService;
 use crate::server::listen::{CheckListener, Options};
 use crate::server::ops::{self, OpsState};
@@ -365,14 +366,17 @@ impl Doors {
     async fn serve(self, stop: impl Future<Output = ()>) -> Result<(), RunError> {
         let checks_done = CancellationToken::new();
         let all_done = CancellationToken::new();
+        // One for all doors but the operator's, who has to be heard whatever the others hold.
+        let budget = Budget::new();
         let (listener, state) = self.ops;
-        let ops = ops::start(listener, state, all_done.clone().cancelled_owned()).map_err(start)?;
+        let end = all_done.clone().cancelled_owned();
+        let ops = ops::start(listener, state, Arc::clone(&budget), end).map_err(start)?;
         let (listener, file, router) = self.admin_socket;
         let end = checks_done.clone().cancelled_owned();
         let mut admin = vec![admin::serve::start_unix(listener, file, router, end).map_err(start)?];
         for (listener, door, router) in self.admin_http {
             let end = checks_done.clone().cancelled_owned();
-            admin.push(admin::serve::start_tcp(listener, door, router, end).map_err(start)?);
+            admin.push(admin::serve::start_tcp(listener, door, router, Arc::clone(&budget), end).map_err(start)?);
         }
 
         let stop = async {
@@ -380,7 +384,7 @@ impl Doors {
             tracing::info!("draining");
             self.draining.send_replace(true);
         };
-        let served = self.check.serve(self.service, self.options, stop).await;
+        let served = self.check.serve(self.service, self.options, budget, stop).await;
         checks_done.cancel();
         // Each says that it has ended by not being there any more.
         join_all(admin).await;

@@ -1,5 +1,5 @@
 //! HTTP/1.1 for the doors that people and programs use: a bounded number of connections, of which those that say nothing make
-//! room for others, a time limit for each head, an orderly end. Knows no routes.
+//! room for others, a time limit for each head, memory within the [`Budget`], an orderly end. Knows no routes.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -11,7 +11,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::response::Response;
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderName, StatusCode};
+use axum::response::{IntoResponse, Response};
 use axum::serve::Listener;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::Request;
@@ -23,6 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
+use super::budget::{Account, Budget, Exhausted, Held};
 use super::places::{Places, Room, Seat, Stage};
 
 /// What one door takes on.
@@ -56,6 +59,7 @@ const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 pub async fn serve<L, S>(
     mut listener: L,
     limits: Limits,
+    budget: Arc<Budget>,
     shutdown: impl Future<Output = ()>,
     arrive: impl Fn(&L::Io, &L::Addr) -> Answering<S>,
 ) -> Result<(), usize>
@@ -79,11 +83,12 @@ where
         // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
         let Some(place) = places.enter(peer) else { continue };
         let (http, watcher, closing) = (http.clone(), open.watcher(), closing.clone());
-        let seat = Arc::clone(place.seat());
-        let service = service_fn(move |request| answer(service.clone(), Arc::clone(&seat), request));
+        let account = budget.open(Arc::clone(place.seat()));
+        let ours = Arc::clone(&account);
+        let service = service_fn(move |request| answer(service.clone(), Arc::clone(&ours), request));
         tokio::spawn(async move {
             let serve = async {
-                let begun = tokio::time::timeout(limits.head_time, Begun::wait(stream));
+                let begun = tokio::time::timeout(limits.head_time, Begun::wait(stream, account));
                 let stream = tokio::select! {
                     biased;
                     stream = begun => stream,
@@ -108,27 +113,32 @@ where
     tokio::time::timeout(limits.drain, open.shutdown()).await.map_err(|_| places.taken())
 }
 
-/// A connection on which something has been said: the first byte, and the rest. Before that it has no buffers.
+/// A connection on which something has been said: the first byte, and the rest, all of it counted. Before that it has no buffers.
 struct Begun<S> {
     first: Option<u8>,
     stream: S,
+    account: Arc<Account>,
 }
 
 impl<S: AsyncRead + Unpin> Begun<S> {
-    async fn wait(mut stream: S) -> io::Result<Self> {
-        Ok(Self { first: Some(stream.read_u8().await?), stream })
+    async fn wait(mut stream: S, account: Arc<Account>) -> io::Result<Self> {
+        Ok(Self { first: Some(stream.read_u8().await?), stream, account })
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { first, stream } = self.get_mut();
-        let Some(byte) = first.take() else { return Pin::new(stream).poll_read(cx, buffer) };
-        buffer.put_slice(&[byte]);
+        let Self { first, stream, account } = self.get_mut();
+        let before = buffer.filled().len();
+        let first = first.take();
+        buffer.put_slice(first.as_slice());
         match Pin::new(stream).poll_read(cx, buffer) {
-            Poll::Ready(read) => Poll::Ready(read),
-            Poll::Pending => Poll::Ready(Ok(())),
+            Poll::Pending if first.is_none() => return Poll::Pending,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending | Poll::Ready(Ok(())) => {}
         }
+        let read = account.has_received(buffer.filled().len() - before);
+        Poll::Ready(read.map_err(|_| io::ErrorKind::OutOfMemory.into()))
     }
 }
 
@@ -159,15 +169,49 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
 }
 
 /// Answers one request, and notes how far its peer is.
-async fn answer<S>(mut service: S, seat: Arc<Seat>, request: Request<Incoming>) -> Result<Response, Infallible>
+async fn answer<S>(mut service: S, account: Arc<Account>, request: Request<Incoming>) -> Result<Response, Infallible>
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible>,
 {
+    let seat = Arc::clone(account.seat());
     let mut request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&seat))));
     request.extensions_mut().insert(Arc::clone(&seat));
-    let response = service.call(request).await;
+    let response = service.call(request).await?;
+    account.was_answered();
     seat.set(Stage::Idle);
-    response
+    let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
+    Ok(match account.hold(size) {
+        Ok(held) => response.map(|body| Body::new(Leaving { body, held: Arc::new(held) })),
+        Err(Exhausted) => TOO_MUCH.into_response(),
+    })
+}
+
+const TOO_MUCH: (StatusCode, [(HeaderName, &str); 1], &str) =
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "Too much is being sent or not yet read: try again.\n");
+
+/// The body of an answer, counted until its peer takes it.
+struct Leaving {
+    body: Body,
+    held: Arc<Held>,
+}
+
+impl HttpBody for Leaving {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let held = &self.held;
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|data| Held::with_part(held, data)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The body of a request. Its peer has said something whole only when the end of it is here.
@@ -249,7 +293,9 @@ mod tests {
             let address = listener.local_addr().unwrap();
             let (stop, stopped) = oneshot::channel::<()>();
             let arrive = move |_: &_, peer: &SocketAddr| Answering { service: router.clone(), peer: Some(peer.ip()) };
-            tokio::spawn(async move { serve(listener, LIMITS, async { drop(stopped.await) }, arrive).await });
+            tokio::spawn(
+                async move { serve(listener, LIMITS, Budget::new(), async { drop(stopped.await) }, arrive).await },
+            );
             Self { address, asked, _stop: stop }
         }
 

@@ -27,6 +27,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::budget::Budget;
 use super::ext_authz::{CheckService, SERVICE};
 use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
@@ -128,12 +129,19 @@ impl CheckListener {
         self,
         service: CheckService,
         options: Options,
+        budget: Arc<Budget>,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
         let (health, routes) = other_services(options.reflection).await?;
         let stop = CancellationToken::new();
-        let settings =
-            Settings { service: service.clone(), routes, tls: self.tls, drain: options.drain, stop: stop.clone() };
+        let settings = Settings {
+            service: service.clone(),
+            routes,
+            tls: self.tls,
+            drain: options.drain,
+            stop: stop.clone(),
+            budget,
+        };
         let mut workers = Workers::start(options.workers.max(1), &settings)?;
         let mut acceptor = Acceptor::new(self.socket)?;
         let (socket, mut missing) = (service.tasks().task("check_socket"), None);
@@ -279,6 +287,7 @@ struct Settings {
     tls: Option<TlsAcceptor>,
     drain: Duration,
     stop: CancellationToken,
+    budget: Arc<Budget>,
 }
 
 type Handover = (Accepted, Place);
@@ -356,9 +365,9 @@ async fn work(mut connections: mpsc::UnboundedReceiver<Handover>, settings: Sett
 }
 
 async fn connect(accepted: Accepted, place: &Place, settings: Settings) -> io::Result<()> {
-    let Settings { service, routes, tls, drain: _, stop } = settings;
+    let Settings { service, routes, tls, drain: _, stop, budget } = settings;
     let calls = |whoever_speaks| {
-        let peer = Peer { seat: Arc::clone(place.seat()), whoever_speaks };
+        let peer = Peer { account: budget.open(Arc::clone(place.seat())), whoever_speaks };
         Arc::new(Calls::new(service, routes, stop.clone(), peer))
     };
     match accepted {

@@ -16,6 +16,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 
+use super::budget::Budget;
 use super::http::{self, Answering, Limits};
 use super::places::Room;
 use super::runtime;
@@ -48,20 +49,21 @@ pub struct OpsState {
 pub fn start(
     listener: std::net::TcpListener,
     state: OpsState,
+    budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<()>> {
     runtime::run_apart("ops", move || async move {
         match TcpListener::from_std(listener) {
-            Ok(listener) => serve(listener, state, shutdown).await,
+            Ok(listener) => serve(listener, state, budget, shutdown).await,
             Err(error) => tracing::error!(%error, "the ops listener could not be served"),
         }
     })
 }
 
-async fn serve(listener: TcpListener, state: OpsState, shutdown: impl Future<Output = ()>) {
+async fn serve(listener: TcpListener, state: OpsState, budget: Arc<Budget>, shutdown: impl Future<Output = ()>) {
     let router = router(state);
     let arrive = |_: &_, peer: &SocketAddr| Answering { service: router.clone(), peer: Some(peer.ip()) };
-    if let Err(connections) = http::serve(listener, LIMITS, shutdown, arrive).await {
+    if let Err(connections) = http::serve(listener, LIMITS, budget, shutdown, arrive).await {
         tracing::warn!(connections, "clients of the ops listener were still connected at the end");
     }
 }
@@ -131,7 +133,7 @@ mod tests {
         let listener = crate::server::socket::bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let ended = start(listener, state, async { drop(stopped.await) }).unwrap();
+        let ended = start(listener, state, Budget::new(), async { drop(stopped.await) }).unwrap();
         let mut strangers = JoinSet::new();
         for number in 0..MANY {
             strangers.spawn(async move {
@@ -163,7 +165,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let served = tokio::spawn(serve(listener, state, async { drop(stopped.await) }));
+        let served = tokio::spawn(serve(listener, state, Budget::new(), async { drop(stopped.await) }));
         let get = async |path: &str| {
             let response = reqwest::get(format!("http://{address}{path}")).await.unwrap();
             (response.status().as_u16(), response.text().await.unwrap())

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -86,6 +86,8 @@ pub struct Seat {
     stage: AtomicU8,
     /// Since when, in milliseconds after the door was opened.
     since: AtomicU64,
+    /// It has brought a good credential at least once, though its place may be taken away.
+    is_trusted: AtomicBool,
     network: Mutex<Option<Network>>,
     leave: Notify,
 }
@@ -136,6 +138,7 @@ impl Places {
             start: self.start,
             stage: AtomicU8::new(Stage::Arriving as u8),
             since: AtomicU64::default(),
+            is_trusted: AtomicBool::default(),
             network: Mutex::default(),
             leave: Notify::new(),
         });
@@ -219,7 +222,7 @@ impl Place {
         &self.seat
     }
 
-    /// Returns when somebody else has got this place.
+    /// Returns when somebody else has got this place, or it was given up.
     pub async fn taken_away(&self) {
         self.seat.leave.notified().await;
     }
@@ -242,6 +245,20 @@ impl Seat {
         self.since.store(elapsed, Ordering::Relaxed);
         let next = |now| (now < Stage::Known as u8).then_some(stage as u8);
         let _ = self.stage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+    }
+
+    /// Its peer has brought a good credential.
+    pub fn trust(&self) {
+        self.is_trusted.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_trusted(&self) -> bool {
+        self.stage() == Stage::Known || self.is_trusted.load(Ordering::Relaxed)
+    }
+
+    /// The connection is to be closed.
+    pub fn give_up(&self) {
+        self.leave.notify_one();
     }
 
     /// The peer is another one than is connected: Envoy speaks for it.

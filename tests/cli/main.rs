@@ -5,6 +5,7 @@
 mod held;
 mod help;
 mod login;
+mod memory;
 mod migrate;
 mod projects;
 mod restart;
@@ -15,6 +16,8 @@ mod servers;
 mod shipped;
 mod start;
 mod store;
+#[path = "../support/strangers.rs"]
+mod strangers;
 mod users;
 
 use std::io::Write;

@@ -12,12 +12,14 @@ use super::{servers, tollgate};
 
 const EMBEDDED: &str = "{embedded: {path: FOLDER/store.redb}}";
 
+const ON_A_SOCKET: &str = "{unix: {path: FOLDER/check.sock, mode: \"0600\"}}";
+
 const CONFIG: &str = r#"
 version: 1
 store: STORE
 pepper: {current: 1, keys: {1: {file: FOLDER/pepper.1}}}
 listen:
-  check: {unix: {path: FOLDER/check.sock, mode: "0600"}}
+  check: CHECK
   admin: {unix: {path: FOLDER/admin.sock, mode: "0600"}, http: "127.0.0.1:ADMIN"}
   ops: {http: "127.0.0.1:OPS"}
 planes:
@@ -47,7 +49,12 @@ pub struct Server {
 
 /// Writes the configuration with this store into a folder.
 pub fn write_config(folder: &Path, store: &str, admin_port: u16) -> PathBuf {
+    write_config_with(folder, store, admin_port, ON_A_SOCKET)
+}
+
+fn write_config_with(folder: &Path, store: &str, admin_port: u16, check: &str) -> PathBuf {
     let config = CONFIG
+        .replace("CHECK", check)
         .replace("STORE", store)
         .replace("FOLDER", folder.to_str().unwrap())
         .replace("ADMIN", &admin_port.to_string())
@@ -96,18 +103,34 @@ impl Server {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
         // A port that was free may be taken when the server wants it.
-        (0..5).find_map(|_| Self::try_start(EMBEDDED, None)).expect("the server starts")
+        (0..5).find_map(|_| Self::try_start(EMBEDDED, None, ON_A_SOCKET)).expect("the server starts")
+    }
+
+    /// Starts one whose check listener is on TCP; where that is.
+    pub fn start_on_tcp() -> (Self, SocketAddr) {
+        let start = || {
+            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let check = format!("{{tcp: {{address: '{address}'}}}}");
+            Some((Self::try_start(EMBEDDED, None, &check)?, address))
+        };
+        (0..5).find_map(|_| start()).expect("the server starts")
+    }
+
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap() << 10
     }
 
     /// Starts one on a store that is there, with this pepper.
     pub fn start_on(store: &str, pepper: &str) -> Self {
-        (0..5).find_map(|_| Self::try_start(store, Some(pepper))).expect("the server starts")
+        (0..5).find_map(|_| Self::try_start(store, Some(pepper), ON_A_SOCKET)).expect("the server starts")
     }
 
-    fn try_start(store: &str, pepper: Option<&str>) -> Option<Self> {
+    fn try_start(store: &str, pepper: Option<&str>, check: &str) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let admin_port = free_port();
-        let file = write_config(folder.path(), store, admin_port);
+        let file = write_config_with(folder.path(), store, admin_port, check);
         if let Some(pepper) = pepper {
             write_secret(&folder.path().join("pepper.1"), pepper);
         }

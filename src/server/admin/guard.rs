@@ -31,6 +31,7 @@ use crate::policy::route::{
 };
 use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy};
 use crate::registry::{Actor, Held};
+use crate::server::places::Seat;
 use crate::telemetry::AUDIT;
 
 /// The rules of the admin API, made from the planes and credentials of the live policy; made anew when that changes.
@@ -204,6 +205,9 @@ pub(super) async fn authenticate(
     let (mut parts, body) = request.into_parts();
     match judge(&state, operation, &mut parts).await {
         Ok(caller) => {
+            if let Some(seat) = parts.extensions.get::<Arc<Seat>>() {
+                seat.trust();
+            }
             parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await
         }

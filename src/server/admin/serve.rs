@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -15,6 +16,7 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use super::Door;
+use crate::server::budget::Budget;
 use crate::server::http::{self, Answering, Limits};
 use crate::server::places::Room;
 use crate::server::runtime;
@@ -37,6 +39,7 @@ pub fn start_tcp(
     listener: std::net::TcpListener,
     door: Door,
     router: Router,
+    budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<oneshot::Receiver<()>> {
     let from = move |_: &_, address: &SocketAddr| {
@@ -45,7 +48,7 @@ pub fn start_tcp(
     };
     runtime::run_apart("admin", move || async move {
         match TcpListener::from_std(listener) {
-            Ok(listener) => serve(listener, router, shutdown, from).await,
+            Ok(listener) => serve(listener, router, budget, shutdown, from).await,
             Err(error) => tracing::error!(%error, "a door of the admin API could not be served"),
         }
     })
@@ -54,7 +57,7 @@ pub fn start_tcp(
 /// How often it is tried to make a socket anew that was removed.
 const REMAKE_EVERY: Duration = Duration::from_secs(1);
 
-/// Serves the operator's door, as [`start_tcp`]. If somebody removes its file it is made anew.
+/// Serves the operator's door, as [`start_tcp`], with memory of its own. If somebody removes its file it is made anew.
 ///
 /// # Errors
 /// If the system gives no thread.
@@ -68,6 +71,7 @@ pub fn start_unix(
         let user = stream.peer_cred().map(|user| format!("uid:{}", user.uid()));
         (user.unwrap_or_default(), None)
     };
+    let budget = Budget::new();
     runtime::run_apart("operator", move || async move {
         let (shutdown, mut listener, mut file) = (shutdown.shared(), listener, file);
         loop {
@@ -78,7 +82,7 @@ pub fn start_unix(
                 }
             };
             match UnixListener::from_std(listener) {
-                Ok(listener) => serve(listener, router.clone(), until, from).await,
+                Ok(listener) => serve(listener, router.clone(), Arc::clone(&budget), until, from).await,
                 Err(error) => return tracing::error!(%error, "the admin socket could not be served"),
             }
             listener = tokio::select! {
@@ -112,6 +116,7 @@ async fn remake(file: &mut SocketFile) -> std::os::unix::net::UnixListener {
 async fn serve<L: Listener>(
     listener: L,
     router: Router,
+    budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send,
     from: impl Fn(&L::Io, &L::Addr) -> (String, Option<IpAddr>),
 ) {
@@ -124,7 +129,7 @@ async fn serve<L: Listener>(
         });
         Answering { service, peer }
     };
-    if let Err(connections) = http::serve(listener, LIMITS, shutdown, arrive).await {
+    if let Err(connections) = http::serve(listener, LIMITS, budget, shutdown, arrive).await {
         tracing::warn!(connections, "admin connections were still open at the end");
     }
 }

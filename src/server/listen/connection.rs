@@ -18,7 +18,7 @@ use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::grpc::Calls;
-use super::stream::Unvectored;
+use super::stream::Metered;
 
 /// Calls under way on one connection; Envoy opens another connection beyond.
 const MAX_STREAMS: u32 = 512;
@@ -36,12 +36,14 @@ const TOGETHER: usize = 128;
 
 /// Serves one connection until it ends, or until `stop` and all its calls have finished.
 pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls>, stop: CancellationToken) {
+    let account = calls.account();
+    account.begin_turn();
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
         .initial_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .handshake(Unvectored(stream));
+        .handshake(Metered::new(stream, Arc::clone(&account)));
     // A peer that says nothing, or speaks something else, is its own affair.
     let Ok(Ok(mut connection)) = timeout(GREETING_TIME, handshake).await else { return };
     let mut pings = connection.ping_pong().map(Pings::new);
@@ -62,12 +64,18 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
             }
             if !arrived.is_empty() {
                 arrived.drain(..).for_each(|call| start(call, &calls, cx));
+                account.begin_turn();
             } else if pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
                 return Poll::Ready(());
             } else if !stopping && stopped.as_mut().poll(cx).is_ready() {
                 stopping = true;
                 connection.graceful_shutdown();
             } else {
+                if account.is_paused() {
+                    // Nothing but parts of messages came: those who wait for them go first.
+                    account.begin_turn();
+                    cx.waker().wake_by_ref();
+                }
                 return Poll::Pending;
             }
         }

@@ -3,7 +3,6 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -17,8 +16,9 @@ use tonic::Code;
 use tonic::service::Routes;
 
 use super::others;
+use crate::server::budget::{Account, Exhausted, Held, HeldMessage};
 use crate::server::ext_authz::{CHECK, CheckService, encode};
-use crate::server::places::{Seat, Stage};
+use crate::server::places::Stage;
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -29,15 +29,18 @@ const OK: HeaderValue = HeaderValue::from_static("0");
 const PREFIX: usize = 5;
 /// Envoy buffers bodies up to a configured size; this is above what anybody should configure.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
-/// What the unfinished messages of one connection may hold together.
-pub const CONNECTION_LIMIT: usize = 32 << 20;
+/// What is counted for a call besides its message and its answer: while it waits for the rest of its message or for the store,
+/// while its answer waits to be read, and for one that is no check, whose head is kept.
+const WAITING_CALL: usize = 6 << 10;
+const ANSWERED_CALL: usize = 8 << 10;
+const OTHER_CALL: usize = 16 << 10;
 /// From a call's head to the end of its message.
 const MESSAGE_TIME: Duration = Duration::from_secs(5);
 
 /// Who is at the other end of a connection.
 #[derive(Debug)]
 pub struct Peer {
-    pub seat: Arc<Seat>,
+    pub account: Arc<Account>,
     /// How far whoever has said something whole has come.
     pub whoever_speaks: Stage,
 }
@@ -45,8 +48,9 @@ pub struct Peer {
 impl Peer {
     /// Notes that it has said something whole, and whether it has brought somebody who could be told by their credential.
     fn has_spoken(&self, is_authenticated: bool) {
-        if self.seat.stage() < Stage::Known {
-            self.seat.set(if is_authenticated { Stage::Known } else { self.whoever_speaks });
+        let seat = self.account.seat();
+        if seat.stage() < Stage::Known {
+            seat.set(if is_authenticated { Stage::Known } else { self.whoever_speaks });
         }
     }
 }
@@ -59,18 +63,25 @@ pub struct Calls {
     others: Routes,
     /// Ends what would stream on when the server is to stop.
     stop: CancellationToken,
-    /// Bytes of unfinished messages.
-    held: AtomicUsize,
 }
 
 impl Calls {
     pub fn new(check: CheckService, others: Routes, stop: CancellationToken, peer: Peer) -> Self {
-        Self { peer, check, others, stop, held: AtomicUsize::new(0) }
+        Self { peer, check, others, stop }
+    }
+
+    /// What their connection holds.
+    pub fn account(&self) -> Arc<Account> {
+        Arc::clone(&self.peer.account)
     }
 
     /// Answers one call. A peer that has gone meanwhile gets nothing.
     pub async fn answer(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         if request.uri().path() != CHECK {
+            let Ok(_held) = self.peer.account.hold(OTHER_CALL) else {
+                let _ = respond.send_response(TOO_MUCH.into_response(), true);
+                return;
+            };
             let spoken = || self.peer.has_spoken(false);
             Box::pin(others::answer(self.others.clone(), request, respond, self.stop.clone(), spoken)).await;
             return;
@@ -81,15 +92,16 @@ impl Calls {
             bare(StatusCode::UNSUPPORTED_MEDIA_TYPE)
         } else {
             match self.message(request.into_body()).await {
-                Ok(message) => {
+                Ok((message, _held)) => {
                     let mut answer = Vec::with_capacity(PREFIX + encode::USUAL_LENGTH);
                     answer.extend_from_slice(&[0; PREFIX]);
-                    let is_authenticated = self.check.check(&message, &mut answer).await;
-                    self.peer.has_spoken(is_authenticated);
-                    let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
-                    answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-                    let _ = send(respond, answer.into());
-                    return;
+                    match self.judge(&message, &mut answer).await {
+                        Ok(held) => {
+                            let _ = send(respond, held.until_dropped(answer));
+                            return;
+                        }
+                        Err(Exhausted) => TOO_MUCH.into_response(),
+                    }
                 }
                 Err(refusal) => refusal.into_response(),
             }
@@ -97,27 +109,55 @@ impl Calls {
         let _ = respond.send_response(refusal, true);
     }
 
-    /// The message of a call. What has arrived already is taken without a timer.
-    async fn message(&self, body: RecvStream) -> Result<Bytes, Refusal> {
+    /// Writes the answer to a message; what that holds until it is read. One that has to wait for the store is counted meanwhile.
+    async fn judge(&self, message: &[u8], answer: &mut Vec<u8>) -> Result<Held, Exhausted> {
+        let is_authenticated = {
+            let mut check = pin!(self.check.check(message, answer));
+            match check.as_mut().now_or_never() {
+                Some(is_authenticated) => is_authenticated,
+                None => {
+                    let _held = self.peer.account.hold(WAITING_CALL)?;
+                    check.await
+                }
+            }
+        };
+        self.peer.has_spoken(is_authenticated);
+        let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
+        answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
+        self.peer.account.hold(ANSWERED_CALL + answer.len())
+    }
+
+    /// The message of a call, and what it holds. What has arrived already is taken without a timer.
+    async fn message(&self, body: RecvStream) -> Result<(Bytes, Option<HeldMessage>), Refusal> {
         let mut read = pin!(self.read(body));
         match read.as_mut().now_or_never() {
             Some(message) => message,
-            None => tokio::time::timeout(MESSAGE_TIME, read).await.unwrap_or(Err(TOO_SLOW)),
+            None => {
+                let _held = self.peer.account.hold(WAITING_CALL)?;
+                tokio::time::timeout(MESSAGE_TIME, read).await.unwrap_or(Err(TOO_SLOW))
+            }
         }
     }
 
-    async fn read(&self, mut body: RecvStream) -> Result<Bytes, Refusal> {
+    async fn read(&self, mut body: RecvStream) -> Result<(Bytes, Option<HeldMessage>), Refusal> {
         let first = next_data(&mut body).await?.unwrap_or_default();
         if body.is_end_stream() {
-            return whole(first);
+            return Ok((whole(first)?, None));
         }
-        let mut message = Held { bytes: BytesMut::new(), counted: 0, held: &self.held };
+        let mut message = Arriving { bytes: BytesMut::new(), held: self.peer.account.message() };
         message.push(&first)?;
         drop(first);
-        while let Some(data) = next_data(&mut body).await? {
-            message.push(&data)?;
+        loop {
+            let data = tokio::select! {
+                biased;
+                () = message.held.refused() => return Err(TOO_MUCH),
+                data = next_data(&mut body) => data?,
+            };
+            match data {
+                Some(data) => message.push(&data)?,
+                None => return Ok((whole(message.bytes.freeze())?, Some(message.held))),
+            }
         }
-        whole(std::mem::take(&mut message.bytes).freeze())
     }
 }
 
@@ -176,31 +216,22 @@ fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
     }
 }
 
-/// A message that is arriving, counted against its connection until it is complete or given up.
-struct Held<'a> {
+/// A message that is arriving, counted until it has been answered or is given up.
+struct Arriving {
     bytes: BytesMut,
-    counted: usize,
-    held: &'a AtomicUsize,
+    held: HeldMessage,
 }
 
-impl Held<'_> {
+impl Arriving {
     fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let before = self.held.fetch_add(data.len(), Ordering::Relaxed);
-        self.counted += data.len();
-        if before + data.len() > CONNECTION_LIMIT {
-            return Err(TOO_MUCH);
-        }
+        let before = self.bytes.capacity();
+        self.bytes.reserve(data.len());
+        self.held.grow(self.bytes.capacity() - before)?;
         self.bytes.put_slice(data);
         match declared(&self.bytes)? {
             Some(length) if self.bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
             _ => Ok(()),
         }
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.counted, Ordering::Relaxed);
     }
 }
 
@@ -214,11 +245,17 @@ struct Refusal {
 const COMPRESSED: Refusal = Refusal { code: Code::Unimplemented, message: "compressed messages are not supported" };
 const TOO_LONG: Refusal = Refusal { code: Code::ResourceExhausted, message: "the message is longer than 16 MiB" };
 const TOO_MUCH: Refusal =
-    Refusal { code: Code::ResourceExhausted, message: "too many unfinished messages on one connection" };
+    Refusal { code: Code::ResourceExhausted, message: "too much is being sent or not yet read: try again" };
 const TOO_SLOW: Refusal = Refusal { code: Code::DeadlineExceeded, message: "the message did not arrive in time" };
 const CUT: Refusal = Refusal { code: Code::Internal, message: "the message is cut" };
 const MORE_THAN_ONE: Refusal = Refusal { code: Code::Internal, message: "there is more than one message" };
 const BROKEN: Refusal = Refusal { code: Code::Cancelled, message: "the call was broken off" };
+
+impl From<Exhausted> for Refusal {
+    fn from(_: Exhausted) -> Self {
+        TOO_MUCH
+    }
+}
 
 impl Refusal {
     /// The status in the head, and no body.

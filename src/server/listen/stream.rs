@@ -1,32 +1,69 @@
 //! A connection's bytes, as h2 handles them best: small answers are copied into one write, and never offered as a list of
-//! slices, for which h2 would flush after each.
+//! slices, for which h2 would flush after each. Reads no more in one turn than the connection's account allows, so that what came
+//! is answered, and counted, before more is read, and nothing at all while the peer does not read what is there for it.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
+
+use crate::server::budget::Account;
 
 #[derive(Debug)]
-pub struct Unvectored<S>(pub S);
+pub struct Metered<S> {
+    stream: Take<S>,
+    account: Arc<Account>,
+    /// The peer takes nothing more for now.
+    is_full: bool,
+    /// Something was to be read meanwhile.
+    waits: bool,
+}
 
-impl<S: AsyncRead + Unpin> AsyncRead for Unvectored<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buffer)
+impl<S: AsyncRead> Metered<S> {
+    pub fn new(stream: S, account: Arc<Account>) -> Self {
+        Self { stream: stream.take(0), account, is_full: false, waits: false }
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Unvectored<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { stream, account, is_full, waits } = self.get_mut();
+        if *is_full {
+            *waits = true;
+            return Poll::Pending;
+        }
+        let may_read = account.may_read();
+        if may_read == 0 {
+            // The connection begins the next turn by itself.
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        stream.set_limit(may_read as u64);
+        let result = ready!(Pin::new(stream).poll_read(cx, buffer));
+        account.has_read(buffer.filled().len() - before);
+        Poll::Ready(result)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, bytes)
+        let Self { stream, is_full, waits, .. } = self.get_mut();
+        let written = Pin::new(stream.get_mut()).poll_write(cx, bytes);
+        *is_full = written.is_pending();
+        if !*is_full && std::mem::take(waits) {
+            cx.waker().wake_by_ref();
+        }
+        written
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(self.get_mut().stream.get_mut()).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(self.get_mut().stream.get_mut()).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {

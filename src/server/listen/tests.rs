@@ -54,7 +54,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel::<()>();
         let options = Options { workers: 2, drain: Duration::from_secs(20), reflection: true };
         let service = fixture.service.clone();
-        let served = tokio::spawn(listener.serve(service, options, async { drop(stopped.await) }));
+        let served = tokio::spawn(listener.serve(service, options, Budget::new(), async { drop(stopped.await) }));
         Self { fixture, stop, served, address }
     }
 
@@ -337,7 +337,7 @@ async fn a_message_may_come_in_pieces() {
     http.raw_body = vec![7; 3 << 20];
     let large = framed(&check.encode_to_vec());
     // More of them than may be unfinished at a time.
-    for _ in 0..=grpc::CONNECTION_LIMIT / large.len() {
+    for _ in 0..=crate::server::budget::LIMIT / large.len() {
         assert_eq!(client.call(&[&large]).await.code(), 0);
     }
     server.stop().await.unwrap();
@@ -425,7 +425,7 @@ async fn the_drain_has_an_end() {
     let address = listener.local_address().unwrap();
     let options = Options { workers: 1, drain: Duration::from_millis(100), reflection: false };
     let (stop, stopped) = oneshot::channel::<()>();
-    let served = tokio::spawn(listener.serve(fixture.service, options, async { drop(stopped.await) }));
+    let served = tokio::spawn(listener.serve(fixture.service, options, Budget::new(), async { drop(stopped.await) }));
     let mut client = RawClient::connect(address).await;
     // A call that never ends.
     let (response, _body) = client.open("application/grpc");
@@ -447,7 +447,7 @@ async fn who_connected_before_the_stop_is_served() {
     let request = Request::post(format!("http://tollgate.local{CHECK}")).header("content-type", "application/grpc");
     let (response, mut body) = send.send_request(request.body(()).unwrap(), false).unwrap();
     body.send_data(framed(&check_of(PATH, &fixture.key).encode_to_vec()).into(), true).unwrap();
-    let served = tokio::spawn(listener.serve(fixture.service.clone(), options, async {}));
+    let served = tokio::spawn(listener.serve(fixture.service.clone(), options, Budget::new(), async {}));
     assert_eq!(RawAnswer::of(response).await.code(), 0);
     drop(send);
     served.await.unwrap().unwrap();

@@ -1,0 +1,489 @@
+//! What the process holds in memory for its peers: what is arriving, and answers that nobody has read yet. Never grows beyond its
+//! limits for long, and never takes from a peer that is known what strangers hold.
+//!
+//! Each connection counts by itself and asks for more in chunks, so that a check that is answered at once costs two additions
+//! to a number that no other thread touches.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+use super::places::Seat;
+
+/// Bytes for all connections of peers that are known.
+pub const LIMIT: usize = 32 << 20;
+/// Bytes for all others.
+const STRANGERS: usize = 8 << 20;
+/// What each connection has besides.
+const OWN: usize = 16 << 10;
+/// A connection asks for so much at a time: one that is known for more, so that it asks seldom.
+const CHUNK: usize = 16 << 10;
+const KNOWN_CHUNK: usize = 64 << 10;
+/// Bytes that are read from a peer before what came is answered.
+const TURN: usize = 64 << 10;
+/// The same where little is left.
+const SHORT_TURN: usize = 8 << 10;
+/// The same for strangers: a few calls, so that the known, who take turns with them, do not wait for long.
+const STRANGERS_TURN: usize = 1 << 10;
+
+/// What all connections hold together, in whole chunks.
+pub struct Budget {
+    known: AtomicUsize,
+    strangers: AtomicUsize,
+    /// A stranger that has to leave has not gone yet.
+    is_leaving: AtomicBool,
+    accounts: Mutex<Vec<Weak<Account>>>,
+}
+
+/// There is no room left, and nobody else is to give any up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exhausted;
+
+/// What one connection holds.
+pub struct Account {
+    budget: Arc<Budget>,
+    seat: Arc<Seat>,
+    /// Whether it is counted among the known.
+    is_known: AtomicBool,
+    held: AtomicUsize,
+    /// Of the budget, in whole chunks.
+    granted: AtomicUsize,
+    /// Of what it holds, bytes of a request that has yet to be answered.
+    received: AtomicUsize,
+    /// The connection is about to be closed: it gets nothing more.
+    is_leaving: AtomicBool,
+    /// Bytes that may still be read in this turn.
+    turn: AtomicUsize,
+    is_paused: AtomicBool,
+    messages: Mutex<Vec<Weak<Message>>>,
+}
+
+/// Bytes that are held until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+/// Bytes of a message that is arriving, held until this is dropped.
+#[derive(Debug)]
+pub struct HeldMessage {
+    held: Held,
+    message: Arc<Message>,
+}
+
+/// A message, as others see it who need room.
+#[derive(Debug, Default)]
+struct Message {
+    bytes: AtomicUsize,
+    refused: Notify,
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Budget");
+        shown.field("known", &self.known).field("strangers", &self.strangers).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Account").field("held", &self.held).finish_non_exhaustive()
+    }
+}
+
+impl Budget {
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self {
+            known: AtomicUsize::default(),
+            strangers: AtomicUsize::default(),
+            is_leaving: AtomicBool::default(),
+            accounts: Mutex::default(),
+        })
+    }
+
+    /// For a connection.
+    pub fn open(self: &Arc<Self>, seat: Arc<Seat>) -> Arc<Account> {
+        let account = Arc::new(Account {
+            budget: Arc::clone(self),
+            seat,
+            is_known: AtomicBool::default(),
+            held: AtomicUsize::default(),
+            granted: AtomicUsize::default(),
+            received: AtomicUsize::default(),
+            is_leaving: AtomicBool::default(),
+            turn: AtomicUsize::default(),
+            is_paused: AtomicBool::default(),
+            messages: Mutex::default(),
+        });
+        let mut accounts = lock(&self.accounts);
+        if accounts.len() == accounts.capacity() {
+            accounts.retain(|account| account.strong_count() > 0);
+        }
+        accounts.push(Arc::downgrade(&account));
+        account
+    }
+
+    /// What the known, or the others, hold, and how much that may be.
+    fn of(&self, is_known: bool) -> (&AtomicUsize, usize) {
+        if is_known { (&self.known, LIMIT) } else { (&self.strangers, STRANGERS) }
+    }
+
+    fn take(&self, bytes: usize, is_known: bool) -> bool {
+        let (used, limit) = self.of(is_known);
+        let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
+        used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// Has the stranger that holds most hung up on, one at a time. There is room only when it has gone.
+    fn close_one(&self) {
+        if self.is_leaving.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let strangers = self.all(false);
+        let strangers = strangers.iter().filter(|account| !account.seat.is_trusted());
+        match strangers.max_by_key(|account| account.held.load(Ordering::Relaxed)) {
+            Some(most) => {
+                most.is_leaving.store(true, Ordering::Relaxed);
+                most.seat.give_up();
+            }
+            None => self.is_leaving.store(false, Ordering::Relaxed),
+        }
+    }
+
+    /// Has the known give up their largest message. Whether it was another than this one.
+    fn refuse_one(&self, message: Option<&Message>) -> bool {
+        let known = self.all(true);
+        let messages = known.iter().filter_map(|account| account.largest_message());
+        let largest = messages.max_by_key(|message| message.bytes.load(Ordering::Relaxed));
+        let own = message.map_or(0, |message| message.bytes.load(Ordering::Relaxed));
+        let Some(largest) = largest.filter(|largest| largest.bytes.load(Ordering::Relaxed) > own) else {
+            return false;
+        };
+        largest.bytes.store(0, Ordering::Relaxed);
+        largest.refused.notify_one();
+        true
+    }
+
+    fn all(&self, is_known: bool) -> Vec<Arc<Account>> {
+        let accounts = lock(&self.accounts);
+        let mut all: Vec<_> = accounts.iter().filter_map(Weak::upgrade).collect();
+        drop(accounts);
+        all.retain(|account| account.is_known.load(Ordering::Relaxed) == is_known);
+        all
+    }
+}
+
+impl Account {
+    pub fn seat(&self) -> &Arc<Seat> {
+        &self.seat
+    }
+
+    /// Whether its peer has proved who it is. What it holds is counted accordingly from then on.
+    fn is_known(&self) -> bool {
+        let is_known = self.is_known.load(Ordering::Relaxed);
+        if is_known || !self.seat.is_trusted() {
+            return is_known;
+        }
+        let granted = self.granted.load(Ordering::Relaxed);
+        self.budget.strangers.fetch_sub(granted, Ordering::Relaxed);
+        self.budget.known.fetch_add(granted, Ordering::Relaxed);
+        self.is_known.store(true, Ordering::Relaxed);
+        true
+    }
+
+    fn chunk(&self) -> usize {
+        if self.is_known.load(Ordering::Relaxed) { KNOWN_CHUNK } else { CHUNK }
+    }
+
+    /// Counts these bytes until they are [released](Self::release).
+    fn charge(&self, bytes: usize, message: Option<&Message>) -> Result<(), Exhausted> {
+        let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let granted = self.granted.load(Ordering::Relaxed);
+        if held <= OWN + granted {
+            return Ok(());
+        }
+        let is_known = self.is_known();
+        let more = (held - OWN - granted).next_multiple_of(self.chunk());
+        if !self.is_leaving.load(Ordering::Relaxed) && self.is_granted(more, is_known, message) {
+            self.granted.fetch_add(more, Ordering::Relaxed);
+            return Ok(());
+        }
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        Err(Exhausted)
+    }
+
+    fn is_granted(&self, more: usize, is_known: bool, message: Option<&Message>) -> bool {
+        if self.budget.take(more, is_known) {
+            return true;
+        }
+        if !is_known {
+            self.budget.close_one();
+            return false;
+        }
+        if self.budget.refuse_one(message) {
+            // What somebody known gives up is back in a moment only.
+            self.budget.known.fetch_add(more, Ordering::Relaxed);
+            return true;
+        }
+        false
+    }
+
+    fn release(&self, bytes: usize) {
+        let held = self.held.fetch_sub(bytes, Ordering::Relaxed) - bytes;
+        let kept = held.saturating_sub(OWN).next_multiple_of(self.chunk());
+        if self.granted.load(Ordering::Relaxed) > kept {
+            self.give_back(kept);
+        }
+    }
+
+    /// Keeps no more than this of the budget.
+    fn give_back(&self, kept: usize) {
+        let granted = self.granted.fetch_min(kept, Ordering::Relaxed);
+        let (used, _) = self.budget.of(self.is_known.load(Ordering::Relaxed));
+        used.fetch_sub(granted.saturating_sub(kept), Ordering::Relaxed);
+    }
+
+    /// Counts what a call needs.
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Result<Held, Exhausted> {
+        self.charge(bytes, None)?;
+        Ok(Held { account: Arc::clone(self), bytes })
+    }
+
+    /// A message of which a part has arrived.
+    pub fn message(self: &Arc<Self>) -> HeldMessage {
+        let message = Arc::<Message>::default();
+        let mut messages = lock(&self.messages);
+        messages.retain(|message| message.strong_count() > 0);
+        messages.push(Arc::downgrade(&message));
+        HeldMessage { held: Held { account: Arc::clone(self), bytes: 0 }, message }
+    }
+
+    /// Counts a part of a request until it [was answered](Self::was_answered). What the known send is bounded by their door.
+    pub fn has_received(&self, bytes: usize) -> Result<(), Exhausted> {
+        match self.charge(bytes, None) {
+            Ok(()) => {
+                self.received.fetch_add(bytes, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(Exhausted) if self.is_known() => Ok(()),
+            Err(Exhausted) => Err(Exhausted),
+        }
+    }
+
+    pub fn was_answered(&self) {
+        self.release(self.received.swap(0, Ordering::Relaxed));
+    }
+
+    fn largest_message(&self) -> Option<Arc<Message>> {
+        let messages = lock(&self.messages);
+        messages.iter().filter_map(Weak::upgrade).max_by_key(|message| message.bytes.load(Ordering::Relaxed))
+    }
+
+    /// What came before has been answered: more may be read.
+    pub fn begin_turn(&self) {
+        let turn = match self.is_known() {
+            false => STRANGERS_TURN,
+            true if self.budget.known.load(Ordering::Relaxed) > LIMIT / 2 => SHORT_TURN,
+            true => TURN,
+        };
+        self.turn.store(turn, Ordering::Relaxed);
+        self.is_paused.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the turn ended before everything was read that is there.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes may be read in this turn; at 0 it is over.
+    pub fn may_read(&self) -> usize {
+        let left = self.turn.load(Ordering::Relaxed);
+        if left == 0 {
+            self.is_paused.store(true, Ordering::Relaxed);
+        }
+        left
+    }
+
+    pub fn has_read(&self, bytes: usize) {
+        let left = self.turn.load(Ordering::Relaxed).saturating_sub(bytes);
+        self.turn.store(left, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.give_back(0);
+        if *self.is_leaving.get_mut() {
+            self.budget.is_leaving.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Held {
+    /// These bytes, counted until they are dropped.
+    pub fn until_dropped(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        Bytes::from_owner(Counted { bytes, _held: self })
+    }
+
+    /// The same, where they are one part of several.
+    pub fn with_part(held: &Arc<Self>, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        Bytes::from_owner(Counted { bytes, _held: Arc::clone(held) })
+    }
+}
+
+struct Counted<T, H> {
+    bytes: T,
+    _held: H,
+}
+
+impl<T: AsRef<[u8]>, H> AsRef<[u8]> for Counted<T, H> {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_ref()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.account.release(self.bytes);
+    }
+}
+
+impl HeldMessage {
+    /// Counts what has arrived of it since.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.held.account.charge(bytes, Some(&self.message))?;
+        self.held.bytes += bytes;
+        self.message.bytes.store(self.held.bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns when somebody else needs what it holds.
+    pub async fn refused(&self) {
+        self.message.refused.notified().await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::server::places::{Place, Places, Room, Stage};
+
+    const ROOM: Room = Room { places: 9, strangers: 9, share: 9, cuts_answers: true };
+
+    /// By the known, and by strangers.
+    fn held(budget: &Budget) -> (usize, usize) {
+        (budget.known.load(Ordering::Relaxed), budget.strangers.load(Ordering::Relaxed))
+    }
+
+    struct Peer {
+        place: Place,
+        account: Arc<Account>,
+    }
+
+    impl Peer {
+        fn of(places: &Arc<Places>, budget: &Arc<Budget>, stage: Stage) -> Self {
+            let place = places.enter(None).unwrap();
+            place.seat().set(stage);
+            let account = budget.open(Arc::clone(place.seat()));
+            Self { place, account }
+        }
+
+        fn is_closed(&self) -> bool {
+            self.place.taken_away().now_or_never().is_some()
+        }
+    }
+
+    #[test]
+    fn the_stranger_that_holds_most_is_closed_and_all_is_given_back() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let [small, large, known] =
+            [Stage::Idle, Stage::Idle, Stage::Known].map(|stage| Peer::of(&places, &budget, stage));
+        let mut messages = [small.account.message(), known.account.message()];
+        let mut largest = large.account.message();
+        messages[0].grow(1 << 20).unwrap();
+        largest.grow(STRANGERS - (2 << 20)).unwrap();
+        // Within its own, whatever the others hold.
+        let own = small.account.hold(OWN / 2);
+        assert!(!large.is_closed());
+        for _ in 0..2 {
+            assert_eq!(messages[0].grow(2 << 20), Err(Exhausted));
+        }
+        assert!(large.is_closed() && !small.is_closed(), "one at a time");
+        // There is room when it has gone.
+        drop((large, largest));
+        messages[0].grow(2 << 20).unwrap();
+        messages[1].grow(LIMIT).unwrap();
+        assert!(!known.is_closed());
+        drop((messages, own));
+        assert_eq!(held(&budget), (0, 0));
+    }
+
+    #[test]
+    fn a_stranger_that_holds_most_itself_is_the_one_to_go() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let stranger = Peer::of(&places, &budget, Stage::Idle);
+        assert_eq!(stranger.account.hold(LIMIT).unwrap_err(), Exhausted);
+        assert!(stranger.is_closed());
+        assert_eq!(held(&budget), (0, 0));
+    }
+
+    #[test]
+    fn among_the_known_the_largest_message_is_refused_and_nobody_closed() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let peers = [(); 2].map(|()| Peer::of(&places, &budget, Stage::Known));
+        let mut large = peers[0].account.message();
+        let mut small = peers[1].account.message();
+        large.grow(LIMIT - (1 << 20)).unwrap();
+        small.grow(2 << 20).unwrap();
+        assert!(large.refused().now_or_never().is_some());
+        assert!(small.refused().now_or_never().is_none());
+        // Its own is the largest: refused itself.
+        assert!(small.grow(LIMIT).is_err());
+        assert!(!peers[0].is_closed() && !peers[1].is_closed());
+    }
+
+    #[test]
+    fn what_came_is_answered_before_more_is_read() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let peer = Peer::of(&places, &budget, Stage::Known);
+        let account = &peer.account;
+        account.begin_turn();
+        account.has_read(TURN - 1);
+        assert!(account.may_read() == 1 && !account.is_paused());
+        account.has_read(1);
+        assert!(account.may_read() == 0 && account.is_paused());
+        account.begin_turn();
+        assert!(account.may_read() == TURN && !account.is_paused());
+        let answer = account.hold(OWN + 1).unwrap().until_dropped(vec![1, 2]);
+        assert_eq!((&*answer, held(&budget)), ([1, 2].as_slice(), (KNOWN_CHUNK, 0)));
+        drop(answer);
+        assert_eq!(held(&budget), (0, 0));
+    }
+
+    #[test]
+    fn a_peer_that_turns_out_to_be_known_is_counted_among_them() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let peer = Peer::of(&places, &budget, Stage::Idle);
+        peer.account.has_received(OWN + 1).unwrap();
+        assert_eq!(held(&budget), (0, CHUNK));
+        peer.place.seat().trust();
+        let more = peer.account.hold(CHUNK).unwrap();
+        assert_eq!(held(&budget), (CHUNK + KNOWN_CHUNK, 0));
+        // More than there is for the known is not counted, and nobody is hung up on.
+        peer.account.has_received(LIMIT).unwrap();
+        assert!(!peer.is_closed() && peer.account.hold(LIMIT).is_err());
+        peer.account.was_answered();
+        drop(more);
+        assert_eq!(held(&budget), (0, 0));
+    }
+}

@@ -54,6 +54,30 @@ impl MemberState {
     }
 }
 
+/// The replicas of a store, as far as it still lists them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    pub members: Vec<Member>,
+    /// Those that have been counted and are not listed: the list was lost.
+    pub unlisted: Option<Unlisted>,
+}
+
+/// Replicas of which nothing is known but that they were there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unlisted {
+    pub count: u64,
+    /// For how long the last one with a grace could go on without the store, and that grace.
+    pub still: Duration,
+    pub grace: Duration,
+}
+
+/// What a replica knows of a store that it refuses for good: which lineage that has, and where the replica stood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub lineage: String,
+    pub known: Head,
+}
+
 /// One entry of the log, and the place behind it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
@@ -73,8 +97,21 @@ pub enum Renewal {
     /// The replica's position, or the newest change that was acknowledged to it, should be in this store's log and is not: the
     /// store went back, or holds other changes.
     Gone(Head),
+    /// Another replica has known this change of the store, and misses it.
+    Missed { head: Head, known: u64 },
     /// The position is in the log, and these entries, a bounded number of them, follow it.
     Ahead { head: Head, entries: Vec<LogEntry> },
+}
+
+impl Renewal {
+    /// The end of the log, if there is one.
+    pub fn head(&self) -> Option<&Head> {
+        match self {
+            Self::Lost => None,
+            Self::Short { head, .. } | Self::Missed { head, .. } | Self::Ahead { head, .. } => Some(head),
+            Self::Resync(head) | Self::Gone(head) => Some(head),
+        }
+    }
 }
 
 /// By what a store may have gone back.
@@ -120,6 +157,8 @@ pub enum Loss {
     Log { head: u64, log: u64 },
     /// It ends before this change, which was applied or acknowledged here; or has another one under that number.
     Changes { known: u64, head: u64 },
+    /// It ends before this change, which another replica has known.
+    Told { known: u64, head: u64 },
     /// It holds a history that was left for another one.
     Left { lineage: String },
 }
@@ -144,6 +183,11 @@ impl fmt::Display for Loss {
                 f,
                 "the store went back without a failover, and on from there: its change number {known} is another one than \
                  was known here"
+            ),
+            Self::Told { known, head } => write!(
+                f,
+                "the store went back without a failover: it has {head} changes, and another replica has known change number \
+                 {known} as it is not there"
             ),
             Self::Left { lineage } => {
                 write!(

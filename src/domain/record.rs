@@ -320,6 +320,14 @@ pub struct AuditEntry {
     pub request_id: String,
 }
 
+/// What was done, for people.
+impl fmt::Display for AuditEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} by {}", self.act, self.target, self.actor)?;
+        self.project.as_ref().map_or(Ok(()), |project| write!(f, " in {project}"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

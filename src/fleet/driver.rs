@@ -22,7 +22,7 @@ use super::position::PositionFile;
 use super::report::{FleetView, Waited};
 use crate::clock::Clock;
 use crate::domain::change::{Head, Position};
-use crate::domain::fleet::{Member, MemberState, Remembered, Renewal, Term};
+use crate::domain::fleet::{Listing, Member, MemberState, Remembered, Renewal, Term};
 use crate::domain::time::Moment;
 use crate::revocation::channel::{Action, Channel as Protocol, Identity, Input, Now, Standing};
 use crate::revocation::stamps::Stamps;
@@ -290,14 +290,11 @@ impl Driver {
                     self.complain(&error);
                     return Input::Failed;
                 }
-                if let Renewal::Gone(head) | Renewal::Short { head, .. } = &renewal {
-                    self.head = Some(head.clone());
-                }
                 if let Renewal::Ahead { head, entries } = &renewal {
                     let reached = entries.last().map_or(member.position.sequence, |last| last.position.sequence);
                     self.ends.figures.lag.store(head.position.sequence.saturating_sub(reached), Ordering::Relaxed);
-                    self.head = Some(head.clone());
                 }
+                self.head = renewal.head().cloned().or(self.head.take());
                 Input::Renewed { sent, renewal }
             }
             Err(error) => {
@@ -325,11 +322,14 @@ impl Driver {
         let mut problem = None;
         if is_time || !self.waits.is_empty() || !self.views.is_empty() {
             let asked = clock.moment();
-            match links.asked.members().await {
-                Ok(members) => {
+            match links.asked.list().await {
+                Ok(Listing { members, unlisted }) => {
                     let now = clock.moment();
                     for (id, beat) in self.members.see(members, now) {
                         links.asked.prune(&id, beat).await?;
+                    }
+                    if let Some(missing) = self.members.miss(unlisted, now) {
+                        links.asked.recount(missing).await?;
                     }
                     self.listed = Some((asked, now));
                     self.looked_round = now;
@@ -338,7 +338,7 @@ impl Driver {
             }
         }
         if member.state == MemberState::Sealed {
-            links.asked.misses(missed);
+            links.asked.misses(missed, self.protocol.refused());
         }
         links.asked.expects(self.acknowledged.clone());
         let sent = clock.moment();
@@ -437,12 +437,17 @@ impl Driver {
         let Some((asked, listed)) = self.listed.take() else { return };
         let (own, now) = (self.protocol.standing(), self.joining.clock.moment());
         let (members, level) = (self.members.listed(), &*self.ends.level.load_full());
+        let unlisted = self.members.unlisted();
         for waiting in &mut self.waits {
-            let verdict = waiting.wait.observe(&Observation { asked, listed, members, own, now });
+            let verdict = waiting.wait.observe(&Observation { asked, listed, members, unlisted, own, now });
             let waited = match verdict {
                 Verdict::Pending => continue,
                 // Those that are heard of may confirm it yet.
-                Verdict::Done(report) if !report.lagging.is_empty() && now < waiting.until => continue,
+                Verdict::Done(report)
+                    if (!report.lagging.is_empty() || report.unlisted.is_some()) && now < waiting.until =>
+                {
+                    continue;
+                }
                 Verdict::Done(report) => Waited::Done(wait_report(level, waiting.sequence, &report)),
                 Verdict::StartOver => Waited::StartOver,
             };

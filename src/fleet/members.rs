@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport};
-use crate::domain::fleet::{Member, MemberState};
+use crate::domain::fleet::{Member, MemberState, Unlisted};
 use crate::domain::time::Moment;
 use crate::revocation::wait::Report;
 use crate::revocation::{FENCE, GUARD, PRUNED};
@@ -14,6 +14,8 @@ use crate::revocation::{FENCE, GUARD, PRUNED};
 pub(super) struct Members {
     listed: Vec<Member>,
     beats: HashMap<String, (u64, Moment)>,
+    /// Those that are not listed any more, and since when so many are missing.
+    unlisted: Option<(Unlisted, Moment)>,
 }
 
 impl Members {
@@ -34,6 +36,21 @@ impl Members {
         }
         (self.listed, self.beats) = (listed, beats);
         gone
+    }
+
+    /// Takes what is known of those that are missing in the list. Gives how many they are once none of them can act any more, so
+    /// that the list may be taken for whole.
+    pub(super) fn miss(&mut self, unlisted: Option<Unlisted>, now: Moment) -> Option<u64> {
+        let known = self.unlisted.take();
+        let unlisted = unlisted?;
+        // More than before: the list was lost once more.
+        let since = known.filter(|(known, _)| known.count >= unlisted.count).map_or(now, |(_, since)| since);
+        self.unlisted = Some((unlisted, since));
+        (unlisted.still.is_zero() && now.since(since) >= FENCE).then_some(unlisted.count)
+    }
+
+    pub(super) fn unlisted(&self) -> Option<Unlisted> {
+        self.unlisted.map(|(unlisted, _)| unlisted)
     }
 
     pub(super) fn listed(&self) -> &[Member] {
@@ -64,7 +81,12 @@ pub(super) fn fleet_view(level: &str, head: u64, members: &Members, asked: &str,
 }
 
 pub(super) fn wait_report(level: &str, sequence: u64, report: &Report) -> WaitReport {
-    let lagging = report.lagging.iter().chain(&report.graced).map(replica).collect();
+    let unlisted = report.unlisted.map(|Unlisted { count, grace, .. }| Replica {
+        id: String::new(),
+        name: format!("{count} that the store lists no more"),
+        grace,
+    });
+    let lagging = report.lagging.iter().chain(&report.graced).map(replica).chain(unlisted).collect();
     WaitReport {
         level: level.to_owned(),
         sequence,
@@ -97,6 +119,27 @@ mod tests {
             grace: Duration::ZERO,
             version: "1".to_owned(),
             format: 3,
+        }
+    }
+
+    #[test]
+    fn a_list_that_was_lost_is_whole_again_once_nobody_else_can_act() {
+        let (at, mut members) = (Moment::from_millis, Members::default());
+        let missing =
+            |count, still| Some(Unlisted { count, still: Duration::from_millis(still), grace: Duration::ZERO });
+        assert_eq!(members.miss(None, at(0)), None);
+        for (now, unlisted, whole) in [
+            (1_000, missing(2, 1_500), None),
+            (2_300, missing(2, 200), None),
+            (2_500, missing(2, 0), Some(2)),
+            (2_600, missing(3, 0), None),
+            (3_600, missing(3, 0), None),
+            (3_700, missing(3, 0), Some(3)),
+            (3_800, None, None),
+            (3_900, missing(1, 0), None),
+        ] {
+            assert_eq!(members.miss(unlisted, at(now)), whole, "{now}");
+            assert_eq!(members.unlisted(), unlisted);
         }
     }
 

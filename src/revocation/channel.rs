@@ -9,7 +9,7 @@ use super::GUARD;
 use super::stamps::Stamps;
 use super::sticky::Sticky;
 use crate::domain::change::{Head, Position};
-use crate::domain::fleet::{LogEntry, Loss, Member, MemberState, Remembered, Renewal, Term};
+use crate::domain::fleet::{LogEntry, Loss, Member, MemberState, Refused, Remembered, Renewal, Term};
 use crate::domain::time::{Moment, Timestamp};
 use crate::store::format::Format;
 
@@ -137,6 +137,8 @@ pub struct Channel {
     loss: Option<Loss>,
     /// Since when the store is known to have gone back.
     gone_since: Option<Moment>,
+    /// The lineage that it had then, once no failover can explain it any more.
+    refused: Option<String>,
     /// Whether the store's replicas know of this member, too.
     settled: bool,
     leased_until: Moment,
@@ -162,6 +164,7 @@ impl Channel {
             sealed: false,
             loss: None,
             gone_since: None,
+            refused: None,
             settled: false,
             leased_until: Moment::default(),
             attached_since: None,
@@ -191,6 +194,12 @@ impl Channel {
         Some(Remembered { place, term: self.term?, left: self.left.clone() })
     }
 
+    /// What all the others are to be told of.
+    pub fn refused(&self) -> Option<Refused> {
+        let known = Head { lineage: self.lineage.clone()?, position: self.own.position.clone() };
+        Some(Refused { lineage: self.refused.clone()?, known })
+    }
+
     /// The history that is followed.
     pub fn lineage(&self) -> Option<&str> {
         self.lineage.as_deref()
@@ -215,7 +224,7 @@ impl Channel {
             }
             Input::Failed => self.fail(now),
             Input::Renewed { sent, renewal } => match self.loss(now, &renewal) {
-                Some(loss) => self.seal(now, loss),
+                Some(loss) => self.seal(now, loss, &renewal),
                 None => self.go_on(now, sent, renewal),
             },
             Input::Rang => vec![self.renew()],
@@ -227,6 +236,9 @@ impl Channel {
         let (head, is_gone) = match renewal {
             Renewal::Lost => return Some(Loss::Head),
             Renewal::Short { head, log } => return Some(Loss::Log { head: head.position.sequence, log: *log }),
+            Renewal::Missed { head, known } => {
+                return Some(Loss::Told { known: *known, head: head.position.sequence });
+            }
             Renewal::Gone(head) => (head, true),
             Renewal::Resync(head) | Renewal::Ahead { head, .. } => (head, false),
         };
@@ -239,8 +251,12 @@ impl Channel {
         } else {
             return None;
         };
-        let is_late = self.gone_since.is_some_and(|since| now.moment.since(since) > LATEST_EXPLANATION);
-        (is_late || !self.is_explained(now.term)).then_some(loss)
+        (self.is_late(now) || !self.is_explained(now.term)).then_some(loss)
+    }
+
+    /// Whether no failover can become known any more that explains it.
+    fn is_late(&self, now: &Now) -> bool {
+        self.gone_since.is_some_and(|since| now.moment.since(since) > LATEST_EXPLANATION)
     }
 
     /// Whether there may have been a failover since the last lease. Before the first one it may have followed a primary that was
@@ -255,7 +271,7 @@ impl Channel {
     /// With what is no loss, or is explained.
     fn go_on(&mut self, now: &Now, sent: Moment, renewal: Renewal) -> Vec<Action> {
         let (head, entries) = match renewal {
-            Renewal::Lost | Renewal::Short { .. } => return self.fail(now),
+            Renewal::Lost | Renewal::Short { .. } | Renewal::Missed { .. } => return self.fail(now),
             Renewal::Resync(head) | Renewal::Gone(head) => return self.adopt(now, head),
             Renewal::Ahead { head, entries } => (head, entries),
         };
@@ -312,7 +328,7 @@ impl Channel {
             }
             _ => {}
         }
-        (self.has_joined, self.gone_since, self.loss) = (true, None, None);
+        (self.has_joined, self.gone_since, self.refused, self.loss) = (true, None, None, None);
         self.own.position = head.position.clone();
         self.attached_since = None;
         self.settled = false;
@@ -328,12 +344,14 @@ impl Channel {
         actions
     }
 
-    fn seal(&mut self, now: &Now, loss: Loss) -> Vec<Action> {
+    fn seal(&mut self, now: &Now, loss: Loss, renewal: &Renewal) -> Vec<Action> {
         let was_sealed = mem::replace(&mut self.sealed, true);
         let is_known = |known: &Loss| mem::discriminant(known) == mem::discriminant(&loss);
         let is_told = was_sealed && self.loss.as_ref().is_some_and(is_known);
         if matches!(loss, Loss::Changes { .. } | Loss::Left { .. }) {
             self.gone_since.get_or_insert(now.moment);
+            let is_final = now.term == Term::Fixed || self.is_late(now);
+            self.refused = renewal.head().filter(|_| is_final).map(|head| head.lineage.clone());
         }
         self.attached_since = None;
         self.turn(now, MemberState::Sealed);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::FENCE;
 use super::channel::Standing;
-use crate::domain::fleet::Member;
+use crate::domain::fleet::{Member, Unlisted};
 use crate::domain::time::Moment;
 
 /// A wait for one change, begun once it was acknowledged.
@@ -26,6 +26,8 @@ pub struct Observation<'a> {
     pub asked: Moment,
     pub listed: Moment,
     pub members: &'a [Member],
+    /// Those that are in the list no more, though nobody has taken them off it.
+    pub unlisted: Option<Unlisted>,
     /// As a renewal **sent after** the list has found it, from the same primary.
     pub own: Standing,
     pub now: Moment,
@@ -49,12 +51,14 @@ pub struct Report {
     pub lagging: Vec<Member>,
     /// They have not confirmed, and may go on without the store for a time that they chose.
     pub graced: Vec<Member>,
+    /// Nobody knows who they are, and one of them may have a grace that is not over.
+    pub unlisted: Option<Unlisted>,
 }
 
 impl Report {
     /// Whether every member has confirmed.
     pub fn is_complete(&self) -> bool {
-        self.fenced.is_empty() && self.lagging.is_empty() && self.graced.is_empty()
+        self.fenced.is_empty() && self.lagging.is_empty() && self.graced.is_empty() && self.unlisted.is_none()
     }
 }
 
@@ -85,7 +89,9 @@ impl Wait {
         // Whoever held a lease from another primary, which this one may not know of, holds it no more.
         let is_fence_passed = |since: Moment| seen.now.since(since) >= FENCE;
         let is_alone = seen.own.attached_since.is_some_and(is_fence_passed) && seen.own.applied >= self.sequence;
-        if is_fence_passed(self.began) || (is_alone && report.is_complete()) {
+        // Whoever is not listed, and has no grace, holds no lease at the fence, or has been listed again with the next one.
+        let is_whole = seen.unlisted.is_none();
+        if is_fence_passed(self.began) || (is_alone && is_whole && report.is_complete()) {
             Verdict::Done(report)
         } else {
             Verdict::Pending
@@ -93,7 +99,8 @@ impl Wait {
     }
 
     fn report(&self, seen: &Observation<'_>) -> Report {
-        let mut report = Report::default();
+        let unlisted = seen.unlisted.filter(|unlisted| !unlisted.still.is_zero());
+        let mut report = Report { unlisted, ..Report::default() };
         for member in seen.members {
             let silent = self.beats.get(&member.id).is_some_and(|(_, since)| seen.listed.since(*since) >= FENCE);
             let place = if member.position.sequence >= self.sequence {
@@ -143,7 +150,7 @@ mod tests {
     }
 
     fn seen<'a>(millis: u64, members: &'a [Member], own: Standing) -> Observation<'a> {
-        Observation { asked: at(millis), listed: at(millis), members, own, now: at(millis) }
+        Observation { asked: at(millis), listed: at(millis), members, unlisted: None, own, now: at(millis) }
     }
 
     #[test]
@@ -159,6 +166,20 @@ mod tests {
         let newcomer = [member("a", 7, 1, 0), member("b", 8, 1, 0), member("new", 0, 1, 0)];
         assert_eq!(done(standing(0), &newcomer), Verdict::Pending);
         assert_eq!(done(Standing { lineages: 2, ..standing(0) }, &confirmed), Verdict::StartOver);
+    }
+
+    #[test]
+    fn a_list_that_was_lost_is_not_taken_for_whole() {
+        let confirmed = [member("a", 7, 1, 0)];
+        let grace = Duration::from_secs(3_600);
+        let unlisted = |still| Some(Unlisted { count: 1, still: Duration::from_millis(still), grace });
+        let observe = |millis, still| {
+            let seen = Observation { unlisted: unlisted(still), ..seen(millis, &confirmed, standing(0)) };
+            Wait::new(7, 1, at(2_000)).observe(&seen)
+        };
+        assert_eq!((observe(2_010, 5_000), observe(2_010, 0)), (Verdict::Pending, Verdict::Pending));
+        assert!(matches!(observe(3_100, 5_000), Verdict::Done(report) if report.unlisted == unlisted(5_000)));
+        assert!(matches!(observe(3_100, 0), Verdict::Done(report) if report.is_complete()));
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::fleet::position::PositionFile;
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
+use crate::store::redis::standing::Standing;
 use crate::store::redis::survey::{Finding, Severity, Survey};
 use crate::store::{Store, StoreError};
 
@@ -104,10 +105,7 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
         }
         None => (None, None),
     };
-    let loss = match &remembered {
-        Some(remembered) => find_loss(&redis, remembered).await?,
-        None => None,
-    };
+    let loss = find_loss(&redis, remembered.as_ref()).await?;
     let name = settings.name.clone().unwrap_or_else(host_name);
     let joined = Box::new(Joined { redis, survey, name, remembered, file });
     if let Some(loss) = loss {
@@ -118,14 +116,20 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
     Ok(Opened::Joined(joined))
 }
 
-/// What the store has lost of what a process before this one has known, and no failover explains. Asked before anything is read
-/// from it or written to it: a store that went back would be taken for one with few keys.
-async fn find_loss(redis: &Redis, remembered: &Remembered) -> Result<Option<Loss>, StoreError> {
-    let Remembered { place, term, left } = remembered;
-    let Some(standing) = redis.look().await? else { return Ok(Some(Loss::Head)) };
-    if standing.log != standing.sequence {
-        return Ok(Some(Loss::Log { head: standing.sequence, log: standing.log }));
+/// What the store has lost of what a process before this one has known, or another replica, and no failover explains. Asked before
+/// anything is read from it or written to it: a store that went back would be taken for one with few keys.
+async fn find_loss(redis: &Redis, remembered: Option<&Remembered>) -> Result<Option<Loss>, StoreError> {
+    let Some(Standing { sequence, log, missed, .. }) = redis.look().await? else {
+        // Without a memory nobody can tell it from one that was never made.
+        return Ok(remembered.map(|_| Loss::Head));
+    };
+    if log != sequence {
+        return Ok(Some(Loss::Log { head: sequence, log }));
     }
+    if missed > 0 {
+        return Ok(Some(Loss::Told { known: missed, head: sequence }));
+    }
+    let Some(Remembered { place, term, left }) = remembered else { return Ok(None) };
     let (head, has_place) = redis.has(&place.position).await?;
     let loss = if left.contains(&head.lineage) {
         Loss::Left { lineage: head.lineage }

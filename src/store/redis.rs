@@ -102,7 +102,14 @@ impl Redis {
 
     /// As [`super::Store::commit`].
     pub async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
-        self.writer.commit(batch, event).await
+        let histories = self.acknowledged.histories();
+        let sequence = self.writer.commit(batch, event).await?;
+        for write in batch {
+            if let Write::Audit(row) = write {
+                self.acknowledged.tell(histories, sequence, row.to_string());
+            }
+        }
+        Ok(sequence)
     }
 
     pub async fn put_pepper_check(&self, check: PepperCheck) -> Result<(), StoreError> {
@@ -142,6 +149,11 @@ impl Redis {
     /// The newest change of this lineage that the store has acknowledged to this process.
     pub fn acknowledged(&self, lineage: &str) -> Option<Position> {
         self.acknowledged.newest(lineage)
+    }
+
+    /// What the last changes behind this number did that were made through this process, in words, the last one first.
+    pub fn made_behind(&self, sequence: u64, most: usize) -> Vec<String> {
+        self.acknowledged.told_behind(sequence, most)
     }
 
     /// Begins a history in which what was acknowledged before may be missing.

@@ -225,6 +225,8 @@ fn a_store_that_was_replayed_empty_is_refused_by_whoever_knew_it() {
         seen["accepted"].is_null() && seen["known"].as_u64().unwrap() > seen["sequence"].as_u64().unwrap(),
         "{seen}"
     );
+    let missed = seen["replicas"][0]["missed"].to_string();
+    assert!(keys.iter().all(|key| missed.contains(&format!("key.create key:{key} by operator in acme"))), "{missed}");
     // The same configuration, with what it has remembered: it starts, and refuses everything.
     let replica = Replica::launch_in(&shipped, replica.stop());
     wait_for("a replica that is alive", || replica.probe("/live").contains("200 OK"));

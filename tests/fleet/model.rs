@@ -14,7 +14,7 @@ const SHORT: u64 = 20_000;
 const FULL: u64 = 1_000_000;
 
 /// What can happen next, and how often it is picked.
-const ACTS: [(Act, u64); 20] = [
+const ACTS: [(Act, u64); 23] = [
     (Act::Follow, 200),
     (Act::Ask, 120),
     (Act::Probe, 80),
@@ -35,6 +35,9 @@ const ACTS: [(Act, u64); 20] = [
     (Act::Copy, 20),
     (Act::GoBack, 12),
     (Act::Accept, 12),
+    (Act::Leave, 12),
+    (Act::LookRound, 20),
+    (Act::LoseMembers, 12),
 ];
 
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +62,9 @@ enum Act {
     Copy,
     GoBack,
     Accept,
+    Leave,
+    LookRound,
+    LoseMembers,
 }
 
 const TIMES: [u64; 10] = [1, 10, 50, 150, 200, 350, 600, 800, 1_100, 3_000];
@@ -73,12 +79,13 @@ fn run(world: &mut World, seed: u64, broken: Broken) -> Result<(), Violation> {
         *weight *= [u64::from(needed), 5, 5, 20][*liking as usize];
     }
     let sum: u64 = weights.iter().map(|(_, weight, _)| weight).sum();
-    match world.below(9) {
+    match world.below(10) {
         0 => {}
         1 | 2 => world.rest(0..REPLICAS),
         3 => world.newcomer(),
         4 | 5 => world.lost_suffix(),
         6 => world.lost_copy(),
+        7 => world.scale_down(),
         _ => world.rest_well(0..REPLICAS),
     }
     for _ in 0..STEPS {
@@ -132,6 +139,9 @@ fn step(world: &mut World, act: Act) -> Result<(), Violation> {
         Act::Copy => world.redis.copy(),
         Act::GoBack => world.go_back(),
         Act::Accept => world.accept(),
+        Act::Leave => world.leave(replica),
+        Act::LookRound => world.look_round(),
+        Act::LoseMembers => world.redis.lose_members(),
     }
     if world.is_unsealed() { Err(Violation::Unsealed) } else { Ok(()) }
 }
@@ -193,6 +203,7 @@ each_rule_is_needed! {
     rule_8_refuses_a_store_that_went_back: FollowsBack => Unsealed;
     rule_8_misses_what_was_acknowledged: MissesOnlyTheApplied => Unsealed;
     rule_8_compares_the_chain_of_what_was_acknowledged: AcknowledgedByNumber => Unsealed;
+    rule_8_tells_those_who_lag: TellsNobody => Unsealed;
     rule_9_leases_at_the_head_alone: LeaseBehindTheHead => Late | AfterWait;
     rule_9_leases_from_the_moment_of_sending: LeaseFromReceipt => Late | AfterWait;
     rule_9_forgets_what_is_cached_at_a_resync: ResyncKeepsCache => Late | AfterWait;
@@ -200,6 +211,10 @@ each_rule_is_needed! {
     rule_11_counts_a_load_from_its_sending: LoadsFromReceipt => Late | AfterWait;
     rule_12_remembers_what_was_revoked: ForgetsRevocations => Revived;
     rule_13_settles_a_member_before_its_lease: LeaseUnsettled => AfterWait;
+    rule_13_keeps_a_member_for_its_grace: PrunesGraced => AfterWait;
+    rule_13_leaves_last: LeavesEarly => AfterWait;
+    rule_13_counts_the_members: CountsNoMembers => AfterWait;
+    rule_13_keeps_the_graces_of_those_it_lost: ForgetsGraces => AfterWait;
     rule_14_waits_until_other_primaries_are_fenced: WaitIgnoresFence => AfterWait;
     rule_14_counts_every_member: WaitCountsItselfAlone => AfterWait;
     rule_14_starts_over_in_another_history: WaitNeverStartsOver => AfterWait;

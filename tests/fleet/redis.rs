@@ -1,8 +1,10 @@
 //! A model of two Redis servers: the scripts of the protocol, replication that lags, partitions and failovers. Knows no
 //! replica of ours but by its number.
 
+use std::time::Duration;
+
 use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
-use tollgate::domain::fleet::{LogEntry, Renewal};
+use tollgate::domain::fleet::{LogEntry, Refused, Renewal, Term, Unlisted};
 use tollgate::domain::time::{Moment, Timestamp};
 
 use crate::replica::{KEYS, REPLICAS, digest, slots};
@@ -14,6 +16,9 @@ const PAGE: usize = 2;
 /// `min-replicas-max-lag` 2, and a second in which nobody looks.
 const REFUSES_AFTER: u64 = 3_000;
 const PROMOTED_AFTER: u64 = 6_000;
+
+/// Longer than a lease, and than a deposed primary goes on.
+const OVER: u64 = 5_000;
 
 /// What one entry of the log was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,7 @@ pub enum Change {
 pub struct Listed {
     pub sequence: u64,
     pub beat: u64,
+    pub grace: u64,
 }
 
 /// What a server holds.
@@ -40,6 +46,12 @@ pub struct Data {
     log: Vec<(u64, Change)>,
     pub revoked: [bool; KEYS],
     pub members: [Option<Listed>; REPLICAS],
+    /// How many of them there must be.
+    counted: u64,
+    /// Until when the last one with a grace may go on without the store, and that grace.
+    graced: (Moment, u64),
+    /// The lineage and the place of a change that a replica has known and misses.
+    missed: Option<(String, Position)>,
     /// Counts its writes, as replication does.
     offset: u64,
 }
@@ -51,6 +63,55 @@ impl Data {
 
     pub fn is_lost(&self) -> bool {
         self.lineage == 0
+    }
+
+    /// Whether changes are made.
+    pub fn is_open(&self) -> bool {
+        !self.is_lost() && self.missed.is_none()
+    }
+
+    /// Rule 13.
+    fn note(&mut self, member: usize, listed: Listed) {
+        self.counted += u64::from(self.members[member].replace(listed).is_none());
+    }
+
+    pub fn forget(&mut self, member: usize) {
+        self.counted -= u64::from(self.members[member].take().is_some());
+    }
+
+    /// The members that have been counted and are not listed.
+    pub fn unlisted(&self, now: Moment, broken: Broken) -> Option<Unlisted> {
+        let listed = self.members.iter().flatten().count() as u64;
+        let count = self.counted.checked_sub(listed).filter(|count| *count > 0)?;
+        let (until, grace) = if broken == Broken::ForgetsGraces { Default::default() } else { self.graced };
+        let missing = Unlisted { count, still: until.since(now), grace: Duration::from_millis(grace) };
+        (broken != Broken::CountsNoMembers).then_some(missing)
+    }
+
+    /// Takes the list for whole, if so many are missing.
+    pub fn recount(&mut self, missing: u64) {
+        let listed = self.members.iter().flatten().count() as u64;
+        if self.counted == listed + missing {
+            self.counted = listed;
+        }
+    }
+
+    /// Whether somebody misses what is still not there. Whoever says so for good is believed.
+    fn is_missed(&mut self, asked: &Asked<'_>, is_gone: bool) -> bool {
+        let lineage = self.lineage.to_string();
+        if let Some(Refused { lineage: refused, known }) = asked.refused
+            && *refused == lineage
+            && (is_gone || known.lineage != lineage)
+        {
+            let unkept = self.misses(asked.acknowledged);
+            let place = if unkept { asked.acknowledged } else { &known.position };
+            self.missed = Some((known.lineage.clone(), place.clone()));
+        }
+        let is_there = |(known, place): &(String, Position)| *known == lineage && !self.misses(place);
+        if self.missed.as_ref().is_some_and(is_there) {
+            self.missed = None;
+        }
+        self.missed.is_some()
     }
 
     fn chain_at(&self, sequence: u64) -> Option<u64> {
@@ -99,32 +160,46 @@ impl Data {
     }
 
     /// Rule 8.
-    fn renew(&mut self, member: usize, asked: &Asked<'_>, broken: Broken) -> Renewal {
+    fn renew(&mut self, member: usize, asked: &Asked<'_>, now: Moment, broken: Broken) -> Renewal {
         if self.is_lost() {
             return Renewal::Lost;
         }
         self.offset += 1;
         let head = Head { lineage: self.lineage.to_string(), position: self.position(self.sequence()) };
-        let &Asked { position, acknowledged, beat } = asked;
+        let &Asked { position, acknowledged, beat, grace, .. } = asked;
         let is_unkept = match broken {
             Broken::AcknowledgedByNumber => acknowledged.sequence > self.sequence(),
             _ => self.misses(acknowledged),
         };
-        if is_unkept || !self.has(position, broken) {
-            self.members[member] = Some(Listed { sequence: 0, beat });
-            let is_trimmed = position.sequence < self.base && !is_unkept;
-            return if is_trimmed { Renewal::Resync(head) } else { Renewal::Gone(head) };
+        let is_trimmed = position.sequence < self.base && !is_unkept;
+        let is_there = self.has(position, broken) && !is_unkept;
+        let is_gone = !is_there && !is_trimmed;
+        let is_missed = self.is_missed(asked, is_gone) && broken != Broken::TellsNobody;
+        if is_missed || !is_there {
+            self.note(member, Listed { sequence: 0, beat, grace });
+            return match self.missed.as_ref().filter(|_| is_missed && !is_gone) {
+                Some((_, missed)) => Renewal::Missed { head, known: missed.sequence },
+                None if is_trimmed => Renewal::Resync(head),
+                None => Renewal::Gone(head),
+            };
         }
-        self.members[member] = Some(Listed { sequence: position.sequence, beat });
+        self.note(member, Listed { sequence: position.sequence, beat, grace });
+        let until = now.plus(Duration::from_millis(grace + OVER));
+        if grace > 0 && until > self.graced.0 {
+            self.graced = (until, grace);
+        }
         Renewal::Ahead { head, entries: self.entries_behind(position.sequence) }
     }
 }
 
-/// What a renewal says: up to where the replica has applied the log, what was acknowledged to it, and its beat.
+/// What a renewal says: up to where the replica has applied the log, what was acknowledged to it, its beat, its grace, and what it
+/// refuses for good.
 pub struct Asked<'a> {
     pub position: &'a Position,
     pub acknowledged: &'a Position,
     pub beat: u64,
+    pub grace: u64,
+    pub refused: Option<&'a Refused>,
 }
 
 fn event(change: Change) -> Event {
@@ -168,11 +243,15 @@ pub struct Redis {
     pub went_back: bool,
     /// The same, whatever failover there was since: one that comes late explains nothing.
     pub needs_accepting: bool,
+    /// Whether a replica has told the store that it is refused for good.
+    pub was_told: bool,
+    /// Whether there is one server alone, and so never a failover.
+    is_single: bool,
 }
 
 impl Redis {
-    pub fn new(fenced: bool) -> Self {
-        let mut redis = Self { fenced, follows: true, ..Self::default() };
+    pub fn new(fenced: bool, is_single: bool) -> Self {
+        let mut redis = Self { fenced, is_single, is_alone: is_single, follows: true, ..Self::default() };
         redis.servers[0].is_primary = true;
         redis.restore();
         redis
@@ -204,7 +283,19 @@ impl Redis {
         asked: &Asked<'_>,
         broken: Broken,
     ) -> Option<Renewal> {
-        self.writes(server, now).then(|| self.servers[server].data.renew(member, asked, broken))
+        let renewal = self.writes(server, now).then(|| self.servers[server].data.renew(member, asked, now, broken));
+        self.was_told = self.went_back && self.servers[self.primary].data.missed.is_some();
+        renewal
+    }
+
+    /// What is known of failovers.
+    pub fn known_term(&self) -> Term {
+        if self.is_single { Term::Fixed } else { Term::Epoch(self.term) }
+    }
+
+    /// The list of members is gone, and nothing else.
+    pub fn lose_members(&mut self) {
+        self.servers[self.primary].data.members = Default::default();
     }
 
     /// What WAIT has to wait for.
@@ -236,7 +327,9 @@ impl Redis {
     }
 
     pub fn cut(&mut self, now: Moment) {
-        self.cut.get_or_insert(now);
+        if !self.is_single {
+            self.cut.get_or_insert(now);
+        }
     }
 
     /// The standby takes over from a primary that it cannot reach, which goes on for as long as it believes in itself.
@@ -251,7 +344,7 @@ impl Redis {
 
     /// An operator makes the standby the primary; the other one stops being it at the same moment.
     pub fn hand_over(&mut self) {
-        if self.cut.is_none() && self.follows {
+        if self.cut.is_none() && self.follows && !self.is_single {
             self.servers[self.primary].is_primary = false;
             self.change_primary();
         }
@@ -259,7 +352,7 @@ impl Redis {
 
     fn change_primary(&mut self) {
         // From here on it is what a failover may have brought.
-        self.went_back = false;
+        (self.went_back, self.was_told) = (false, false);
         self.primary = self.standby();
         self.servers[self.primary].is_primary = true;
         self.term += 1;
@@ -295,7 +388,7 @@ impl Redis {
         for server in &mut self.servers {
             server.data = Data { offset, ..copy.clone() };
         }
-        (self.went_back, self.needs_accepting) = (true, true);
+        (self.went_back, self.needs_accepting, self.was_told) = (true, true, false);
         true
     }
 
@@ -305,9 +398,9 @@ impl Redis {
             return;
         }
         self.lineages += 1;
-        (self.went_back, self.needs_accepting) = (false, false);
+        (self.went_back, self.needs_accepting, self.was_told) = (false, false, false);
         let data = &mut self.servers[self.primary].data;
-        data.lineage = self.lineages;
+        (data.lineage, data.missed) = (self.lineages, None);
         data.append(Change::Other);
         self.replicate();
     }
@@ -328,7 +421,7 @@ impl Redis {
     /// Everything is gone, on both: nothing can be promised where a failover brings back what somebody else emptied.
     pub fn flush(&mut self) {
         let offset = self.servers[self.primary].data.offset + 1;
-        (self.went_back, self.needs_accepting) = (false, false);
+        (self.went_back, self.needs_accepting, self.was_told) = (false, false, false);
         for server in &mut self.servers {
             server.data = Data { offset, ..Data::default() };
         }

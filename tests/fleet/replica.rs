@@ -22,6 +22,8 @@ use crate::rules::Broken;
 pub const REPLICAS: usize = 3;
 pub const KEYS: usize = 2;
 pub const DECISIONS: usize = 2;
+/// In milliseconds; of the replica that has one.
+pub const GRACE: u64 = 10_000;
 
 pub fn digest(key: usize) -> Digest {
     Digest([key as u8 + 1; 32])
@@ -77,12 +79,14 @@ enum Link {
     Down,
     Listening(usize),
     Sent { server: usize, member: Member, at: Moment, settle: bool },
-    Settling { mark: Mark, at: Moment, renewal: Renewal },
+    Settling { mark: Mark, at: Moment, renewal: Renewal, is_back: bool },
     Answered { server: usize, at: Moment, renewal: Option<Renewal>, is_back: bool },
 }
 
 pub struct Replica {
     number: usize,
+    /// In milliseconds.
+    pub grace: u64,
     broken: Broken,
     clock: Clock,
     pub stamps: Stamps,
@@ -112,11 +116,12 @@ impl Replica {
         let clock = Clock::Manual(Arc::clone(millis));
         Self {
             number,
+            grace: 0,
             broken: Broken::Nothing,
-            stamps: Stamps::leased(clock.clone()),
+            stamps: Stamps::leased(clock.clone()).with_longest_grace(Duration::from_millis(GRACE)),
             clock,
             sticky: Sticky::default(),
-            channel: channel(number),
+            channel: channel(number, 0),
             link: Link::Down,
             queue: VecDeque::new(),
             loads_to: None,
@@ -134,13 +139,13 @@ impl Replica {
     }
 
     /// A new process. The stamps are kept, since making them takes longer than a whole run.
-    pub fn restart(&mut self, broken: Broken) {
+    pub fn restart(&mut self, broken: Broken, term: Term) {
         self.broken = broken;
         self.stamps.adopt(0);
         self.stamps.release();
         self.stamps.unseal();
         self.sticky = Sticky::default();
-        self.channel = channel(self.number);
+        self.channel = channel(self.number, self.grace);
         self.link = Link::Down;
         self.queue.clear();
         self.loads_to = None;
@@ -148,7 +153,7 @@ impl Replica {
         self.flights = [None; KEYS];
         self.decisions = [None; DECISIONS];
         self.heard = None;
-        self.term = Term::Epoch(0);
+        self.term = term;
         (self.acknowledged, self.floor) = Default::default();
         (self.is_current, self.misses, self.unsealed) = (false, false, false);
     }
@@ -216,7 +221,7 @@ impl Replica {
         let now = self.clock.moment();
         match std::mem::replace(&mut self.link, Link::Down) {
             Link::Down => {
-                self.term = Term::Epoch(redis.term);
+                self.term = redis.known_term();
                 self.link = Link::Listening(redis.find(random));
                 self.take(Input::Connected, random);
             }
@@ -228,26 +233,34 @@ impl Replica {
                 let nothing = Position::default();
                 let forgets = matches!(self.broken, Broken::FollowsBack | Broken::MissesOnlyTheApplied);
                 let acknowledged = if forgets { &nothing } else { &self.floor };
-                let asked = Asked { position: &member.position, acknowledged, beat: member.beat };
+                let refused = self.channel.refused();
+                let asked = Asked {
+                    position: &member.position,
+                    acknowledged,
+                    beat: member.beat,
+                    grace: self.grace,
+                    refused: refused.as_ref(),
+                };
                 let is_unkept = self.misses || self.is_current && redis.servers[server].data.misses(&self.floor);
+                let is_unkept = is_unkept || redis.was_told;
                 let is_back = redis.went_back && is_unkept;
                 let renewal = redis.renew(server, now, self.number, &asked, self.broken);
                 let settle = settle && !matches!(self.broken, Broken::LeaseUnsettled | Broken::WaitIgnoresFence);
                 self.link = match renewal {
                     Some(renewal @ Renewal::Ahead { .. }) if settle => {
-                        Link::Settling { mark: redis.mark(server), at, renewal }
+                        Link::Settling { mark: redis.mark(server), at, renewal, is_back }
                     }
                     renewal => Link::Answered { server, at, renewal, is_back },
                 };
             }
-            Link::Settling { mark, at, renewal } => {
-                let (server, is_back) = (mark.server, false);
+            Link::Settling { mark, at, renewal, is_back } => {
+                let server = mark.server;
                 self.link = if redis.is_replicated(mark) {
                     Link::Answered { server, at, renewal: Some(renewal), is_back }
                 } else if redis.is_broken(mark) {
                     Link::Answered { server, at, renewal: None, is_back }
                 } else {
-                    Link::Settling { mark, at, renewal }
+                    Link::Settling { mark, at, renewal, is_back }
                 };
             }
             Link::Answered { renewal: None, .. } => self.take(Input::Failed, random),
@@ -255,7 +268,7 @@ impl Replica {
                 self.link = Link::Listening(server);
                 let sent = if self.broken == Broken::LeaseFromReceipt { now } else { at };
                 if self.wants_term(&renewal) {
-                    self.term = Term::Epoch(redis.term);
+                    self.term = redis.known_term();
                 }
                 let renewal = match renewal {
                     Renewal::Gone(head) if self.broken == Broken::FollowsBack => Renewal::Resync(head),
@@ -275,7 +288,7 @@ impl Replica {
             Renewal::Resync(head) | Renewal::Ahead { head, .. } => {
                 self.channel.lineage().is_some_and(|lineage| lineage != head.lineage)
             }
-            Renewal::Lost | Renewal::Short { .. } => false,
+            Renewal::Lost | Renewal::Short { .. } | Renewal::Missed { .. } => false,
         }
     }
 
@@ -301,6 +314,10 @@ impl Replica {
         }
     }
 
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace)
+    }
+
     pub fn is_asked(&self, at: usize) -> bool {
         self.decisions[at].is_some()
     }
@@ -318,7 +335,7 @@ impl Replica {
         }
         // Half of the look-ups judge what they find, as ours do; the others leave it all to the check before the answer.
         let judges = random & 2 == 0;
-        let hit = self.cache[key].filter(|entry| !judges || self.stamps.stand(&entry.proof, Duration::ZERO));
+        let hit = self.cache[key].filter(|entry| !judges || self.stamps.stand(&entry.proof, self.grace()));
         let phase = hit.map_or(Phase::Waiting, Phase::Begin);
         let began = self.clock.moment();
         self.decisions[free] = Some(Decision { key, began, began_step: step, phase, retried: false });
@@ -395,7 +412,7 @@ impl Replica {
             Phase::Begin(entry) => Phase::Second(entry, self.stamps.lease()),
             Phase::Second(entry, _) if swapped => Phase::Third(entry, self.stamps.lease()),
             Phase::Second(entry, lease) if self.stamps.is_untouched(&entry.proof) => Phase::Third(entry, lease),
-            Phase::Third(entry, lease) if self.stamps.is_covered(&entry.proof, lease, Duration::ZERO) => Phase::Judged,
+            Phase::Third(entry, lease) if self.stamps.is_covered(&entry.proof, lease, self.grace()) => Phase::Judged,
             Phase::Second(..) | Phase::Third(..) => return self.retry(redis, at, decision, random),
             Phase::Judged => return Some(decision),
         };
@@ -432,8 +449,12 @@ impl Replica {
     }
 }
 
-fn channel(number: usize) -> Channel {
-    let identity =
-        Identity { id: number.to_string(), name: String::new(), grace: Duration::ZERO, version: String::new() };
+fn channel(number: usize, grace: u64) -> Channel {
+    let identity = Identity {
+        id: number.to_string(),
+        name: String::new(),
+        grace: Duration::from_millis(grace),
+        version: String::new(),
+    };
     Channel::new(identity, 0, Timestamp::default())
 }

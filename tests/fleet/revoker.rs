@@ -1,8 +1,9 @@
 //! The one who revokes, and waits until it counts everywhere. Steps on only when the scheduler says so.
 
+use std::time::Duration;
+
 use tollgate::domain::change::{Position, Touched};
-use tollgate::domain::fleet::Member;
-use tollgate::domain::fleet::MemberState;
+use tollgate::domain::fleet::{Member, MemberState, Unlisted};
 use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::revocation::wait::{Observation, Verdict, Wait};
 
@@ -21,6 +22,9 @@ pub struct Revocation {
     pub stage: Stage,
 }
 
+/// The members, those that are missing, when they were listed, and the beat of the one who waits.
+type List = (Vec<Member>, Option<Unlisted>, Moment, u64);
+
 #[derive(Debug)]
 pub enum Stage {
     Asked,
@@ -37,7 +41,7 @@ pub enum Stage {
     },
     Waiting {
         wait: Wait,
-        list: Option<(Vec<Member>, Moment, u64)>,
+        list: Option<List>,
     },
 }
 
@@ -88,7 +92,7 @@ impl World {
     fn record(&mut self, key: usize) -> Option<Stage> {
         let random = self.below(1 << 20);
         let server = self.redis.find(random);
-        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
+        if !self.redis.writes(server, self.now()) || !self.redis.servers[server].data.is_open() {
             return None;
         }
         let data = &mut self.redis.servers[server].data;
@@ -163,17 +167,18 @@ impl World {
         &mut self,
         (key, by, lineages): (usize, usize, u64),
         mut wait: Wait,
-        list: Option<(Vec<Member>, Moment, u64)>,
+        list: Option<List>,
     ) -> Option<Stage> {
         let replica = &self.replicas[by];
         let Some(server) = replica.listens_to() else { return Some(Stage::Waiting { wait, list }) };
         let beat = replica.channel.own().beat;
-        let Some((members, listed, listed_beat)) = list else {
-            let list = Some((self.members(server, by), self.now(), beat));
+        let Some((members, unlisted, listed, listed_beat)) = list else {
+            let unlisted = self.redis.servers[server].data.unlisted(self.now(), self.broken);
+            let list = Some((self.members(server, by), unlisted, self.now(), beat));
             return Some(Stage::Waiting { wait, list });
         };
         if beat <= listed_beat || !replica.is_attached() {
-            return Some(Stage::Waiting { wait, list: Some((members, listed, listed_beat)) });
+            return Some(Stage::Waiting { wait, list: Some((members, unlisted, listed, listed_beat)) });
         }
         let mut own = replica.channel.standing();
         match self.broken {
@@ -183,12 +188,14 @@ impl World {
             }
             _ => {}
         }
-        match wait.observe(&Observation { asked: listed, listed, members: &members, own, now: self.now() }) {
+        let seen = Observation { asked: listed, listed, members: &members, unlisted, own, now: self.now() };
+        match wait.observe(&seen) {
             Verdict::Pending => Some(Stage::Waiting { wait, list: None }),
             Verdict::StartOver => Some(Stage::Asked),
-            Verdict::Done(_) => {
-                // What it saw may be from before.
-                if beat > self.flushed_at {
+            Verdict::Done(report) => {
+                // What it saw may be from before. Nothing is promised for those whose grace is named.
+                let is_promised = report.graced.is_empty() && report.unlisted.is_none();
+                if beat > self.flushed_at && is_promised {
                     self.returned[key].get_or_insert(self.step);
                 }
                 None
@@ -218,7 +225,7 @@ impl World {
                 beat: listed.beat,
                 state: MemberState::Attached,
                 since: Timestamp::default(),
-                grace: std::time::Duration::ZERO,
+                grace: Duration::from_millis(listed.grace),
                 version: String::new(),
                 format: 3,
             })

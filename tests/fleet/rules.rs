@@ -24,6 +24,8 @@ pub enum Broken {
     MissesOnlyTheApplied,
     /// Rule 8: of what was acknowledged here the number is compared, and not what stands behind it.
     AcknowledgedByNumber,
+    /// Rule 8: one that misses something keeps it to itself.
+    TellsNobody,
     /// Rule 9.
     LeaseBehindTheHead,
     /// Rule 9.
@@ -38,6 +40,14 @@ pub enum Broken {
     ForgetsRevocations,
     /// Rule 13: the first lease comes before the store's replicas know the member.
     LeaseUnsettled,
+    /// Rule 13: a silent member is forgotten while its grace goes on.
+    PrunesGraced,
+    /// Rule 13: a replica leaves, and goes on answering.
+    LeavesEarly,
+    /// Rule 13: a list of members that was lost is taken for whole.
+    CountsNoMembers,
+    /// Rule 13: of those that are not listed any more nobody knows what grace they had.
+    ForgetsGraces,
     /// Rule 14, and rule 13, which makes up for it where a failover loses nothing that was settled.
     WaitIgnoresFence,
     /// Rule 14.

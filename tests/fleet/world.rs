@@ -5,18 +5,22 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use tollgate::domain::fleet::{Remembered, Term};
+use tollgate::domain::fleet::Remembered;
 use tollgate::domain::time::Moment;
+use tollgate::revocation::FENCE;
 
 use crate::redis::{Change, Redis};
-use crate::replica::{DECISIONS, Decision, KEYS, REPLICAS, Replica};
+use crate::replica::{DECISIONS, Decision, GRACE, KEYS, REPLICAS, Replica};
 use crate::revoker::{Revocation, Stage};
 use crate::rules::{Broken, Violation};
 
 /// A lease, and the time that Envoy waits for an answer.
 const D: u64 = 1_000;
 const ENVOY_WAITS: u64 = 200;
+/// A member of which nothing was heard for so long, and for its grace, is forgotten. Ours waits longer.
+const PRUNED: u64 = 3_000;
 
 pub struct World {
     millis: Arc<AtomicU64>,
@@ -31,6 +35,12 @@ pub struct World {
     sleepy: Option<usize>,
     /// The last beat before everything was lost of the one who waited then.
     pub flushed_at: u64,
+    /// Whether the store was emptied or put back, with what it knew of its members.
+    has_forgotten: bool,
+    /// The last beat of each member, and when it was first seen.
+    beats: [Option<(u64, Moment)>; REPLICAS],
+    /// How many members are missing in the list, and since when.
+    missing: Option<(u64, Moment)>,
     pub step: u64,
     allows: u64,
 }
@@ -49,13 +59,16 @@ impl World {
             millis,
             random: 0,
             broken: Broken::Nothing,
-            redis: Redis::new(true),
+            redis: Redis::new(true, false),
             replicas,
             revocation: None,
             acknowledged: [None; KEYS],
             returned: [None; KEYS],
             sleepy: None,
             flushed_at: 0,
+            has_forgotten: false,
+            beats: [None; REPLICAS],
+            missing: None,
             step: 0,
             allows: 0,
         }
@@ -66,15 +79,19 @@ impl World {
         self.millis.fetch_add(3_600_000, Ordering::SeqCst);
         self.random = seed;
         self.broken = broken;
-        self.redis = Redis::new(broken != Broken::Unfenced);
-        for replica in &mut self.replicas {
-            replica.restart(broken);
+        let is_single = self.below(4) == 0;
+        self.redis = Redis::new(broken != Broken::Unfenced, is_single);
+        let graced = self.pick(2 * REPLICAS);
+        for (number, replica) in self.replicas.iter_mut().enumerate() {
+            replica.grace = if number == graced { GRACE } else { 0 };
+            replica.restart(broken, self.redis.known_term());
         }
         self.revocation = None;
         self.acknowledged = [None; KEYS];
         self.returned = [None; KEYS];
         self.sleepy = Some(self.pick(2 * REPLICAS)).filter(|replica| *replica < REPLICAS);
         self.flushed_at = 0;
+        (self.has_forgotten, self.beats, self.missing) = (false, [None; REPLICAS], None);
         self.step = 0;
         self.allows = 0;
     }
@@ -206,14 +223,16 @@ impl World {
         }
         self.allows += 1;
         if let Some((at, step, by)) = self.acknowledged[key] {
-            if now.since(at).as_millis() as u64 >= D {
+            if now.since(at).as_millis() as u64 >= D + self.replicas[replica].grace {
                 return Err(Violation::Late);
             }
             if by == replica && began_step > step {
                 return Err(Violation::Own);
             }
         }
-        if self.returned[key].is_some_and(|step| began_step > step) {
+        // A store that has lost its head, or was put back, does not know whom to wait for.
+        let is_unknown = self.has_forgotten && self.replicas[replica].grace > 0;
+        if self.returned[key].is_some_and(|step| began_step > step) && !is_unknown {
             return Err(Violation::AfterWait);
         }
         let heard = self.replicas[replica].heard;
@@ -227,7 +246,7 @@ impl World {
     pub fn write_other(&mut self) {
         let server = self.pick(2);
         let data = &mut self.redis.servers[server].data;
-        if !data.is_lost() && self.redis.writes(server, self.now()) {
+        if data.is_open() && self.redis.writes(server, self.now()) {
             self.redis.servers[server].data.append(Change::Other);
         }
     }
@@ -246,6 +265,7 @@ impl World {
     /// What was promised cannot be kept where everything was lost.
     pub fn flush(&mut self) {
         self.redis.flush();
+        self.has_forgotten = true;
         self.acknowledged = [None; KEYS];
         self.returned = [None; KEYS];
         match &self.revocation {
@@ -263,7 +283,8 @@ impl World {
         if !self.replicas.iter().all(has_joined) || !self.redis.go_back() {
             return;
         }
-        let (data, term) = (&self.redis.servers[self.redis.primary].data, Term::Epoch(self.redis.term));
+        self.has_forgotten = true;
+        let (data, term) = (&self.redis.servers[self.redis.primary].data, self.redis.known_term());
         for replica in &mut self.replicas {
             replica.hang_up();
             // Whoever has not been attached since the last failover takes that for the reason.
@@ -280,6 +301,68 @@ impl World {
     pub fn accept(&mut self) {
         if self.redis.needs_accepting {
             self.redis.accept();
+        }
+    }
+
+    /// One that has answered everything leaves, and another process takes its place.
+    pub fn leave(&mut self, replica: usize) {
+        let Some(server) = self.replicas[replica].listens_to() else { return };
+        if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
+            return;
+        }
+        self.redis.servers[server].data.forget(replica);
+        if self.broken == Broken::LeavesEarly {
+            self.sleepy = Some(replica);
+            return;
+        }
+        self.replicas[replica].restart(self.broken, self.redis.known_term());
+        self.beats[replica] = None;
+        if self.revocation.as_ref().is_some_and(|revocation| revocation.by == replica) {
+            self.revocation = None;
+        }
+    }
+
+    /// One leaves, and the others revoke a key.
+    pub fn scale_down(&mut self) {
+        self.rest_well(0..REPLICAS);
+        let gone = self.pick(REPLICAS);
+        self.leave(gone);
+        for _ in 0..self.below(24) {
+            self.revoke();
+            self.redis.replicate();
+            for replica in (0..REPLICAS).filter(|replica| *replica != gone) {
+                self.follow_once(replica);
+            }
+        }
+    }
+
+    /// Somebody looks through the members for those that are gone.
+    pub fn look_round(&mut self) {
+        let (random, now, broken) = (self.below(1 << 20), self.now(), self.broken);
+        let server = self.redis.find(random);
+        if !self.redis.writes(server, now) {
+            return;
+        }
+        let data = &mut self.redis.servers[server].data;
+        for (number, known) in self.beats.iter_mut().enumerate() {
+            let Some(listed) = data.members[number] else {
+                *known = None;
+                continue;
+            };
+            let heard = known.filter(|(beat, _)| *beat == listed.beat).map_or(now, |(_, heard)| heard);
+            *known = Some((listed.beat, heard));
+            let grace = if broken == Broken::PrunesGraced { 0 } else { listed.grace };
+            if now.since(heard) >= Duration::from_millis(PRUNED + grace) {
+                data.forget(number);
+            }
+        }
+        let known = self.missing.take();
+        if let Some(unlisted) = data.unlisted(now, broken) {
+            let since = known.filter(|(count, _)| *count >= unlisted.count).map_or(now, |(_, since)| since);
+            self.missing = Some((unlisted.count, since));
+            if unlisted.still.is_zero() && now.since(since) >= FENCE {
+                data.recount(unlisted.count);
+            }
         }
     }
 

@@ -182,9 +182,14 @@ impl Shipped {
             .replace("127.0.0.1:9182", &format!("127.0.0.1:{}", free_port()))
     }
 
-    /// The files that Redis keeps its data in, the newest last.
+    /// The folder that Redis keeps its data in.
+    pub fn data_folder(&self) -> PathBuf {
+        self.redis_folder().join("appendonlydir")
+    }
+
+    /// The files in it, the newest last.
     pub fn data_files(&self) -> Vec<PathBuf> {
-        let folder = self.redis_folder().join("appendonlydir");
+        let folder = self.data_folder();
         let mut files: Vec<PathBuf> =
             fs::read_dir(folder).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
         files.sort();

@@ -66,7 +66,13 @@ fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
     let remembered = settings.position.as_deref().and_then(|path| position::read(path).ok().flatten());
     let here = remembered.filter(|remembered| remembered.place.lineage == standing.lineage);
     let here = here.map(|remembered| remembered.place.position.sequence);
-    standing.witnesses.iter().map(|witness| witness.known).chain(here).fold(standing.sequence, u64::max)
+    standing
+        .witnesses
+        .iter()
+        .map(|witness| witness.known)
+        .chain(here)
+        .chain([standing.missed])
+        .fold(standing.sequence, u64::max)
 }
 
 impl Look {
@@ -104,7 +110,7 @@ impl Look {
             ("Missing", self.missing().unwrap_or_else(|| "nothing that anybody knows by its number".to_owned())),
         ]);
         if !standing.witnesses.is_empty() {
-            let mut table = Table::new(&["REPLICA", "KNOWS UP TO", "ENDED, AND PERHAPS NOT IN THE STORE"]);
+            let mut table = Table::new(&["REPLICA", "KNOWS UP TO", "ENDED OR CHANGED, AND PERHAPS NOT IN THE STORE"]);
             for witness in &standing.witnesses {
                 let missed = if witness.missed.is_empty() { "-".to_owned() } else { witness.missed.join(", ") };
                 table.row(vec![

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Driver;
+use super::{Driver, Joining};
 use crate::domain::fleet::{Loss, MemberState, Renewal};
 use crate::store::StoreError;
 use crate::store::redis::survey::{Finding, Survey};
@@ -34,9 +34,14 @@ impl Driver {
 
     /// What would be missed if it were not there any more.
     pub(super) fn missed(&self) -> Vec<String> {
-        let sticky = &self.joining.sticky;
+        let Joining { sticky, redis, .. } = &self.joining;
         let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
-        sticky.ended_behind(head, MOST_MISSED).iter().map(ToString::to_string).collect()
+        // A store that went on from where it went back does not say where that was.
+        let common = if head < self.protocol.own().position.sequence { head } else { 0 };
+        let mut missed: Vec<String> =
+            sticky.ended_behind(common, MOST_MISSED).iter().map(ToString::to_string).collect();
+        missed.extend(redis.made_behind(common, MOST_MISSED));
+        missed
     }
 
     pub(super) fn remember(&mut self) {
@@ -66,7 +71,7 @@ impl Driver {
             Renewal::Resync(head) | Renewal::Ahead { head, .. } => {
                 self.protocol.lineage().is_some_and(|lineage| lineage != head.lineage)
             }
-            Renewal::Lost | Renewal::Short { .. } => false,
+            Renewal::Lost | Renewal::Short { .. } | Renewal::Missed { .. } => false,
         }
     }
 

@@ -1,12 +1,16 @@
 //! What the store has acknowledged to this process, and whether it broke its word. Never takes what one history has acknowledged
 //! for a promise of the next one.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
 use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
+
+/// How many changes are kept for people.
+const TOLD: usize = 1_000;
 
 #[derive(Default)]
 pub(super) struct Acknowledged {
@@ -21,6 +25,8 @@ struct Newest {
     histories: u64,
     /// The newest change.
     change: Option<Head>,
+    /// What the last ones did, for people, each with its number.
+    told: VecDeque<(u64, String)>,
 }
 
 impl Acknowledged {
@@ -41,6 +47,23 @@ impl Acknowledged {
         }
     }
 
+    /// Keeps for people what a change did that was made when there were so many histories.
+    pub(super) fn tell(&self, histories: u64, sequence: u64, what: String) {
+        let mut newest = self.lock();
+        if newest.histories == histories {
+            newest.told.push_back((sequence, what));
+            let over = newest.told.len().saturating_sub(TOLD);
+            newest.told.drain(..over);
+        }
+    }
+
+    /// What the last changes behind this number did, the last one first.
+    pub(super) fn told_behind(&self, sequence: u64, most: usize) -> Vec<String> {
+        let newest = self.lock();
+        let behind = newest.told.iter().rev().filter(|(number, _)| *number > sequence);
+        behind.take(most).map(|(number, what)| format!("change {number}: {what}")).collect()
+    }
+
     /// The place of the newest change of this lineage.
     pub(super) fn newest(&self, lineage: &str) -> Option<Position> {
         self.lock().change.as_ref().filter(|known| known.lineage == lineage).map(|known| known.position.clone())
@@ -51,6 +74,7 @@ impl Acknowledged {
         let mut newest = self.lock();
         newest.histories += 1;
         newest.change = None;
+        newest.told.clear();
     }
 
     pub(super) fn refuse(&self, reason: Option<String>) {
@@ -89,5 +113,21 @@ mod tests {
         assert_eq!(acknowledged.newest("one"), None, "it was made before");
         acknowledged.note(acknowledged.histories(), made(6));
         assert_eq!(acknowledged.newest("one"), Some(at(6)));
+    }
+
+    #[test]
+    fn the_last_changes_are_told_with_their_numbers() {
+        let acknowledged = Acknowledged::default();
+        for sequence in 1..=1_500 {
+            acknowledged.tell(0, sequence, format!("key.create {sequence}"));
+        }
+        assert_eq!(
+            acknowledged.told_behind(1_498, 10),
+            ["change 1500: key.create 1500", "change 1499: key.create 1499"]
+        );
+        assert_eq!((acknowledged.told_behind(0, 3).len(), acknowledged.told_behind(0, 9_999).len()), (3, TOLD));
+        acknowledged.forget();
+        acknowledged.tell(0, 1_501, "too late".to_owned());
+        assert_eq!(acknowledged.told_behind(0, 10), Vec::<String>::new());
     }
 }

@@ -7,10 +7,11 @@ use redis::Value;
 use serde_json::json;
 
 use super::connection::Connection;
-use super::scripts::{MEMBERS, PRUNE, RENEW, Silence, bytes, explained, list, run, text, unreadable};
+use super::scripts::{LEAVE, MEMBERS, PRUNE, RECOUNT, RENEW, Silence, bytes, explained, list, run, text, unreadable};
 use crate::domain::change::Position;
-use crate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
+use crate::domain::fleet::{Listing, LogEntry, Member, MemberState, Refused, Renewal, Unlisted};
 use crate::domain::time::Timestamp;
+use crate::revocation::FENCE;
 use crate::store::StoreError;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
@@ -31,6 +32,7 @@ pub struct Channel {
     replicas: u32,
     missed: Vec<String>,
     acknowledged: Position,
+    refused: Option<Refused>,
 }
 
 /// A replica that has seen the store with more than it has now.
@@ -47,12 +49,12 @@ pub struct Witness {
 impl Channel {
     pub(super) fn new(mut connection: Connection, replicas: u32) -> Self {
         connection.set_response_timeout(LIMIT);
-        Self { connection, replicas, missed: Vec::new(), acknowledged: Position::default() }
+        Self { connection, replicas, missed: Vec::new(), acknowledged: Position::default(), refused: None }
     }
 
-    /// What is written down beside the position of a replica that misses it in the store.
-    pub fn misses(&mut self, missed: Vec<String>) {
-        self.missed = missed;
+    /// What is written down beside the position of a replica that misses it in the store; and what all the others are told of.
+    pub fn misses(&mut self, missed: Vec<String>, refused: Option<Refused>) {
+        (self.missed, self.refused) = (missed, refused);
     }
 
     /// The newest change that was acknowledged to this replica, which the store must have.
@@ -70,12 +72,16 @@ impl Channel {
         script.arg(encode_member(member)).arg(self.encode_nowhere(member));
         script.arg(member.position.sequence).arg(&member.position.chain).arg(MOST_ENTRIES);
         script.arg(self.acknowledged.sequence).arg(&self.acknowledged.chain);
+        let lineages = self.refused.as_ref().map(|refused| (&*refused.known.lineage, &*refused.lineage));
+        let (known, refused) = lineages.unwrap_or_default();
+        script.arg(known).arg(refused).arg(millis(member.grace)).arg(millis(FENCE));
         let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?;
         match &*answer.word {
             "LOST" => Ok(Renewal::Lost),
             "SHORT" => Ok(Renewal::Short { head: answer.head()?, log: answer.number()? }),
             "RESYNC" => Ok(Renewal::Resync(answer.head()?)),
             "GONE" => Ok(Renewal::Gone(answer.head()?)),
+            "MISSED" => Ok(Renewal::Missed { head: answer.head()?, known: answer.number()? }),
             "AHEAD" => {
                 let head = answer.head()?;
                 let entries = answer.list()?.into_iter().map(log_entry).collect::<Result<_, _>>()?;
@@ -136,6 +142,14 @@ impl Channel {
     /// # Errors
     /// [`StoreError::Unavailable`] also if the head is lost.
     pub async fn members(&mut self) -> Result<Vec<Member>, StoreError> {
+        Ok(self.list().await?.members)
+    }
+
+    /// As [`Channel::members`], and what is known of those that are not listed any more.
+    ///
+    /// # Errors
+    /// As [`Channel::members`].
+    pub async fn list(&mut self) -> Result<Listing, StoreError> {
         let mut script = MEMBERS.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS);
         let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?.found()?;
@@ -146,7 +160,10 @@ impl Channel {
             members.push(decode_member(text(id)?, &bytes(member)?.unwrap_or_default()));
         }
         members.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-        Ok(members)
+        let count = answer.number()?;
+        let (still, grace) = (Duration::from_millis(answer.number()?), Duration::from_millis(answer.number()?));
+        let unlisted = (count > 0).then_some(Unlisted { count, still, grace });
+        Ok(Listing { members, unlisted })
     }
 
     /// Forgets a replica that has ended.
@@ -154,9 +171,19 @@ impl Channel {
     /// # Errors
     /// [`StoreError::Unavailable`]
     pub async fn leave(&mut self, id: &str) -> Result<(), StoreError> {
-        let left = redis::cmd("HDEL").arg(names::MEMBERS).arg(id).query_async(&mut self.connection).await;
-        let _count: u64 = left.map_err(|error| StoreError::Unavailable(explained(&error)))?;
-        Ok(())
+        let mut script = LEAVE.prepare_invoke();
+        script.key(names::HEAD).key(names::MEMBERS).arg(id);
+        run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
+    }
+
+    /// Takes the list of replicas for whole, of which so many are missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn recount(&mut self, missing: u64) -> Result<(), StoreError> {
+        let mut script = RECOUNT.prepare_invoke();
+        script.key(names::HEAD).key(names::MEMBERS).arg(missing);
+        run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
     }
 
     /// Forgets a replica if its beat is still this one.
@@ -165,7 +192,7 @@ impl Channel {
     /// [`StoreError::Unavailable`]
     pub async fn prune(&mut self, id: &str, beat: u64) -> Result<(), StoreError> {
         let mut script = PRUNE.prepare_invoke();
-        script.key(names::MEMBERS).arg(id).arg(beat);
+        script.key(names::HEAD).key(names::MEMBERS).arg(id).arg(beat);
         run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
     }
 }
@@ -185,6 +212,10 @@ fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
     Ok(LogEntry { position: Position { sequence, chain: text(chain)? }, event })
 }
 
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 fn encode_member(member: &Member) -> String {
     as_json(member).to_string()
 }
@@ -197,7 +228,7 @@ fn as_json(member: &Member) -> serde_json::Value {
         "beat": member.beat,
         "state": member.state.as_str(),
         "since": member.since.as_millis(),
-        "grace_ms": u64::try_from(member.grace.as_millis()).unwrap_or(u64::MAX),
+        "grace_ms": millis(member.grace),
         "version": member.version,
         "format": member.format,
     })

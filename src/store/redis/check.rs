@@ -33,11 +33,15 @@ pub struct Seen {
     newest_chain: String,
     /// How many replicas are listed.
     pub members: u64,
+    /// How many the head has counted; zero: it does not count them.
+    counted: u64,
+    /// A change that a replica has known and misses; zero: none does.
+    missed: u64,
 }
 
 /// Everything that is looked for in a store.
-const LOOKS: [fn(&Seen) -> Option<Finding>; 5] =
-    [has_head, format_is_known, log_is_whole, log_ends_at_head, log_is_the_heads];
+const LOOKS: [fn(&Seen) -> Option<Finding>; 7] =
+    [has_head, format_is_known, log_is_whole, log_ends_at_head, log_is_the_heads, nobody_misses, members_are_listed];
 
 impl Check {
     /// # Errors
@@ -66,8 +70,9 @@ impl Seen {
         let lineage = answer.text()?;
         let (sequence, chain, format) = (answer.number()?, answer.text()?, answer.number()?);
         let (newest, newest_chain, members) = (answer.number()?, answer.text()?, answer.number()?);
+        let (counted, missed) = (answer.number()?, answer.number()?);
         let lineage = (!lineage.is_empty()).then_some(lineage);
-        Ok(Self { lineage, sequence, chain, format, newest, newest_chain, members })
+        Ok(Self { lineage, sequence, chain, format, newest, newest_chain, members, counted, missed })
     }
 
     /// The format, in words.
@@ -124,6 +129,23 @@ fn log_is_the_heads(seen: &Seen) -> Option<Finding> {
     is_another.then(|| refuse("the newest entry of the log is not the one that the head names", RESTORE))
 }
 
+fn nobody_misses(seen: &Seen) -> Option<Finding> {
+    let what =
+        format!("a replica has known change number {} as it is not there, so everything is refused", seen.missed);
+    let remedy = "restore what was there, or look at it with `tollgate store accept` and take it as it is";
+    (seen.missed > 0).then(|| refuse(what, remedy))
+}
+
+fn members_are_listed(seen: &Seen) -> Option<Finding> {
+    let missing = seen.counted.checked_sub(seen.members).filter(|missing| *missing > 0)?;
+    Some(Finding {
+        severity: Severity::Warn,
+        what: format!("{missing} replicas that have been counted are not listed any more: the list was lost"),
+        remedy: "nothing: those that run list themselves again, and `--wait` waits for the others or names them"
+            .to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,12 +156,13 @@ mod tests {
     fn sound() -> Seen {
         let (lineage, chain) = (Some("l".to_owned()), "c".to_owned());
         let newest_chain = chain.clone();
-        Seen { lineage, sequence: 7, chain, format: Format::NEWEST.in_head(), newest: 7, newest_chain, members: 1 }
+        let format = Format::NEWEST.in_head();
+        Seen { lineage, sequence: 7, chain, format, newest: 7, newest_chain, members: 1, counted: 1, missed: 0 }
     }
 
     #[test]
     fn what_is_found_in_a_store() {
-        let rows: [Row; 9] = [
+        let rows: [Row; 12] = [
             (|_| {}, &[]),
             (|seen| (seen.sequence, seen.newest, seen.newest_chain) = (0, 0, String::new()), &[]),
             (|seen| *seen = Seen::default(), &["there is no store"]),
@@ -148,6 +171,9 @@ mod tests {
             (|seen| seen.format = 99, &["99"]),
             (|seen| (seen.newest, seen.newest_chain) = (0, String::new()), &["changes were lost"]),
             (|seen| seen.newest = 9, &["every change is refused"]),
+            (|seen| seen.missed = 8, &["has known change number 8"]),
+            (|seen| seen.counted = 3, &["2 replicas that have been counted"]),
+            (|seen| seen.counted = 0, &[]),
             (|seen| seen.newest_chain = "other".to_owned(), &["not the one that the head names"]),
         ];
         for (change, expected) in rows {

@@ -30,6 +30,8 @@ scripts! {
     MEMBERS = "members";
     CHECK = "check";
     PRUNE = "prune";
+    LEAVE = "leave";
+    RECOUNT = "recount";
     STANDING = "standing";
     ACCEPT = "accept";
     USE = "use";
@@ -123,6 +125,13 @@ pub(super) fn lost() -> StoreError {
         "Redis has lost its head: it was emptied, or it is the wrong server. Restore what was there, or make a new store \
          with `tollgate store init`"
             .to_owned(),
+    )
+}
+
+/// A replica has said that the store misses what it knows.
+pub(super) fn missed() -> StoreError {
+    StoreError::Unavailable(
+        "a replica misses changes in the store that it has known: look at it with `tollgate store accept`".to_owned(),
     )
 }
 

@@ -14,6 +14,8 @@ pub struct Standing {
     pub sequence: u64,
     /// The number that the log ends with.
     pub log: u64,
+    /// The number of a change that a replica has known and misses, or 0: nobody believes the store then.
+    pub missed: u64,
     /// The replicas that refuse everything because of what they miss, by their names.
     pub witnesses: Vec<Witness>,
 }
@@ -47,7 +49,8 @@ impl Redis {
             witnesses.extend(Witness::decode(text(id)?, &bytes(member)?.unwrap_or_default()));
         }
         witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-        Ok(Some(Standing { lineage, sequence, log, witnesses }))
+        let missed = answer.number()?;
+        Ok(Some(Standing { lineage, sequence, log, missed, witnesses }))
     }
 
     /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends

@@ -14,7 +14,7 @@ use super::connect::Connector;
 use super::connection::Connection;
 use super::draft::{Draft, Seen, Wanted, guards};
 use super::room::Room;
-use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained, lost, run};
+use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained, lost, missed, run};
 use super::standing::Standing;
 use super::{Init, Read, read_script, texts};
 use crate::domain::change::{Event, Head, Touched};
@@ -215,6 +215,7 @@ impl Writer {
         };
         match (&*answer.word, refusal) {
             ("LOST", _) => Err(Setback::Refused(lost())),
+            ("MISSED", _) => Err(Setback::Refused(missed())),
             ("OVER", _) => {
                 let which = answer.number().map_err(Setback::Failed)?;
                 let over = usize::try_from(which).ok().and_then(|which| quotas.into_iter().nth(which));

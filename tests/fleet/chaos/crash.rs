@@ -31,7 +31,7 @@ const ASKED_AGAIN: Duration = Duration::from_secs(15);
 pub async fn redis_killed(scale: Scale) -> Row {
     let mut server = block_in_place(Server::start);
     let store = format!("url: 'redis://{}'", server.address());
-    crash("redis-killed", &store, scale.of(1, 10), async |round| {
+    crash_in("redis-killed", &store, scale.of(1, 10), async |round| {
         server.kill();
         // In turn for less than a lease, and for longer.
         sleep(if round % 2 == 0 { BEFORE } else { 2 * PROMISED }).await;
@@ -47,7 +47,7 @@ pub async fn sentinel_failover(scale: Scale) -> Row {
         fleet.addresses().join("', '"),
         Sentinel::MASTER
     );
-    crash("sentinel-failover", &store, scale.of(1, 20), async |round| {
+    crash_in("sentinel-failover", &store, scale.of(1, 20), async |round| {
         let old = primary(&fleet);
         // In turn an operator has it hand over, and it crashes, which takes much longer.
         let crashes = round % 2 == 1;
@@ -83,7 +83,7 @@ pub async fn cluster_master_killed(scale: Scale) -> Row {
     let store = format!("cluster: {{addresses: ['{}']}}", cluster.addresses().join("', '"));
     let port = cluster.owner_of("tg:{tg}:head").port;
     let owner = cluster.nodes.iter().position(|node| node.port == port).unwrap();
-    crash("cluster-master-killed", &store, scale.of(1, 10), async |_| {
+    crash_in("cluster-master-killed", &store, scale.of(1, 10), async |_| {
         cluster.nodes[owner].kill();
         sleep(BEFORE).await;
         block_in_place(|| cluster.nodes[owner].restart());
@@ -95,7 +95,7 @@ pub async fn cluster_failover(scale: Scale) -> Row {
     let mut cluster = block_in_place(|| Cluster::start(3, &[]));
     let pair = block_in_place(|| cluster.add_replica("tg:{tg}:head", &FENCED));
     let store = format!("cluster: {{addresses: ['{}']}}, replicas: 1", cluster.addresses().join("', '"));
-    crash("cluster-failover", &store, scale.of(1, 6), async |round| {
+    crash_in("cluster-failover", &store, scale.of(1, 6), async |round| {
         let is_primary = |node: usize, cluster: &Cluster| cluster.nodes[node].info("role").as_deref() == Some("master");
         let [old, new] = if is_primary(pair[0], &cluster) { pair } else { [pair[1], pair[0]] };
         // In turn an operator has it hand over, and it crashes.
@@ -121,7 +121,7 @@ pub async fn cluster_failover(scale: Scale) -> Row {
 }
 
 /// Revokes keys all the while the primary goes, and looks for every revocation that was acknowledged when one is back.
-async fn crash(name: &'static str, store: &str, rounds: usize, mut crash: impl AsyncFnMut(usize)) -> Row {
+pub async fn crash_in(name: &'static str, store: &str, rounds: usize, mut crash: impl AsyncFnMut(usize)) -> Row {
     let folder = tempfile::tempdir().unwrap();
     write_pepper(&folder);
     init(store, &folder).await;

@@ -16,6 +16,9 @@ pub mod proxy;
 mod row;
 #[path = "../../support/servers.rs"]
 mod servers;
+mod shipped;
+#[path = "../../support/shipped.rs"]
+mod shipped_files;
 mod store;
 
 use row::{Row, Scale};
@@ -39,6 +42,12 @@ experiments! {
     sentinel_failover = crash::sentinel_failover;
     cluster_master_killed = crash::cluster_master_killed;
     cluster_failover = crash::cluster_failover;
+    shipped_redis_restarted = shipped::redis_restarted;
+    shipped_everything_restarted = shipped::everything_restarted;
+    shipped_tail_lost = shipped::tail_lost;
+    shipped_snapshot_only = shipped::snapshot_only;
+    shipped_older_copy = shipped::older_copy;
+    shipped_two_from_one_folder = shipped::two_from_one_folder;
     flushall = store::flushall;
     revocation_undone = store::revocation_undone;
     memory_full = store::memory_full;

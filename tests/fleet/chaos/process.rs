@@ -1,7 +1,9 @@
 //! A real `tollgate serve` and a client of its check socket. Ended by its id.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -21,7 +23,8 @@ use super::load::Answer;
 
 #[derive(Debug)]
 pub struct Process {
-    folder: TempDir,
+    /// What outlasts the process.
+    folder: Option<TempDir>,
     child: Mutex<Child>,
     id: Pid,
     /// As Envoy has it: one connection, made anew when it breaks.
@@ -44,9 +47,10 @@ impl Process {
             .spawn()
             .unwrap();
         let id = Pid::from_child(&child);
-        let process = Self { folder, child: Mutex::new(child), id, connection: tokio::sync::Mutex::default() };
+        let process =
+            Self { folder: Some(folder), child: Mutex::new(child), id, connection: tokio::sync::Mutex::default() };
         let start = Instant::now();
-        while std::os::unix::net::UnixStream::connect(process.folder.path().join("check.sock")).is_err() {
+        while std::os::unix::net::UnixStream::connect(process.path().join("check.sock")).is_err() {
             let ended = process.child.lock().unwrap().try_wait().unwrap().is_some();
             assert!(!ended && start.elapsed() < PATIENCE, "it does not serve: {}", process.log());
             std::thread::sleep(Duration::from_millis(10));
@@ -58,9 +62,37 @@ impl Process {
         kill_process(self.id, signal).unwrap();
     }
 
+    /// Ends it with this signal, waits for its end, and starts another one on what it leaves behind.
+    pub fn restart(mut self, signal: Signal) -> Self {
+        self.signal(signal);
+        self.child.get_mut().unwrap().wait().unwrap();
+        let folder = self.folder.take().unwrap();
+        let config = fs::read_to_string(folder.path().join("tollgate.yaml")).unwrap();
+        Self::start(folder, &config)
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.path().join("tollgate.yaml")
+    }
+
+    /// What the operator's door answers.
+    pub fn probe(&self, path: &str) -> String {
+        let config = fs::read_to_string(self.config()).unwrap();
+        let ops = config.split("ops: {http: ").nth(1).unwrap().split('}').next().unwrap().trim_matches('"');
+        let Ok(mut connection) = TcpStream::connect(ops) else { return String::new() };
+        let asked = format!("GET {path} HTTP/1.1\r\nhost: ops\r\nconnection: close\r\n\r\n");
+        let mut answer = String::new();
+        let answered = connection.write_all(asked.as_bytes()).and_then(|()| connection.read_to_string(&mut answer));
+        answered.map(|_| answer).unwrap_or_default()
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.as_ref().unwrap().path()
+    }
+
     /// Where it is administered.
     pub fn admin(&self) -> PathBuf {
-        self.folder.path().join("admin.sock")
+        self.path().join("admin.sock")
     }
 
     /// The memory that it has in use, in bytes.
@@ -100,7 +132,7 @@ impl Process {
         if let Some(sender) = &*connection {
             return Some(sender.clone());
         }
-        let stream = UnixStream::connect(self.folder.path().join("check.sock")).await.ok()?;
+        let stream = UnixStream::connect(self.path().join("check.sock")).await.ok()?;
         let (sender, driver) = h2::client::handshake(stream).await.ok()?;
         // It ends with an error when the process goes away; whoever waits for an answer sees that.
         tokio::spawn(async move { drop(driver.await) });
@@ -116,7 +148,8 @@ impl Process {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        let Some(folder) = &self.folder else { return String::new() };
+        fs::read_to_string(folder.path().join("log")).unwrap_or_default()
     }
 }
 

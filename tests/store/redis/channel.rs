@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
-use tollgate::domain::fleet::{LogEntry, Member, MemberState, Renewal};
+use tollgate::domain::fleet::{LogEntry, Member, MemberState, Refused, Renewal};
 use tollgate::domain::record::{EndedSession, ProjectState, User};
+use tollgate::revocation::FENCE;
 use tollgate::store::StoreError;
 use tollgate::store::redis::{Channel, Redis};
 
@@ -179,7 +180,7 @@ async fn who_misses_something_says_so_in_the_store() {
     let (_, redis, _server) = in_redis().await;
     change(&redis, 1).await;
     let mut channel = redis.channel().await.unwrap();
-    channel.misses(vec!["user ada disabled".to_owned()]);
+    channel.misses(vec!["user ada disabled".to_owned()], None);
     let position = Position { sequence: 7, chain: "0".repeat(40) };
     let sealed = Member { state: MemberState::Sealed, ..standing_at(&position) };
     assert!(matches!(channel.renew(&sealed).await, Ok(Renewal::Gone(_))));
@@ -301,4 +302,112 @@ fn every_end() -> Vec<Ended> {
         Ended::of_project(&project("acme", ProjectState::Deleted)),
         Ended::of_resource(&resource("workload", "chat", "acme")),
     ]
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_must_be_there_by_its_hash() {
+    let (_, redis, server) = in_redis().await;
+    change(&redis, 1).await;
+    let mut channel = redis.channel().await.unwrap();
+    let head = resync(&mut channel, &Position::default()).await;
+    let before = head.position.clone();
+    assert_eq!(redis.acknowledged(&head.lineage), Some(before.clone()));
+    change(&redis, 2).await;
+    let made = redis.acknowledged(&head.lineage).unwrap();
+    assert_eq!(made.sequence, 2);
+    // Somebody else gives the number again, with something else.
+    let script = "redis.call('DEL', KEYS[2]) for number = 1, 3 do \
+                  local h = number == 1 and ARGV[1] or 'other' .. number \
+                  redis.call('XADD', KEYS[2], number .. '-0', 'h', h, 'p', '\\0') end \
+                  return redis.call('HSET', KEYS[1], 'seq', '3', 'h', 'other3')";
+    let mut command = redis::cmd("EVAL");
+    command.arg(script).arg(2).arg("tg:{tg}:head").arg("tg:{tg}:log").arg(&before.chain);
+    let _: u64 = command.query_async(&mut server.connection().await).await.unwrap();
+    let at = standing_at(&before);
+    channel.expects(Some(made));
+    assert!(matches!(channel.renew(&at).await, Ok(Renewal::Gone(_))));
+}
+
+#[tokio::test]
+async fn one_that_misses_something_for_good_tells_all() {
+    let (_, redis, _server) = in_redis().await;
+    change(&redis, 1).await;
+    let mut channel = redis.channel().await.unwrap();
+    let head = resync(&mut channel, &Position::default()).await;
+    let here = standing_at(&head.position);
+    let gone = Position { sequence: 9, chain: "9".repeat(40) };
+    let knows = Member { id: "b".to_owned(), state: MemberState::Sealed, ..standing_at(&gone) };
+    let mut other = redis.channel().await.unwrap();
+    other.renew(&knows).await.unwrap();
+    ahead(&mut channel, &here).await;
+    let refused = |lineage: &str| {
+        let known = Head { lineage: head.lineage.clone(), position: gone.clone() };
+        Some(Refused { lineage: lineage.to_owned(), known })
+    };
+    // What is there is another one than was refused.
+    other.misses(Vec::new(), refused("another"));
+    other.renew(&knows).await.unwrap();
+    ahead(&mut channel, &here).await;
+    other.misses(Vec::new(), refused(&head.lineage));
+    assert!(matches!(other.renew(&knows).await, Ok(Renewal::Gone(_))));
+    for member in [&here, &member("newcomer")] {
+        assert_eq!(channel.renew(member).await, Ok(Renewal::Missed { head: head.clone(), known: 9 }));
+    }
+    let event = Event { touched: Touched::All, ended: Vec::new() };
+    assert!(matches!(redis.commit(&[], &event).await, Err(StoreError::Unavailable(_))));
+    let standing = redis.standing().await.unwrap();
+    assert_eq!(standing.missed, 9);
+    let (lineage, _) = redis.accept(&standing).await.unwrap();
+    // Who has not heard of that yet does not refuse the one that was accepted.
+    other.renew(&knows).await.unwrap();
+    assert!(matches!(channel.renew(&here).await, Ok(Renewal::Resync(head)) if head.lineage == lineage));
+    redis.commit(&[], &event).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_list_of_members_that_was_lost_is_noticed() {
+    let (_, redis, server) = in_redis().await;
+    let mut channel = redis.channel().await.unwrap();
+    let [graced, other, third] = ["a", "b", "c"].map(|id| Member { grace: Duration::ZERO, ..member(id) });
+    let graced = Member { grace: Duration::from_secs(30), ..graced };
+    for member in [&graced, &other, &third, &graced, &other] {
+        ahead(&mut channel, member).await;
+    }
+    // Who leaves or is forgotten is not missed.
+    channel.leave("b").await.unwrap();
+    channel.leave("b").await.unwrap();
+    channel.prune("c", 1).await.unwrap();
+    let listing = channel.list().await.unwrap();
+    assert_eq!((listing.members.len(), listing.unlisted), (1, None));
+
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    let unlisted = channel.list().await.unwrap().unlisted.unwrap();
+    assert_eq!((unlisted.count, unlisted.grace), (1, graced.grace));
+    let longest = graced.grace + FENCE;
+    assert!(unlisted.still <= longest && unlisted.still > longest - Duration::from_secs(10), "{unlisted:?}");
+    // Who comes again, or anew, is not taken for the one that is missing.
+    ahead(&mut channel, &other).await;
+    assert_eq!(channel.list().await.unwrap().unlisted.map(|unlisted| unlisted.count), Some(1));
+    // Another one was lost since.
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    channel.recount(1).await.unwrap();
+    assert_eq!(channel.list().await.unwrap().unlisted.map(|unlisted| unlisted.count), Some(2));
+    channel.recount(2).await.unwrap();
+    assert_eq!(channel.list().await.unwrap().unlisted, None);
+}
+
+#[tokio::test]
+async fn a_store_of_the_format_before_counts_no_members() {
+    let (_, redis, server) = in_redis().await;
+    server.send::<u64>("HSET tg:{tg}:head format 1").await;
+    let mut channel = redis.channel().await.unwrap();
+    ahead(&mut channel, &member("a")).await;
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    assert_eq!(channel.list().await.unwrap().unlisted, None);
+    assert_eq!(server.send::<u64>("HLEN tg:{tg}:head").await, 4);
+    // From the upgrade on those that are listed are counted.
+    ahead(&mut channel, &member("a")).await;
+    server.send::<u64>("HSET tg:{tg}:head format 3").await;
+    ahead(&mut channel, &member("b")).await;
+    assert_eq!(server.send::<u64>("HGET tg:{tg}:head members").await, 2);
 }

@@ -13,4 +13,5 @@ local h = redis.sha1hex(ARGV[3] .. '::' .. number .. ':' .. ARGV[4])
 redis.call('DEL', KEYS[2])
 redis.call('XADD', KEYS[2], number .. '-0', 'h', h, 'p', ARGV[4])
 redis.call('HSET', KEYS[1], 'id', ARGV[3], 'seq', number, 'h', h)
+redis.call('HDEL', KEYS[1], 'missed')
 return {'DONE', ARGV[3], number}

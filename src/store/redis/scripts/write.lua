@@ -4,10 +4,11 @@
 -- KEYS: head, log, audit log. ARGV: the lineage and the format that the batch was judged by, what to do (`write` or `check`),
 -- most entries of the log, event, and then what must be as it was when the batch was judged, and then what to write.
 local HEAD, LOG, AUDIT = KEYS[1], KEYS[2], KEYS[3]
-local head = redis.call('HMGET', HEAD, 'id', 'seq', 'h', 'format')
+local head = redis.call('HMGET', HEAD, 'id', 'seq', 'h', 'format', 'missed')
 local id, seq, h = head[1], tonumber(head[2]), head[3]
 if not id then return {'LOST'} end
 if id ~= ARGV[1] or head[4] ~= ARGV[2] then return {'STALE'} end
+if head[5] then return {'MISSED'} end
 
 local at = 6
 while at <= #ARGV do

@@ -47,6 +47,7 @@ use crate::server::budget::Budget;
 use crate::server::ext_authz::CheckService;
 use crate::server::listen::{CheckListener, Options};
 use crate::server::ops::{self, OpsState};
+use crate::server::runtime::{End, all_until};
 use crate::server::socket::{self, SocketFile};
 use crate::store::redis::shared::SharedCache;
 use crate::store::{Store, StoreError};
@@ -379,12 +380,17 @@ impl Doors {
             admin.push(admin::serve::start_tcp(listener, door, router, Arc::clone(&budget), end).map_err(start)?);
         }
 
+        let ends: Vec<End> = admin.iter().chain([&ops]).cloned().collect();
+        let mut ended = Ok(());
         let stop = async {
-            stop.await;
-            tracing::info!("draining");
+            ended = all_until(stop, &ends).await;
+            match &ended {
+                Ok(()) => tracing::info!("draining"),
+                Err(error) => tracing::error!(%error, "draining, so that the process is started anew"),
+            }
             self.draining.send_replace(true);
         };
-        let served = self.check.serve(self.service, self.options, budget, stop).await;
+        let served = self.check.serve(self.service, self.options, budget, stop).await.and(ended);
         checks_done.cancel();
         // Each says that it has ended by not being there any more.
         join_all(admin).await;

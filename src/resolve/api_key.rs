@@ -141,3 +141,31 @@ fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
 fn digest(mac: &Hmac<Sha256>, text: &[u8]) -> Digest {
     Digest(mac.clone().chain_update(text).finalize().into_bytes().into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::credential::MintedKey;
+
+    fn pepper(version: u32, byte: u8) -> Pepper {
+        Pepper::new(version, Zeroizing::new([byte; 32]))
+    }
+
+    /// HMAC-SHA-256 over the key as it is presented, in every release: keys that were stored by one are found by the next.
+    #[test]
+    fn a_key_has_one_digest_a_pepper() {
+        let minted = MintedKey::generate("ik_live", |buffer: &mut [u8]| {
+            buffer.fill(7);
+            Ok::<_, std::convert::Infallible>(())
+        })
+        .unwrap();
+        let key = PresentedKey::parse(minted.expose(), "ik_live").unwrap();
+        let expected = |byte: u8| {
+            let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&[byte; 32]).unwrap().chain_update(minted.expose());
+            Digest(mac.finalize().into_bytes().into())
+        };
+        let digester = Digester::new(&pepper(3, 3), &[pepper(2, 2), pepper(1, 1)]);
+        assert_eq!(digester.current(&key), expected(3));
+        assert_eq!(digester.all(&key), [expected(3), expected(2), expected(1)]);
+    }
+}

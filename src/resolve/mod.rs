@@ -399,3 +399,21 @@ impl From<crate::store::StoreError> for ResolveError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::change::Position;
+    use crate::store::embedded::Embedded;
+
+    #[test]
+    fn a_store_that_knows_less_than_this_replica_is_not_believed() {
+        let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
+        let reader = Reader { store, sticky: Arc::default(), position: 5 };
+        let said = |sequence: Option<u64>| {
+            let position = sequence.map(|sequence| Position { sequence, chain: String::new() });
+            reader.truth(AsOf { found: (), position }).is_ok()
+        };
+        assert_eq!([Some(4), Some(5), Some(6), None].map(said), [false, true, true, true]);
+    }
+}

@@ -305,10 +305,10 @@ impl Workers {
                 .max_blocking_threads(BLOCKING_THREADS)
                 .enable_all()
                 .build()?;
-            let (sender, receiver) = mpsc::unbounded_channel();
-            let settings = settings.clone();
+            let (sender, mut receiver) = mpsc::unbounded_channel();
+            let (settings, task) = (settings.clone(), settings.service.tasks().task("check_worker"));
             let thread = std::thread::Builder::new().name(format!("check-{index}")).spawn(move || {
-                runtime.block_on(work(receiver, settings));
+                task.keep_blocking(|| runtime.block_on(work(&mut receiver, settings.clone())));
                 // A look-up that a broken disk holds up does not hold up the end.
                 runtime.shutdown_background();
             })?;
@@ -344,7 +344,7 @@ impl Workers {
 }
 
 /// One worker: serves what it is given until there is nothing more to come and nothing left.
-async fn work(mut connections: mpsc::UnboundedReceiver<Handover>, settings: Settings) {
+async fn work(connections: &mut mpsc::UnboundedReceiver<Handover>, settings: Settings) {
     let open = TaskTracker::new();
     while let Some((accepted, place)) = connections.recv().await {
         let settings = settings.clone();

@@ -7,7 +7,7 @@ mod http;
 pub mod listen;
 pub mod ops;
 mod places;
-mod runtime;
+pub mod runtime;
 pub mod socket;
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::http::{self, Answering, Limits};
@@ -51,7 +51,7 @@ pub fn start(
     state: OpsState,
     budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<oneshot::Receiver<()>> {
+) -> io::Result<runtime::End> {
     runtime::run_apart("ops", move || async move {
         match TcpListener::from_std(listener) {
             Ok(listener) => serve(listener, state, budget, shutdown).await,
@@ -115,6 +115,7 @@ async fn metrics(State(state): State<OpsState>) -> Response {
 #[cfg(test)]
 mod tests {
     use tokio::io::AsyncReadExt;
+    use tokio::sync::oneshot;
     use tokio::task::JoinSet;
 
     use super::*;

@@ -3,19 +3,20 @@
 use std::future::Future;
 use std::io;
 
+use futures_util::future::{FutureExt, Shared, select_all};
 use tokio::sync::oneshot;
 
 /// Blocking acts, such as look-ups in the store, that one door has under way at a time.
 const BLOCKING_THREADS: usize = 8;
 
+/// What comes back when a door has ended.
+pub type End = Shared<oneshot::Receiver<()>>;
+
 /// Runs `work` on a thread, in a runtime and with blocking threads of its own. What comes back is told when it has ended.
 ///
 /// # Errors
 /// If the system gives no thread.
-pub fn run_apart<F: Future<Output = ()>>(
-    name: &str,
-    work: impl FnOnce() -> F + Send + 'static,
-) -> io::Result<oneshot::Receiver<()>> {
+pub fn run_apart<F: Future<Output = ()>>(name: &str, work: impl FnOnce() -> F + Send + 'static) -> io::Result<End> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .max_blocking_threads(BLOCKING_THREADS)
         .thread_name(format!("{name}-io"))
@@ -29,5 +30,33 @@ pub fn run_apart<F: Future<Output = ()>>(
         runtime.shutdown_background();
         drop(ended);
     })?;
-    Ok(end)
+    Ok(end.shared())
+}
+
+/// Waits for `stop`.
+///
+/// # Errors
+/// If one of these has ended before: nobody answers there any more, and nobody would notice.
+pub async fn all_until(stop: impl Future<Output = ()>, ends: &[End]) -> io::Result<()> {
+    tokio::select! {
+        biased;
+        () = stop => Ok(()),
+        _ = select_all(ends.iter().cloned()) => Err(io::Error::other("a door has ended by itself")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_door_that_ends_by_itself_is_noticed() {
+        let stays = || run_apart("stays", std::future::pending::<()>).unwrap();
+        let soon = || tokio::time::sleep(Duration::from_millis(50));
+        assert!(all_until(soon(), &[stays(), stays()]).await.is_ok());
+        let falls = run_apart("falls", || async { panic!("as a fault of ours would") }).unwrap();
+        assert!(all_until(std::future::pending(), &[stays(), falls]).await.is_err());
+    }
 }

@@ -12,7 +12,6 @@ use axum::extract::Request;
 use axum::serve::Listener;
 use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::oneshot;
 use tower::ServiceExt;
 
 use super::Door;
@@ -41,7 +40,7 @@ pub fn start_tcp(
     router: Router,
     budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<oneshot::Receiver<()>> {
+) -> io::Result<runtime::End> {
     let from = move |_: &_, address: &SocketAddr| {
         // All that come through Envoy have its address, until a head says for whom it speaks.
         (address.to_string(), (door != Door::ThroughEnvoy).then(|| address.ip()))
@@ -66,7 +65,7 @@ pub fn start_unix(
     file: SocketFile,
     router: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<oneshot::Receiver<()>> {
+) -> io::Result<runtime::End> {
     let from = |stream: &tokio::net::UnixStream, _: &_| {
         let user = stream.peer_cred().map(|user| format!("uid:{}", user.uid()));
         (user.unwrap_or_default(), None)

@@ -107,6 +107,34 @@ async fn a_page_in_redis_costs_what_it_holds() {
     assert!(costs[0] > 0 && costs[1] <= costs[0] + PAGE as u64, "looked up for few and for many: {costs:?}");
 }
 
+/// Of a log with many rows of old, and some that a wrong clock has dated back.
+#[tokio::test]
+async fn a_search_since_a_time_ends_where_all_is_older() {
+    const DAY: u64 = 24 * 3600 * 1000;
+    let (file, embedded) = in_memory();
+    let (redis, _, server) = in_redis().await;
+    for store in [&file, &redis] {
+        for (count, day, target) in [(2_000, 1, "old"), (5, 10, "new"), (400, 1, "dated back"), (5, 10, "new")] {
+            let of_day = AuditEntry { at: at(day * DAY), ..row(target) };
+            store.apply(vec![Write::Audit(of_day); count]).await.unwrap();
+        }
+    }
+    let since = |day: u64| AuditQuery { since: Some(at(day * DAY)), limit: 1_000, ..AuditQuery::default() };
+    let before = (embedded.looked_at(), looked_at(&server).await);
+    for store in [&file, &redis] {
+        let found = store.audit(since(9)).await.unwrap();
+        assert_eq!((found.len(), found.iter().all(|row| row.target == "new")), (10, true), "none is left out");
+    }
+    let cost = (embedded.looked_at() - before.0, looked_at(&server).await - before.1);
+    assert!(cost.0 <= 410 + 500, "{cost:?}");
+    assert!(cost.1 <= 2, "pages of 500: {cost:?}");
+    // Who asks for a time that is not two days later may find more.
+    for store in [&file, &redis] {
+        assert_eq!(store.audit(AuditQuery { limit: 9_999, ..since(1) }).await.unwrap().len(), 2_410);
+        assert_eq!(store.audit(since(2)).await.unwrap().len(), 10);
+    }
+}
+
 fn open(path: &Path, format: Format) -> Arc<Embedded> {
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
     drop(Embedded::open(path, Duration::ZERO).unwrap());

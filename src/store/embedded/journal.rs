@@ -8,7 +8,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, rest_of_timed, scope, scoped, timed, within};
 use super::super::records::{decode_audit, decode_once, encode_audit, encode_once};
-use super::super::rules::{check_once, check_parts};
+use super::super::rules::{Past, check_once, check_parts};
 use super::super::{AuditQuery, ONCE_KEPT, OnceRecord, StoreError};
 use super::engine::Act;
 use super::{Embedded, damaged, format_in, has_indexes};
@@ -23,7 +23,7 @@ impl Embedded {
         let before = query.before.unwrap_or(u64::MAX);
         self.engine.read(|read| {
             let rows = read.open_table(keyspace::AUDIT)?;
-            let mut page = Vec::new();
+            let (mut page, mut past) = (Vec::new(), Past::of(query));
             let parts = [&query.project, &query.actor].into_iter().flatten();
             if !parts.into_iter().all(|part| is_part(part)) {
                 return Ok(page);
@@ -39,7 +39,11 @@ impl Embedded {
                     self.look_at_one();
                     let entry = entry?.0;
                     let sequence = entry.value().get(first.len()..).unwrap_or_default();
-                    page.extend(Some(listed_row(&rows, sequence)?).filter(|row| query.matches(row)));
+                    let row = listed_row(&rows, sequence)?;
+                    if past.is_reached(&row) {
+                        break;
+                    }
+                    page.extend(Some(row).filter(|row| query.matches(row)));
                 }
             } else if let Some(project) = &query.project {
                 let index = read.open_table(keyspace::AUDIT_BY_PROJECT)?;
@@ -51,7 +55,11 @@ impl Embedded {
                     self.look_at_one();
                     let entry = entry?.0;
                     let sequence = rest_of(entry.value()).unwrap_or_default();
-                    page.extend(Some(listed_row(&rows, sequence)?).filter(|row| query.matches(row)));
+                    let row = listed_row(&rows, sequence)?;
+                    if past.is_reached(&row) {
+                        break;
+                    }
+                    page.extend(Some(row).filter(|row| query.matches(row)));
                 }
             } else {
                 for entry in rows.range(..before)?.rev() {
@@ -59,7 +67,11 @@ impl Embedded {
                         break;
                     }
                     self.look_at_one();
-                    page.extend(Some(decode_audit(entry?.1.value())?).filter(|row| query.matches(row)));
+                    let row = decode_audit(entry?.1.value())?;
+                    if past.is_reached(&row) {
+                        break;
+                    }
+                    page.extend(Some(row).filter(|row| query.matches(row)));
                 }
             }
             Ok(page)

@@ -11,6 +11,7 @@ use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, Resource, 
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{decode_audit, decode_once, decode_project, decode_sessions, decode_signing_key};
+use crate::store::rules::Past;
 use crate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
 
 /// How much is read at once: a script must not hold everybody else up.
@@ -236,14 +237,15 @@ impl Redis {
             && (by_actor || query.actor.is_none());
         let most = if is_exact { query.limit.min(PAGE) } else { PAGE };
         let mut before = query.before.unwrap_or(MOST_ROWS).min(MOST_ROWS);
-        let mut page = Vec::new();
+        let (mut page, mut past) = (Vec::new(), Past::of(query));
         while page.len() < query.limit && before > 1 {
             let rows = self.rows(list.as_deref(), before - 1, most).await?;
             let is_last = rows.len() < most;
             before = rows.last().map_or(0, |row| row.sequence);
+            let is_past = rows.iter().any(|row| past.is_reached(row));
             let wanted = rows.into_iter().filter(|row| query.matches(row));
             page.extend(wanted.take(query.limit - page.len()));
-            if is_last {
+            if is_last || is_past {
                 break;
             }
         }

@@ -134,6 +134,32 @@ fn with_keys(shipped: &Shipped) -> (Replica, Vec<String>) {
     (replica, keys)
 }
 
+/// Tollgate's user may do all that it takes.
+#[test]
+fn a_replica_with_a_grace_that_is_not_listed_any_more_is_named() {
+    let shipped = Shipped::start();
+    init(&shipped);
+    let folder = tempfile::tempdir().unwrap();
+    let config = config_in(&folder, &shipped);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen("revoked: 401", "revoked: 401, grace: 60s", 1)).unwrap();
+    let log = File::create(folder.path().join("log")).unwrap();
+    let child = tollgate().args(["serve", "--config", &config]).stdout(log).stderr(Stdio::null()).spawn().unwrap();
+    let replica = Replica { child, folder: Some(folder) };
+    wait_for("a replica", || replica.run(&["keys", "list"]).code == 0);
+    let revoke = |id: &str| replica.run(&["keys", "revoke", id, "--wait", "-o", "json"]);
+    let [first, second] = [replica.make_key(), replica.make_key()];
+    revoke(&first).ends(0);
+    assert_eq!(shipped.command::<u64>(&["DEL", "tg:{tg}:members"]), 1);
+    let done = revoke(&second);
+    assert!(
+        done.code != 0 && format!("{}{}", done.out, done.err).contains("the store lists no more"),
+        "{} {}",
+        done.out,
+        done.err
+    );
+}
+
 #[test]
 fn a_restart_of_redis_keeps_every_key() {
     let mut shipped = Shipped::start();

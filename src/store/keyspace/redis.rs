@@ -13,6 +13,8 @@ pub const HEAD: &str = "tg:{tg}:head";
 pub const LOG: &str = "tg:{tg}:log";
 /// Hash of the replicas: id to what it says of itself, as JSON.
 pub const MEMBERS: &str = "tg:{tg}:members";
+/// Stream of one entry, whose id is the server's time.
+pub const CLOCK: &str = "tg:{tg}:clock";
 /// Which store it was filled from, if it was filled by a migration.
 pub const MIGRATION: &str = "tg:{tg}:migration";
 /// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). The newest one is never removed.

@@ -68,7 +68,7 @@ impl Channel {
     /// [`StoreError`], after which nothing is known of where the replica stands.
     pub async fn renew(&mut self, member: &Member) -> Result<Renewal, StoreError> {
         let mut script = RENEW.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(&member.id);
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).key(names::CLOCK).arg(&member.id);
         script.arg(encode_member(member)).arg(self.encode_nowhere(member));
         script.arg(member.position.sequence).arg(&member.position.chain).arg(MOST_ENTRIES);
         script.arg(self.acknowledged.sequence).arg(&self.acknowledged.chain);
@@ -151,7 +151,7 @@ impl Channel {
     /// As [`Channel::members`].
     pub async fn list(&mut self) -> Result<Listing, StoreError> {
         let mut script = MEMBERS.prepare_invoke();
-        script.key(names::HEAD).key(names::MEMBERS);
+        script.key(names::HEAD).key(names::MEMBERS).key(names::CLOCK);
         let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?.found()?;
         answer.as_of()?;
         let mut members = Vec::new();
@@ -182,7 +182,7 @@ impl Channel {
     /// [`StoreError::Unavailable`]
     pub async fn recount(&mut self, missing: u64) -> Result<(), StoreError> {
         let mut script = RECOUNT.prepare_invoke();
-        script.key(names::HEAD).key(names::MEMBERS).arg(missing);
+        script.key(names::HEAD).key(names::MEMBERS).key(names::CLOCK).arg(missing);
         run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
     }
 

@@ -2,7 +2,7 @@
 -- Notes where a replica stands, and tells it what follows. A number alone proves nothing: a standby that was promoted may use
 -- the numbers of lost changes again, so the position's hash must be the one in the log. And a head alone proves nothing: the
 -- log must end with it. What was acknowledged to the replica must be there, too, also before it has heard of it.
--- KEYS: head, log, members. ARGV: id of the member, what it says of itself, the same at position 0, seq, h, most entries, seq and
+-- KEYS: head, log, members, clock. ARGV: id of the member, what it says of itself, the same at position 0, seq, h, most entries, seq and
 -- h of the newest change that was acknowledged to it, the lineage of seq and h, the lineage that it refuses for good or nothing,
 -- its grace in milliseconds, the time after which a lease has ended.
 local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'h', 'format', 'members', 'missed')
@@ -67,8 +67,8 @@ end
 note(ARGV[2])
 -- Until when the last one with this grace may go on without the store.
 if has_three and ARGV[11] ~= '0' then
-  local time = redis.call('TIME')
-  local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  -- The server's time, which its user need not be allowed to ask for, and which never goes back.
+  local now = tonumber(string.match(redis.call('XADD', KEYS[4], 'MAXLEN', '1', '*', 't', ''), '^%d+'))
   redis.call('HSET', KEYS[1], 'grace:' .. ARGV[11], string.format('%.0f', now + tonumber(ARGV[11]) + tonumber(ARGV[12])))
 end
 local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[4] .. '-0', '+', 'COUNT', ARGV[6])

@@ -135,6 +135,9 @@ impl Peer {
                 Ok(written) => written.ok()?,
             }
             self.sent += BURST;
+            if Instant::now() >= self.end {
+                return Some(());
+            }
             // One core serves them all.
             sleep(Duration::from_millis(20)).await;
         }

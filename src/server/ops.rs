@@ -3,9 +3,10 @@
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -29,6 +30,9 @@ use crate::telemetry::Telemetry;
 const ROOM: Room = Room { places: 1024, strangers: 1024, share: 64, cuts_answers: true };
 const LIMITS: Limits =
     Limits { room: ROOM, head_time: Duration::from_secs(5), buffer: 8 << 10, drain: Duration::from_secs(2) };
+/// How often the metrics are written anew in such a time. Whoever asks more often is told what was written last.
+const METRICS_FRESH: u32 = 4;
+const METRICS_AGE: Duration = Duration::from_millis(100);
 /// A store that takes longer is not available.
 const STORE_TIME: Duration = Duration::from_secs(1);
 
@@ -69,10 +73,11 @@ async fn serve(listener: TcpListener, state: OpsState, budget: Arc<Budget>, shut
 }
 
 fn router(state: OpsState) -> Router {
+    let latest = Arc::new(Mutex::new(Latest { since: Instant::now(), fresh: 0, text: Bytes::new() }));
     Router::new()
         .route("/live", get(async || Json(json!({"live": true}))))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(move |State(state): State<OpsState>| async move { metrics(&state, &latest) }))
         .with_state(state)
 }
 
@@ -102,14 +107,31 @@ async fn ready(State(state): State<OpsState>) -> Response {
     (status, Json(answer)).into_response()
 }
 
-async fn metrics(State(state): State<OpsState>) -> Response {
-    match state.telemetry.render(&state.resolver) {
-        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
-        Err(error) => {
-            tracing::error!(%error, "the metrics could not be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
-        }
+/// The metrics as they were last written.
+struct Latest {
+    since: Instant,
+    /// How often they were written since then.
+    fresh: u32,
+    text: Bytes,
+}
+
+/// Written anew for whoever asks, but not for each of a crowd.
+fn metrics(state: &OpsState, latest: &Mutex<Latest>) -> Response {
+    let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
+    if latest.since.elapsed() >= METRICS_AGE {
+        (latest.since, latest.fresh) = (Instant::now(), 0);
     }
+    if latest.fresh < METRICS_FRESH {
+        latest.text = match state.telemetry.render(&state.resolver) {
+            Ok(text) => text.into(),
+            Err(error) => {
+                tracing::error!(%error, "the metrics could not be written");
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            }
+        };
+        latest.fresh += 1;
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], latest.text.clone()).into_response()
 }
 
 #[cfg(test)]
@@ -124,6 +146,28 @@ mod tests {
     const MANY: usize = 1100;
     /// How long each of them waits before it comes again.
     const AGAIN: Duration = Duration::from_millis(20);
+
+    #[tokio::test]
+    async fn metrics_are_not_written_anew_for_each_of_a_crowd() {
+        let fixture = Fixture::new().await;
+        let (_drain, draining) = watch::channel(false);
+        let state =
+            OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
+        // For as long as the test takes, no time has passed.
+        let since = Instant::now() + Duration::from_secs(3600);
+        let latest = Mutex::new(Latest { since, fresh: 0, text: Bytes::new() });
+        for _ in 0..METRICS_FRESH {
+            latest.lock().unwrap().text = Bytes::from_static(b"before");
+            metrics(&state, &latest);
+            assert_ne!(latest.lock().unwrap().text, "before");
+        }
+        latest.lock().unwrap().text = Bytes::from_static(b"before");
+        metrics(&state, &latest);
+        assert_eq!(latest.lock().unwrap().text, "before");
+        latest.lock().unwrap().since = Instant::now().checked_sub(METRICS_AGE).unwrap();
+        metrics(&state, &latest);
+        assert_ne!(latest.lock().unwrap().text, "before");
+    }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn strangers_that_come_again_and_again_cut_off_nobody_who_asks() {

@@ -1,6 +1,7 @@
 //! Names of users: whom one means, and those that come back. A user of one project is known by `<project>/<name>`, or by the name alone
-//! if the store was older when the user was made; so a name of one project says nothing about another one. A name stays with whoever had it, also deleted, until an operator gives it free: what named them
-//! would name whoever has the name next. Never decides what becomes of that, only tells of it.
+//! if the store was older when the user was made; so a name of one project says nothing about another one. A name stays with
+//! whoever had it, also deleted, until an operator gives it free: what named them would name whoever has the name next. Never
+//! decides what becomes of that, only tells of it.
 
 use super::actor::Actor;
 use super::audit::Attempt;
@@ -33,8 +34,8 @@ pub struct Freed {
 const CHOICES: usize = 5;
 
 /// Whom a login name means to somebody who logs in, with their project, and so what would be found of their session: `<project>/<name>` is
-/// one user; a name alone is that of a user of every project, or else of the only one who has it. `None`: nobody, or more than one. Asks
-/// the store as often and for as much whoever there is.
+/// one user; a name alone is that of whoever stands under it alone, or else of the only one who has it. `None`: nobody, or more than one.
+/// Asks the store as often and for as much whoever there is.
 ///
 /// # Errors
 /// [`StoreError`]
@@ -51,10 +52,9 @@ pub async fn whoever_logs_in(store: &Store, name: &str) -> std::result::Result<O
         let alone = load(plain).await?;
         let other = load(others.first().map_or(plain, |other| &*other.name)).await?;
         return Ok(match (alone, &*others) {
-            (Some(alone), _) if is_of(&alone, EVERY) => Some(alone),
-            (Some(alone), []) => Some(alone),
+            (Some(alone), _) => Some(alone),
             (None, [_]) => other,
-            _ => None,
+            (None, _) => None,
         });
     };
     let (named, alone) = (load(name).await?, load(plain).await?);
@@ -63,7 +63,8 @@ pub async fn whoever_logs_in(store: &Store, name: &str) -> std::result::Result<O
 
 impl Registry {
     /// The name under which the user stands whom the actor calls this; where there is none, under which one would. A name alone is one
-    /// of the actor's project; to an administrator of every project that of a user of every project, or else of the only one who has it.
+    /// of the actor's project; to an administrator of every project that of a user of every project, or else of the only one who has it,
+    /// unless whoever had the name alone was deleted.
     ///
     /// # Errors
     /// [`RegistryError::Conflict`] if it could be several.
@@ -76,7 +77,11 @@ impl Registry {
         if let Some(project) = project.or(actor.project.as_deref()) {
             return self.name_in_project(project, plain).await;
         }
-        let alone = self.store.user(plain.to_owned()).await?.filter(|user| !user.deleted);
+        let alone = self.store.user(plain.to_owned()).await?.filter(|user| !user.freed);
+        if alone.as_ref().is_some_and(|alone| alone.deleted) {
+            // The name is kept: it means whoever had it, and nobody who is called alike elsewhere.
+            return Ok(plain.to_owned());
+        }
         let mut found = self.store.users_of_plain_name(plain.to_owned(), CHOICES).await?;
         match (alone, &*found) {
             (Some(alone), _) if alone.project == EVERY => return Ok(alone.name),

@@ -4,7 +4,7 @@
 use super::actor::{Actor, Held};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
-use super::{Change, Made, Registry, RegistryError, Result};
+use super::{ATTEMPTS, Change, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, SIGNING_KEYS, Slots, named};
 use crate::domain::name::{USER_NAME_RULE, is_login_name};
 use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKey, User, UserSessions};
@@ -20,8 +20,24 @@ impl Registry {
         if !self.store.format().await?.has_three() {
             return Ok(());
         }
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            // Whoever else logs in meanwhile takes the last place, or ends the same session.
+            match self.list_session(user, session.clone()).await {
+                Err(StoreError::Conflict(_)) if attempts < ATTEMPTS => {}
+                result => return result,
+            }
+        }
+    }
+
+    async fn list_session(&self, user: &User, session: OpenSession) -> std::result::Result<(), StoreError> {
         self.settle().await?;
-        let open = self.going_on(user).await?;
+        let open = match self.going_on(user).await {
+            // Nobody is kept out by a list that no check reads.
+            Err(StoreError::Damaged(_)) => Vec::new(),
+            open => open?,
+        };
         let surplus = (open.len() + 1).saturating_sub(UserSessions::MOST);
         let actor = Actor::tollgate();
         let (mut writes, mut ended) = (Vec::new(), Vec::new());
@@ -63,7 +79,11 @@ impl Registry {
             self.demand_sessions().await?;
             match self.going_on(&owner).await?.into_iter().find(|session| session.id == id) {
                 Some(session) => Ok(session_end(Some(owner.project), self.end_of(&owner.name, session))),
-                None if self.store.ended_session(id.to_owned()).await? => Ok(Change::none(())),
+                None if self.store.ended_session(id.to_owned()).await? => {
+                    // It ends nothing any more, and takes a number all the same.
+                    self.demand_pace(&attempt, Some(&owner.project))?;
+                    Ok(Change::none(()))
+                }
                 None => Err(RegistryError::NotFound(format!("{user} has no session {id}"))),
             }
         })

@@ -44,8 +44,10 @@ impl Registry {
             let page = self.store.keys(query.clone()).await?;
             let over: Vec<&ApiKey> =
                 page.iter().filter(|key| key.is_over_before(before) && rule.planes.contains(&key.plane)).collect();
-            if !over.is_empty() {
-                self.purge(&over, before).await?;
+            if !over.is_empty() && !self.purge(&over, before).await? {
+                for one in &over {
+                    self.purge(&[one], before).await?;
+                }
             }
             match page.last().filter(|_| page.len() == PAGE) {
                 Some(last) => query.after = Some(last.id),
@@ -66,7 +68,8 @@ impl Registry {
         }
     }
 
-    async fn purge(&self, over: &[&ApiKey], before: Timestamp) -> Result<()> {
+    /// Removes all of them or none. Whether it did: one may have been changed or removed meanwhile.
+    async fn purge(&self, over: &[&ApiKey], before: Timestamp) -> Result<bool> {
         let actor = Actor::tollgate();
         let mut projects: BTreeMap<&str, usize> = BTreeMap::new();
         for key in over {
@@ -81,9 +84,11 @@ impl Registry {
         });
         let slots: Vec<Slots> = over.iter().map(|key| Slots::of_digests(&[key.digest])).collect();
         match self.apply(purges.chain(rows).collect(), Event::touching(&slots)).await {
-            Ok(_) => Ok(self.store.forget_use(over.iter().map(|key| key.id).collect()).await?),
-            // Somebody has changed one of them, as by purging it: what is left has its turn tomorrow.
-            Err(RegistryError::Conflict(_)) => Ok(()),
+            Ok(_) => {
+                self.store.forget_use(over.iter().map(|key| key.id).collect()).await?;
+                Ok(true)
+            }
+            Err(RegistryError::Conflict(_)) => Ok(false),
             Err(error) => Err(error),
         }
     }

@@ -303,6 +303,15 @@ pub(super) fn decode_sessions(bytes: &[u8], user: &str) -> Result<UserSessions, 
     Ok(UserSessions { user: wire.user, sessions: wire.sessions.into_iter().map(session).collect() })
 }
 
+/// A list of sessions, unless it is damaged.
+pub(super) fn readable_sessions(bytes: &[u8], user: &str) -> Option<UserSessions> {
+    let sessions = decode_sessions(bytes, user);
+    if let Err(error) = &sessions {
+        tracing::error!(%error, "the list of a user's sessions cannot be read, and is begun anew");
+    }
+    sessions.ok()
+}
+
 pub(super) fn encode_signing_key(key: &SigningKey) -> Vec<u8> {
     let wire =
         wire::SigningKey { id: key.id.clone(), sealed: key.sealed.clone(), created_at_ms: key.created_at.as_millis() };

@@ -140,14 +140,24 @@ pub(super) fn user_id_after(stored: &User, new: &User) -> Option<UserId> {
     if stored.deleted && !new.deleted { new.id } else { stored.id.or(new.id) }
 }
 
-/// The sessions of a user once another one has begun.
-pub(super) fn sessions_with(known: Option<UserSessions>, user: &str, session: &OpenSession) -> UserSessions {
+/// The sessions of a user once another one has begun. Those of a generation before it have ended with that.
+///
+/// # Errors
+/// [`StoreError::Conflict`] if there are as many as there may be: none goes on that is not listed.
+pub(super) fn sessions_with(
+    known: Option<UserSessions>,
+    user: &str,
+    session: &OpenSession,
+) -> Result<UserSessions, StoreError> {
     let mut sessions = known.map_or_else(Vec::new, |known| known.sessions);
-    sessions.retain(|known| session.began_at < known.expires_at && known.id != session.id);
+    sessions.retain(|known| {
+        session.began_at < known.expires_at && known.generation >= session.generation && known.id != session.id
+    });
+    if sessions.len() >= UserSessions::MOST {
+        return conflict(format!("user {user} has as many sessions as there may be"));
+    }
     sessions.push(session.clone());
-    let surplus = sessions.len().saturating_sub(UserSessions::MOST);
-    sessions.drain(..surplus);
-    UserSessions { user: user.to_owned(), sessions }
+    Ok(UserSessions { user: user.to_owned(), sessions })
 }
 
 /// The sessions of a user once one of them was ended; `None`: there are no others.

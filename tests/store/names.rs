@@ -135,7 +135,7 @@ async fn a_name_means_one_user_or_nobody() {
         ("ann", None),
         ("acme/ann", Some("acme/ann")),
         ("eve", Some("eve")),
-        ("old", None),
+        ("old", Some("old")),
         ("acme/old", Some("old")),
         ("beta/old", Some("beta/old")),
         ("beta/eve", Some("beta/eve")),
@@ -165,6 +165,23 @@ async fn a_name_means_one_user_or_nobody() {
     desk.registry.delete_user(&operator, "acme/ann", Expected::Any).await.unwrap();
     assert_eq!(logs_in(&desk, "ann").await.as_deref(), Some("beta/ann"));
     assert_eq!(logs_in(&desk, "acme/ann").await, None);
+}
+
+/// What is done once more, as after a time-out, falls on nobody who is called alike elsewhere.
+#[tokio::test]
+async fn the_name_of_who_was_deleted_means_nobody_else() {
+    let desk = Desk::new();
+    let operator = Actor::operator();
+    desk.user("ann", "*", &RUN).await;
+    desk.user("ann", "beta", &RUN).await;
+    let delete =
+        async || desk.registry.delete_user(&operator, "ann", Expected::Any).await.map(|made| made.name.clone());
+    assert_eq!(delete().await.as_deref(), Ok("ann"));
+    assert!(matches!(delete().await, Err(RegistryError::NotFound(_))));
+    assert!(desk.registry.user(&operator, "beta/ann").await.is_ok());
+    // The name can be given free all the same, and then it means who is left.
+    assert_eq!(desk.registry.free_user_name(&operator, "ann").await.unwrap().name, "ann");
+    assert_eq!(desk.registry.user(&operator, "ann").await.unwrap().name, "beta/ann");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, rest_of_timed, timed};
 use super::super::records::{
     decode_ended_session, decode_sessions, decode_signing_key, encode_ended_session, encode_sessions,
-    encode_signing_key,
+    encode_signing_key, readable_sessions,
 };
 use super::super::rules::{check_parts, sessions_with, sessions_without};
 use super::batch::conflict;
@@ -65,7 +65,7 @@ pub(super) fn begin(transaction: &WriteTransaction, user: &str, session: &OpenSe
     forget_users(transaction, session.began_at)?;
     let mut open = Open::of(transaction)?;
     let before = open.take(user)?;
-    open.put(&sessions_with(before, user, session))
+    open.put(&sessions_with(before, user, session)?)
 }
 
 /// The tables of the sessions that go on.
@@ -80,10 +80,13 @@ impl<'t> Open<'t> {
         Ok(Self { sessions, by_expiry: transaction.open_table(keyspace::SESSIONS_BY_EXPIRY)? })
     }
 
+    /// One that cannot be read counts as none: it keeps no session from being begun or ended.
     fn take(&mut self, user: &str) -> Act<Option<UserSessions>> {
-        let before = known(&self.sessions, user)?;
+        let before = match self.sessions.remove(user)? {
+            Some(bytes) => readable_sessions(bytes.value(), user),
+            None => None,
+        };
         if let Some(before) = &before {
-            self.sessions.remove(user)?;
             self.by_expiry.remove(&*timed(before.last_expiry(), user.as_bytes()))?;
         }
         Ok(before)
@@ -116,6 +119,7 @@ fn forget_users(transaction: &WriteTransaction, now: Timestamp) -> Act<()> {
     for key in old {
         let user = rest_of_timed(&key).and_then(|user| std::str::from_utf8(user).ok()).unwrap_or_default();
         open.take(user)?;
+        open.by_expiry.remove(&*key)?;
     }
     Ok(())
 }

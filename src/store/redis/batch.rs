@@ -13,8 +13,8 @@ use crate::domain::time::Timestamp;
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{
-    decode_once, decode_project, decode_resource, decode_sessions, encode_audit, encode_ended_session, encode_once,
-    encode_project, encode_resource, encode_sessions, encode_signing_key,
+    decode_once, decode_project, decode_resource, encode_audit, encode_ended_session, encode_once, encode_project,
+    encode_resource, encode_sessions, encode_signing_key, readable_sessions,
 };
 use crate::store::rules::{
     check_key_purge, check_key_update, check_namesake, check_once, check_parts, check_project_put,
@@ -311,14 +311,15 @@ fn begin_session(draft: &mut Draft<'_>, user: &str, session: &OpenSession) -> St
     // Read in any case, as that tells the format.
     let known = known_sessions(draft, user)?;
     if draft.format().has_three() {
-        put_sessions(draft, &sessions_with(known, user, session), session.began_at);
+        put_sessions(draft, &sessions_with(known, user, session)?, session.began_at);
     }
     Ok(())
 }
 
+/// A list that cannot be read counts as none: it keeps no session from being begun or ended.
 fn known_sessions(draft: &mut Draft<'_>, user: &str) -> Step<Option<UserSessions>> {
     let value = draft.record(&names::sessions(user))?;
-    Ok(value.map(|value| decode_sessions(&value, user)).transpose()?)
+    Ok(value.and_then(|value| readable_sessions(&value, user)))
 }
 
 pub(super) fn put_sessions(draft: &mut Draft<'_>, sessions: &UserSessions, now: Timestamp) {

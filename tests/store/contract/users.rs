@@ -228,7 +228,11 @@ async fn sessions_that_are_over_make_room(store: Store) {
         begin(&store, "ann", &open(&format!("s-{n}"), 10 + n, DAY + n)).await;
     }
     assert_eq!(going_on(&store, "ann").await.len(), UserSessions::MOST);
-    begin(&store, "ann", &open("more", 1_000, 2 * DAY)).await;
+    // None goes on that is not listed: whoever comes waits until one of them has ended.
+    let more = Write::BeginSession { user: "ann".to_owned(), session: open("more", 1_000, 2 * DAY) };
+    assert_conflict(&store.apply(vec![more.clone()]).await);
+    let end = EndedSession { id: "s-0".to_owned(), user: "ann".to_owned(), ended_at: at(1_000), expires_at: at(DAY) };
+    store.apply(vec![Write::EndSession(end), more]).await.unwrap();
     let now = going_on(&store, "ann").await;
     assert_eq!((now.len(), &*now[0].id, &*now[UserSessions::MOST - 1].id), (UserSessions::MOST, "s-1", "more"));
     begin(&store, "ann", &open("later", DAY + 3, 2 * DAY)).await;

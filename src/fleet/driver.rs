@@ -350,7 +350,8 @@ impl Driver {
             }
             refuse(&mut self.views, &problem);
         }
-        if settle {
+        // Whatever else is answered gives nothing, and must be heard even while no replica confirms.
+        if settle && matches!(renewal, Renewal::Ahead { .. }) {
             links.asked.settle().await?;
         }
         Ok((sent, renewal))

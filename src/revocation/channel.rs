@@ -350,12 +350,16 @@ impl Channel {
         let is_told = was_sealed && self.loss.as_ref().is_some_and(is_known);
         if matches!(loss, Loss::Changes { .. } | Loss::Left { .. }) {
             self.gone_since.get_or_insert(now.moment);
-            let is_final = now.term == Term::Fixed || self.is_late(now);
+            // Of a history that was left the others know as well; and whoever has looked at another store alone misses nothing here.
+            let is_missed = matches!(loss, Loss::Changes { .. });
+            let is_final = is_missed && (now.term == Term::Fixed || self.is_late(now));
             self.refused = renewal.head().filter(|_| is_final).map(|head| head.lineage.clone());
         }
         self.attached_since = None;
         self.turn(now, MemberState::Sealed);
-        let listen = Action::Listen { after: self.own.position.sequence };
+        // What is in the log already would ring at once, over and over.
+        let newest = renewal.head().map_or(0, |head| head.position.sequence);
+        let listen = Action::Listen { after: self.own.position.sequence.max(newest) };
         if is_told {
             return vec![listen];
         }

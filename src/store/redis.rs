@@ -179,9 +179,10 @@ impl Redis {
         Ok((head, answer.word != "STALE"))
     }
 
-    /// Has the connections for reading made anew before they are used again.
+    /// Has the connections made anew before they are used again.
     pub fn drop_loads(&self) {
         self.lanes.drop_all();
+        self.writer.drop_line();
     }
 
     /// Records and, with `naming`, the project that the first found among so many of the first ones names.

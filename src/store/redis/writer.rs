@@ -2,6 +2,7 @@
 //! by its replicas. Never acknowledges what a script has not answered for.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::{RedisError, ScriptInvocation};
@@ -39,6 +40,8 @@ pub(super) struct Writer {
     connector: Connector,
     runtime: Handle,
     connection: Mutex<Option<Line>>,
+    /// A connection of an earlier generation is not used any more, and what was acknowledged over it is no promise.
+    generation: AtomicU64,
     pub(super) log_length: usize,
     pub(super) replicas: u32,
     acknowledged: Arc<Acknowledged>,
@@ -46,6 +49,7 @@ pub(super) struct Writer {
 
 /// A connection, and how much room its server had.
 struct Line {
+    generation: u64,
     connection: Connection,
     room: Room,
 }
@@ -72,7 +76,8 @@ impl Writer {
         acknowledged: Arc<Acknowledged>,
     ) -> Self {
         let replicas = connector.replicas();
-        Self { connector, runtime, connection: Mutex::default(), log_length, replicas, acknowledged }
+        let (connection, generation) = (Mutex::default(), AtomicU64::default());
+        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged }
     }
 
     pub(super) async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
@@ -91,32 +96,34 @@ impl Writer {
         let lineage = fresh_lineage()?;
         let mut held = self.connection.lock().await;
         // A fresh one: whoever makes a store must know where.
-        let Line { mut connection, room } = self.connect().await?;
+        let mut line = self.connect().await?;
+        let connection = &mut line.connection;
         let mut script = INIT.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(lineage);
         script.arg(Format::NEWEST.in_head());
-        let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?;
+        let mut answer = run(connection, &script).await.map_err(unknown_end)?;
         let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
         Format::of_head(format)?;
-        self.confirm(&mut connection).await?;
-        *held = Some(Line { connection, room });
+        self.confirm(connection).await?;
+        *held = Some(line);
         Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
     }
 
     /// As [`super::Redis::accept`].
     pub(super) async fn accept(&self, seen: &Standing) -> Result<(String, u64), StoreError> {
         let mut held = self.connection.lock().await;
-        let Line { mut connection, room } = self.connect().await?;
+        let mut line = self.connect().await?;
+        let connection = &mut line.connection;
         let mut script = ACCEPT.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).arg(&seen.lineage).arg(seen.sequence);
         script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }));
-        let mut answer = run(&mut connection, &script).await.map_err(unknown_end)?.found()?;
+        let mut answer = run(connection, &script).await.map_err(unknown_end)?.found()?;
         if answer.word == "STALE" {
             return Err(StoreError::Conflict("the store has changed meanwhile: look at it again".to_owned()));
         }
         let made = (answer.text()?, answer.number()?);
-        self.confirm(&mut connection).await?;
-        *held = Some(Line { connection, room });
+        self.confirm(connection).await?;
+        *held = Some(line);
         Ok(made)
     }
 
@@ -126,20 +133,23 @@ impl Writer {
         self.acknowledged.check()?;
         let histories = self.acknowledged.histories();
         for _ in 0..ATTEMPTS {
-            let kept = held.take().filter(|line| !line.connection.is_closed());
+            let kept = held.take().filter(|line| self.is_good(line));
             let is_used = kept.is_some();
             let mut line = match kept {
                 Some(line) => line,
                 None => self.connect().await?,
             };
             let result = self.attempt(&mut line, judge, &payload).await;
+            let is_good = self.is_good(&line);
             if !matches!(result, Err(Setback::Broken(_) | Setback::Failed(_))) {
                 *held = Some(line);
             }
             match result {
                 Ok(made) => {
                     let sequence = made.position.sequence;
-                    self.acknowledged.note(histories, made);
+                    if is_good {
+                        self.acknowledged.note(histories, made);
+                    }
                     return Ok(sequence);
                 }
                 Err(Setback::Stale) => {}
@@ -154,7 +164,7 @@ impl Writer {
     /// Runs a script that is no change of a record, and waits for the replicas.
     pub(super) async fn run_alone(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
         let mut held = self.connection.lock().await;
-        let mut line = match held.take() {
+        let mut line = match held.take().filter(|line| self.is_good(line)) {
             Some(line) => line,
             None => self.connect().await?,
         };
@@ -164,20 +174,30 @@ impl Writer {
         Ok(answer)
     }
 
+    /// Has the connection made anew before it is used again: its server may have been deposed.
+    pub(super) fn drop_line(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn is_good(&self, line: &Line) -> bool {
+        !line.connection.is_closed() && line.generation == self.generation.load(Ordering::SeqCst)
+    }
+
     async fn connect(&self) -> Result<Line, StoreError> {
+        let generation = self.generation.load(Ordering::SeqCst);
         let connector = self.connector.clone();
         let connecting = self.runtime.spawn(async move { connector.primary().await });
         match connecting.await {
             Ok(connection) => connection.map(|mut connection| {
                 connection.set_response_timeout(LIMIT);
-                Line { connection, room: Room::default() }
+                Line { generation, connection, room: Room::default() }
             }),
             Err(error) => Err(StoreError::Unavailable(format!("the connection was not made: {error}"))),
         }
     }
 
     async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<Head, Setback> {
-        let Line { connection, room } = line;
+        let Line { connection, room, .. } = line;
         let mut seen = Seen::new(Format::NEWEST);
         let mut as_of = None;
         let judged = loop {

@@ -130,7 +130,11 @@ fn findings_and_levels() {
             "by hand",
             sound,
             |f| f.replicas_connected = 1,
-            &[(Warn, "waits for 0 of them"), (Warn, "`min-replicas-to-write` is 0 of 1")],
+            &[
+                (Warn, "waits for 0 of them"),
+                (Warn, "`min-replicas-to-write` is 0 of 1"),
+                (Warn, "a failover behind this `url`"),
+            ],
             "bounded except failover (1 replicas are connected, and a write waits for 0 of them; `min-replicas-to-write` is 0 \
              of 1)",
         ),

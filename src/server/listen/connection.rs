@@ -14,6 +14,7 @@ use h2::server::{Builder, SendResponse};
 use h2::{Ping, PingPong, RecvStream};
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -64,17 +65,17 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
             }
             if !arrived.is_empty() {
                 arrived.drain(..).for_each(|call| start(call, &calls, cx));
-                account.begin_turn();
             } else if pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
                 return Poll::Ready(());
             } else if !stopping && stopped.as_mut().poll(cx).is_ready() {
                 stopping = true;
                 connection.graceful_shutdown();
             } else {
-                if account.is_paused() {
-                    // Nothing but parts of messages came: those who wait for them go first.
-                    account.begin_turn();
-                    cx.waker().wake_by_ref();
+                let has_more = account.is_paused();
+                account.begin_turn();
+                if has_more {
+                    // Behind all others who are ready, and whoever has sent something meanwhile.
+                    let _ = pin!(yield_now()).poll(cx);
                 }
                 return Poll::Pending;
             }

@@ -35,7 +35,7 @@ const WAITING_CALL: usize = 6 << 10;
 const ANSWERED_CALL: usize = 8 << 10;
 const OTHER_CALL: usize = 16 << 10;
 /// From a call's head to the end of its message.
-const MESSAGE_TIME: Duration = Duration::from_secs(5);
+pub const MESSAGE_TIME: Duration = Duration::from_secs(5);
 
 /// Who is at the other end of a connection.
 #[derive(Debug)]

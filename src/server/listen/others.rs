@@ -11,12 +11,16 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Request};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
 use tower_service::Service;
 
 use super::grpc;
+
+/// The bytes of a request: they are names of services, and tonic would hold 4 MiB.
+const REQUEST_LIMIT: usize = 32 << 10;
 
 /// Answers one call. `spoken` is told when the call is whole.
 pub async fn answer(
@@ -26,7 +30,9 @@ pub async fn answer(
     stop: CancellationToken,
     spoken: impl Fn(),
 ) {
-    let Ok(response) = routes.call(request.map(|body| tonic::body::Body::new(Received(body)))).await;
+    let request = request.map(|body| tonic::body::Body::new(Received { body, left: REQUEST_LIMIT }));
+    // One that does not say whom it is for in time is broken off.
+    let Ok(Ok(response)) = timeout(grpc::MESSAGE_TIME, routes.call(request)).await else { return };
     spoken();
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
@@ -84,17 +90,22 @@ async fn send_data(mut data: Bytes, stream: &mut SendStream<Bytes>) -> Result<()
 }
 
 /// The body of a request.
-struct Received(RecvStream);
+struct Received {
+    body: RecvStream,
+    /// Bytes that may still come.
+    left: usize,
+}
 
 impl Body for Received {
     type Data = Bytes;
     type Error = h2::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
-        let stream = &mut self.0;
+        let Self { body: stream, left } = &mut *self;
         match ready!(stream.poll_data(cx)) {
             Some(Ok(data)) => {
                 stream.flow_control().release_capacity(data.len())?;
+                *left = left.checked_sub(data.len()).ok_or(Reason::ENHANCE_YOUR_CALM)?;
                 Poll::Ready(Some(Ok(Frame::data(data))))
             }
             Some(Err(error)) => Poll::Ready(Some(Err(error))),
@@ -103,6 +114,6 @@ impl Body for Received {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        self.body.is_end_stream()
     }
 }

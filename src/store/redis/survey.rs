@@ -247,7 +247,7 @@ fn fencing(facts: &Facts, findings: &mut Vec<Finding>) -> Vec<String> {
                 "allow `SENTINEL MASTER` to this user at the sentinels, or `CLUSTER INFO` at the Cluster's nodes";
             findings.push(finding(Severity::Warn, what, remedy));
         }
-        (Term::Fixed, Failover::Single) if !sole => {
+        (Term::Fixed, Failover::Single) if !sole && !reasons.is_empty() => {
             let what = "nobody tells whether there was a failover behind this `url`: after one that loses a change everything is refused";
             let remedy = "if a service makes another server the primary by itself, set `store.redis.failover: managed`";
             findings.push(finding(Severity::Warn, what, remedy));

@@ -101,7 +101,7 @@ fn run(world: &mut World, seed: u64, broken: Broken) -> Result<(), Violation> {
     for replica in 0..REPLICAS {
         world.probe(replica)?;
     }
-    if broken == Broken::Nothing && seed.is_multiple_of(8) {
+    if matches!(broken, Broken::Nothing | Broken::ProlongsLostGraces) && seed.is_multiple_of(8) {
         world.comes_to_rest()?;
     }
     Ok(())
@@ -215,6 +215,7 @@ each_rule_is_needed! {
     rule_13_leaves_last: LeavesEarly => AfterWait;
     rule_13_counts_the_members: CountsNoMembers => AfterWait;
     rule_13_keeps_the_graces_of_those_it_lost: ForgetsGraces => AfterWait;
+    rule_13_ends_the_graces_of_those_it_lost: ProlongsLostGraces => Restless;
     rule_14_waits_until_other_primaries_are_fenced: WaitIgnoresFence => AfterWait;
     rule_14_counts_every_member: WaitCountsItselfAlone => AfterWait;
     rule_14_starts_over_in_another_history: WaitNeverStartsOver => AfterWait;

@@ -50,6 +50,8 @@ pub struct Data {
     counted: u64,
     /// Until when the last one with a grace may go on without the store, and that grace.
     graced: (Moment, u64),
+    /// The same, as it was when so many were first missing.
+    lost: (u64, Moment, u64),
     /// The lineage and the place of a change that a replica has known and misses.
     missed: Option<(String, Position)>,
     /// Counts its writes, as replication does.
@@ -83,9 +85,22 @@ impl Data {
     pub fn unlisted(&self, now: Moment, broken: Broken) -> Option<Unlisted> {
         let listed = self.members.iter().flatten().count() as u64;
         let count = self.counted.checked_sub(listed).filter(|count| *count > 0)?;
-        let (until, grace) = if broken == Broken::ForgetsGraces { Default::default() } else { self.graced };
+        let (until, grace) = match broken {
+            Broken::ForgetsGraces => Default::default(),
+            Broken::ProlongsLostGraces => self.graced,
+            _ => (self.lost.1, self.lost.2),
+        };
         let missing = Unlisted { count, still: until.since(now), grace: Duration::from_millis(grace) };
         (broken != Broken::CountsNoMembers).then_some(missing)
+    }
+
+    /// Rule 13: whoever is listed from now on prolongs no grace of those that are missing.
+    pub fn see_loss(&mut self) {
+        let listed = self.members.iter().flatten().count() as u64;
+        let missing = self.counted.saturating_sub(listed);
+        if missing > self.lost.0 {
+            self.lost = (missing, self.graced.0, self.graced.1);
+        }
     }
 
     /// Takes the list for whole, if so many are missing.
@@ -93,6 +108,7 @@ impl Data {
         let listed = self.members.iter().flatten().count() as u64;
         if self.counted == listed + missing {
             self.counted = listed;
+            self.lost = Default::default();
         }
     }
 
@@ -165,6 +181,7 @@ impl Data {
             return Renewal::Lost;
         }
         self.offset += 1;
+        self.see_loss();
         let head = Head { lineage: self.lineage.to_string(), position: self.position(self.sequence()) };
         let &Asked { position, acknowledged, beat, grace, .. } = asked;
         let is_unkept = match broken {

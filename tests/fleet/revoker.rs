@@ -173,6 +173,7 @@ impl World {
         let Some(server) = replica.listens_to() else { return Some(Stage::Waiting { wait, list }) };
         let beat = replica.channel.own().beat;
         let Some((members, unlisted, listed, listed_beat)) = list else {
+            self.redis.servers[server].data.see_loss();
             let unlisted = self.redis.servers[server].data.unlisted(self.now(), self.broken);
             let list = Some((self.members(server, by), unlisted, self.now(), beat));
             return Some(Stage::Waiting { wait, list });

@@ -48,6 +48,8 @@ pub enum Broken {
     CountsNoMembers,
     /// Rule 13: of those that are not listed any more nobody knows what grace they had.
     ForgetsGraces,
+    /// Rule 13: whoever is listed prolongs the graces of those that are not.
+    ProlongsLostGraces,
     /// Rule 14, and rule 13, which makes up for it where a failover loses nothing that was settled.
     WaitIgnoresFence,
     /// Rule 14.

@@ -357,6 +357,7 @@ impl World {
             }
         }
         let known = self.missing.take();
+        data.see_loss();
         if let Some(unlisted) = data.unlisted(now, broken) {
             let since = known.filter(|(count, _)| *count >= unlisted.count).map_or(now, |(_, since)| since);
             self.missing = Some((unlisted.count, since));
@@ -446,10 +447,17 @@ impl World {
             self.probe(replica)?;
         }
         self.rest(0..REPLICAS);
+        self.redis.lose_members();
+        for _ in 0..2 * REPLICAS {
+            self.rest(0..REPLICAS);
+            self.look_round();
+            self.pass(GRACE);
+        }
         self.rest(0..REPLICAS);
+        let is_listed = self.redis.servers[self.redis.primary].data.unlisted(self.now(), self.broken).is_none();
         let fine = |replica: &Replica| {
             !replica.stamps.is_sealed() && replica.stamps.is_leased() && (0..KEYS).all(|key| replica.serves(key))
         };
-        if self.replicas.iter().all(fine) { Ok(()) } else { Err(Violation::Restless) }
+        if is_listed && self.replicas.iter().all(fine) { Ok(()) } else { Err(Violation::Restless) }
     }
 }

@@ -25,9 +25,7 @@ scripts! {
     OLDEST = "oldest";
     TRIM = "trim";
     INIT = "init";
-    RENEW = "renew";
     KNOWN = "known";
-    MEMBERS = "members";
     CHECK = "check";
     PRUNE = "prune";
     LEAVE = "leave";
@@ -41,6 +39,12 @@ scripts! {
     BEGIN_UPGRADE = "upgrade_begin";
     END_UPGRADE = "upgrade_end";
 }
+
+/// With what both begin with.
+pub(super) static RENEW: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("scripts/lost.lua"), include_str!("scripts/renew.lua"))));
+pub(super) static MEMBERS: LazyLock<Script> =
+    LazyLock::new(|| Script::new(concat!(include_str!("scripts/lost.lua"), include_str!("scripts/members.lua"))));
 
 const WRITE_BATCH: &str = include_str!("scripts/write.lua");
 

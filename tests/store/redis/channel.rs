@@ -397,6 +397,31 @@ async fn a_list_of_members_that_was_lost_is_noticed() {
 }
 
 #[tokio::test]
+async fn who_is_listed_prolongs_no_grace_of_those_that_are_not() {
+    let (_, redis, server) = in_redis().await;
+    let mut channel = redis.channel().await.unwrap();
+    let graced = Member { grace: Duration::from_millis(100), ..member("a") };
+    ahead(&mut channel, &graced).await;
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    // Seen by a renewal, before somebody asks.
+    let since = Instant::now();
+    while {
+        ahead(&mut channel, &graced).await;
+        channel.list().await.unwrap().unlisted.is_none_or(|unlisted| !unlisted.still.is_zero())
+    } {
+        assert!(since.elapsed() < Duration::from_secs(10), "it is never over");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(since.elapsed() >= Duration::from_millis(1_000), "{:?}", since.elapsed());
+    // What is lost then counts from then on.
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    let unlisted = channel.list().await.unwrap().unlisted.unwrap();
+    assert!(unlisted.count == 2 && !unlisted.still.is_zero(), "{unlisted:?}");
+    channel.recount(2).await.unwrap();
+    assert_eq!(server.send::<u64>("HEXISTS tg:{tg}:head lost").await, 0);
+}
+
+#[tokio::test]
 async fn a_store_of_the_format_before_counts_no_members() {
     let (_, redis, server) = in_redis().await;
     server.send::<u64>("HSET tg:{tg}:head format 1").await;

@@ -7,6 +7,7 @@ if not head[1] then return {'LOST'} end
 local listed = redis.call('HLEN', KEYS[2])
 if (tonumber(head[2]) or 0) - listed ~= tonumber(ARGV[1]) then return {'DONE', '0'} end
 redis.call('HSET', KEYS[1], 'members', listed)
+redis.call('HDEL', KEYS[1], 'lost')
 local fields = redis.call('HGETALL', KEYS[1])
 local now = tonumber(string.match(redis.call('XADD', KEYS[3], 'MAXLEN', '1', '*', 't', ''), '^%d+'))
 for at = 1, #fields, 2 do

@@ -1,4 +1,3 @@
-#!lua flags=allow-oom
 -- Notes where a replica stands, and tells it what follows. A number alone proves nothing: a standby that was promoted may use
 -- the numbers of lost changes again, so the position's hash must be the one in the log. And a head alone proves nothing: the
 -- log must end with it. What was acknowledged to the replica must be there, too, also before it has heard of it.
@@ -9,6 +8,7 @@ local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'h', 'format', 'members',
 if not head[1] then return {'LOST'} end
 -- What came with the third format.
 local has_three = tonumber(head[4]) >= 3
+if has_three then unlisted(KEYS[1], KEYS[3]) end
 
 -- The head counts the members, so that a list which was lost is noticed.
 local function note(said)
@@ -67,9 +67,7 @@ end
 note(ARGV[2])
 -- Until when the last one with this grace may go on without the store.
 if has_three and ARGV[11] ~= '0' then
-  -- The server's time, which its user need not be allowed to ask for, and which never goes back.
-  local now = tonumber(string.match(redis.call('XADD', KEYS[4], 'MAXLEN', '1', '*', 't', ''), '^%d+'))
-  redis.call('HSET', KEYS[1], 'grace:' .. ARGV[11], string.format('%.0f', now + tonumber(ARGV[11]) + tonumber(ARGV[12])))
+  redis.call('HSET', KEYS[1], 'grace:' .. ARGV[11], text(time(KEYS[4]) + tonumber(ARGV[11]) + tonumber(ARGV[12])))
 end
 local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[4] .. '-0', '+', 'COUNT', ARGV[6])
 return {own, head[1], head[2], head[3], entries}

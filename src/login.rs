@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::clock::Clock;
 use crate::domain::decision::Denial;
 use crate::domain::name::is_login_name;
-use crate::domain::record::{EndedSession, OpenSession, ProjectState, SigningKey, User};
+use crate::domain::record::{EndedSession, OpenSession, Project, SigningKey, User};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::password::{Lane, Passwords};
@@ -23,7 +23,7 @@ use crate::policy::login::{Login, Session};
 use crate::registry::{Actor, Made, Registry, RegistryError, whoever_logs_in};
 use crate::resolve::jwt::own_session;
 use crate::resolve::signing::SigningKeys;
-use crate::store::{Store, StoreError};
+use crate::store::{SessionLoad, Store, StoreError};
 use throttle::Throttle;
 
 pub use throttle::network_of;
@@ -123,9 +123,9 @@ impl Logins {
 
     /// Whom this name means, unless they or their project are kept out.
     async fn whoever_may_log_in(&self, name: &str) -> Result<Option<User>, LoginError> {
-        let load = whoever_logs_in(&self.store, name).await?.unwrap_or_default();
-        let goes_on = load.project.is_none_or(|project| project.state == ProjectState::Active);
-        Ok(load.user.filter(|user| goes_on && user.may_log_in()))
+        let SessionLoad { user, project, .. } = whoever_logs_in(&self.store, name).await?.unwrap_or_default();
+        let lets_in = |user: &User| Project::lets_in(project.as_ref(), user.project_id);
+        Ok(user.filter(|user| user.may_log_in() && lets_in(user)))
     }
 
     async fn issue(

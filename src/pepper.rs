@@ -276,6 +276,7 @@ mod tests {
                 name: "key".to_owned(),
                 plane: "data".to_owned(),
                 project: "acme".to_owned(),
+                project_id: None,
                 workloads: vec![],
                 permissions: vec![],
                 created_at: Timestamp::from_millis(1),

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use self::redis::Redis;
 use crate::domain::change::{Event, Position};
-use crate::domain::credential::{Digest, KeyId, UserId};
+use crate::domain::credential::{Digest, KeyId, ProjectId, UserId};
 use crate::domain::record::{
     ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, Resource, SigningKey, User,
 };
@@ -74,8 +74,13 @@ pub enum Write {
     /// Conflict unless it is there with this version.
     DeleteResource { kind: String, id: String, version: u64 },
     /// Conflict unless the stored version is one less than the new one (none counts as 0), or if the project is deleted and
-    /// would not be any more.
+    /// would not be any more, or if it has another id.
     PutProject(Project),
+    /// Conflict unless the project is there with this id and is not deleted; `None`: if projects have ids in this store. Writes
+    /// nothing.
+    InProject { name: String, id: Option<ProjectId> },
+    /// Gives the id of its project to what carries none.
+    GiveProjectId { to: Belonging, id: ProjectId },
     /// Conflict if the name is taken, be it by a tombstone, or if another user has it in the project.
     CreateUser(User),
     /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, if the stored user is
@@ -96,6 +101,18 @@ pub enum Write {
     Audit(AuditEntry),
     /// Conflict if the digest was used less than [`ONCE_KEPT`] ago. Forgets a few that are older.
     Once(OnceRecord),
+}
+
+/// Something that belongs to a project.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Belonging {
+    Key(KeyId),
+    /// By name.
+    User(String),
+    Resource {
+        kind: String,
+        id: String,
+    },
 }
 
 /// How many things of a kind one project may have.
@@ -154,6 +171,7 @@ impl Write {
             | Self::EndSession(_)
             | Self::DeleteSigningKey { .. }
             | Self::Audit(_)
+            | Self::InProject { .. }
             | Self::Quota(_) => false,
             _ => true,
         }

@@ -374,6 +374,7 @@ mod tests {
             state: "active".to_owned(),
             plane: "data".to_owned(),
             project: "acme".to_owned(),
+            project_id: None,
             workloads: vec!["*".to_owned()],
             permissions: vec!["run_inference".to_owned()],
             created_at: "2026-11-18T11:06:40Z".to_owned(),

@@ -24,7 +24,7 @@ pub struct ProjectsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ProjectsCommand {
-    /// List the projects that were suspended, resumed or deleted; all others are active
+    /// List the projects in which something was made
     #[command(after_help = "Example:
   tollgate projects list -o json")]
     List(ListArgs),
@@ -47,7 +47,8 @@ Its own administrators are refused, too: an administrator of every project resum
     #[command(after_help = "Example:
   tollgate projects delete acme --wait
 
-A deleted project stays deleted, and no key or user is made in it any more. To refuse it for a while, suspend it.")]
+A deleted project stays deleted: no key or user is made in it any more, and its name is not given again. To refuse it for a
+while, suspend it.")]
     Delete(ChangeArgs),
 }
 
@@ -130,6 +131,7 @@ fn record(project: &ProjectBody) -> String {
     let by = project.changed_by.as_deref().map(|by| format!(" by {by}")).unwrap_or_default();
     fields(&[
         ("Project", project.name.clone()),
+        ("Id", project.id.clone().unwrap_or_else(|| "-".to_owned())),
         ("State", project.state.clone()),
         ("Since", format!("{}{by}", output::time(project.changed_at.as_deref()))),
         ("Version", project.version.to_string()),
@@ -138,7 +140,7 @@ fn record(project: &ProjectBody) -> String {
 
 fn list(page: &ProjectPage) -> Result<(), Failure> {
     if page.projects.is_empty() {
-        note("Nothing was said of any project: all are active.");
+        note("Nothing was made in any project yet.");
         return Ok(());
     }
     let mut table = Table::new(&["PROJECT", "STATE", "SINCE", "BY"]);

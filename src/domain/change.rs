@@ -146,8 +146,10 @@ impl Ended {
             }
             (Self::Project { state, changed_at, version, .. }, Said::Project(_, project)) => {
                 let nothing = (ProjectState::Active, Timestamp::default(), 0);
-                let (now, since, number) =
-                    project.map_or(nothing, |project| (project.state, project.changed_at, project.version));
+                // Somebody may have made something in it before the loss was found: that says nothing of the project.
+                let (now, since, number) = project
+                    .filter(|project| !project.is_merely_there())
+                    .map_or(nothing, |project| (project.state, project.changed_at, project.version));
                 match state {
                     ProjectState::Active => false,
                     ProjectState::Suspended => now == ProjectState::Active && number < *version && since < *changed_at,

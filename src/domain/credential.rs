@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// The length of the public id in a key.
 pub const ID_LEN: usize = 12;
-const USER_ID_LEN: usize = 16;
+const LASTING_ID_LEN: usize = 16;
 const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 /// `_`, id, `_`, secret, checksum: everything after the prefix.
@@ -44,43 +44,58 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// Names a user for ever: 16 base62 characters by chance, which nobody else was or will be given. It is no secret.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UserId([u8; USER_ID_LEN]);
+/// An id of its own kind: 16 base62 characters by chance, given once and never again. It is no secret.
+macro_rules! lasting_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name([u8; LASTING_ID_LEN]);
 
-impl UserId {
-    pub fn parse(text: &str) -> Option<Self> {
-        let bytes: [u8; USER_ID_LEN] = text.as_bytes().try_into().ok()?;
-        bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
-    }
+        impl $name {
+            pub fn parse(text: &str) -> Option<Self> {
+                let bytes: [u8; LASTING_ID_LEN] = text.as_bytes().try_into().ok()?;
+                bytes.iter().all(u8::is_ascii_alphanumeric).then_some(Self(bytes))
+            }
 
-    /// `fill` must fill the buffer from the operating system's random source.
-    ///
-    /// # Errors
-    /// Whatever `fill` returns.
-    pub fn generate<E>(mut fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
-        let mut text = String::with_capacity(USER_ID_LEN);
-        push_random(&mut text, USER_ID_LEN, &mut fill)?;
-        let mut id = [0; USER_ID_LEN];
-        id.copy_from_slice(text.as_bytes());
-        Ok(Self(id))
-    }
+            /// `fill` must fill the buffer from the operating system's random source.
+            ///
+            /// # Errors
+            /// Whatever `fill` returns.
+            pub fn generate<E>(mut fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, E> {
+                let mut text = String::with_capacity(LASTING_ID_LEN);
+                push_random(&mut text, LASTING_ID_LEN, &mut fill)?;
+                let mut id = [0; LASTING_ID_LEN];
+                id.copy_from_slice(text.as_bytes());
+                Ok(Self(id))
+            }
 
-    pub fn as_str(&self) -> &str {
-        std::str::from_utf8(&self.0).unwrap_or_default()
-    }
+            pub fn as_str(&self) -> &str {
+                std::str::from_utf8(&self.0).unwrap_or_default()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
 }
 
-impl fmt::Display for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
+lasting_id! {
+    /// Names a user for ever, which the user's name does not: it may be another's later. 16 base62 characters.
+    UserId
 }
 
-impl fmt::Debug for UserId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
+lasting_id! {
+    /// Names a project for ever. 16 base62 characters.
+    ProjectId
 }
 
 /// `HMAC-SHA-256(pepper, whole key)`: what the store knows of a key, and the name it is looked up by.

@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::credential::KeyId;
+use super::credential::{KeyId, ProjectId};
 use super::name::is_name;
-use super::record::{ApiKey, EVERY};
+use super::record::{ApiKey, EVERY, Resource};
 use super::time::Timestamp;
 
 /// An authenticated caller.
@@ -49,6 +49,8 @@ pub struct Beside {
 pub struct Grant {
     plane: Box<str>,
     project: Box<str>,
+    /// See [`Grant::in_project`].
+    project_id: Option<ProjectId>,
     workloads: Box<str>,
     permissions: Box<str>,
 }
@@ -81,6 +83,7 @@ impl Grant {
         Ok(Self {
             plane: plane.into(),
             project: project.into(),
+            project_id: None,
             workloads: workloads.join(",").into(),
             permissions: permissions.join(",").into(),
         })
@@ -91,10 +94,15 @@ impl Grant {
         &self.project
     }
 
+    /// In the project with this id; by its name alone if there is none.
+    pub fn in_project(self, id: Option<ProjectId>) -> Self {
+        Self { project_id: id, ..self }
+    }
+
     /// # Errors
     /// As [`Grant::new`].
     pub fn of_key(key: &ApiKey) -> Result<Self, InvalidRecord> {
-        Self::new(&key.plane, &key.project, &key.workloads, &key.permissions)
+        Ok(Self::new(&key.plane, &key.project, &key.workloads, &key.permissions)?.in_project(key.project_id))
     }
 }
 
@@ -178,6 +186,12 @@ impl Principal {
     /// Whether the project is in scope. The name must follow [`super::name::is_name`], which excludes `*`.
     pub fn reaches_project(&self, project: &str) -> bool {
         self.reaches_every_project() || *self.grant.project == *project
+    }
+
+    /// Whether the project that the resource belongs to is in scope: the very one, where both say its id.
+    pub fn reaches_resource(&self, resource: &Resource) -> bool {
+        let ids = self.grant.project_id.zip(resource.project_id);
+        self.reaches_project(&resource.project) && ids.is_none_or(|(own, its)| own == its)
     }
 
     pub fn reaches_every_project(&self) -> bool {

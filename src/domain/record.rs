@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::credential::{Digest, KeyId, UserId};
+use super::credential::{Digest, KeyId, ProjectId, UserId};
 use super::name::split_login_name;
 use super::time::Timestamp;
 
@@ -23,6 +23,8 @@ pub struct ApiKey {
     pub plane: String,
     /// One project, or [`EVERY`] on an admin plane.
     pub project: String,
+    /// See [`Project::id`]; `None` also where it is of every project.
+    pub project_id: Option<ProjectId>,
     /// Names of workloads, or [`EVERY`] alone. Empty: none.
     pub workloads: Vec<String>,
     /// Sorted, without duplicates.
@@ -97,6 +99,8 @@ pub struct Resource {
     /// The name that keys are scoped by; the id where it was given none.
     pub slug: String,
     pub project: String,
+    /// See [`Project::id`].
+    pub project_id: Option<ProjectId>,
     /// Who made it (`key:<id>`, a subject), if that was said.
     pub owner: Option<String>,
     pub created_at: Timestamp,
@@ -122,16 +126,34 @@ impl Resource {
     }
 }
 
-/// What is said of a project as a whole. A project that nothing was said of is active.
+/// A project as a whole. It is there from the first thing on that is made in it; a name that only a token says is active as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
     pub name: String,
+    /// What everything in it carries: whatever carries another one belongs to another project of this name. `None`: the store's
+    /// format knows none.
+    pub id: Option<ProjectId>,
     pub state: ProjectState,
     pub changed_at: Timestamp,
     /// As [`AuditEntry::actor`].
     pub changed_by: String,
     /// Counts the writes of this record, from 1.
     pub version: u64,
+}
+
+impl Project {
+    /// Whether it is there because something was made in it, and was neither suspended nor deleted ever since.
+    pub fn is_merely_there(&self) -> bool {
+        self.state == ProjectState::Active && self.version == 1
+    }
+
+    /// Whether whoever carries this id is let in, by what is known of the project of that name: it is the same one, and active.
+    /// What was made before projects had ids, and a token of another issuer, carries none: it means whichever has the name, and
+    /// one that is not known is active.
+    pub fn lets_in(project: Option<&Self>, carried: Option<ProjectId>) -> bool {
+        let is_the_same = carried.is_none() || project.and_then(|project| project.id) == carried;
+        is_the_same && project.is_none_or(|project| project.state == ProjectState::Active)
+    }
 }
 
 /// Whether anybody of a project is let in.
@@ -166,6 +188,8 @@ pub struct User {
     pub password_hash: String,
     /// One project, or [`EVERY`].
     pub project: String,
+    /// See [`Project::id`]; `None` also where the user is of every project.
+    pub project_id: Option<ProjectId>,
     /// Sorted, without duplicates.
     pub permissions: Vec<String>,
     pub disabled: bool,
@@ -340,6 +364,7 @@ mod tests {
             name: "alice".to_owned(),
             password_hash: "$argon2id$hash".to_owned(),
             project: "acme".to_owned(),
+            project_id: None,
             permissions: vec![],
             disabled: false,
             deleted: false,

@@ -185,7 +185,7 @@ fn in_scope<'r>(
             Some(resource)
                 if *resource.kind == **kind
                     && ask.request.name(id) == Some(&resource.id)
-                    && principal.reaches_project(&resource.project)
+                    && principal.reaches_resource(&resource)
                     && principal.reaches_workload(&resource.slug) =>
             {
                 Ok((None, Workload::Registered(resource)))

@@ -176,9 +176,11 @@ impl Registry {
         }
         let actor = Actor::tollgate();
         let act = if state == ProjectState::Deleted { "project.delete" } else { "project.suspend" };
+        let id = found.as_ref().and_then(|found| found.id);
         let (changed_at, version) = found.map_or((since, 0), |found| (found.changed_at.max(since), found.version));
         let barred = Project {
             name: name.to_owned(),
+            id,
             state,
             changed_at: self.time_after(changed_at),
             changed_by: actor.subject.clone(),

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::once::Once;
+use super::projects::Home;
 use super::rules::{check_label, check_permissions, check_project, check_workloads, invalid, plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots};
@@ -83,11 +84,11 @@ impl Registry {
                 if let Some(target) = self.made_before(ticket).await? {
                     return Err(RegistryError::Repeated { target });
                 }
-                self.demand_not_deleted(&spec.project).await?;
-                let quota = self.within_quota(Counted::Keys, &spec.project);
-                let writes = [quota, Write::CreateKey(new.record.clone())].into_iter();
-                let writes = writes.chain(self.used(ticket, &attempt.target)).collect();
-                Ok(key_change(writes, &[new.record.digest], new.record.clone()))
+                let Home { id: project_id, mut writes } = self.home(&attempt, &spec.project).await?;
+                let record = ApiKey { project_id, ..new.record.clone() };
+                writes.extend([self.within_quota(Counted::Keys, &spec.project), Write::CreateKey(record.clone())]);
+                writes.extend(self.used(ticket, &attempt.target));
+                Ok(key_change(writes, &[record.digest], record))
             })
             .await?
             .result;
@@ -203,14 +204,21 @@ impl Registry {
                 return Err(RegistryError::Conflict(format!("key {id} has been rotated already")));
             }
             self.demand_working(&old)?;
-            self.demand_not_deleted(&old.project).await?;
-            let new = self.mint(plane(policy, &old.plane)?, |id, digest| self.successor(&old, actor, id, digest))?;
+            let Home { id: project_id, mut writes } = self.home(&attempt, &old.project).await?;
+            if old.project_id.is_some() && old.project_id != project_id {
+                return Err(RegistryError::Conflict(format!(
+                    "key {id} belongs to another project that had this name: make a new one with `keys create`"
+                )));
+            }
+            let mut new =
+                self.mint(plane(policy, &old.plane)?, |id, digest| self.successor(&old, actor, id, digest))?;
+            new.record.project_id = project_id;
             let retired = self.retired(old, new.record.id, grace);
             let also = Attempt::on_key(actor, attempt.act, new.record.id);
             let also = Write::Audit(self.row(&also, Some(&retired.project), Outcome::Done, None));
             let digests = [new.record.digest, retired.digest];
             let quota = self.within_quota(Counted::Keys, &retired.project);
-            let writes = vec![quota, Write::CreateKey(new.record.clone()), Write::UpdateKey(retired), also];
+            writes.extend([quota, Write::CreateKey(new.record.clone()), Write::UpdateKey(retired), also]);
             let Change { project, writes, event, result } = key_change(writes, &digests, new.record);
             Ok(Change { project, writes, event, result: NewKey { record: result, secret: new.secret } })
         })
@@ -315,6 +323,7 @@ impl Registry {
             name: spec.name.clone(),
             plane: spec.plane.clone(),
             project: spec.project.clone(),
+            project_id: None,
             workloads: spec.workloads.clone(),
             permissions: spec.permissions.clone(),
             created_at: now,

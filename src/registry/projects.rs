@@ -1,14 +1,24 @@
-//! Projects as a whole: suspended, let go on, deleted. Never brings a deleted one back, and never touches what it holds: its
-//! keys and users are what they were when it goes on.
+//! Projects as a whole: made with the first thing in them, suspended, let go on, deleted. Never brings a deleted one back, and never
+//! touches what it holds: its keys and users are what they were when it goes on.
 
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::check_name;
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event};
+use crate::domain::credential::ProjectId;
 use crate::domain::record::{EVERY, Project, ProjectState};
 use crate::domain::time::Timestamp;
 use crate::store::Write;
+
+/// Where something new belongs.
+#[derive(Debug, Default)]
+pub(super) struct Home {
+    /// `None`: it is of every project, or the store's format knows no ids.
+    pub(super) id: Option<ProjectId>,
+    /// What has to be written before it: that the project is there and stays, and the project itself for the first thing in it.
+    pub(super) writes: Vec<Write>,
+}
 
 impl Registry {
     /// Refuses every key, session and token of a project, until it goes on. Suspending it again is no error. When this
@@ -63,7 +73,8 @@ impl Registry {
                 return Ok(Change::none(old));
             }
             // To take away is written again also where nothing changes: whoever repeats it wants every replica to hear.
-            let mut new = Project { state, version: old.version + 1, ..old };
+            let id = if old.id.is_some() { old.id } else { self.new_project_id().await? };
+            let mut new = Project { id, state, version: old.version + 1, ..old };
             if state != old.state {
                 new.changed_at = self.time_after(new.changed_at);
                 new.changed_by.clone_from(&attempt.actor.subject);
@@ -73,7 +84,7 @@ impl Registry {
         .await
     }
 
-    /// What is said of a project; one that nothing was said of is active, and has version 0.
+    /// A project; one in which nothing was made is active, and has version 0.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] beyond the actor's reach.
@@ -82,7 +93,7 @@ impl Registry {
         self.known_project(name).await
     }
 
-    /// The projects within the actor's reach of which something was said, by name.
+    /// The projects within the actor's reach in which something was made or of which something was said, by name.
     pub async fn projects(&self, actor: &Actor, after: Option<String>, limit: usize) -> Result<Vec<Project>> {
         let Some(own) = &actor.project else { return Ok(self.store.projects(after, limit).await?) };
         if limit == 0 || after.is_some_and(|after| *own <= after) {
@@ -94,6 +105,7 @@ impl Registry {
     async fn known_project(&self, name: &str) -> Result<Project> {
         let active = || Project {
             name: name.to_owned(),
+            id: None,
             state: ProjectState::Active,
             changed_at: Timestamp::default(),
             changed_by: String::new(),
@@ -102,13 +114,39 @@ impl Registry {
         Ok(self.store.project(name.to_owned()).await?.unwrap_or_else(active))
     }
 
+    /// Where something belongs that is made in a project now.
+    ///
     /// # Errors
     /// [`RegistryError::Conflict`] if the project is deleted: nothing is made in it any more.
-    pub(super) async fn demand_not_deleted(&self, name: &str) -> Result<()> {
-        if name == EVERY || self.known_project(name).await?.state != ProjectState::Deleted {
-            return Ok(());
+    pub(super) async fn home(&self, attempt: &Attempt<'_>, name: &str) -> Result<Home> {
+        if name == EVERY {
+            return Ok(Home::default());
         }
-        Err(RegistryError::Conflict(format!("project {name} is deleted: name another one")))
+        let known = self.known_project(name).await?;
+        if known.state == ProjectState::Deleted {
+            return Err(RegistryError::Conflict(format!("project {name} is deleted: name another one")));
+        }
+        let mut writes = Vec::new();
+        let id = if known.id.is_some() { known.id } else { self.new_project_id().await? };
+        if known.id.is_none() && id.is_some() {
+            let (mut changed_at, mut changed_by) = (known.changed_at, known.changed_by);
+            if known.version == 0 {
+                (changed_at, changed_by) = (self.clock.now(), attempt.actor.subject.clone());
+            }
+            writes.push(Write::PutProject(Project { id, changed_at, changed_by, version: known.version + 1, ..known }));
+        }
+        writes.push(Write::InProject { name: name.to_owned(), id });
+        Ok(Home { id, writes })
+    }
+
+    /// `None`: the store's format knows no ids.
+    async fn new_project_id(&self) -> Result<Option<ProjectId>> {
+        if !self.store.format().await?.has_three() {
+            return Ok(None);
+        }
+        let id = ProjectId::generate(getrandom::fill)
+            .map_err(|error| RegistryError::Unavailable(format!("the system gives no random bytes: {error}")))?;
+        Ok(Some(id))
     }
 
     /// # Errors

@@ -35,21 +35,28 @@ impl Registry {
         check_resource(&spec)?;
         let attempt = Attempt::on_resource(actor, "resource.put", &spec.kind, &spec.id);
         self.demand_unbound(&attempt, Some(&spec.project), "registers resources").await?;
-        self.make(&attempt, || self.plan_put(&spec, may_move, expected)).await
+        self.make(&attempt, || self.plan_put(&attempt, &spec, may_move, expected)).await
     }
 
-    async fn plan_put(&self, spec: &ResourceSpec, may_move: bool, expected: Expected) -> Result<Change<Resource>> {
+    async fn plan_put(
+        &self,
+        attempt: &Attempt<'_>,
+        spec: &ResourceSpec,
+        may_move: bool,
+        expected: Expected,
+    ) -> Result<Change<Resource>> {
         let slug = spec.slug.clone().unwrap_or_else(|| spec.id.clone());
         let known = self.store.resource(spec.kind.clone(), spec.id.clone()).await?;
         let reference = || format!("{}:{}", spec.kind, spec.id);
         expected.check(reference, known.as_ref().map_or(0, |known| known.version))?;
         let is_more = known.as_ref().is_none_or(|known| known.project != spec.project);
-        let resource = match known {
+        let mut resource = match known {
             None => Resource {
                 kind: spec.kind.clone(),
                 id: spec.id.clone(),
                 slug,
                 project: spec.project.clone(),
+                project_id: None,
                 owner: spec.owner.clone(),
                 created_at: self.clock.now(),
                 version: 1,
@@ -70,14 +77,19 @@ impl Registry {
                 Resource { slug, project, owner, version, ..known }
             }
         };
+        let mut before = Vec::new();
+        if is_more {
+            let home = self.home(attempt, &spec.project).await?;
+            resource.project_id = home.id;
+            before = home.writes;
+            before.push(self.within_quota(Counted::Resources, &spec.project));
+        }
         let write = match resource.version {
             1 => Write::CreateResource(resource.clone()),
             _ => Write::UpdateResource(resource.clone()),
         };
         let mut change = self.resource_change(write, resource);
-        if is_more {
-            change.writes.insert(0, self.within_quota(Counted::Resources, &spec.project));
-        }
+        change.writes.splice(0..0, before);
         Ok(change)
     }
 

@@ -9,6 +9,7 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::names::{kept, taken};
 use super::once::Once;
+use super::projects::Home;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, Slots, named};
@@ -91,11 +92,11 @@ impl Registry {
                 let made = known.filter(|user| !user.deleted && actor.reaches(&user.project));
                 return made.map(Change::none).ok_or(RegistryError::Repeated { target });
             }
-            self.demand_not_deleted(&spec.project).await?;
+            let Home { id: project_id, mut writes } = self.home(&attempt, &spec.project).await?;
             if is_new && spec.project != EVERY {
                 self.demand_free_name(&name, &spec.project, &spec.name).await?;
             }
-            let user = self.user_of(&name, &spec, actor, known.as_ref())?;
+            let user = User { project_id, ..self.user_of(&name, &spec, actor, known.as_ref())? };
             // A new name has no sessions that could have ended.
             let known_sessions = known.as_ref().map_or(user.sessions, |known| known.sessions);
             let is_more = known.as_ref().is_none_or(|known| known.project != spec.project);
@@ -111,7 +112,7 @@ impl Registry {
                 Some(_) => return Err(taken(&name)),
             };
             let quota = is_more.then(|| self.within_quota(Counted::Users, &spec.project));
-            let writes = quota.into_iter().chain([write]).chain(self.used(ticket, &attempt.target)).collect();
+            writes.extend(quota.into_iter().chain([write]).chain(self.used(ticket, &attempt.target)));
             let made = user_change(writes, known_sessions, user);
             Ok(Change { result: User { id: made.result.id.filter(|_| is_new), ..made.result }, ..made })
         })
@@ -128,6 +129,7 @@ impl Registry {
             name: name.to_owned(),
             password_hash: spec.password_hash.clone(),
             project: spec.project.clone(),
+            project_id: None,
             permissions: spec.permissions.clone(),
             disabled: false,
             deleted: false,
@@ -168,16 +170,17 @@ impl Registry {
             if new == old {
                 return Ok(Change::none(old));
             }
-            let is_moved = new.project != old.project;
-            if is_moved {
-                self.demand_not_deleted(&new.project).await?;
+            let mut before = Vec::new();
+            if new.project != old.project {
+                let home = self.home(&attempt, &new.project).await?;
                 self.demand_movable(&new).await?;
+                new.project_id = home.id;
+                before = home.writes;
+                before.push(self.within_quota(Counted::Users, &new.project));
             }
             new.sessions += u64::from(new.disabled != old.disabled);
             let mut change = self.next_version(old.sessions, new);
-            if is_moved {
-                change.writes.insert(0, self.within_quota(Counted::Users, &change.result.project));
-            }
+            change.writes.splice(0..0, before);
             Ok(change)
         })
         .await

@@ -17,11 +17,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::domain::change::{Said, Slots, named};
-use crate::domain::credential::{Digest, PresentedKey};
+use crate::domain::credential::{Digest, PresentedKey, ProjectId};
 use crate::domain::decision::{Denial, Tier};
 use crate::domain::name::is_name;
 use crate::domain::principal::{Beside, Grant, Principal};
-use crate::domain::record::{EVERY, Project, ProjectState, Resource, ResourceRef};
+use crate::domain::record::{EVERY, Project, Resource, ResourceRef};
 use crate::domain::time::Timestamp;
 use crate::domain::token::PresentedToken;
 use crate::policy::Policy;
@@ -173,7 +173,7 @@ impl Resolver {
                 let mut principal = Principal::of_key(&key, grants.share(&grant));
                 let said = Said::Key { digest: &key.digest, revoked: principal.revoked };
                 principal.revoked = principal.revoked
-                    || reader.is_barred(&key.project, project.as_ref())
+                    || reader.is_barred(&key.project, key.project_id, project.as_ref())
                     || reader.sticky.contradicts(&said);
                 let slots = Slots::of_digests(&[key.digest, named("project", &key.project)]);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
@@ -254,13 +254,14 @@ impl Resolver {
             };
             let every_workload = [EVERY.to_owned()];
             let grant = Grant::new(&plane, &user.project, &every_workload, &user.permissions);
-            let grant = grants.share(&grant.map_err(|_| ResolveError::Damaged)?);
+            let grant = grant.map_err(|_| ResolveError::Damaged)?.in_project(user.project_id);
+            let grant = grants.share(&grant);
             let beside = Beside { logged, id: user.id.map(|id| id.as_str().into()) };
             let mut principal = Principal::of_subject(&subject, beside, grant, session.expires_at);
             principal.revoked = user.disabled
                 || user.sessions != session.generation
                 || ended
-                || reader.is_barred(&user.project, project.as_ref())
+                || reader.is_barred(&user.project, user.project_id, project.as_ref())
                 || reader.sticky.contradicts(&Said::User(&user))
                 || reader.sticky.contradicts(&Said::Session { id: &session.id, ended });
             let [user_slot, own] = digests;
@@ -311,7 +312,7 @@ impl Resolver {
             let (reader, name) = (self.reader(), project.to_owned());
             async move {
                 let found = reader.truth(reader.store.load_project(name.clone()).await?)?;
-                let value = reader.is_barred(&name, found.as_ref()).then(|| Arc::new(Barred));
+                let value = reader.is_barred(&name, None, found.as_ref()).then(|| Arc::new(Barred));
                 Ok(Loaded { value, slots: Slots::of_digests(&[digest]) })
             }
         };
@@ -370,9 +371,9 @@ impl Reader {
         }
     }
 
-    fn is_barred(&self, name: &str, project: Option<&Project>) -> bool {
-        project.is_some_and(|project| project.state != ProjectState::Active)
-            || self.sticky.contradicts(&Said::Project(name, project))
+    /// Whether whoever carries this id is kept out of a project.
+    fn is_barred(&self, name: &str, carried: Option<ProjectId>, project: Option<&Project>) -> bool {
+        !Project::lets_in(project, carried) || self.sticky.contradicts(&Said::Project(name, project))
     }
 }
 

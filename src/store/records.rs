@@ -6,7 +6,7 @@ use prost::Message;
 use super::format::Format;
 use super::{OnceRecord, StoreError};
 use crate::domain::change::{Ended, Event, SLOTS, Touched};
-use crate::domain::credential::{Digest, KeyId, UserId};
+use crate::domain::credential::{Digest, KeyId, ProjectId, UserId};
 use crate::domain::record::{
     ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
     UserSessions,
@@ -36,6 +36,7 @@ pub(super) fn encode_key(key: &ApiKey) -> Vec<u8> {
         replaces: key.replaces.map(|id| id.to_string()),
         replaced_by: key.replaced_by.map(|id| id.to_string()),
         version: key.version,
+        project_id: key.project_id.map(|id| id.to_string()),
     };
     wire.encode_to_vec()
 }
@@ -57,6 +58,7 @@ pub(super) fn decode_key(bytes: &[u8]) -> Result<ApiKey, StoreError> {
         name: wire.name,
         plane: wire.plane,
         project: wire.project,
+        project_id: project_id(wire.project_id).ok_or_else(damaged)?,
         workloads: wire.workloads,
         permissions: wire.permissions,
         created_at: Timestamp::from_millis(wire.created_at_ms),
@@ -79,6 +81,7 @@ pub(super) fn encode_resource(resource: &Resource) -> Vec<u8> {
         owner: resource.owner.clone(),
         created_at_ms: resource.created_at.as_millis(),
         version: resource.version,
+        project_id: resource.project_id.map(|id| id.to_string()),
     };
     wire.encode_to_vec()
 }
@@ -92,6 +95,7 @@ pub(super) fn decode_resource(bytes: &[u8]) -> Result<Resource, StoreError> {
         id: wire.id,
         slug: wire.slug,
         project: wire.project,
+        project_id: project_id(wire.project_id).ok_or_else(|| damaged("a resource"))?,
         owner: wire.owner,
         created_at: Timestamp::from_millis(wire.created_at_ms),
         version: wire.version,
@@ -106,6 +110,7 @@ pub(super) fn encode_project(project: &Project) -> Vec<u8> {
         changed_at_ms: project.changed_at.as_millis(),
         changed_by: project.changed_by.clone(),
         version: project.version,
+        id: project.id.map(|id| id.to_string()),
     };
     wire.encode_to_vec()
 }
@@ -117,11 +122,20 @@ pub(super) fn decode_project(bytes: &[u8]) -> Result<Project, StoreError> {
     let state = decode_state(wire.state)?;
     Ok(Project {
         name: wire.name,
+        id: project_id(wire.id).ok_or_else(|| damaged("a project"))?,
         state,
         changed_at: Timestamp::from_millis(wire.changed_at_ms),
         changed_by: wire.changed_by,
         version: wire.version,
     })
+}
+
+/// `None` for what is no id.
+fn project_id(wire: Option<String>) -> Option<Option<ProjectId>> {
+    match wire {
+        Some(id) => ProjectId::parse(&id).map(Some),
+        None => Some(None),
+    }
 }
 
 fn encode_state(state: ProjectState) -> i32 {
@@ -221,6 +235,7 @@ pub(super) fn encode_user(user: &User, format: Format) -> Vec<u8> {
         version: user.version,
         id: user.id.filter(|_| format.has_three()).map(|id| id.to_string()),
         freed: user.freed && format.has_three(),
+        project_id: user.project_id.filter(|_| format.has_three()).map(|id| id.to_string()),
     };
     wire.encode_to_vec()
 }
@@ -234,6 +249,7 @@ pub(super) fn decode_user(bytes: &[u8]) -> Result<User, StoreError> {
         name: wire.name,
         password_hash: wire.password_hash,
         project: wire.project,
+        project_id: project_id(wire.project_id).ok_or_else(|| damaged("a user"))?,
         permissions: wire.permissions,
         disabled: wire.disabled,
         deleted: wire.deleted,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use super::format::Format;
 use super::keyspace::is_part;
 use super::{AuditQuery, OnceRecord, StoreError, Write};
-use crate::domain::credential::UserId;
+use crate::domain::credential::{ProjectId, UserId};
 use crate::domain::name::split_login_name;
 use crate::domain::record::{
     ApiKey, AuditEntry, EVERY, OpenSession, Project, ProjectState, Resource, User, UserSessions,
@@ -43,7 +44,7 @@ impl Purpose {
     pub(super) fn note(&mut self, step: &Write, stored: Option<&User>) {
         let ends = match step {
             Write::UpdateUser(user) if stored.is_some_and(|stored| logs_out(stored, user)) => true,
-            Write::Quota(_) => return,
+            Write::Quota(_) | Write::InProject { .. } => return,
             Write::Audit(_) => {
                 self.has_rows = true;
                 return;
@@ -105,7 +106,31 @@ pub(super) fn check_project_put(stored: Option<&Project>, new: &Project) -> Resu
     if stored.is_some_and(|stored| stored.state == ProjectState::Deleted) && new.state != ProjectState::Deleted {
         return conflict(format!("project {} is deleted, and stays so", new.name));
     }
+    if stored.is_some_and(|stored| stored.id.is_some() && stored.id != new.id) {
+        return conflict(format!("project {} has another id", new.name));
+    }
     Ok(())
+}
+
+pub(super) fn check_in_project(
+    stored: Option<&Project>,
+    name: &str,
+    id: Option<ProjectId>,
+    format: Format,
+) -> Result<(), StoreError> {
+    if stored.is_some_and(|stored| stored.state == ProjectState::Deleted) {
+        return conflict(format!("project {name} is deleted"));
+    }
+    let is_same = if format.has_three() { id.is_some() } else { id.is_none() };
+    if is_same && stored.and_then(|stored| stored.id) == id {
+        return Ok(());
+    }
+    conflict(format!("project {name} is not what it was"))
+}
+
+/// What a record carries after a change, as `(project, its id)`: an id is set once, and goes only with its project.
+pub(super) fn project_id_after(stored: (&str, Option<ProjectId>), new: (&str, Option<ProjectId>)) -> Option<ProjectId> {
+    if stored.0 == new.0 { stored.1.or(new.1) } else { new.1 }
 }
 
 pub(super) fn check_user_update(stored: &User, new: &User) -> Result<(), StoreError> {

@@ -3,7 +3,9 @@
 
 use super::format::Format;
 use super::{Store, StoreError, on_thread};
-use crate::domain::credential::UserId;
+use crate::domain::credential::{ProjectId, UserId};
+use crate::domain::record::{Project, ProjectState};
+use crate::domain::time::Timestamp;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,4 +31,22 @@ pub async fn upgrade(store: &Store) -> Result<Upgraded, StoreError> {
 /// An id that nobody else was given.
 pub(super) fn user_id() -> Result<UserId, StoreError> {
     UserId::generate(getrandom::fill).map_err(|error| StoreError::Unavailable(error.to_string()))
+}
+
+/// A project with an id that no other was given. One of which nothing was said has been active since something was made in it.
+pub(super) fn with_id(
+    known: Option<Project>,
+    name: &str,
+    since: Timestamp,
+) -> Result<(Project, ProjectId), StoreError> {
+    let id = ProjectId::generate(getrandom::fill).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+    let project = known.unwrap_or_else(|| Project {
+        name: name.to_owned(),
+        id: None,
+        state: ProjectState::Active,
+        changed_at: since,
+        changed_by: "tollgate".to_owned(),
+        version: 0,
+    });
+    Ok((Project { id: Some(id), version: project.version + 1, ..project }, id))
 }

@@ -37,6 +37,7 @@ fn key(n: u64) -> ApiKey {
         name: format!("Key number {n}"),
         plane: "data".to_owned(),
         project: "acme".to_owned(),
+        project_id: None,
         workloads: vec!["*".to_owned()],
         permissions: vec!["run_inference".to_owned()],
         created_at: Timestamp::from_millis(n),

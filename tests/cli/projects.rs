@@ -8,7 +8,7 @@ fn projects_from_the_first_to_the_last() {
     let server = Server::start();
     let socket = server.socket();
     let on = |arguments: &[&str]| run(&[&["projects"], arguments, &["--socket", &socket]].concat());
-    assert!(on(&["list"]).ends(0).err.contains("all are active"));
+    assert!(on(&["list"]).ends(0).err.contains("Nothing was made in any project yet."));
     assert!(on(&["show", "acme"]).ends(0).out.contains("State    active"));
     let suspended = on(&["suspend", "acme"]).ends(0);
     assert!(suspended.out.contains("suspended") && suspended.out.contains("by operator"), "{}", suspended.out);
@@ -31,6 +31,28 @@ fn projects_from_the_first_to_the_last() {
     let log = run(&["audit", "list", "--target", "project:acme", "-o", "json", "--socket", &socket]).ends(0).json();
     let acts: Vec<&str> = log["entries"].as_array().unwrap().iter().map(|row| row["act"].as_str().unwrap()).collect();
     assert_eq!(acts, ["project.delete", "project.suspend", "project.resume", "project.suspend"]);
+}
+
+#[test]
+fn the_first_thing_makes_its_project_and_all_carry_its_id() {
+    let server = Server::start();
+    let socket = server.socket();
+    let on = |arguments: &[&str]| run(&[arguments, &["-o", "json", "--socket", &socket]].concat()).ends(0).json();
+    let create = ["keys", "create", "--name", "n", "--plane", "data", "--project", "acme", "--workloads", "*"];
+    let first = on(&[&create[..], &["--permissions", "run_inference"]].concat());
+    let acme = on(&["projects", "show", "acme"]);
+    assert_eq!(
+        (&acme["state"], &acme["changed_by"], &acme["version"]),
+        (&"active".into(), &"operator".into(), &1.into())
+    );
+    let id = acme["id"].as_str().unwrap();
+    assert_eq!(id.len(), 16);
+    let put = ["resources", "put", "workload:w-1", "--project", "acme"];
+    for made in [first, on(&[&create[..], &["--permissions", "run_inference"]].concat()), on(&put)] {
+        assert_eq!(made["project_id"], id, "{made}");
+    }
+    assert_eq!(on(&["projects", "list"])["projects"].as_array().map(Vec::len), Some(1));
+    assert!(run(&["projects", "show", "acme", "--socket", &socket]).ends(0).out.contains(id));
 }
 
 #[test]

@@ -82,6 +82,7 @@ async fn the_user_may_do_what_tollgate_does_and_no_harm() {
     redis.init().await.unwrap();
     let project = Project {
         name: "acme".to_owned(),
+        id: None,
         state: ProjectState::Active,
         changed_at: Timestamp::from_millis(1),
         changed_by: "operator".to_owned(),

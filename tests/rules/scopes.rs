@@ -1,7 +1,8 @@
 //! Who may have what: permissions, projects, workloads, resources, and for how long.
 
+use tollgate::domain::credential::ProjectId;
 use tollgate::domain::decision::Denial;
-use tollgate::domain::record::ApiKey;
+use tollgate::domain::record::{ApiKey, Resource};
 use tollgate::domain::time::Timestamp;
 
 use crate::world::{NOW, Request, decide, holder, policy, resource, workloads};
@@ -123,6 +124,14 @@ fn registered_resources() {
         let holder = workloads(holder("control", &["write"]), held);
         let denial = decide(policy, &request, Some(&holder), found.as_ref(), NOW).denial();
         assert_eq!(denial, expected, "{held:?} on {found:?}");
+    }
+    // Of the project that has the name, or of one that had it.
+    let ids = [None, ProjectId::parse("0000000000000001"), ProjectId::parse("0000000000000002")];
+    for (own, its, expected) in [(1, 1, None), (1, 2, out), (2, 1, out), (0, 1, None), (1, 0, None), (0, 0, None)] {
+        let request = Request::new("PATCH", "/r/w1").bearing("ik_sdk");
+        let holder = ApiKey { project_id: ids[own], ..holder("control", &["write"]) };
+        let found = Resource { project_id: ids[its], ..resource("w1", "chat", "acme") };
+        assert_eq!(decide(policy, &request, Some(&holder), Some(&found), NOW).denial(), expected, "{own} {its}");
     }
     for odd in ["/r/*", "/r/w1%20", "/r/-w1"] {
         let request = Request::new("PATCH", odd).bearing("ik_sdk");

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tollgate::domain::credential::UserId;
-use tollgate::domain::record::{OpenSession, User};
+use tollgate::domain::record::{ApiKey, OpenSession, Project, ProjectState, User};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
 use tollgate::store::migration::{Depot, migrate};
@@ -22,7 +22,7 @@ use tollgate::store::upgrade::{Upgraded, upgrade};
 use tollgate::store::{AuditQuery, KeyQuery, Store, StoreError, UserQuery, Write};
 
 use crate::redis_server::RedisServer;
-use crate::support::{Apply, at, in_redis, key, row, user};
+use crate::support::{Apply, at, in_redis, key, key_of, project, resource, row, user};
 
 const META: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
 
@@ -186,7 +186,31 @@ async fn fill_as_of_old(store: &Store) {
         .apply([Write::CreateUser(user("gone")), Write::UpdateUser(gone)].into_iter().chain(many).collect())
         .await
         .unwrap();
-    store.apply(vec![Write::CreateKey(key(1)), Write::Audit(row("old"))]).await.unwrap();
+    let told = [project("told", ProjectState::Suspended), project("empty", ProjectState::Deleted)];
+    store.apply(told.into_iter().map(Write::PutProject).collect()).await.unwrap();
+    let of_told = (0..230).map(|n| Write::CreateKey(key_of(100 + n, "data", "told")));
+    let rest = [key(1), key_of(2, "admin", "*")].map(Write::CreateKey).into_iter();
+    let chat = Write::CreateResource(resource("workload", "w-1", "beta"));
+    store.apply(rest.chain(of_told).chain([chat, Write::Audit(row("old"))]).collect()).await.unwrap();
+}
+
+/// Whether everything carries the id of its project, each of which has another one.
+async fn all_are_at_home(store: &Store) -> bool {
+    let projects = store.projects(None, 99).await.unwrap();
+    let names: Vec<_> = projects.iter().map(|project| &*project.name).collect();
+    assert_eq!(names, ["acme", "beta", "empty", "told"]);
+    let ids: BTreeSet<_> = projects.iter().filter_map(|project| project.id).collect();
+    let id = |name: &str| projects.iter().find(|project| project.name == name).unwrap().id;
+    let keys = store.keys(KeyQuery { limit: 999, ..KeyQuery::default() }).await.unwrap();
+    let users = store.users(UserQuery { limit: 999, ..UserQuery::default() }).await.unwrap();
+    let gone = store.user("gone".to_owned()).await.unwrap().unwrap();
+    let chat = store.resource("workload".to_owned(), "w-1".to_owned()).await.unwrap().unwrap();
+    let at_home = |project: &str, carried| if project == "*" { carried == None } else { carried == id(project) };
+    ids.len() == 4
+        && keys.len() == 232
+        && keys.iter().all(|key| at_home(&key.project, key.project_id))
+        && users.iter().chain([&gone]).all(|user| at_home(&user.project, user.project_id))
+        && at_home("beta", chat.project_id)
 }
 
 async fn ids(store: &Store) -> BTreeMap<String, Option<UserId>> {
@@ -214,19 +238,25 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
         fill_as_of_old(&store).await;
         assert!(ids(&store).await.values().all(Option::is_none));
         let before = store.apply(vec![]).await.unwrap();
-        assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::Two, rewritten: 301 });
+        assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::Two, rewritten: 533 });
         assert_eq!(store.format().await.unwrap(), Format::Three);
+        assert!(all_are_at_home(&store).await);
+        let acme = store.project("acme".to_owned()).await.unwrap().unwrap();
+        assert_eq!((acme.state, acme.version), (ProjectState::Active, 1));
+        let told = store.project("told".to_owned()).await.unwrap().unwrap();
+        assert_eq!(told, Project { id: told.id, version: 2, ..project("told", ProjectState::Suspended) });
         let given = ids(&store).await;
         assert!(all_differ(&given));
         assert_eq!(
             store.user("user-007".to_owned()).await.unwrap().unwrap(),
-            User { id: given["user-007"], ..user("user-007") }
+            User { id: given["user-007"], project_id: acme.id, ..user("user-007") }
         );
-        assert_eq!(store.key(key(1).id).await.unwrap().unwrap(), key(1));
+        let first = ApiKey { project_id: acme.id, ..key(1) };
+        assert_eq!(store.key(key(1).id).await.unwrap().unwrap(), first);
         // What is listed by the indexes that came with the format.
         assert_eq!(store.users(UserQuery { limit: 999, ..UserQuery::default() }).await.unwrap().len(), 300);
         let of_both = KeyQuery { project: Some("acme".into()), plane: Some("data".into()), limit: 9, after: None };
-        assert_eq!(store.keys(of_both).await.unwrap(), [key(1)]);
+        assert_eq!(store.keys(of_both).await.unwrap(), [first]);
         let by_her = AuditQuery { actor: Some(row("old").actor), limit: 9, ..AuditQuery::default() };
         assert_eq!(store.audit(by_her).await.unwrap().len(), 1);
         assert!(store.apply(vec![]).await.unwrap() > before + 1, "whoever follows the log looks again");
@@ -261,10 +291,12 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
     let raw: String = server.send("HGET tg:{tg}:head format").await;
     assert!(raw != "1" && raw != "3", "an older Tollgate refuses it, and this one knows that it is not done: {raw}");
-    assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::RisingToThree, rewritten: 261 });
+    assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::RisingToThree, rewritten: 534 });
+    assert!(all_are_at_home(&store).await);
     let given = ids(&store).await;
     assert!(all_differ(&given));
     assert_eq!(given["user-039"].unwrap().as_str(), "0000000000000039", "what was given stays");
-    assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), ann());
+    let acme = store.project("acme".to_owned()).await.unwrap().unwrap().id;
+    assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), User { project_id: acme, ..ann() });
     assert_eq!(store.format().await.unwrap(), Format::Three);
 }

@@ -4,14 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::domain::credential::PresentedKey;
+use tollgate::domain::change::{Event, Slots};
+use tollgate::domain::credential::{PresentedKey, ProjectId};
 use tollgate::domain::decision::Tier;
-use tollgate::domain::record::{AuditEntry, Project, ProjectState};
-use tollgate::registry::{Actor, Expected, Made, NewKey, RegistryError, UserChange};
+use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState};
+use tollgate::registry::{Actor, Expected, Made, NewKey, RegistryError, ResourceSpec, UserChange};
 use tollgate::resolve::Resolver;
 use tollgate::resolve::cache::Sizes;
+use tollgate::revocation::stamps::Stamps;
+use tollgate::store::Write;
 
 use crate::desk::{Desk, actor, spec, user_spec};
+use crate::support::in_redis;
 
 use Expected::{Any, Version};
 
@@ -124,6 +128,67 @@ async fn nothing_is_made_in_a_deleted_project() {
     registry.revoke_key(&operator, old, Any).await.unwrap();
 }
 
+#[tokio::test]
+async fn the_first_thing_makes_its_project_and_all_carry_its_id() {
+    let desk = Desk::new();
+    let operator = Actor::operator();
+    let (policy, registry) = (&desk.policy, &desk.registry);
+    let id_of = async |name: &str| registry.project(&operator, name).await.unwrap().id;
+    let resource = |id: &str, project: &str| ResourceSpec {
+        kind: "workload".to_owned(),
+        id: id.to_owned(),
+        project: project.to_owned(),
+        ..ResourceSpec::default()
+    };
+    assert_eq!(id_of("acme").await, None);
+    let key = desk.key("data", "acme", &["run"]).await.record;
+    let acme = registry.project(&operator, "acme").await.unwrap();
+    assert_eq!((acme.state, acme.version, &*acme.changed_by), (ProjectState::Active, 1, "operator"));
+    assert!(acme.id.is_some() && key.project_id == acme.id);
+    assert_eq!(desk.user("ann", "acme", &["run"]).await.project_id, acme.id);
+    let put = registry.put_resource(&operator, resource("w-1", "acme"), false, Any).await.unwrap();
+    assert_eq!(put.project_id, acme.id);
+    let rotated = registry.rotate_key(policy, &operator, key.id, Duration::ZERO, Any).await.unwrap();
+    assert_eq!(rotated.record.project_id, acme.id);
+    assert_eq!(registry.project(&operator, "acme").await.unwrap(), acme, "the first thing alone makes it");
+    assert_eq!(desk.key("admin", "*", &["run"]).await.record.project_id, None);
+
+    // By a user, a resource, a move, and by what is said of it.
+    let bob = desk.user("bob", "beta", &["run"]).await;
+    assert!(bob.project_id.is_some() && bob.project_id == id_of("beta").await);
+    let put = registry.put_resource(&operator, resource("w-2", "gamma"), false, Any).await.unwrap();
+    assert!(put.project_id.is_some() && put.project_id == id_of("gamma").await);
+    let moved = registry.put_resource(&operator, resource("w-2", "delta"), true, Any).await.unwrap();
+    assert!(moved.project_id == id_of("delta").await && moved.project_id != put.project_id);
+    let to_delta = UserChange { project: Some("delta".to_owned()), ..Default::default() };
+    assert_eq!(desk.user("cleo", "*", &["run"]).await.project_id, None);
+    let moved = registry.update_user(policy, &operator, "cleo", to_delta, Any).await.unwrap();
+    assert_eq!(moved.project_id, id_of("delta").await);
+    let suspended = turn(&desk, "zeta", ProjectState::Suspended, Any).await.unwrap();
+    assert!(suspended.id.is_some());
+    assert_eq!(desk.key("data", "zeta", &["run"]).await.record.project_id, suspended.id);
+    let all = ["acme", "beta", "delta", "gamma", "zeta"];
+    let listed = registry.projects(&operator, None, 9).await.unwrap();
+    assert_eq!(listed.iter().map(|project| &*project.name).collect::<Vec<_>>(), all);
+
+    turn(&desk, "acme", ProjectState::Deleted, Any).await.unwrap();
+    assert_eq!(id_of("acme").await, acme.id);
+    for (id, may_move) in [("w-3", false), ("w-2", true)] {
+        let refused = registry.put_resource(&operator, resource(id, "acme"), may_move, Any).await;
+        assert!(matches!(&refused, Err(RegistryError::Conflict(reason)) if reason.contains("acme is deleted")));
+    }
+}
+
+#[tokio::test]
+async fn many_first_things_at_once_make_one_project() {
+    let (store, _redis, _server) = in_redis().await;
+    let desk = Desk::on(store);
+    let keys = futures_util::future::join_all((0..12).map(|_| desk.key("data", "acme", &["run"]))).await;
+    let acme = desk.registry.project(&Actor::operator(), "acme").await.unwrap();
+    assert_eq!((acme.version, acme.id.is_some()), (1, true));
+    assert!(keys.iter().all(|key| key.record.project_id == acme.id));
+}
+
 /// Keys of two projects and of all, behind a cache.
 struct Lobby {
     desk: Desk,
@@ -176,6 +241,42 @@ async fn every_key_of_a_project_follows_it_with_the_next_look_up() {
     desk.registry.revoke_key(&Actor::operator(), other.record.id, Any).await.unwrap();
     turn(desk, "beta", ProjectState::Active, Any).await.unwrap();
     assert_eq!(lobby.look(&other, data).await, (true, Tier::Store));
+}
+
+#[tokio::test]
+async fn whoever_carries_the_id_of_another_project_is_refused() {
+    let lobby = Lobby::new();
+    let (desk, data) = (&lobby.desk, "ik_live");
+    let (key, every) = (desk.key("data", "acme", &["run"]).await, desk.key("admin", "*", &["run"]).await);
+    assert_eq!(lobby.look(&key, data).await, (false, Tier::Store));
+    let other = ProjectId::parse("0000000000000001");
+    let carries = async |project_id: Option<ProjectId>| {
+        // Such a record comes from no change that the store accepts, so it is made anew.
+        let version = desk.store.key(key.record.id).await.unwrap().unwrap().version;
+        let moved = |project: &str, project_id, version| {
+            let record = ApiKey { project: project.to_owned(), project_id, version, ..key.record.clone() };
+            Write::UpdateKey(record)
+        };
+        let batch = vec![moved("elsewhere", None, version + 1), moved("acme", project_id, version + 2)];
+        let event = Event::touching(&[Slots::of_digests(&[key.record.digest])]);
+        let sequence = desk.store.commit(batch, event.clone()).await.unwrap();
+        desk.stamps.acknowledge(sequence, &event.touched);
+        lobby.look(&key, data).await
+    };
+    assert_eq!(carries(other).await, (true, Tier::Store), "another project had the name");
+    assert_eq!(carries(key.record.project_id).await, (false, Tier::Store));
+    assert_eq!(carries(None).await, (false, Tier::Store), "made before projects had ids");
+    assert_eq!(lobby.look(&every, "ik_adm").await.0, false);
+
+    // A project that is not there is not active because of that.
+    let lost = desk.key("data", "lost", &["run"]).await;
+    let (elsewhere, _redis, _server) = in_redis().await;
+    elsewhere.commit(vec![Write::CreateKey(lost.record.clone())], Event::touching(&[])).await.unwrap();
+    let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
+    let (digester, stamps) = (Arc::clone(&desk.digester), Arc::new(Stamps::default()));
+    let resolver = Resolver::new(elsewhere, digester, stamps, Arc::default(), sizes, None);
+    let presented = PresentedKey::parse(lost.secret.expose(), data).unwrap();
+    assert!(resolver.principal(&presented, Duration::ZERO).await.unwrap().value.unwrap().revoked);
 }
 
 #[tokio::test]

@@ -352,6 +352,7 @@ async fn a_load_tells_of_the_project_and_of_the_newest_change() {
     let (_, redis, _server) = in_redis().await;
     let barred = Project {
         name: "acme".to_owned(),
+        id: None,
         state: ProjectState::Suspended,
         changed_at: at(1),
         changed_by: "operator".to_owned(),

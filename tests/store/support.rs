@@ -52,6 +52,7 @@ pub fn key(n: u64) -> ApiKey {
         name: format!("Key number {n}"),
         plane: "data".to_owned(),
         project: "acme".to_owned(),
+        project_id: None,
         workloads: vec!["chat".to_owned()],
         permissions: vec!["run_inference".to_owned()],
         created_at: at(n),
@@ -80,6 +81,7 @@ pub fn resource(kind: &str, id: &str, project: &str) -> Resource {
         id: id.to_owned(),
         slug: id.to_owned(),
         project: project.to_owned(),
+        project_id: None,
         owner: None,
         created_at: at(1),
         version: 1,
@@ -88,7 +90,7 @@ pub fn resource(kind: &str, id: &str, project: &str) -> Resource {
 
 /// The first thing that was said of a project.
 pub fn project(name: &str, state: ProjectState) -> Project {
-    Project { name: name.to_owned(), state, changed_at: at(1), changed_by: "operator".to_owned(), version: 1 }
+    Project { name: name.to_owned(), id: None, state, changed_at: at(1), changed_by: "operator".to_owned(), version: 1 }
 }
 
 /// A user of project acme.
@@ -98,6 +100,7 @@ pub fn user(name: &str) -> User {
         name: name.to_owned(),
         password_hash: "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA".to_owned(),
         project: "acme".to_owned(),
+        project_id: None,
         permissions: vec!["run_inference".to_owned()],
         disabled: false,
         deleted: false,

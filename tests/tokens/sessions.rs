@@ -7,14 +7,15 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Position};
-use tollgate::domain::credential::UserId;
+use tollgate::domain::change::{Ended, Event, Position};
+use tollgate::domain::credential::{ProjectId, UserId};
 use tollgate::domain::decision::Denial;
 use tollgate::domain::record::{EndedSession, OpenSession, ProjectState, User, UserSessions};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
 use tollgate::policy::respond::Decision;
 use tollgate::registry::{Actor, Expected, Held, UserChange, UserSpec};
+use tollgate::store::Write;
 use zeroize::Zeroizing;
 
 use crate::mint::SigningKey;
@@ -250,6 +251,28 @@ async fn a_session_follows_its_project_with_the_next_request() {
     assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Refused));
     assert!(registry.resume_project(&operator, "acme", Expected::Any).await.is_err());
     assert_eq!(denials().await, [ended, None, None]);
+}
+
+#[tokio::test]
+async fn whoever_carries_the_id_of_another_project_is_refused() {
+    let house = House::new();
+    let ada = house.user("ada", "acme", &["manage_keys"]).await;
+    let carries = async |project_id: Option<ProjectId>| {
+        let token = house.token("ada").await;
+        let version = house.world.core.store.user(ada.name.clone()).await.unwrap().unwrap().version;
+        // Such a record comes from no change that the store accepts, so it is moved away and back.
+        let moved = |project: &str, project_id, version| {
+            Write::UpdateUser(User { project: project.to_owned(), project_id, version, ..ada.clone() })
+        };
+        let batch = vec![moved("elsewhere", None, version + 1), moved("acme", project_id, version + 2)];
+        house.world.core.store.commit(batch, Event::touching(&[])).await.unwrap();
+        // Nobody has looked the session up before.
+        (house.denial(&token).await, house.login("ada", PASSWORD).await.is_ok())
+    };
+    let ended = Some(Denial::RevokedUnauthenticated);
+    assert_eq!(carries(ada.project_id).await, (None, true));
+    assert_eq!(carries(None).await, (None, true), "made before projects had ids");
+    assert_eq!(carries(ProjectId::parse("0000000000000001")).await, (ended, false));
 }
 
 #[tokio::test]

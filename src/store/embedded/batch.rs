@@ -7,13 +7,13 @@ use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped, within};
 use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::rules::{
-    check_key_purge, check_key_update, check_parts, check_resource_deletion, check_resource_update,
+    check_key_purge, check_key_update, check_parts, check_resource_deletion, check_resource_update, project_id_after,
 };
-use super::super::{Counted, Quota, StoreError, Write};
+use super::super::{Belonging, Counted, Quota, StoreError, Write};
 use super::counts::{Counts, in_scope};
 use super::engine::{Act, Failure};
 use super::{indexed_key, journal, key_ids_in, projects, sessions, users};
-use crate::domain::credential::KeyId;
+use crate::domain::credential::{KeyId, ProjectId};
 use crate::domain::record::{ApiKey, KeyState, Resource};
 use crate::domain::time::Timestamp;
 
@@ -61,6 +61,8 @@ impl<'t> Batch<'t> {
             Write::UpdateResource(resource) => self.update_resource(resource, counts),
             Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version, counts),
             Write::PutProject(project) => projects::put(self.transaction, project),
+            Write::InProject { name, id } => projects::demand(self.transaction, name, *id, self.format),
+            Write::GiveProjectId { to, id } => self.give_project_id(to, *id),
             Write::CreateUser(user) => {
                 counts.more(Counted::Users, &user.project);
                 users::create(self.transaction, user, self.format)
@@ -111,6 +113,8 @@ impl<'t> Batch<'t> {
         };
         check_key_update(&stored, key)?;
         counts.moved(Counted::Keys, &stored.project, &key.project);
+        let project_id = project_id_after((&stored.project, stored.project_id), (&key.project, key.project_id));
+        let key = &ApiKey { project_id, ..key.clone() };
         if stored.digest == key.digest {
             self.keys.insert(&key.digest.0, &*encode_key(key))?;
         } else {
@@ -197,7 +201,9 @@ impl<'t> Batch<'t> {
         };
         check_resource_update(&stored, resource)?;
         counts.moved(Counted::Resources, &stored.project, &resource.project);
-        self.resources.insert(&*key, &*encode_resource(resource))?;
+        let new = (&*resource.project, resource.project_id);
+        let project_id = project_id_after((&stored.project, stored.project_id), new);
+        self.resources.insert(&*key, &*encode_resource(&Resource { project_id, ..resource.clone() }))?;
         self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
         self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
         Ok(())
@@ -213,6 +219,26 @@ impl<'t> Batch<'t> {
         counts.fewer(Counted::Resources, &stored.project);
         self.resources.remove(&*key)?;
         self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
+        Ok(())
+    }
+
+    fn give_project_id(&mut self, to: &Belonging, id: ProjectId) -> Act<()> {
+        let project_id = Some(id);
+        match to {
+            Belonging::Key(key) => {
+                if let Some(key) = self.stored_key(key)?.filter(|key| key.project_id.is_none()) {
+                    self.keys.insert(&key.digest.0, &*encode_key(&ApiKey { project_id, ..key }))?;
+                }
+            }
+            Belonging::User(name) => users::give_project_id(self.transaction, name, id, self.format)?,
+            Belonging::Resource { kind, id } => {
+                let place = scoped(kind, id.as_bytes());
+                let resource = self.stored_resource(&place)?;
+                if let Some(resource) = resource.filter(|resource| resource.project_id.is_none()) {
+                    self.resources.insert(&*place, &*encode_resource(&Resource { project_id, ..resource }))?;
+                }
+            }
+        }
         Ok(())
     }
 

@@ -3,11 +3,13 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::super::StoreError;
+use super::super::format::Format;
 use super::super::keyspace::{self, Bytes};
 use super::super::records::{decode_project, encode_project};
-use super::super::rules::check_project_put;
+use super::super::rules::{check_in_project, check_project_put};
 use super::engine::Act;
 use super::{Embedded, damaged};
+use crate::domain::credential::ProjectId;
 use crate::domain::record::Project;
 
 impl Embedded {
@@ -33,6 +35,13 @@ pub(super) fn stored(projects: &impl ReadableTable<&'static str, Bytes>, name: &
         return damaged(format!("the record of project {} stands in the wrong place", project.name));
     }
     Ok(Some(project))
+}
+
+/// # Errors
+/// See [`check_in_project`].
+pub(super) fn demand(transaction: &WriteTransaction, name: &str, id: Option<ProjectId>, format: Format) -> Act<()> {
+    let known = stored(&transaction.open_table(keyspace::PROJECTS)?, name)?;
+    Ok(check_in_project(known.as_ref(), name, id, format)?)
 }
 
 pub(super) fn put(transaction: &WriteTransaction, project: &Project) -> Act<()> {

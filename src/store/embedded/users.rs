@@ -7,12 +7,12 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
 use super::super::records::{decode_user, encode_user};
-use super::super::rules::{check_namesake, check_parts, check_user_update, namesake, user_id_after};
+use super::super::rules::{check_namesake, check_parts, check_user_update, namesake, project_id_after, user_id_after};
 use super::super::{StoreError, UserQuery};
 use super::batch::conflict;
 use super::engine::Act;
 use super::{Embedded, damaged, has_indexes};
-use crate::domain::credential::UserId;
+use crate::domain::credential::{ProjectId, UserId};
 use crate::domain::record::User;
 
 impl Embedded {
@@ -137,7 +137,8 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format
             return conflict(format!("there is no user {}", user.name));
         };
         check_user_update(&known, user)?;
-        let user = User { id: user_id_after(&known, user), ..user.clone() };
+        let project_id = project_id_after((&known.project, known.project_id), (&user.project, user.project_id));
+        let user = User { id: user_id_after(&known, user), project_id, ..user.clone() };
         users.insert(&*user.name, &*encode_user(&user, format))?;
         known
     };
@@ -166,6 +167,15 @@ pub(super) fn give_id(transaction: &WriteTransaction, name: &str, id: UserId, fo
     let mut users = transaction.open_table(keyspace::USERS)?;
     if let Some(known) = stored(&users, name)?.filter(|known| known.id.is_none()) {
         users.insert(name, &*encode_user(&User { id: Some(id), ..known }, format))?;
+    }
+    Ok(())
+}
+
+/// Gives the id of their project to a user who carries none.
+pub(super) fn give_project_id(transaction: &WriteTransaction, name: &str, id: ProjectId, format: Format) -> Act<()> {
+    let mut users = transaction.open_table(keyspace::USERS)?;
+    if let Some(known) = stored(&users, name)?.filter(|known| known.project_id.is_none()) {
+        users.insert(name, &*encode_user(&User { project_id: Some(id), ..known }, format))?;
     }
     Ok(())
 }

@@ -11,6 +11,7 @@ fn full_key() -> ApiKey {
         name: "Chat front end".to_owned(),
         plane: "data".to_owned(),
         project: "acme".to_owned(),
+        project_id: ProjectId::parse("0123456789abcdEF"),
         workloads: vec!["chat".to_owned(), "embed".to_owned()],
         permissions: vec!["run_inference".to_owned()],
         created_at: Timestamp::from_millis(1),
@@ -30,6 +31,7 @@ fn resource() -> Resource {
         id: "w-1".to_owned(),
         slug: "chat".to_owned(),
         project: "acme".to_owned(),
+        project_id: ProjectId::parse("0123456789abcdEF"),
         owner: Some("key:abcdefABCDEF".to_owned()),
         created_at: Timestamp::from_millis(5),
         version: 2,
@@ -41,6 +43,7 @@ fn records_come_back_as_they_were() {
     let full = full_key();
     assert_eq!(decode_key(&encode_key(&full)).unwrap(), full);
     let bare = ApiKey {
+        project_id: None,
         workloads: vec![],
         permissions: vec![],
         expires_at: None,
@@ -52,7 +55,7 @@ fn records_come_back_as_they_were() {
     };
     assert_eq!(decode_key(&encode_key(&bare)).unwrap(), bare);
     assert_eq!(decode_resource(&encode_resource(&resource())).unwrap(), resource());
-    let unowned = Resource { owner: None, ..resource() };
+    let unowned = Resource { owner: None, project_id: None, ..resource() };
     assert_eq!(decode_resource(&encode_resource(&unowned)).unwrap(), unowned);
 }
 
@@ -98,6 +101,7 @@ prop_compose! {
     ) -> User {
         User {
             id: UserId::parse("abcdEFGH01234567"),
+            project_id: ProjectId::parse("0123456789abcdEF"),
             name, password_hash, project, permissions, disabled, deleted, freed, sessions, created_at, created_by, changed_at,
             version,
         }
@@ -123,7 +127,7 @@ proptest! {
         let older = decode_user(&encode_user(&user, Format::Two)).unwrap();
         let newer = decode_user(&encode_user(&user, Format::Three)).unwrap();
         prop_assert_eq!(&newer, &user);
-        prop_assert_eq!(older, User { id: None, freed: false, ..user }, "what the older format does not have is not written in it");
+        prop_assert_eq!(older, User { id: None, project_id: None, freed: false, ..user }, "what the older format does not have is not written in it");
     }
 
     #[test]

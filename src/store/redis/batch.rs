@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::draft::{Draft, Halt, Seen, Step};
 use super::values::{key_of, key_value, user_of, user_value};
-use crate::domain::credential::{KeyId, UserId};
+use crate::domain::credential::{KeyId, ProjectId, UserId};
 use crate::domain::record::{
     ApiKey, AuditEntry, EndedSession, KeyState, OpenSession, Project, Resource, SigningKey, User, UserSessions,
 };
@@ -17,11 +17,11 @@ use crate::store::records::{
     encode_resource, encode_sessions, encode_signing_key, readable_sessions,
 };
 use crate::store::rules::{
-    check_key_purge, check_key_update, check_namesake, check_once, check_parts, check_project_put,
-    check_resource_deletion, check_resource_update, check_user_update, namesake, sessions_with, sessions_without,
-    user_id_after,
+    check_in_project, check_key_purge, check_key_update, check_namesake, check_once, check_parts, check_project_put,
+    check_resource_deletion, check_resource_update, check_user_update, namesake, project_id_after, sessions_with,
+    sessions_without, user_id_after,
 };
-use crate::store::{Counted, ONCE_KEPT, OnceRecord, PepperCheck, Quota, SESSION_KEPT, StoreError, Write};
+use crate::store::{Belonging, Counted, ONCE_KEPT, OnceRecord, PepperCheck, Quota, SESSION_KEPT, StoreError, Write};
 
 /// How much longer an idempotency key is there than it counts.
 pub(super) const ONCE_SPARE: Duration = Duration::from_secs(3600);
@@ -59,6 +59,8 @@ fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
         Write::UpdateResource(resource) => update_resource(draft, resource),
         Write::DeleteResource { kind, id, version } => delete_resource(draft, kind, id, *version),
         Write::PutProject(project) => put_project(draft, project),
+        Write::InProject { name, id } => in_project(draft, name, *id),
+        Write::GiveProjectId { to, id } => give_project_id(draft, to, *id),
         Write::CreateUser(user) => create_user(draft, user),
         Write::UpdateUser(user) => update_user(draft, user),
         Write::GiveUserId { name, id } => give_user_id(draft, name, *id),
@@ -99,7 +101,8 @@ fn update_key(draft: &mut Draft<'_>, key: &ApiKey) -> Step<()> {
         draft.remove(names::key(&stored.digest));
     }
     unlist_key(draft, &stored);
-    put_key(draft, key);
+    let project_id = project_id_after((&stored.project, stored.project_id), (&key.project, key.project_id));
+    put_key(draft, &ApiKey { project_id, ..key.clone() });
     list_key(draft, key);
     Ok(())
 }
@@ -204,7 +207,9 @@ fn update_resource(draft: &mut Draft<'_>, resource: &Resource) -> Step<()> {
     };
     check_resource_update(&stored, resource)?;
     draft.unlist(names::resources_of_project(&stored.project), resource_member(&stored));
-    put_resource(draft, resource);
+    let new = (&*resource.project, resource.project_id);
+    let project_id = project_id_after((&stored.project, stored.project_id), new);
+    put_resource(draft, &Resource { project_id, ..resource.clone() });
     Ok(())
 }
 
@@ -236,11 +241,42 @@ fn stored_resource(draft: &mut Draft<'_>, kind: &str, id: &str) -> Step<Option<R
 }
 
 fn put_project(draft: &mut Draft<'_>, project: &Project) -> Step<()> {
-    let stored = draft.record(&names::project(&project.name))?;
-    let stored = stored.map(|value| decode_project(&value)).transpose()?;
-    check_project_put(stored.as_ref(), project)?;
+    check_project_put(stored_project(draft, &project.name)?.as_ref(), project)?;
     draft.put(names::project(&project.name), encode_project(project));
     draft.enlist(names::PROJECT_LIST, &*project.name);
+    Ok(())
+}
+
+fn in_project(draft: &mut Draft<'_>, name: &str, id: Option<ProjectId>) -> Step<()> {
+    let stored = stored_project(draft, name)?;
+    Ok(check_in_project(stored.as_ref(), name, id, draft.format())?)
+}
+
+fn stored_project(draft: &mut Draft<'_>, name: &str) -> Step<Option<Project>> {
+    Ok(draft.record(&names::project(name))?.map(|value| decode_project(&value)).transpose()?)
+}
+
+fn give_project_id(draft: &mut Draft<'_>, to: &Belonging, id: ProjectId) -> Step<()> {
+    let project_id = Some(id);
+    match to {
+        Belonging::Key(key) => {
+            if let Some(key) = stored_key(draft, key)?.filter(|key| key.project_id.is_none()) {
+                put_key(draft, &ApiKey { project_id, ..key });
+            }
+        }
+        Belonging::User(name) => {
+            let user = draft.record(&names::user(name))?.map(|value| user_of(&value)).transpose()?;
+            if let Some(user) = user.filter(|user| user.project_id.is_none()) {
+                put_user(draft, &User { project_id, ..user });
+            }
+        }
+        Belonging::Resource { kind, id } => {
+            let resource = stored_resource(draft, kind, id)?;
+            if let Some(resource) = resource.filter(|resource| resource.project_id.is_none()) {
+                put_resource(draft, &Resource { project_id, ..resource });
+            }
+        }
+    }
     Ok(())
 }
 
@@ -272,7 +308,8 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
     if draft.format().has_three() {
         draft.unlist(names::deleted_users_of_project(&stored.project), &*user.name);
     }
-    put_user(draft, &User { id: user_id_after(&stored, user), ..user.clone() });
+    let project_id = project_id_after((&stored.project, stored.project_id), (&user.project, user.project_id));
+    put_user(draft, &User { id: user_id_after(&stored, user), project_id, ..user.clone() });
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! Names are read over one connection, between two scripts that a server runs only if it is the primary. What is created
 //! meanwhile is of the new format already.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use super::Redis;
@@ -11,11 +12,14 @@ use super::connection::Connection;
 use super::loads::checked_user;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, Silence, explained, run};
 use crate::domain::change::{Event, Slots, Touched, named};
+use crate::domain::credential::ProjectId;
+use crate::domain::record::EVERY;
+use crate::domain::time::Timestamp;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::encode_event;
-use crate::store::upgrade::{Upgraded, user_id};
-use crate::store::{StoreError, Write};
+use crate::store::upgrade::{Upgraded, user_id, with_id};
+use crate::store::{Belonging, KeyQuery, ResourceQuery, StoreError, Write};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -23,6 +27,8 @@ const LIMIT: Duration = Duration::from_secs(10);
 const SCANNED_AT_ONCE: usize = 1000;
 /// How many records one change writes again.
 const AT_ONCE: usize = 100;
+/// How often a project is followed that others keep writing.
+const ATTEMPTS: usize = 16;
 
 /// What stands at the beginning.
 struct Begun {
@@ -37,17 +43,21 @@ impl Redis {
         let Begun { lineage, was } = self.begin_upgrade(&mut connection).await?;
         let mut rewritten = 0;
         if was != Format::NEWEST {
+            let mut homes = Homes { store: self, ids: HashMap::new() };
             let mut cursor: u64 = 0;
             loop {
                 let (next, users) = scan(&mut connection, cursor).await?;
                 for some in users.chunks(AT_ONCE) {
-                    rewritten += self.give_ids(some).await?;
+                    rewritten += homes.give_to_users(some).await?;
                 }
                 cursor = next;
                 if cursor == 0 {
                     break;
                 }
             }
+            rewritten += homes.give_to_keys().await?;
+            rewritten += homes.give_to_resources().await?;
+            homes.give_to_projects().await?;
             self.fill_indexes().await?;
             self.end_upgrade(&mut connection, &lineage).await?;
         }
@@ -78,25 +88,6 @@ impl Redis {
         }
     }
 
-    /// Gives an id to whoever of these users has none. Gives how many those were.
-    async fn give_ids(&self, users: &[String]) -> Result<u64, StoreError> {
-        let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
-        let read = self.read(&wanted, 0).await?;
-        let (mut batch, mut touched) = (Vec::new(), Vec::new());
-        for (name, value) in users.iter().zip(read.values) {
-            let Some(value) = value else { continue };
-            if checked_user(&value, name)?.id.is_none() {
-                batch.push(Write::GiveUserId { name: name.clone(), id: user_id()? });
-                touched.push(Slots::of_digests(&[named("user", name)]));
-            }
-        }
-        let count = batch.len() as u64;
-        if count > 0 {
-            self.commit(&batch, &Event::touching(&touched)).await?;
-        }
-        Ok(count)
-    }
-
     async fn end_upgrade(&self, connection: &mut Connection, lineage: &str) -> Result<(), StoreError> {
         let mut script = END_UPGRADE.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).arg(lineage);
@@ -107,6 +98,127 @@ impl Redis {
             return Err(StoreError::Conflict(reason.to_owned()));
         }
         self.writer.confirm(connection).await
+    }
+}
+
+/// Gives ids to what has none. The ids of projects are given as they are asked for.
+struct Homes<'s> {
+    store: &'s Redis,
+    ids: HashMap<String, ProjectId>,
+}
+
+impl Homes<'_> {
+    /// Gives how many of them had none.
+    async fn give_to_users(&mut self, users: &[String]) -> Result<u64, StoreError> {
+        let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
+        let read = self.store.read(&wanted, 0).await?;
+        let (mut batch, mut touched, mut given) = (Vec::new(), Vec::new(), 0);
+        for (name, value) in users.iter().zip(read.values) {
+            let Some(value) = value else { continue };
+            let (user, before) = (checked_user(&value, name)?, batch.len());
+            if user.id.is_none() {
+                batch.push(Write::GiveUserId { name: name.clone(), id: user_id()? });
+                touched.push(Slots::of_digests(&[named("user", name)]));
+            }
+            if user.project_id.is_none() {
+                let to = Belonging::User(name.clone());
+                batch.extend(self.step(to, &user.project, user.created_at).await?);
+            }
+            given += u64::from(batch.len() > before);
+        }
+        self.commit(batch, &Event::touching(&touched)).await?;
+        Ok(given)
+    }
+
+    /// As [`Homes::give_to_users`].
+    async fn give_to_keys(&mut self) -> Result<u64, StoreError> {
+        let (mut given, mut query) = (0, KeyQuery { limit: AT_ONCE, ..KeyQuery::default() });
+        loop {
+            let keys = self.store.keys(&query).await?;
+            let mut batch = Vec::new();
+            for key in keys.iter().filter(|key| key.project_id.is_none()) {
+                batch.extend(self.step(Belonging::Key(key.id), &key.project, key.created_at).await?);
+            }
+            given += self.commit(batch, &Event::touching(&[])).await?;
+            match keys.last() {
+                Some(last) => query.after = Some(last.id),
+                None => return Ok(given),
+            }
+        }
+    }
+
+    /// As [`Homes::give_to_users`].
+    async fn give_to_resources(&mut self) -> Result<u64, StoreError> {
+        let (mut given, mut query) = (0, ResourceQuery { limit: AT_ONCE, ..ResourceQuery::default() });
+        loop {
+            let resources = self.store.resources(&query).await?;
+            let mut batch = Vec::new();
+            for resource in resources.iter().filter(|resource| resource.project_id.is_none()) {
+                let to = Belonging::Resource { kind: resource.kind.clone(), id: resource.id.clone() };
+                batch.extend(self.step(to, &resource.project, resource.created_at).await?);
+            }
+            given += self.commit(batch, &Event::touching(&[])).await?;
+            match resources.last() {
+                Some(last) => query.after = Some((last.kind.clone(), last.id.clone())),
+                None => return Ok(given),
+            }
+        }
+    }
+
+    /// Gives ids to the projects in which nothing is.
+    async fn give_to_projects(&mut self) -> Result<(), StoreError> {
+        let mut after = None;
+        loop {
+            let projects = self.store.projects(after.as_deref(), AT_ONCE).await?;
+            for project in projects.iter().filter(|project| project.id.is_none()) {
+                self.of(&project.name, Timestamp::default()).await?;
+            }
+            match projects.last() {
+                Some(last) => after = Some(last.name.clone()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// `None` for what is of every project.
+    async fn step(&mut self, to: Belonging, project: &str, since: Timestamp) -> Result<Option<Write>, StoreError> {
+        if project == EVERY {
+            return Ok(None);
+        }
+        Ok(Some(Write::GiveProjectId { to, id: self.of(project, since).await? }))
+    }
+
+    /// `since`: when something was made there.
+    async fn of(&mut self, project: &str, since: Timestamp) -> Result<ProjectId, StoreError> {
+        if let Some(id) = self.ids.get(project) {
+            return Ok(*id);
+        }
+        for _ in 0..ATTEMPTS {
+            let known = self.store.project(project).await?;
+            let mut id = known.as_ref().and_then(|known| known.id);
+            if id.is_none() {
+                let (new, own) = with_id(known, project, since)?;
+                let event = Event::touching(&[Slots::of_digests(&[named("project", project)])]);
+                match self.store.commit(&[Write::PutProject(new)], &event).await {
+                    Ok(_) => id = Some(own),
+                    // Somebody changed it meanwhile.
+                    Err(StoreError::Conflict(_)) => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            if let Some(id) = id {
+                self.ids.insert(project.to_owned(), id);
+                return Ok(id);
+            }
+        }
+        Err(StoreError::Unavailable(format!("project {project} is changed all the time: run this again")))
+    }
+
+    async fn commit(&self, batch: Vec<Write>, event: &Event) -> Result<u64, StoreError> {
+        if !batch.is_empty() {
+            self.store.commit(&batch, event).await?;
+        }
+        Ok(batch.len() as u64)
     }
 }
 

@@ -1,15 +1,24 @@
 //! What every backend must do with what is said of a whole project.
 
-use tollgate::domain::record::{Project, ProjectState};
-use tollgate::store::{KeyLoad, SessionLoad, Store, Write};
+use tollgate::domain::credential::ProjectId;
+use tollgate::domain::record::{ApiKey, Project, ProjectState, Resource, User};
+use tollgate::store::{Belonging, KeyLoad, SessionLoad, Store, Write};
 
 use super::assert_conflict;
-use crate::support::{Apply, at, id, key, key_of, project, user};
+use crate::support::{Apply, at, id, key, key_of, project, resource, user};
 
 use ProjectState::{Active, Deleted, Suspended};
 
 fn next(project: &Project, state: ProjectState) -> Project {
     Project { state, version: project.version + 1, changed_at: at(2), ..project.clone() }
+}
+
+fn an_id(n: u8) -> Option<ProjectId> {
+    ProjectId::parse(&format!("{n:016}"))
+}
+
+fn in_project(name: &str, id: Option<ProjectId>) -> Write {
+    Write::InProject { name: name.to_owned(), id }
 }
 
 async fn put(store: &Store, project: &Project) {
@@ -76,6 +85,77 @@ async fn a_project_and_what_comes_with_it_are_one(store: Store) {
     assert_eq!(find(&store, "acme").await.unwrap().version, 3);
 }
 
+async fn an_id_is_given_once(store: Store) {
+    let first = Project { id: an_id(1), ..project("acme", Active) };
+    put(&store, &first).await;
+    for id in [None, an_id(2)] {
+        assert_conflict(&store.apply(vec![Write::PutProject(Project { id, ..next(&first, Suspended) })]).await);
+    }
+    assert_eq!(find(&store, "acme").await.as_ref(), Some(&first));
+    // One of which something was said before it had an id.
+    let older = project("beta", Suspended);
+    put(&store, &older).await;
+    let named = Project { id: an_id(3), ..next(&older, Suspended) };
+    put(&store, &named).await;
+    assert_eq!(store.load_project("beta".to_owned()).await.unwrap().found, Some(named));
+}
+
+async fn what_is_made_in_a_project_finds_it_as_it_was(store: Store) {
+    put(&store, &Project { id: an_id(1), ..project("acme", Active) }).await;
+    put(&store, &Project { id: an_id(2), ..project("gone", Deleted) }).await;
+    for refused in [
+        in_project("acme", an_id(2)),
+        in_project("acme", None),
+        in_project("beta", an_id(1)),
+        in_project("beta", None),
+        in_project("gone", an_id(2)),
+    ] {
+        assert_conflict(&store.apply(vec![refused, Write::CreateKey(key(1))]).await);
+    }
+    assert_eq!(store.key(id(1)).await.unwrap(), None, "nothing of it is written");
+    store.apply(vec![in_project("acme", an_id(1)), Write::CreateKey(key(1))]).await.unwrap();
+    let new = Project { id: an_id(3), ..project("beta", Active) };
+    let batch = vec![Write::PutProject(new), in_project("beta", an_id(3)), Write::CreateKey(key_of(2, "data", "beta"))];
+    store.apply(batch).await.unwrap();
+}
+
+async fn what_belongs_to_a_project_carries_its_id_on(store: Store) {
+    let (ann, chat) = (user("ann"), resource("workload", "w-1", "acme"));
+    let made = vec![Write::CreateKey(key(1)), Write::CreateUser(ann.clone()), Write::CreateResource(chat.clone())];
+    store.apply(made).await.unwrap();
+    let give = |id: Option<ProjectId>| {
+        let (kind, name) = ("workload".to_owned(), "w-1".to_owned());
+        let all = [Belonging::Key(key(1).id), Belonging::User("ann".into()), Belonging::Resource { kind, id: name }];
+        all.map(|to| Write::GiveProjectId { to, id: id.unwrap() }).to_vec()
+    };
+    let carried = async || {
+        let (key, ann) = (store.key(id(1)).await.unwrap().unwrap(), store.user("ann".into()).await.unwrap().unwrap());
+        let chat = store.resource("workload".into(), "w-1".into()).await.unwrap().unwrap();
+        [key.project_id, ann.project_id, chat.project_id]
+    };
+    store.apply(give(an_id(1))).await.unwrap();
+    assert_eq!(carried().await, [an_id(1); 3]);
+    store.apply(give(an_id(2))).await.unwrap();
+    assert_eq!(carried().await, [an_id(1); 3], "what is carried stays");
+    // Whoever changes it may have read it before.
+    let change = |project: &str, id: Option<ProjectId>, version| {
+        let project = || project.to_owned();
+        vec![
+            Write::UpdateKey(ApiKey { project: project(), project_id: id, version, ..key(1) }),
+            Write::UpdateUser(User { project: project(), project_id: id, version, ..ann.clone() }),
+            Write::UpdateResource(Resource { project: project(), project_id: id, version, ..chat.clone() }),
+        ]
+    };
+    store.apply(change("acme", None, 2)).await.unwrap();
+    assert_eq!(carried().await, [an_id(1); 3]);
+    store.apply(change("acme", an_id(2), 3)).await.unwrap();
+    assert_eq!(carried().await, [an_id(1); 3]);
+    store.apply(change("beta", an_id(2), 4)).await.unwrap();
+    assert_eq!(carried().await, [an_id(2); 3], "moved to another project");
+    let absent = Write::GiveProjectId { to: Belonging::User("bob".into()), id: an_id(1).unwrap() };
+    store.apply(vec![absent]).await.unwrap();
+}
+
 async fn projects_are_listed_by_name_in_pages(store: Store) {
     assert!(list(&store, "", 9).await.is_empty());
     for name in ["b", "a-1", "c", "a", "ab"] {
@@ -113,6 +193,9 @@ for_every_backend!(
     a_project_is_changed_by_who_saw_it,
     a_deleted_project_stays_deleted,
     a_project_and_what_comes_with_it_are_one,
+    an_id_is_given_once,
+    what_is_made_in_a_project_finds_it_as_it_was,
+    what_belongs_to_a_project_carries_its_id_on,
     projects_are_listed_by_name_in_pages,
     what_is_loaded_for_a_check_comes_with_its_project,
 );

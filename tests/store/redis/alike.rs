@@ -1,7 +1,10 @@
 //! The same random batches on the embedded store and on Redis: the same results, and the same to be read afterwards.
 
+use tollgate::domain::credential::ProjectId;
 use tollgate::domain::record::{ApiKey, EndedSession, OpenSession, Project, ProjectState, Resource, SigningKey, User};
-use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, ResourceQuery, Store, StoreError, UserQuery, Write};
+use tollgate::store::{
+    AuditQuery, Belonging, KeyQuery, OnceRecord, ResourceQuery, Store, StoreError, UserQuery, Write,
+};
 
 use crate::support::{Apply, Random, at, id, in_file, in_redis, key, resource, row, user};
 
@@ -37,12 +40,18 @@ impl Dice {
         }
     }
 
+    fn project_id(&mut self) -> Option<ProjectId> {
+        let id = self.0.below(3);
+        (id > 0).then(|| ProjectId::parse(&format!("{id:016}")).unwrap())
+    }
+
     fn key(&mut self) -> ApiKey {
         let (n, digest) = (self.0.below(KEYS), self.0.below(KEYS));
         let ended = |dice: &mut Self| dice.once_in(4).then(|| at(dice.0.below(100)));
         ApiKey {
             digest: if self.once_in(4) { key(digest).digest } else { key(n).digest },
             project: self.name(&PROJECTS),
+            project_id: self.project_id(),
             plane: self.name(&PLANES),
             expires_at: ended(self),
             retires_at: ended(self),
@@ -53,12 +62,14 @@ impl Dice {
 
     fn resource(&mut self) -> Resource {
         let (kind, id) = (self.one(KINDS), self.one(["a", "b", "c"]));
-        resource(kind, id, &self.name(&PROJECTS))
+        let project_id = self.project_id();
+        Resource { project_id, ..resource(kind, id, &self.name(&PROJECTS)) }
     }
 
     fn user(&mut self) -> User {
         User {
             project: self.name(&PROJECTS),
+            project_id: self.project_id(),
             disabled: self.once_in(3),
             deleted: self.once_in(3),
             sessions: self.0.below(4),
@@ -68,7 +79,7 @@ impl Dice {
 
     /// One step; what it takes to fit is read from the store.
     pub async fn step(&mut self, store: &Store) -> Write {
-        match self.0.below(13) {
+        match self.0.below(15) {
             0 | 1 => Write::CreateKey(self.key()),
             2 | 3 => {
                 let key = self.key();
@@ -88,10 +99,12 @@ impl Dice {
             }
             7 => {
                 let name = self.name(&PROJECTS);
-                let stored = store.project(name.clone()).await.unwrap().map_or(0, |stored| stored.version);
+                let stored = store.project(name.clone()).await.unwrap();
+                let id = if self.once_in(4) { self.project_id() } else { stored.as_ref().and_then(|stored| stored.id) };
+                let stored = stored.map_or(0, |stored| stored.version);
                 let state = self.one([ProjectState::Active, ProjectState::Suspended, ProjectState::Deleted]);
                 let (changed_at, changed_by) = (at(self.0.below(9)), "operator".to_owned());
-                Write::PutProject(Project { name, state, changed_at, changed_by, version: self.version(stored) })
+                Write::PutProject(Project { name, id, state, changed_at, changed_by, version: self.version(stored) })
             }
             8 => Write::CreateUser(self.user()),
             9 => {
@@ -117,6 +130,18 @@ impl Dice {
                     return Write::DeleteSigningKey { id };
                 }
                 Write::CreateSigningKey(SigningKey { id, sealed: vec![1, 2], created_at: at(self.0.below(5)) })
+            }
+            12 => Write::InProject { name: self.name(&PROJECTS), id: self.project_id() },
+            13 => {
+                let to = match self.0.below(3) {
+                    0 => Belonging::Key(id(self.0.below(KEYS))),
+                    1 => Belonging::User(self.one(USERS).to_owned()),
+                    _ => Belonging::Resource {
+                        kind: self.one(KINDS).to_owned(),
+                        id: self.one(["a", "b", "c"]).to_owned(),
+                    },
+                };
+                Write::GiveProjectId { to, id: ProjectId::parse("0000000000000001").unwrap() }
             }
             _ => {
                 let digest = [u8::try_from(self.0.below(40)).unwrap(); 32];

@@ -85,6 +85,8 @@ async fn everything_that_was_ended_is_ended_again() {
         Write::CreateResource(resource("workload", "deleted", "acme")),
         Write::PutProject(suspended.clone()),
         Write::PutProject(project("deleted", ProjectState::Suspended)),
+        // Somebody was quicker to make something in it than to find the loss.
+        Write::PutProject(Project { changed_at: at(9), ..project("used", ProjectState::Active) }),
     ];
     write(&replica.redis, records).await.unwrap();
     let resumed = Project { state: ProjectState::Active, changed_at: at(2), version: 2, ..suspended };
@@ -105,6 +107,7 @@ async fn everything_that_was_ended_is_ended_again() {
         Ended::of_project(&again),
         Ended::of_project(&project("deleted", ProjectState::Deleted)),
         Ended::of_project(&project("of_nothing", ProjectState::Suspended)),
+        Ended::of_project(&project("used", ProjectState::Suspended)),
         told_of(&user("unknown")),
     ];
     replica.heard(&told).await;
@@ -119,6 +122,7 @@ async fn everything_that_was_ended_is_ended_again() {
         ("suspended", ProjectState::Suspended, 3),
         ("deleted", ProjectState::Deleted, 2),
         ("of_nothing", ProjectState::Suspended, 1),
+        ("used", ProjectState::Suspended, 2),
     ] {
         let project = redis.project(name).await.unwrap().unwrap();
         assert_eq!((project.state, project.version), (state, version), "{name}");
@@ -128,6 +132,7 @@ async fn everything_that_was_ended_is_ended_again() {
         "tollgate project.delete project:deleted".to_owned(),
         "tollgate project.suspend project:of_nothing".to_owned(),
         "tollgate project.suspend project:suspended".to_owned(),
+        "tollgate project.suspend project:used".to_owned(),
         "tollgate resource.delete workload:deleted".to_owned(),
         "tollgate session.end session:s-1".to_owned(),
     ];
@@ -179,8 +184,10 @@ async fn a_user_becomes_what_was_heard_of_them() {
 #[tokio::test]
 async fn what_was_said_since_is_left_alone() {
     let replica = Replica::new().await;
+    let resumed = Project { changed_at: at(9), version: 2, ..project("resumed", ProjectState::Active) };
     let records = vec![
-        Write::PutProject(Project { changed_at: at(9), ..project("resumed", ProjectState::Active) }),
+        Write::PutProject(project("resumed", ProjectState::Suspended)),
+        Write::PutProject(resumed),
         Write::CreateResource(Resource { created_at: at(9), ..resource("workload", "new", "acme") }),
     ];
     write(&replica.redis, records).await.unwrap();

@@ -202,12 +202,12 @@ pub static OPERATIONS: [Operation; 35] = [
         .by(MANAGE_KEYS, PRIVATE)
         .says(
             "List projects",
-            "The projects within your reach of which something was said, by name: all others are active.",
+            "The projects within your reach in which something was made, by name. A project comes with the first thing in it.",
         )
         .filters::<ListProjects>(),
     Operation::new::<ProjectBody>("project.show", "GET", ONE_PROJECT, || get(projects::show), 200)
         .by(MANAGE_KEYS, PRIVATE)
-        .says("Show a project", "One that nothing was said of is active, and has version 0.")
+        .says("Show a project", "One in which nothing was made is active, and has version 0.")
         .on::<ProjectPath>("project:{name}")
         .versioned(),
     Operation::new::<Changed<ProjectBody>>("project.update", "PATCH", ONE_PROJECT, || patch(projects::update), 200)

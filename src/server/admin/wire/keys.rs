@@ -136,6 +136,8 @@ pub struct KeyBody {
     pub plane: String,
     #[schemars(with = "NameOrEvery")]
     pub project: String,
+    /// The `id` of the project; null for every project, and until the store is upgraded.
+    pub project_id: Option<String>,
     pub workloads: Vec<String>,
     pub permissions: Vec<String>,
     #[schemars(with = "Time")]
@@ -171,6 +173,7 @@ impl KeyBody {
             state: key.state(now).as_str().to_owned(),
             plane: key.plane.clone(),
             project: key.project.clone(),
+            project_id: key.project_id.map(|id| id.to_string()),
             workloads: key.workloads.clone(),
             permissions: key.permissions.clone(),
             created_at: rfc3339(key.created_at),
@@ -224,6 +227,7 @@ mod tests {
             name: "n".to_owned(),
             plane: "data".to_owned(),
             project: "acme".to_owned(),
+            project_id: None,
             workloads: vec!["*".to_owned()],
             permissions: vec![],
             created_at: Timestamp::default(),

@@ -44,19 +44,21 @@ pub struct ListProjects {
     pub limit: Option<usize>,
 }
 
-/// A project as a whole. One that nothing was said of is active and has version 0.
+/// A project as a whole. One in which nothing was made is active and has version 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Project")]
 pub struct ProjectBody {
     #[schemars(with = "Name")]
     pub name: String,
+    /// What everything in it carries, given with the first thing made in it; null before that, and until the store is upgraded.
+    pub id: Option<String>,
     /// `active`, `suspended` (every key, session and token of it is refused) or `deleted` (the same, for good).
     #[schemars(extend("enum" = ["active", "suspended", "deleted"]))]
     pub state: String,
-    /// Since when it has been in this state; null if nothing was ever said of it.
+    /// Since when it has been in this state; null if nothing was ever made in it.
     #[schemars(with = "Option<Time>")]
     pub changed_at: Option<String>,
-    /// `key:<id>`, `user:<name>`, or `operator` for whoever holds the admin socket; null if nothing was ever said of it.
+    /// `key:<id>`, `user:<name>`, or `operator` for whoever holds the admin socket; null if nothing was ever made in it.
     pub changed_by: Option<String>,
     /// Counts the changes of the record; the `ETag` is made of it.
     pub version: u64,
@@ -67,6 +69,7 @@ impl From<&Project> for ProjectBody {
         let was_said = project.version > 0;
         Self {
             name: project.name.clone(),
+            id: project.id.map(|id| id.to_string()),
             state: project.state.as_str().to_owned(),
             changed_at: was_said.then(|| rfc3339(project.changed_at)),
             changed_by: was_said.then(|| project.changed_by.clone()),
@@ -75,7 +78,7 @@ impl From<&Project> for ProjectBody {
     }
 }
 
-/// A page of the projects of which something was said, by name.
+/// A page of the projects in which something was made, by name.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectPage {
     pub projects: Vec<ProjectBody>,

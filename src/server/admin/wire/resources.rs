@@ -71,6 +71,8 @@ pub struct ResourceBody {
     pub id: String,
     #[schemars(with = "Name")]
     pub project: String,
+    /// The `id` of the project; null until the store is upgraded.
+    pub project_id: Option<String>,
     #[schemars(with = "Name")]
     pub slug: String,
     pub owner: Option<String>,
@@ -86,6 +88,7 @@ impl From<&Resource> for ResourceBody {
             kind: resource.kind.clone(),
             id: resource.id.clone(),
             project: resource.project.clone(),
+            project_id: resource.project_id.map(|id| id.to_string()),
             slug: resource.slug.clone(),
             owner: resource.owner.clone(),
             created_at: rfc3339(resource.created_at),

@@ -131,6 +131,8 @@ pub struct UserBody {
     pub name: String,
     #[schemars(with = "NameOrEvery")]
     pub project: String,
+    /// The `id` of the project; null for every project, and until the store is upgraded.
+    pub project_id: Option<String>,
     pub permissions: Vec<String>,
     /// A disabled user cannot log in and has no session.
     pub disabled: bool,
@@ -150,6 +152,7 @@ impl From<&User> for UserBody {
             id: user.id.map(|id| id.to_string()),
             name: user.name.clone(),
             project: user.project.clone(),
+            project_id: user.project_id.map(|id| id.to_string()),
             permissions: user.permissions.clone(),
             disabled: user.disabled,
             created_at: rfc3339(user.created_at),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use moka::sync::Cache;
 
-use crate::domain::name::MAX_LOGIN_NAME;
+use crate::domain::name::{MAX_LOGIN_NAME, split_login_name};
 use crate::domain::time::Moment;
 
 /// Attempts in a row, and how long each takes to be forgotten.
@@ -32,7 +32,7 @@ const SUCCESSES: Allowance = Allowance { burst: 60, each: Duration::from_secs(1)
 const CAPACITY: u64 = 100_000;
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 const KNOWN_FOR: Duration = Duration::from_secs(30 * 24 * 3600);
-/// Of a name, however long it is. Who has two, with the project and without, has what is allowed twice.
+/// Of a name, however long it is.
 const MAX_NAME: usize = MAX_LOGIN_NAME;
 
 /// Attempts of late.
@@ -74,16 +74,18 @@ impl Throttle {
     /// Whether an attempt may be made now; if not, when.
     pub fn attempt(&self, user: &str, address: Option<IpAddr>, now: Moment) -> Result<Attempt, Duration> {
         let user: String = user.chars().take(MAX_NAME).collect();
+        // With the project and without: who has two names has what is allowed once. Whether the two are one user nobody learns here.
+        let (_, plain) = split_login_name(&user);
         let address = address.map(network_of);
         let known = address.and_then(|address| self.known.get(&(user.clone(), address)));
         let charges = match (address, known) {
-            (Some(address), Some(_)) => vec![(format!("known {address} {user}"), PAIR)],
+            (Some(address), Some(_)) => vec![(format!("known {address} {plain}"), PAIR)],
             (Some(address), None) => vec![
                 (format!("address {address}"), ADDRESS),
-                (format!("pair {address} {user}"), PAIR),
-                (format!("user {user}"), USER),
+                (format!("pair {address} {plain}"), PAIR),
+                (format!("user {plain}"), USER),
             ],
-            (None, _) => vec![(format!("user {user}"), PAIR)],
+            (None, _) => vec![(format!("user {plain}"), PAIR)],
         };
         // What was charged before a refusal is given back by itself.
         let charged: Result<Vec<Charge>, Duration> =
@@ -204,6 +206,23 @@ mod tests {
             }
             assert!(fail("ada", at(600)).is_err());
         }
+    }
+
+    #[test]
+    fn who_has_two_names_is_tried_as_one() {
+        for address in [None, home()] {
+            let throttle = Throttle::default();
+            for n in 0..10 {
+                assert_eq!(fail(&throttle, if n % 2 == 0 { "acme/ada" } else { "ada" }, address, NOW), Ok(()));
+            }
+            assert!(
+                fail(&throttle, "ada", address, NOW).is_err() && fail(&throttle, "acme/ada", address, NOW).is_err()
+            );
+        }
+        // Of two users of one plain name, one is not known where the other is.
+        let throttle = Throttle::default();
+        throttle.succeeded(throttle.attempt("acme/ada", home(), NOW).unwrap(), 1);
+        assert!(!throttle.attempt("beta/ada", home(), NOW).unwrap().is_known(1));
     }
 
     #[test]

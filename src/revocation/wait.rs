@@ -160,6 +160,8 @@ mod tests {
         assert!(matches!(done(standing(910), &confirmed), Verdict::Done(report) if report.is_complete()));
         assert_eq!(done(standing(911), &confirmed), Verdict::Pending, "attached for too short a time");
         assert_eq!(done(Standing { attached_since: None, ..standing(0) }, &confirmed), Verdict::Pending);
+        let graced = [member("a", 7, 1, 0), member("d", 6, 1, 9)];
+        assert_eq!(done(standing(0), &graced), Verdict::Pending, "one may go on without the store");
         assert_eq!(done(Standing { applied: 6, ..standing(0) }, &confirmed), Verdict::Pending);
         let early = Wait::new(7, 1, at(2_011)).observe(&seen(2_010, &confirmed, standing(0)));
         assert_eq!(early, Verdict::Pending, "a list from before the wait");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tollgate::domain::change::Position;
 use tollgate::domain::fleet::{Member, MemberState};
-use tollgate::domain::record::{EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
+use tollgate::domain::record::{AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{Depot, Kind, Report, migrate};
@@ -347,4 +347,32 @@ async fn a_store_in_use_is_left_alone() {
     let _ = beating.await;
     // What was killed is listed on, and silent.
     depot(&redis).await;
+}
+
+#[tokio::test]
+async fn rows_keep_their_numbers_though_the_oldest_are_gone() {
+    let (file, back) = (File::new(), File::new());
+    let store = file.open();
+    for n in 1..=30 {
+        let entry = AuditEntry { at: at(n), ..row(&n.to_string()) };
+        store.apply(vec![Write::Audit(entry)]).await.unwrap();
+    }
+    assert_eq!(store.trim_audit(at(21), 100).await.unwrap(), 20);
+    drop(store);
+    let (store, redis, _server) = in_redis().await;
+    migrate(&file.source().await, &depot(&redis).await, NOW).await.unwrap();
+    migrate(&depot(&redis).await, &back.target().await, NOW).await.unwrap();
+    for store in [store, back.open()] {
+        for actor in [None, Some(row("1").actor)] {
+            let query = AuditQuery { actor, limit: 99, ..AuditQuery::default() };
+            let rows = store.audit(query).await.unwrap();
+            let numbers: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+            assert_eq!(numbers, (21..=30).rev().collect::<Vec<_>>());
+            assert!(rows.iter().all(|row| row.target == row.sequence.to_string()), "{rows:?}");
+        }
+        store.apply(vec![Write::Audit(row("next"))]).await.unwrap();
+        let newest = AuditQuery { limit: 1, ..AuditQuery::default() };
+        assert_eq!(store.audit(newest).await.unwrap()[0].sequence, 31);
+        assert_eq!(store.trim_audit(at(26), 100).await.unwrap(), 5);
+    }
 }

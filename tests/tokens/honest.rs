@@ -1,9 +1,21 @@
 //! Tokens that must be accepted, and what the back end is told about them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
+use tollgate::clock::Clock;
 use tollgate::domain::decision::{Denial, Tier};
+use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::domain::token::PresentedToken;
 use tollgate::policy::respond::Decision;
 use tollgate::registry::{Actor, Expected};
+use tollgate::resolve::Resolver;
+use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::cache::Sizes;
+use tollgate::revocation::stamps::Stamps;
+use zeroize::Zeroizing;
 
 use crate::mint::{SigningKey, jwks};
 use crate::world::{LEEWAY, NOW, World, claims, claims_with};
@@ -84,6 +96,41 @@ async fn a_token_follows_its_project_with_the_next_request() {
     assert_eq!(denials().await, (None, None));
     registry.delete_project(&operator, "beta", Expected::Any).await.unwrap();
     assert_eq!(denials().await, (None, ended));
+}
+
+/// In a grace, too, nobody is refused by what may not be true any more.
+#[tokio::test]
+async fn a_project_that_was_barred_is_looked_up_again_without_a_lease() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let world = World::with_keys(folder.path(), &jwks([&key]), &key.token(&claims())).await;
+    let (registry, operator) = (&world.core.registry, Actor::operator());
+    let now = Arc::new(AtomicU64::new(10_000));
+    let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
+    stamps.grant(Moment::from_millis(10_800));
+    let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
+    let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
+    let resolver = Resolver::new(world.core.store.clone(), digester, stamps, Arc::default(), sizes, None);
+    resolver.adopt(&world.policy);
+    let is_barred = async |number: u64| {
+        let token = key.token(&claims_with(&json!({"jti": number.to_string()})));
+        let (presented, begun) = (PresentedToken::parse(&token).unwrap(), Instant::now());
+        loop {
+            match resolver.token(&presented, Timestamp::from_millis(NOW * 1000), Duration::from_secs(30)).await {
+                Ok(found) => return found.value.unwrap().revoked,
+                // Its keys have not been read yet.
+                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert!(is_barred(1).await);
+    registry.resume_project(&operator, "acme", Expected::Any).await.unwrap();
+    assert!(is_barred(2).await, "the log has not told of it, and there is a lease");
+    // The lease is over, and so is what a look-up is good for by itself.
+    now.store(10_800, Ordering::SeqCst);
+    assert!(!is_barred(3).await);
 }
 
 #[tokio::test]

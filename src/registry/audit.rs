@@ -14,6 +14,7 @@ use crate::policy::redact;
 use crate::store::{AuditQuery, Write};
 
 /// How many rows are removed in one transaction, and in one call.
+const TRIM: &str = "audit.trim";
 const TRIMMED_AT_ONCE: usize = 1_000;
 const MOST_TRIMMED: usize = 20_000;
 
@@ -72,11 +73,15 @@ impl Registry {
     /// # Errors
     /// [`RegistryError::Forbidden`] to all but the operator.
     pub async fn trim_audit(&self, actor: &Actor, before: Timestamp) -> Result<(usize, bool)> {
-        let attempt = Attempt { actor, act: "audit.trim", target: "audit".to_owned() };
+        let attempt = Attempt { actor, act: TRIM, target: "audit".to_owned() };
         if !actor.is_operator() {
             let reason = "only the operator removes rows";
             return self.refuse(&attempt, None, reason, RegistryError::Forbidden(reason.to_owned())).await;
         }
+        self.trim(&attempt, before, self.clock.now()).await
+    }
+
+    async fn trim(&self, attempt: &Attempt<'_>, before: Timestamp, now: Timestamp) -> Result<(usize, bool)> {
         let mut removed = 0;
         let mut more = true;
         while more && removed < MOST_TRIMMED {
@@ -85,7 +90,7 @@ impl Registry {
         }
         if removed > 0 {
             let reason = format!("{removed} rows were removed");
-            let row = self.row(&attempt, None, Outcome::Done, Some(&reason));
+            let row = AuditEntry { at: now, ..self.row(attempt, None, Outcome::Done, Some(&reason)) };
             self.apply(vec![Write::Audit(row)], Event::touching(&[])).await?;
         }
         Ok((removed, more))
@@ -99,9 +104,11 @@ impl Registry {
         let Some(keep) = self.limits.load().audit_kept else { return Ok(()) };
         let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
         let Some(newest) = newest.first() else { return Ok(()) };
-        // A clock that was set forward takes nothing away.
-        let before = self.clock.now().min(newest.at).minus(keep);
-        while self.trim_audit(&Actor::tollgate(), before).await?.1 {}
+        // A clock that was set forward takes nothing away, nor does it with the next round.
+        let now = self.clock.now().min(newest.at);
+        let actor = Actor::tollgate();
+        let attempt = Attempt { actor: &actor, act: TRIM, target: "audit".to_owned() };
+        while self.trim(&attempt, now.minus(keep), now).await?.1 {}
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use super::actor::Actor;
 use super::audit::Attempt;
 use super::{PAUSE, Registry, RegistryError, Result};
 use crate::domain::change::{Event, Slots};
-use crate::domain::record::{ApiKey, Outcome};
+use crate::domain::record::{ApiKey, AuditEntry, Outcome};
 use crate::domain::time::Timestamp;
 use crate::store::{AuditQuery, KeyQuery, OnceRecord, StoreError, Write};
 
@@ -44,9 +44,9 @@ impl Registry {
             let page = self.store.keys(query.clone()).await?;
             let over: Vec<&ApiKey> =
                 page.iter().filter(|key| key.is_over_before(before) && rule.planes.contains(&key.plane)).collect();
-            if !over.is_empty() && !self.purge(&over, before).await? {
+            if !over.is_empty() && !self.purge(&over, now, before).await? {
                 for one in &over {
-                    self.purge(&[one], before).await?;
+                    self.purge(&[one], now, before).await?;
                 }
             }
             match page.last().filter(|_| page.len() == PAGE) {
@@ -69,7 +69,7 @@ impl Registry {
     }
 
     /// Removes all of them or none. Whether it did: one may have been changed or removed meanwhile.
-    async fn purge(&self, over: &[&ApiKey], before: Timestamp) -> Result<bool> {
+    async fn purge(&self, over: &[&ApiKey], now: Timestamp, before: Timestamp) -> Result<bool> {
         let actor = Actor::tollgate();
         let mut projects: BTreeMap<&str, usize> = BTreeMap::new();
         for key in over {
@@ -80,7 +80,8 @@ impl Registry {
             let attempt = Attempt::on_project(&actor, "key.purge", project);
             let reason =
                 format!("{count} revoked keys had expired for so long that no copy of the store has them valid");
-            Write::Audit(self.row(&attempt, Some(project), Outcome::Done, Some(&reason)))
+            // By the time that the log knows, or the next round would go by a clock that was set forward.
+            Write::Audit(AuditEntry { at: now, ..self.row(&attempt, Some(project), Outcome::Done, Some(&reason)) })
         });
         let slots: Vec<Slots> = over.iter().map(|key| Slots::of_digests(&[key.digest])).collect();
         match self.apply(purges.chain(rows).collect(), Event::touching(&slots)).await {

@@ -212,6 +212,8 @@ async fn what_was_revoked_makes_room_once_no_copy_of_the_store_has_it_valid() {
     }
     let row = desk.log().await.into_iter().find(|row| row.act == "key.purge").unwrap();
     assert_eq!((&*row.actor, row.project.as_deref(), &*row.target), ("tollgate", Some("acme"), "project:acme"));
+    let newest = desk.log().await.into_iter().filter(|row| row.act != "key.purge").map(|row| row.at).max();
+    assert!(Some(row.at) <= newest, "what tells how late it is must not be told by a clock that runs ahead");
     desk.try_key(&operator, "acme").await.unwrap();
 }
 

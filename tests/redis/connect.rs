@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use redis::aio::ConnectionLike;
 use redis::cmd;
 use rustix::process::Signal;
+use tollgate::domain::fleet::Term;
 use tollgate::store::StoreError;
 use tollgate::store::redis::connect::{Connector, Spread};
 use tollgate::store::redis::place::{Address, Login, Place, Topology};
@@ -169,6 +170,19 @@ async fn sentinels_lead_to_the_primary_of_the_moment() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+#[tokio::test]
+async fn a_sentinel_that_hangs_delays_nobody_for_long() {
+    let fleet = Sentinel::start(0, 1, 60_000, &[]);
+    // It accepts, and never says a word.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let asked = [vec![silent.local_addr().unwrap().to_string()], fleet.addresses()].concat();
+    let connector = Connector::open(by_sentinel(&asked, Sentinel::MASTER)).unwrap();
+    let start = Instant::now();
+    assert!(matches!(connector.term().await, Ok(Term::Epoch(_))));
+    assert_eq!(primary_port(&connector).await, fleet.servers[0].port);
+    assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
 #[tokio::test]

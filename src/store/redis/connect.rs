@@ -7,7 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::ClusterClient;
@@ -21,7 +20,7 @@ use redis::{
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 
 use super::access::{Access, Tls};
@@ -38,6 +37,8 @@ const RESPONSE_LIMIT: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How much later each further seed is asked: one that hangs delays nothing for longer.
 const SEED_STAGGER: Duration = Duration::from_millis(100);
+/// How much later than the first of them all sentinels must have answered that count.
+const LATER_ANSWERS: Duration = Duration::from_millis(200);
 /// The slot of `{tg}`, in which all records are.
 const SLOT: u64 = 6364;
 const REDIS_PORT: u16 = 6379;
@@ -197,7 +198,7 @@ impl Connector {
             Topology::Single(_) => Ok(Term::Fixed),
             Topology::Sentinel { sentinels, master, .. } => {
                 // Each may be the only one that knows of the newest failover yet.
-                let views = join_all(sentinels.iter().map(|sentinel| self.view_of(sentinel, master))).await;
+                let views = whoever_answers(sentinels.iter().map(|sentinel| self.view_of(sentinel, master))).await;
                 let epoch_in = |view: &Vec<(String, String)>| {
                     view.iter().find(|(name, _)| name == "config-epoch").and_then(|(_, epoch)| epoch.parse().ok())
                 };
@@ -312,6 +313,25 @@ where
     let greeted = MultiplexedConnection::new_with_config(&access.greeting(), stream, config).await;
     let (connection, driver) = greeted.map_err(|error| unavailable(address, &explained(&error)))?;
     Ok(Connection::of(connection, driver))
+}
+
+/// What all say who answer in time: one that hangs delays those who do not, and whatever waits for them, but little.
+async fn whoever_answers<T>(
+    asked: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
+) -> Vec<Result<T, StoreError>> {
+    let mut asked: FuturesUnordered<_> = asked.collect();
+    let (mut answers, mut until) = (Vec::new(), None);
+    loop {
+        let answer = match until {
+            None => asked.next().await,
+            Some(until) => timeout_at(until, asked.next()).await.ok().flatten(),
+        };
+        let Some(answer) = answer else { return answers };
+        if answer.is_ok() {
+            until.get_or_insert_with(|| Instant::now() + LATER_ANSWERS);
+        }
+        answers.push(answer);
+    }
 }
 
 /// The first success over several servers. Each is asked a little later than the one before it.

@@ -269,7 +269,10 @@ async fn open_store(
         if sealed::refuse_all(*joined, &loss, settings, policy, &mut stop).await? == sealed::Ended::Stopped {
             return Ok(None);
         }
-        opened = store::open(&settings.store, STORE_WAIT).await?;
+        opened = tokio::select! {
+            opened = store::open(&settings.store, STORE_WAIT) => opened?,
+            () = &mut stop => return Ok(None),
+        };
     }
     Ok(Some((opened, stop)))
 }

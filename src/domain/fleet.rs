@@ -135,6 +135,11 @@ impl Term {
             _ => false,
         }
     }
+
+    /// Whether those who count the failovers have begun anew since, so that nobody can tell.
+    pub fn is_behind(self, before: Self) -> bool {
+        matches!((before, self), (Self::Epoch(before), Self::Epoch(now)) if now < before)
+    }
 }
 
 /// What a replica knows of the history that it follows, and is to be remembered beyond its process.
@@ -157,6 +162,8 @@ pub enum Loss {
     Log { head: u64, log: u64 },
     /// It ends before this change, which was applied or acknowledged here; or has another one under that number.
     Changes { known: u64, head: u64 },
+    /// The same, and whether there was a failover cannot be told: those who count them have begun anew.
+    Uncounted { known: u64, head: u64 },
     /// It ends before this change, which another replica has known.
     Told { known: u64, head: u64 },
     /// It holds a history that was left for another one.
@@ -183,6 +190,12 @@ impl fmt::Display for Loss {
                 f,
                 "the store went back without a failover, and on from there: its change number {known} is another one than \
                  was known here"
+            ),
+            Self::Uncounted { known, head } => write!(
+                f,
+                "the store went back: it has {head} changes, and change number {known} was known here as it is not there. The \
+                 configuration epoch is a lower one than it was, such as that of sentinels which were made anew, so that the \
+                 two cannot be compared, and nobody can tell whether there was a failover"
             ),
             Self::Told { known, head } => write!(
                 f,

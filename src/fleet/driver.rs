@@ -227,6 +227,8 @@ impl Driver {
         let Standing { lineages, .. } = self.protocol.standing();
         self.ends.lineages_seen.store(lineages, Ordering::SeqCst);
         self.ends.figures.set_state(self.protocol.own().state);
+        let is_forgetful = self.joining.file.as_ref().is_some_and(PositionFile::is_failing);
+        self.ends.figures.is_forgetful.store(is_forgetful, Ordering::Relaxed);
         let applied = self.joining.stamps.position();
         self.ends.position.send_if_modified(|known| std::mem::replace(known, applied) != applied);
     }

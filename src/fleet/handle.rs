@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -52,6 +52,8 @@ pub struct Figures {
     pub events: AtomicU64,
     /// How many changes there were that had not been applied, at the last renewal.
     pub lag: AtomicU64,
+    /// Whether the position could not be written to its file.
+    pub is_forgetful: AtomicBool,
 }
 
 impl Figures {

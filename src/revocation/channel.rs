@@ -19,6 +19,8 @@ const LONGEST_RETRY: Duration = Duration::from_secs(1);
 /// How long after a store was found to have gone back a failover may become known that explains it: Sentinels tell each other
 /// every two seconds.
 const LATEST_EXPLANATION: Duration = Duration::from_secs(10);
+/// How long before that it may have become known: not every Sentinel names the new primary as soon as one counts the failover.
+const EARLIEST_EXPLANATION: Duration = Duration::from_secs(30);
 /// How many lineages that were left are remembered.
 const MOST_LEFT: usize = 16;
 
@@ -132,6 +134,9 @@ pub struct Channel {
     /// By what the store may have gone back: as of the last lease, if there was one, and as of the connection there is.
     term: Option<Term>,
     connected: Term,
+    /// The one that has explained a change of histories, or came with it; and when a higher one came that has not.
+    explained: Option<Term>,
+    risen_at: Option<Moment>,
     sealed: bool,
     /// Why, as it was told last.
     loss: Option<Loss>,
@@ -161,6 +166,8 @@ impl Channel {
             has_joined: false,
             term: None,
             connected: Term::Fixed,
+            explained: None,
+            risen_at: None,
             sealed: false,
             loss: None,
             gone_since: None,
@@ -247,11 +254,15 @@ impl Channel {
             let lineage = head.lineage.clone();
             self.left.contains(&lineage).then_some(Loss::Left { lineage })?
         } else if is_gone {
-            Loss::Changes { known: self.own.position.sequence.max(now.acknowledged), head: newest }
+            let known = self.own.position.sequence.max(now.acknowledged);
+            match self.term {
+                Some(before) if now.term.is_behind(before) => Loss::Uncounted { known, head: newest },
+                _ => Loss::Changes { known, head: newest },
+            }
         } else {
             return None;
         };
-        (self.is_late(now) || !self.is_explained(now.term)).then_some(loss)
+        (self.is_late(now) || !self.is_explained(now)).then_some(loss)
     }
 
     /// Whether no failover can become known any more that explains it.
@@ -261,11 +272,17 @@ impl Channel {
 
     /// Whether there may have been a failover since the last lease. Before the first one it may have followed a primary that was
     /// deposed already, where there are several.
-    fn is_explained(&self, now: Term) -> bool {
+    fn is_explained(&self, now: &Now) -> bool {
         match self.term {
-            Some(before) => now.explains(before),
-            None => now != Term::Fixed,
+            Some(before) => now.term.explains(before) || self.has_risen(now),
+            None => now.term != Term::Fixed,
         }
+    }
+
+    /// Whether a failover was heard of shortly before that has explained nothing yet: the primary that was found then may have been
+    /// the deposed one.
+    fn has_risen(&self, now: &Now) -> bool {
+        self.risen_at.is_some_and(|at| now.moment.since(at) <= EARLIEST_EXPLANATION)
     }
 
     /// With what is no loss, or is explained.
@@ -312,6 +329,9 @@ impl Channel {
         self.attached_since.get_or_insert(now.moment);
         self.leased_until = self.leased_until.max(sent.plus(GUARD));
         self.failures = 0;
+        if self.term.is_some_and(|before| self.connected.explains(before)) && self.explained != Some(self.connected) {
+            self.risen_at = Some(now.moment);
+        }
         self.term = Some(self.connected);
         self.turn(now, MemberState::Attached);
         Action::Lease(sent.plus(GUARD))
@@ -329,6 +349,7 @@ impl Channel {
             _ => {}
         }
         (self.has_joined, self.gone_since, self.refused, self.loss) = (true, None, None, None);
+        (self.explained, self.risen_at) = (Some(now.term), None);
         self.own.position = head.position.clone();
         self.attached_since = None;
         self.settled = false;
@@ -348,10 +369,10 @@ impl Channel {
         let was_sealed = mem::replace(&mut self.sealed, true);
         let is_known = |known: &Loss| mem::discriminant(known) == mem::discriminant(&loss);
         let is_told = was_sealed && self.loss.as_ref().is_some_and(is_known);
-        if matches!(loss, Loss::Changes { .. } | Loss::Left { .. }) {
+        if matches!(loss, Loss::Changes { .. } | Loss::Uncounted { .. } | Loss::Left { .. }) {
             self.gone_since.get_or_insert(now.moment);
             // Of a history that was left the others know as well; and whoever has looked at another store alone misses nothing here.
-            let is_missed = matches!(loss, Loss::Changes { .. });
+            let is_missed = !matches!(loss, Loss::Left { .. });
             let is_final = is_missed && (now.term == Term::Fixed || self.is_late(now));
             self.refused = renewal.head().filter(|_| is_final).map(|head| head.lineage.clone());
         }

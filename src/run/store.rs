@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{RunError, start};
 use crate::config::{RedisSettings, Settings, StoreSettings};
 use crate::domain::fleet::{Loss, Remembered};
-use crate::fleet::position::PositionFile;
+use crate::fleet::position::{Kept, PositionFile};
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
@@ -99,9 +99,12 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
     let redis = Arc::new(Redis::new(connector, Handle::current()));
     let (file, remembered) = match &settings.position {
         Some(path) => {
-            let opened = PositionFile::open(path);
-            let (file, remembered) = opened.map_err(|error| RunError::Start(unreadable(path, &error)))?;
-            (Some(file), remembered)
+            let place = settings.place.topology.to_string();
+            let (file, kept) = open_position(path, &place, patience).await?;
+            if let Some(kept) = &kept {
+                refuse_another_store(&redis, kept, path, &place).await?;
+            }
+            (Some(file), kept.map(|kept| kept.remembered))
         }
         None => (None, None),
     };
@@ -114,6 +117,42 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
     // Also says it if nobody has made the store yet.
     Store::Redis(Arc::clone(&joined.redis)).has_no_keys().await?;
     Ok(Opened::Joined(joined))
+}
+
+/// Waits for a process that is about to end, as that which is replaced by this one.
+async fn open_position(path: &Path, place: &str, patience: Duration) -> Result<(PositionFile, Option<Kept>), RunError> {
+    let deadline = Instant::now() + patience;
+    let mut has_warned = false;
+    loop {
+        match PositionFile::open(path, place) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            opened => return opened.map_err(|error| RunError::Start(unreadable(path, &error))),
+        }
+        if !has_warned && !patience.is_zero() {
+            tracing::warn!(path = %path.display(), "another process uses the file of `fleet.position`: waiting for its end");
+            has_warned = true;
+        }
+        if timeout_at(deadline, sleep(jittered())).await.is_err() {
+            let in_use =
+                format!("fleet.position: {}: another process uses it: give each a file of its own", path.display());
+            return Err(RunError::Start(in_use));
+        }
+    }
+}
+
+/// What is remembered of one store says nothing of another one, and would be taken for a loss. A store that has moved has kept its
+/// lineage.
+async fn refuse_another_store(redis: &Redis, kept: &Kept, path: &Path, place: &str) -> Result<(), RunError> {
+    let Some(of) = kept.store.as_deref().filter(|of| *of != place) else { return Ok(()) };
+    let found = redis.look().await?.map(|standing| standing.lineage);
+    if found.as_ref() == Some(&kept.remembered.place.lineage) {
+        return Ok(());
+    }
+    let path = path.display();
+    Err(RunError::Start(format!(
+        "fleet.position: {path} is of the store at {of}, and `store.redis` names {place}, which holds another one: give each store a \
+         file of its own, or correct `store.redis`. If that store was given up, remove the file"
+    )))
 }
 
 /// What the store has lost of what a process before this one has known, or another replica, and no failover explains. Asked before
@@ -129,17 +168,20 @@ async fn find_loss(redis: &Redis, remembered: Option<&Remembered>) -> Result<Opt
     if missed > 0 {
         return Ok(Some(Loss::Told { known: missed, head: sequence }));
     }
-    let Some(Remembered { place, term, left }) = remembered else { return Ok(None) };
+    let Some(Remembered { place, term: before, left }) = remembered else { return Ok(None) };
     let (head, has_place) = redis.has(&place.position).await?;
-    let loss = if left.contains(&head.lineage) {
-        Loss::Left { lineage: head.lineage }
-    } else if head.lineage == place.lineage && !has_place {
-        Loss::Changes { known: place.position.sequence, head: head.position.sequence }
-    } else {
+    let is_left = left.contains(&head.lineage);
+    if !is_left && (head.lineage != place.lineage || has_place) {
         return Ok(None);
-    };
-    let is_explained = redis.connector().term().await?.explains(*term);
-    Ok((!is_explained).then_some(loss))
+    }
+    let now = redis.connector().term().await?;
+    let (known, newest) = (place.position.sequence, head.position.sequence);
+    Ok(match now.explains(*before) {
+        true => None,
+        false if is_left => Some(Loss::Left { lineage: head.lineage }),
+        false if now.is_behind(*before) => Some(Loss::Uncounted { known, head: newest }),
+        false => Some(Loss::Changes { known, head: newest }),
+    })
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {

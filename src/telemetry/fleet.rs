@@ -21,6 +21,7 @@ pub(super) struct FleetMetrics {
     level: IntGaugeVec,
     state: IntGaugeVec,
     lag: IntGauge,
+    unwritten: IntGauge,
     counts: IntGaugeVec,
     shared: IntGaugeVec,
 }
@@ -34,8 +35,10 @@ impl FleetMetrics {
         let level =
             gauges("tollgate_fleet_level_info", "What the store's server guarantees of revocations.", &["level"])?;
         let lag = "Changes in the store's log that this replica had not applied at its last renewal.";
+        let unwritten = "1 while this replica's position cannot be written to its file (`fleet.position`).";
         Ok(Self {
             level,
+            unwritten: registered(registry, IntGauge::new("tollgate_fleet_position_unwritten", unwritten)?)?,
             state: gauges("tollgate_fleet_state", "1 for the state that this replica is in.", &["state"])?,
             lag: registered(registry, IntGauge::new("tollgate_fleet_lag_changes", lag)?)?,
             counts: gauges(
@@ -65,6 +68,7 @@ impl FleetMetrics {
         }
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         self.lag.set(signed(read(&figures.lag)));
+        self.unwritten.set(i64::from(figures.is_forgetful.load(Ordering::Relaxed)));
         for (event, count) in [
             ("renewal", read(&figures.renewals)),
             ("lease", read(&figures.leases)),

@@ -134,6 +134,21 @@ fn with_keys(shipped: &Shipped) -> (Replica, Vec<String>) {
     (replica, keys)
 }
 
+/// As an operator does: what was shown, and nothing else.
+fn accept(config: &str) {
+    let look = |how: &[&str]| run(&[&["store", "accept", "--config", config, "-o", "json"], how].concat());
+    let other = look(&["--yes", "0123456789ab"]).ends(1);
+    assert!(other.err.contains("not what was shown") && other.json()["accepted"].is_null(), "{}", other.err);
+    let mut shown = other.json();
+    // Replicas tell one after the other what they miss.
+    wait_for("a loss that stays the same", || {
+        let done = look(&["--yes", shown["loss"].as_str().unwrap()]);
+        shown = done.json();
+        done.code == 0
+    });
+    assert!(shown["accepted"]["lineage"].is_string(), "{shown}");
+}
+
 /// Tollgate's user may do all that it takes.
 #[test]
 fn a_replica_with_a_grace_that_is_not_listed_any_more_is_named() {
@@ -280,8 +295,10 @@ fn a_replica_that_starts_on_a_store_that_went_back_goes_on_once_that_is_accepted
     let mut replica = Replica::launch_in(&shipped, folder);
     wait_for("its reason", || replica.probe("/ready").contains("sealed"));
     let config = replica.folder().path().join("tollgate.yaml");
-    run(&["store", "accept", "--config", config.to_str().unwrap(), "--yes"]).ends(0);
+    accept(config.to_str().unwrap());
     wait_for("a replica that is ready", || replica.is_ready());
+    let rows = replica.run(&["audit", "list", "-o", "json"]).ends(0).json().to_string();
+    assert!(rows.contains("store.accept") && rows.contains("missing: changes"), "{rows}");
     assert_eq!((replica.keys(), keys.is_empty()), (Vec::new(), false));
     replica.make_key();
     // Also who is told to end while it refuses everything ends.
@@ -289,6 +306,25 @@ fn a_replica_that_starts_on_a_store_that_went_back_goes_on_once_that_is_accepted
     shipped.restart_redis(Signal::KILL);
     replica = Replica::launch_in(&shipped, folder);
     wait_for("its reason", || replica.probe("/ready").contains("sealed"));
+    kill_process(Pid::from_child(&replica.child), Signal::TERM).unwrap();
+    wait_for("its end", || replica.child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn who_is_told_to_end_while_the_store_is_opened_again_ends() {
+    let mut shipped = Shipped::start_with(Shipped::age_users);
+    if shipped.is_valkey() {
+        return;
+    }
+    let (replica, _) = with_keys(&shipped);
+    let folder = replica.stop();
+    shipped.restart_redis(Signal::KILL);
+    let mut replica = Replica::launch_in(&shipped, folder);
+    wait_for("its reason", || replica.probe("/ready").contains("sealed"));
+    let config = replica.folder().path().join("tollgate.yaml");
+    accept(config.to_str().unwrap());
+    wait_for("the end of its refusals", || replica.log().contains("draining"));
+    shipped.hold_redis();
     kill_process(Pid::from_child(&replica.child), Signal::TERM).unwrap();
     wait_for("its end", || replica.child.try_wait().unwrap().is_some());
 }
@@ -311,12 +347,40 @@ fn what_was_changed_in_the_empty_store_is_kept_with_the_rest() {
     // Numbers were given twice: nobody believes it before the operator does.
     let folder = tempfile::tempdir().unwrap();
     let config = config_in(&folder, &shipped);
-    run(&["store", "accept", "--config", &config, "--yes"]).ends(0);
+    accept(&config);
     let replica = Replica::start(&shipped);
     let all = replica.keys();
     keys.retain(|key| !all.contains(key));
     assert!(keys.is_empty() && all.len() == 4, "{keys:?} of {all:?}");
     replica.make_key();
+}
+
+/// What a script uses its user may do, and what it leaves behind is asked of the one that replays it.
+#[test]
+fn every_command_of_a_script_is_allowed_and_known() {
+    let shipped = Shipped::start();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/store/redis/scripts");
+    let mut commands = BTreeSet::new();
+    for file in fs::read_dir(folder).unwrap() {
+        let text = fs::read_to_string(file.unwrap().path()).unwrap();
+        let calls = text.split("call('").skip(1).map(|call| call.split('\'').next().unwrap().to_owned());
+        commands.extend(calls);
+    }
+    assert!(commands.len() > 20, "{commands:?}");
+    let known: BTreeSet<&str> = tollgate::store::redis::survey::WRITES.iter().map(|words| words[0]).collect();
+    for command in &commands {
+        let mut told: Vec<(String, i64, Vec<String>)> = shipped
+            .command::<Vec<Vec<redis::Value>>>(&["COMMAND", "INFO", command])
+            .into_iter()
+            .map(|info| redis::FromRedisValue::from_redis_value(redis::Value::Array(info[..3].to_vec())).unwrap())
+            .collect();
+        let (_, arity, flags) = told.pop().unwrap();
+        let is_write = flags.iter().any(|flag| flag == "write");
+        assert!(!is_write || known.contains(&**command), "{command} is not asked of the default user");
+        let words = usize::try_from(arity.abs()).unwrap() - 1;
+        let asked = [&["ACL", "DRYRUN", "tollgate", command][..], &vec!["tg:{tg}:head"; words]].concat();
+        assert_eq!(shipped.command::<String>(&asked), "OK", "{command}");
+    }
 }
 
 fn check(shipped: &Shipped, how: &[&str]) -> Done {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tollgate::clock::{Ask, Clock};
 use tollgate::domain::change::{Ended, Event, Position, Said, Touched};
 use tollgate::domain::fleet::{Member, MemberState, Remembered};
+use tollgate::domain::record::{AuditEntry, Outcome};
 use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::fleet::driver::{self, Joining};
 use tollgate::fleet::handle::Fleet;
@@ -325,7 +326,7 @@ async fn a_store_that_went_back_seals_until_it_is_accepted() {
     }
     assert!(standing.witnesses.iter().all(|witness| witness.known == 2), "{standing:?}");
     assert!(standing.witnesses[0].missed[0].starts_with("key with digest"), "{standing:?}");
-    operator.accept(&standing).await.unwrap();
+    operator.accept(&standing, &accepted()).await.unwrap();
     house.attached().await;
     other.attached().await;
     assert!(!house.stamps.is_sealed() && house.has_heard() && house.fleet.lineages() == lineages + 1);
@@ -352,14 +353,29 @@ async fn a_copy_that_has_everything_unseals() {
     assert!(!house.stamps.is_sealed());
 }
 
+fn accepted() -> AuditEntry {
+    AuditEntry {
+        sequence: 0,
+        at: Timestamp::from_millis(1),
+        actor: "operator".to_owned(),
+        act: "store.accept".to_owned(),
+        target: "store".to_owned(),
+        project: None,
+        outcome: Outcome::Done,
+        reason: None,
+        peer: String::new(),
+        request_id: String::new(),
+    }
+}
+
 #[tokio::test]
 async fn a_new_process_finds_what_the_one_before_has_known() {
     let server = store().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("position");
     let start = |id: &str| {
-        let (file, remembered) = PositionFile::open(&path).unwrap();
-        House::remembering(&address(&server), id, remembered, Some(file))
+        let (file, kept) = PositionFile::open(&path, "here").unwrap();
+        House::remembering(&address(&server), id, kept.map(|kept| kept.remembered), Some(file))
     };
     let first = start("first");
     first.attached().await;

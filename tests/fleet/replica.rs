@@ -106,6 +106,8 @@ pub struct Replica {
     floor: Position,
     /// Whether it was attached since the last failover when the store went back, and whether that was behind what it knows.
     pub is_current: bool,
+    /// When it was first given a lease after the failover that it knows of.
+    pub risen_at: Option<Moment>,
     pub misses: bool,
     /// Whether it was given a lease all the same.
     pub unsealed: bool,
@@ -133,6 +135,7 @@ impl Replica {
             acknowledged: Default::default(),
             floor: Position::default(),
             is_current: false,
+            risen_at: None,
             misses: false,
             unsealed: false,
         }
@@ -156,6 +159,7 @@ impl Replica {
         self.term = term;
         (self.acknowledged, self.floor) = Default::default();
         (self.is_current, self.misses, self.unsealed) = (false, false, false);
+        self.risen_at = None;
     }
 
     /// The newest change that it was told to be made in the history that it follows.
@@ -184,7 +188,12 @@ impl Replica {
         };
         let acknowledged = self.floor.sequence;
         let now = Now { moment, time: Timestamp::default(), random, term: self.term, acknowledged };
+        let before = self.channel.remembered().map(|known| known.term);
         let actions = self.channel.take(&now, input);
+        let term = self.channel.remembered().map(|known| known.term);
+        if before.is_some() && term != before {
+            self.risen_at = Some(moment);
+        }
         let leased = actions.iter().any(|action| matches!(action, Action::Lease(_)));
         if actions.iter().any(|action| matches!(action, Action::Adopt(_))) {
             self.acknowledged = Default::default();

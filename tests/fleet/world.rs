@@ -19,6 +19,8 @@ use crate::rules::{Broken, Violation};
 /// A lease, and the time that Envoy waits for an answer.
 const D: u64 = 1_000;
 const ENVOY_WAITS: u64 = 200;
+/// For how long a failover explains what comes after it.
+const EXPLAINS: Duration = Duration::from_secs(30);
 /// A member of which nothing was heard for so long, and for its grace, is forgotten. Ours waits longer.
 const PRUNED: u64 = 3_000;
 
@@ -284,12 +286,15 @@ impl World {
             return;
         }
         self.has_forgotten = true;
+        let now = self.now();
         let (data, term) = (&self.redis.servers[self.redis.primary].data, self.redis.known_term());
         for replica in &mut self.replicas {
             replica.hang_up();
             // Whoever has not been attached since the last failover takes that for the reason.
             let is_current = |known: Remembered| known.place.lineage == data.lineage.to_string() && known.term == term;
-            replica.is_current = replica.channel.remembered().is_some_and(is_current);
+            // The same of one that has only just heard of it.
+            let is_settled = replica.risen_at.is_none_or(|at| now.since(at) > EXPLAINS);
+            replica.is_current = replica.channel.remembered().is_some_and(is_current) && is_settled;
             replica.misses = replica.is_current && data.misses(&replica.channel.own().position);
         }
         self.acknowledged = [None; KEYS];

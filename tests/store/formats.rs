@@ -300,3 +300,33 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), User { project_id: acme, ..ann() });
     assert_eq!(store.format().await.unwrap(), Format::Three);
 }
+
+#[tokio::test]
+async fn a_store_that_somebody_misses_changes_of_is_not_touched() {
+    let (store, redis, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    fill_as_of_old(&store).await;
+    store.apply(vec![Write::Audit(row("newer"))]).await.unwrap();
+    let sequence: u64 = server.send("HGET tg:{tg}:head seq").await;
+    let refused = async |expected: &str| {
+        let error = upgrade(&store).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert_eq!(server.send::<u64>("HGET tg:{tg}:head seq").await, sequence);
+        assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, Format::Two.in_head().to_string());
+    };
+    server
+        .send::<u64>(&format!("HSET tg:{{tg}}:members a {}", r#"{"name":"gpu-1","format":3,"state":"sealed"}"#))
+        .await;
+    refused("refuse the store, as it has lost what they knew: gpu-1 (a)").await;
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    server.send::<u64>("HSET tg:{tg}:head missed other").await;
+    refused("misses changes in the store").await;
+    let trimmed = store.trim_audit(at(u64::MAX >> 12), 1).await;
+    assert!(matches!(&trimmed, Err(StoreError::Unavailable(reason)) if reason.contains("misses")), "{trimmed:?}");
+    let filled = redis.fill_indexes().await;
+    assert!(matches!(&filled, Err(StoreError::Unavailable(reason)) if reason.contains("misses")), "{filled:?}");
+    server.send::<u64>("HDEL tg:{tg}:head missed").await;
+    // A change on top of what is left would hide that something is gone.
+    server.send::<u64>("DEL tg:{tg}:log").await;
+    refused("does not end where its head says").await;
+}

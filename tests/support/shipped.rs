@@ -126,6 +126,12 @@ impl Shipped {
         }
     }
 
+    /// Redis is there, and answers nothing any more.
+    pub fn hold_redis(&self) {
+        let child = self.redis.as_ref().expect("it runs");
+        kill_process(Pid::from_child(child), Signal::STOP).unwrap();
+    }
+
     pub fn restart_redis(&mut self, signal: Signal) {
         let port = self.port;
         self.end_redis(signal);

@@ -1,36 +1,42 @@
 //! `tollgate store accept`: what a store has lost, as far as anybody knows, and the operator's word that it is right all the same.
 //! Changes nothing before that word.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
 use super::super::output::{self, Format, Table, fields};
 use super::super::{Exit, Failure, connect, invalid};
 use super::failed;
+use crate::clock::Clock;
 use crate::config::{self, RedisSettings, StoreSettings};
+use crate::domain::record::{AuditEntry, Outcome};
 use crate::fleet::position;
+use crate::registry::Actor;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::standing::Standing;
 
 pub(super) const HELP: &str = "Examples:
   tollgate store accept --config /etc/tollgate/tollgate.yaml
-  tollgate store accept --yes
+  tollgate store accept --yes 3f9c01d2a7b4
 
-Without --yes it changes nothing and says what is missing. With it every replica begins anew with what the store has now, and ends
-again what it remembers to have ended. What was made or changed in the missing changes is not made again.";
+Without --yes it changes nothing, says what is missing, and gives that loss a name. With that name every replica begins anew with what
+the store has now, and ends again what it remembers to have ended. What was made or changed in the missing changes is not made
+again. If more is missing by then, nothing is accepted, and it is shown.";
 
 #[derive(Args, Debug)]
 pub(super) struct AcceptArgs {
     /// The configuration file, with `store.redis`
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
-    /// Take the store as it is
-    #[arg(long)]
-    yes: bool,
+    /// Take the store as it is, without what is missing: the loss that was shown under this name
+    #[arg(long, value_name = "LOSS")]
+    yes: Option<String>,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -53,19 +59,27 @@ pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
     let redis = Redis::new(connector, Handle::current());
     let standing = redis.standing().await.map_err(|error| failed(&error))?;
     let look = Look { known: newest_known(&standing, &settings), standing };
-    let accepted =
-        if args.yes { Some(redis.accept(&look.standing).await.map_err(|error| failed(&error))?) } else { None };
+    let is_shown = args.yes.as_ref().is_none_or(|shown| *shown == look.name());
+    let accepted = match &args.yes {
+        Some(_) if is_shown => Some(redis.accept(&look.standing, &look.row()).await.map_err(|error| failed(&error))?),
+        _ => None,
+    };
     match args.output {
-        Format::Json => output::print(&output::json(&look.as_json(accepted.as_ref()))?),
-        Format::Table => output::print(&look.as_text(accepted.as_ref(), output::is_colourful())),
+        Format::Json => output::print(&output::json(&look.as_json(accepted.as_ref()))?)?,
+        Format::Table => output::print(&look.as_text(accepted.as_ref(), output::is_colourful()))?,
     }
+    if is_shown {
+        return Ok(());
+    }
+    let problem = "nothing was accepted: what is missing is not what was shown under that name. Look at it, and accept it by its own";
+    Err(Failure::new(Exit::Failed, problem))
 }
 
 /// By the replicas that refuse everything, and by what one on this machine has remembered of the same history.
 fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
     let remembered = settings.position.as_deref().and_then(|path| position::read(path).ok().flatten());
-    let here = remembered.filter(|remembered| remembered.place.lineage == standing.lineage);
-    let here = here.map(|remembered| remembered.place.position.sequence);
+    let here = remembered.map(|kept| kept.remembered.place).filter(|place| place.lineage == standing.lineage);
+    let here = here.map(|place| place.position.sequence);
     standing
         .witnesses
         .iter()
@@ -76,6 +90,31 @@ fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
 }
 
 impl Look {
+    /// Of this very loss: another one for whatever else would be accepted.
+    fn name(&self) -> String {
+        let Standing { lineage, sequence, log, witnesses, .. } = &self.standing;
+        let missed: BTreeSet<&String> = witnesses.iter().flat_map(|witness| &witness.missed).collect();
+        let digest = Sha256::digest(json!([lineage, sequence, log, self.known, missed]).to_string());
+        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// That it was accepted.
+    fn row(&self) -> AuditEntry {
+        let missing = self.missing().unwrap_or_else(|| "nothing that anybody knows by its number".to_owned());
+        AuditEntry {
+            sequence: 0,
+            at: Clock::System.now(),
+            actor: Actor::operator().subject,
+            act: "store.accept".to_owned(),
+            target: format!("lineage:{}", self.standing.lineage),
+            project: None,
+            outcome: Outcome::Done,
+            reason: Some(format!("missing: {missing}")),
+            peer: "store accept".to_owned(),
+            request_id: String::new(),
+        }
+    }
+
     fn missing(&self) -> Option<String> {
         let Self { standing: Standing { sequence, .. }, known } = self;
         (known > sequence).then(|| format!("changes {} to {known}, as far as anybody knows", sequence + 1))
@@ -91,6 +130,7 @@ impl Look {
             "sequence": standing.sequence,
             "log": standing.log,
             "known": self.known,
+            "loss": self.name(),
             "replicas": witness.collect::<Vec<_>>(),
             "accepted": accepted.map(|(lineage, sequence)| json!({"lineage": lineage, "sequence": sequence})),
         })
@@ -128,9 +168,11 @@ impl Look {
                 "Accepted as lineage {lineage}, with change {sequence}. Every replica begins anew, and ends again what it \
                  remembers to have ended.\n"
             ),
-            None => "To restore: put back a copy that has what is missing; the replicas go on by themselves.\n\
-                     To accept:  run this again with --yes; what was made or changed in what is missing is gone.\n"
-                .to_owned(),
+            None => format!(
+                "To restore: put back a copy that has what is missing; the replicas go on by themselves.\n\
+                 To accept:  run this again with --yes {}; what was made or changed in what is missing is gone.\n",
+                self.name()
+            ),
         });
         text
     }

@@ -125,6 +125,45 @@ fn a_store_that_went_back_is_followed_only_after_a_failover() {
 }
 
 #[test]
+fn a_failover_explains_what_comes_shortly_after_it_was_heard_of() {
+    let gone = |sent| renewed(sent, Renewal::Gone(head(2)));
+    // It is counted already, and the deposed primary still answers.
+    let heard = || {
+        let mut channel = attached();
+        channel.take(&now(30), Input::Failed);
+        channel.take(&after_failover(100), Input::Connected);
+        let actions = channel.take(&after_failover(110), renewed(105, ahead(3, &[])));
+        assert!(matches!(actions[0], Action::Lease(_)), "{actions:?}");
+        channel
+    };
+    let actions = heard().take(&after_failover(30_110), gone(30_105));
+    assert!(actions.contains(&Action::Adopt(head(2))), "{actions:?}");
+    let actions = heard().take(&after_failover(30_111), gone(30_106));
+    assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 3, head: 2 }));
+    // Once.
+    let mut channel = heard();
+    channel.take(&after_failover(200), gone(190));
+    channel.take(&after_failover(220), renewed(210, ahead(2, &[])));
+    let actions = channel.take(&after_failover(240), renewed(230, Renewal::Gone(head(1))));
+    assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 2, head: 1 }));
+}
+
+#[test]
+fn a_lower_epoch_neither_explains_nor_excludes_a_failover() {
+    let anew = |millis| Now { term: Term::Epoch(0), ..now(millis) };
+    let mut channel = attached();
+    let actions = channel.take(&anew(30), renewed(25, Renewal::Gone(head(2))));
+    assert_eq!(actions[0], Action::Seal(Loss::Uncounted { known: 3, head: 2 }));
+    // Those who count from there on are believed from then on.
+    let mut channel = attached();
+    channel.take(&now(30), Input::Failed);
+    channel.take(&anew(100), Input::Connected);
+    channel.take(&anew(110), renewed(105, ahead(3, &[])));
+    let actions = channel.take(&now(40_000), renewed(39_990, Renewal::Gone(head(2))));
+    assert!(actions.contains(&Action::Adopt(head(2))), "{actions:?}");
+}
+
+#[test]
 fn who_has_never_had_a_lease_may_have_followed_a_deposed_primary() {
     let adopted = || {
         let mut channel = Channel::new(identity(), 0, Timestamp::default());
@@ -226,6 +265,15 @@ fn who_begins_anew_under_a_seal_breaks_it_with_a_head() {
     assert_eq!(channel.own().state, MemberState::Sealed);
     let actions = channel.take(&now(5), renewed(1, Renewal::Resync(head(3))));
     assert!(actions.contains(&Action::Unseal), "{actions:?}");
+}
+
+#[test]
+fn another_connection_is_settled_anew() {
+    let mut channel = attached();
+    assert!(matches!(channel.take(&now(30), Input::Rang)[..], [Action::Renew { settle: false, .. }]));
+    channel.take(&now(40), Input::Failed);
+    // It may lead to another primary, whose replicas know nothing of this one.
+    assert!(matches!(channel.take(&now(50), Input::Connected)[..], [Action::Renew { settle: true, .. }]));
 }
 
 #[test]

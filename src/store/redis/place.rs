@@ -60,6 +60,22 @@ impl Topology {
     }
 }
 
+/// Without what is a matter of login, so that one store is always told in the same words.
+impl fmt::Display for Topology {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sorted = |addresses: &[Address]| {
+            let mut addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            addresses.sort();
+            addresses.join(", ")
+        };
+        match self {
+            Self::Single(address) => write!(f, "{address}"),
+            Self::Sentinel { sentinels, master, .. } => write!(f, "{master} at the sentinels {}", sorted(sentinels)),
+            Self::Cluster(seeds) => write!(f, "the Cluster of {}", sorted(seeds)),
+        }
+    }
+}
+
 /// Who we are to a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Login {

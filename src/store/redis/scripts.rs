@@ -166,9 +166,17 @@ pub(super) async fn run(
 }
 
 impl Answer {
-    /// What follows the word; or why nothing does, if the head is lost.
+    /// What follows the word; or why nothing does, if the store is not to be believed.
     pub(super) fn found(self) -> Result<Self, StoreError> {
-        if self.word == "LOST" { Err(lost()) } else { Ok(self) }
+        match &*self.word {
+            "LOST" => Err(lost()),
+            "MISSED" => Err(missed()),
+            "SHORT" => {
+                let reason = "its log does not end where its head says: see `tollgate store accept`";
+                Err(StoreError::Damaged(reason.to_owned()))
+            }
+            _ => Ok(self),
+        }
     }
 
     /// # Errors

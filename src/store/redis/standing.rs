@@ -3,13 +3,16 @@
 use super::Redis;
 use super::channel::Witness;
 use super::scripts::{AsOf, STANDING, Silence, bytes, lost, run, text};
+use crate::domain::record::AuditEntry;
 use crate::store::StoreError;
+use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 
 /// What the store has, as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub lineage: String,
+    pub format: Format,
     /// The number of the newest change, as the head says.
     pub sequence: u64,
     /// The number that the log ends with.
@@ -41,7 +44,7 @@ impl Redis {
         if answer.word == "LOST" {
             return Ok(None);
         }
-        let AsOf { lineage, sequence, .. } = answer.as_of()?;
+        let AsOf { lineage, sequence, format } = answer.as_of()?;
         let log = answer.number()?;
         let mut members = answer.list()?.into_iter();
         let mut witnesses = Vec::new();
@@ -50,15 +53,16 @@ impl Redis {
         }
         witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         let missed = answer.number()?;
-        Ok(Some(Standing { lineage, sequence, log, missed, witnesses }))
+        Ok(Some(Standing { lineage, format, sequence, log, missed, witnesses }))
     }
 
     /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends
-    /// again what it remembers to have ended. Gives the lineage and the number of the change that says so.
+    /// again what it remembers to have ended. Gives the lineage and the number of the change that says so, which has this row in
+    /// the audit log.
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if it is not as it was seen any more.
-    pub async fn accept(&self, seen: &Standing) -> Result<(String, u64), StoreError> {
-        self.writer.accept(seen).await
+    pub async fn accept(&self, seen: &Standing, row: &AuditEntry) -> Result<(String, u64), StoreError> {
+        self.writer.accept(seen, row).await
     }
 }

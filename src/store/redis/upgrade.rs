@@ -79,6 +79,13 @@ impl Redis {
                     Format::HIGHEST
                 )))
             }
+            "SEALED" => {
+                let sealed = super::texts(answer.value()?)?.join(", ");
+                Err(StoreError::Conflict(format!(
+                    "these replicas refuse the store, as it has lost what they knew: {sealed}. Look at it first with `tollgate \
+                     store accept`; one that is gone is forgotten after ten minutes"
+                )))
+            }
             _ => {
                 let was = Format::of_head(answer.number()?)?;
                 let begun = Begun { was, lineage: answer.text()? };

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 
 use super::acknowledged::Acknowledged;
-use super::batch::{judge, judge_pepper};
+use super::batch::{judge, judge_pepper, lists_of_actor};
 use super::connect::Connector;
 use super::connection::Connection;
 use super::draft::{Draft, Seen, Wanted, guards};
@@ -19,9 +19,10 @@ use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained,
 use super::standing::Standing;
 use super::{Init, Read, read_script, texts};
 use crate::domain::change::{Event, Head, Touched};
+use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
-use crate::store::records::encode_event;
+use crate::store::records::{encode_audit, encode_event};
 use crate::store::{PepperCheck, StoreError, Write};
 
 /// How long an answer may take: one script, or the replicas' confirmation.
@@ -110,13 +111,20 @@ impl Writer {
     }
 
     /// As [`super::Redis::accept`].
-    pub(super) async fn accept(&self, seen: &Standing) -> Result<(String, u64), StoreError> {
+    pub(super) async fn accept(&self, seen: &Standing, row: &AuditEntry) -> Result<(String, u64), StoreError> {
         let mut held = self.connection.lock().await;
         let mut line = self.connect().await?;
         let connection = &mut line.connection;
         let mut script = ACCEPT.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).arg(&seen.lineage).arg(seen.sequence);
+        script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
+        script.arg(&seen.lineage).arg(seen.sequence).arg(seen.log);
         script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }));
+        script.arg(encode_audit(row));
+        if seen.format.has_three() {
+            for list in lists_of_actor(row) {
+                script.arg(list);
+            }
+        }
         let mut answer = run(connection, &script).await.map_err(unknown_end)?.found()?;
         if answer.word == "STALE" {
             return Err(StoreError::Conflict("the store has changed meanwhile: look at it again".to_owned()));
@@ -164,6 +172,7 @@ impl Writer {
     /// Runs a script that is no change of a record, and waits for the replicas.
     pub(super) async fn run_alone(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
         let mut held = self.connection.lock().await;
+        self.acknowledged.check()?;
         let mut line = match held.take().filter(|line| self.is_good(line)) {
             Some(line) => line,
             None => self.connect().await?,

@@ -161,7 +161,7 @@ async fn loses(name: &'static str, scale: Scale, harm: impl Fn(&mut Fleet, &mut 
             });
             kept.push(late);
         } else {
-            fleet.accept(&["--yes"]);
+            fleet.accept_what_is_shown();
         }
         fleet.serves(&mut tally, &kept, &revoked).await;
     }
@@ -264,6 +264,17 @@ impl Fleet {
             });
         });
         1
+    }
+
+    /// Replicas tell one after the other what they miss: what was shown may be less than what is missing then.
+    fn accept_what_is_shown(&self) {
+        block_in_place(|| {
+            wait_for("an acceptance of what was shown", || {
+                let shown = self.accept(&[]);
+                let accepted = self.accept(&["--yes", shown["loss"].as_str().unwrap()]);
+                !accepted["accepted"].is_null()
+            });
+        });
     }
 
     fn accept(&self, how: &[&str]) -> Value {

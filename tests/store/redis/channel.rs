@@ -11,7 +11,7 @@ use tollgate::store::redis::{Channel, Redis};
 
 use super::{wait_for, write};
 use crate::redis_server::RedisServer;
-use crate::support::{at, in_redis, key, on_server, project, resource, user};
+use crate::support::{at, in_redis, key, on_server, project, resource, row, user};
 
 pub fn member(id: &str) -> Member {
     Member {
@@ -164,9 +164,12 @@ async fn a_log_that_does_not_end_with_the_head_is_believed_by_nobody() {
     let standing = redis.standing().await.unwrap();
     assert_eq!((&standing.lineage, standing.sequence, standing.log), (&newest.lineage, 3, 0));
     assert_eq!(standing.witnesses, []);
-    let (lineage, sequence) = redis.accept(&standing).await.unwrap();
+    let (lineage, sequence) = redis.accept(&standing, &row("operator")).await.unwrap();
     assert_eq!(sequence, 4);
-    assert!(matches!(redis.accept(&standing).await, Err(StoreError::Conflict(_))), "it is another one now");
+    assert!(
+        matches!(redis.accept(&standing, &row("operator")).await, Err(StoreError::Conflict(_))),
+        "it is another one now"
+    );
     let head = resync(&mut channel, &newest.position).await;
     assert_eq!((&head.lineage, head.position.sequence), (&lineage, 4));
     assert_ne!(lineage, newest.lineage);
@@ -357,7 +360,7 @@ async fn one_that_misses_something_for_good_tells_all() {
     assert!(matches!(redis.commit(&[], &event).await, Err(StoreError::Unavailable(_))));
     let standing = redis.standing().await.unwrap();
     assert_eq!(standing.missed, 9);
-    let (lineage, _) = redis.accept(&standing).await.unwrap();
+    let (lineage, _) = redis.accept(&standing, &row("operator")).await.unwrap();
     // Who has not heard of that yet does not refuse the one that was accepted.
     other.renew(&knows).await.unwrap();
     assert!(matches!(channel.renew(&here).await, Ok(Renewal::Resync(head)) if head.lineage == lineage));

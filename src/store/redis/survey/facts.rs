@@ -161,7 +161,7 @@ pub(in crate::store::redis) fn memory_of(info: &str) -> Option<Memory> {
 }
 
 /// What a script of Tollgate leaves in the append-only file, one command of each kind.
-pub const WRITES: [&[&str]; 14] = [
+pub const WRITES: [&[&str]; 15] = [
     &["SET", "x"],
     &["DEL"],
     &["UNLINK"],
@@ -172,6 +172,7 @@ pub const WRITES: [&[&str]; 14] = [
     &["HINCRBY", "x", "1"],
     &["ZADD", "0", "x"],
     &["ZREM", "x"],
+    &["ZREMRANGEBYSCORE", "0", "1"],
     &["ZINCRBY", "1", "x"],
     &["XADD", "1-0", "x", "x"],
     &["XDEL", "1-0"],

@@ -10,7 +10,7 @@ use redb::ReadableDatabase;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tollgate::domain::credential::UserId;
+use tollgate::domain::credential::{ProjectId, UserId};
 use tollgate::domain::record::{ApiKey, OpenSession, Project, ProjectState, User};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
@@ -205,7 +205,9 @@ async fn all_are_at_home(store: &Store) -> bool {
     let users = store.users(UserQuery { limit: 999, ..UserQuery::default() }).await.unwrap();
     let gone = store.user("gone".to_owned()).await.unwrap().unwrap();
     let chat = store.resource("workload".to_owned(), "w-1".to_owned()).await.unwrap().unwrap();
-    let at_home = |project: &str, carried| if project == "*" { carried == None } else { carried == id(project) };
+    let at_home = |project: &str, carried: Option<ProjectId>| {
+        if project == "*" { carried.is_none() } else { carried == id(project) }
+    };
     ids.len() == 4
         && keys.len() == 232
         && keys.iter().all(|key| at_home(&key.project, key.project_id))

@@ -405,7 +405,8 @@ impl Doors {
 }
 
 fn bind_tcp(address: SocketAddr) -> Result<TcpListener, RunError> {
-    socket::bind_tcp(address).map_err(|error| RunError::Listen { what: address.to_string(), error })
+    socket::bind_tcp(address, Some(socket::FEW_UNREAD))
+        .map_err(|error| RunError::Listen { what: address.to_string(), error })
 }
 
 /// Resolves at the first SIGTERM or SIGINT.

@@ -1,5 +1,6 @@
 //! The load that h2load cannot make: the same message with another key each time. Writes HTTP/2 frames that were encoded
-//! beforehand, keeps to the server's flow control, and reads every answer: whatever Envoy would not let pass is counted.
+//! beforehand, keeps to the server's flow control, and reads every answer: whatever Envoy would not let pass is counted. A load at a
+//! rate connects again when it is hung up on, as Envoy does.
 
 use std::fs;
 use std::io;
@@ -97,12 +98,15 @@ const FIRST_BLOCK: [&[u8]; 5] = [
 ];
 /// The same again, from that table.
 const NEXT_BLOCK: &[u8] = &[0x83, 0x86, 0xc1, 0xc0, 0xbf, 0xbe];
+const DEFAULT_WINDOW: i64 = 65_535;
 const MAX_FRAME: usize = 16_384;
 const WIDE: u32 = 0x7fff_0000;
 /// What Envoy waits for a check by default: 200 ms.
 const IN_TIME_MICROS: u32 = 200_000;
 /// How long the last answers to requests that are sent at a rate may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(2);
+/// After a connection was lost: what is due meanwhile has failed.
+const BACK_OFF: Duration = Duration::from_millis(25);
 /// Streams under way are kept in a ring of this size.
 const RING: usize = 4_096;
 
@@ -165,8 +169,12 @@ async fn converse(plan: &Plan, share: Share) -> Outcome<Report> {
         return Ok(connection.report);
     };
     // What was due and not answered is seen in the counts, whatever became of the connection.
-    let time = Duration::from_secs_f64(plan.requests as f64 / rate) + ANSWER_WAIT;
-    let _ = tokio::time::timeout(time, connection.carry_out()).await;
+    let end = tokio::time::Instant::now() + Duration::from_secs_f64(plan.requests as f64 / rate) + ANSWER_WAIT;
+    while let Ok(Err(_)) = tokio::time::timeout_at(end, connection.carry_out()).await {
+        connection.was_lost();
+        tokio::time::sleep(BACK_OFF).await;
+        connection.fail_due();
+    }
     Ok(connection.report)
 }
 
@@ -211,12 +219,6 @@ struct Connection<'p> {
 impl<'p> Connection<'p> {
     fn new(plan: &'p Plan, share: Share) -> Self {
         let slot = Slot { stream: 0, sent: Instant::now(), answer: Vec::new() };
-        let mut out = PREFACE.to_vec();
-        // No push; windows so wide that the server never waits for us.
-        let mut settings = vec![0, 2, 0, 0, 0, 0, 0, 4];
-        settings.extend(WIDE.to_be_bytes());
-        frame(&mut out, SETTINGS, 0, 0, &settings);
-        frame(&mut out, WINDOW_UPDATE, 0, 0, &WIDE.to_be_bytes());
         Self {
             plan,
             number: share.number,
@@ -224,12 +226,32 @@ impl<'p> Connection<'p> {
             slots: vec![slot; RING],
             next_stream: 1,
             under_way: 0,
-            window: 65_535,
-            stream_window: 65_535,
+            window: DEFAULT_WINDOW,
+            stream_window: DEFAULT_WINDOW,
             taken: 0,
-            out,
+            out: greeting(),
             report: Report::default(),
             pace: plan.rate.map(|rate| (Instant::now(), Duration::from_secs_f64(plan.connections as f64 / rate))),
+        }
+    }
+
+    /// What was under way has failed, and the next connection begins anew.
+    fn was_lost(&mut self) {
+        self.report.refused += self.under_way;
+        self.slots.iter_mut().for_each(|slot| slot.stream = 0);
+        (self.next_stream, self.under_way, self.taken) = (1, 0, 0);
+        (self.window, self.stream_window) = (DEFAULT_WINDOW, DEFAULT_WINDOW);
+        self.out = greeting();
+    }
+
+    /// What was due while there was no connection has failed.
+    fn fail_due(&mut self) {
+        let now = Instant::now();
+        let Some((due, step)) = &mut self.pace else { return };
+        while *due <= now && self.share.left > 0 {
+            self.share.pick(1);
+            self.report.refused += 1;
+            *due += *step;
         }
     }
 
@@ -408,6 +430,17 @@ impl<'p> Connection<'p> {
         }
         Ok(())
     }
+}
+
+/// What a connection begins with.
+fn greeting() -> Vec<u8> {
+    let mut out = PREFACE.to_vec();
+    // No push; windows so wide that the server never waits for us.
+    let mut settings = vec![0, 2, 0, 0, 0, 0, 0, 4];
+    settings.extend(WIDE.to_be_bytes());
+    frame(&mut out, SETTINGS, 0, 0, &settings);
+    frame(&mut out, WINDOW_UPDATE, 0, 0, &WIDE.to_be_bytes());
+    out
 }
 
 fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

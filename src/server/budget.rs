@@ -1,12 +1,14 @@
 //! What the process holds in memory for its peers: what is arriving, and answers that nobody has read yet. Never grows beyond its
-//! limits for long, and never takes from a peer that is known what strangers hold.
+//! limits for long, and never takes from a peer that is known what strangers hold. Whoever is known is hung up on only where nothing
+//! is left to refuse, and it holds many times what those do who would be refused in its place.
 //!
 //! Each connection counts by itself and asks for more in chunks, so that a check that is answered at once costs two additions
 //! to a number that no other thread touches.
 
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::Notify;
@@ -28,14 +30,27 @@ const TURN: usize = 64 << 10;
 const SHORT_TURN: usize = 8 << 10;
 /// The same for strangers: a few calls, so that the known, who take turns with them, do not wait for long.
 const STRANGERS_TURN: usize = 1 << 10;
+/// A peer that is known and holds more than this, and so many times as much as another one whose call would be refused, is hung up on.
+const TOO_LARGE: usize = 1 << 20;
+const TIMES_AS_MUCH: usize = 4;
+/// How long a peer that has to leave is waited for, before another one has to.
+const LEAVING_TIME: Duration = Duration::from_millis(200);
 
 /// What all connections hold together, in whole chunks.
 pub struct Budget {
     known: AtomicUsize,
     strangers: AtomicUsize,
-    /// A stranger that has to leave has not gone yet.
-    is_leaving: AtomicBool,
+    /// Of those that are known.
+    known_leaving: Leaving,
+    strangers_leaving: Leaving,
     accounts: Mutex<Vec<Weak<Account>>>,
+}
+
+/// Whether somebody who has to leave has not gone yet.
+struct Leaving {
+    start: Instant,
+    /// In milliseconds after the start; 0: nobody.
+    since: AtomicU64,
 }
 
 /// There is no room left, and nobody else is to give any up.
@@ -100,7 +115,8 @@ impl Budget {
         Arc::new(Self {
             known: AtomicUsize::default(),
             strangers: AtomicUsize::default(),
-            is_leaving: AtomicBool::default(),
+            known_leaving: Leaving::new(),
+            strangers_leaving: Leaving::new(),
             accounts: Mutex::default(),
         })
     }
@@ -138,19 +154,46 @@ impl Budget {
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// Has the stranger that holds most hung up on, one at a time. There is room only when it has gone.
-    fn close_one(&self) {
-        if self.is_leaving.swap(true, Ordering::Relaxed) {
+    /// Has the stranger that holds most hung up on, one at a time. There is room only when it has gone. If that is who asks, for a
+    /// message of its own, the message is refused, and nobody hung up on.
+    fn close_stranger(&self, asks: &Account, message: Option<&Message>) {
+        if !self.strangers_leaving.begin() {
             return;
         }
-        let strangers = self.all(false);
-        let strangers = strangers.iter().filter(|account| !account.seat.is_trusted());
-        match strangers.max_by_key(|account| account.held.load(Ordering::Relaxed)) {
-            Some(most) => {
-                most.is_leaving.store(true, Ordering::Relaxed);
-                most.seat.give_up();
+        let mut strangers = self.all(false);
+        strangers.retain(|account| {
+            let (is_leaving, held) = (account.is_leaving.load(Ordering::Relaxed), account.held.load(Ordering::Relaxed));
+            !account.seat.is_trusted() && !is_leaving && held > OWN
+        });
+        match Account::that_holds_most(&strangers) {
+            Some(most) if message.is_none() || !std::ptr::eq(Arc::as_ptr(most), asks) => most.leave(),
+            _ => self.strangers_leaving.end(),
+        }
+    }
+
+    /// Has the one hung up on that holds most among the known, if that is many times what the one holds who asks. Whether there will be
+    /// room in a moment.
+    fn close_known(&self, asks: &Account) -> bool {
+        let own = asks.held.load(Ordering::Relaxed);
+        if own > TOO_LARGE {
+            return false;
+        }
+        if !self.known_leaving.begin() {
+            return true;
+        }
+        let mut known = self.all(true);
+        known.retain(|account| !account.is_leaving.load(Ordering::Relaxed));
+        let held = |account: &Account| account.held.load(Ordering::Relaxed);
+        match Account::that_holds_most(&known) {
+            Some(most) if held(most) > TOO_LARGE.max(own.saturating_mul(TIMES_AS_MUCH)) => {
+                tracing::warn!(bytes = held(most), "a client that does not read its answers was hung up on");
+                most.leave();
+                true
             }
-            None => self.is_leaving.store(false, Ordering::Relaxed),
+            _ => {
+                self.known_leaving.end();
+                false
+            }
         }
     }
 
@@ -177,7 +220,34 @@ impl Budget {
     }
 }
 
+impl Leaving {
+    fn new() -> Self {
+        Self { start: Instant::now(), since: AtomicU64::default() }
+    }
+
+    /// Whether somebody else may be told to leave, and is from now on.
+    fn begin(&self) -> bool {
+        let now = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
+        let since = self.since.load(Ordering::Relaxed);
+        let is_free = since == 0 || u128::from(now - since.min(now)) >= LEAVING_TIME.as_millis();
+        is_free && self.since.compare_exchange(since, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    fn end(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+}
+
 impl Account {
+    fn that_holds_most(accounts: &[Arc<Self>]) -> Option<&Arc<Self>> {
+        accounts.iter().max_by_key(|account| account.held.load(Ordering::Relaxed))
+    }
+
+    fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+        self.seat.give_up();
+    }
+
     pub fn seat(&self) -> &Arc<Seat> {
         &self.seat
     }
@@ -221,10 +291,10 @@ impl Account {
             return true;
         }
         if !is_known {
-            self.budget.close_one();
+            self.budget.close_stranger(self, message);
             return false;
         }
-        if self.budget.refuse_one(message) {
+        if self.budget.refuse_one(message) || self.budget.close_known(self) {
             // What somebody known gives up is back in a moment only.
             self.budget.known.fetch_add(more, Ordering::Relaxed);
             return true;
@@ -318,12 +388,20 @@ impl Drop for Account {
     fn drop(&mut self) {
         self.give_back(0);
         if *self.is_leaving.get_mut() {
-            self.budget.is_leaving.store(false, Ordering::Relaxed);
+            self.budget.known_leaving.end();
+            self.budget.strangers_leaving.end();
         }
     }
 }
 
 impl Held {
+    /// Counts so many more.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        self.account.charge(bytes, None)?;
+        self.bytes += bytes;
+        Ok(())
+    }
+
     /// These bytes, counted until they are dropped.
     pub fn until_dropped(self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         Bytes::from_owner(Counted { bytes, _held: self })
@@ -359,6 +437,11 @@ impl HeldMessage {
         self.held.bytes += bytes;
         self.message.bytes.store(self.held.bytes, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// It has arrived: what it holds is no longer there to be refused.
+    pub fn complete(self) -> Held {
+        self.held
     }
 
     /// Returns when somebody else needs what it holds.
@@ -450,6 +533,62 @@ mod tests {
         // Its own is the largest: refused itself.
         assert!(small.grow(LIMIT).is_err());
         assert!(!peers[0].is_closed() && !peers[1].is_closed());
+    }
+
+    #[test]
+    fn a_strangers_message_that_is_too_long_is_refused_and_nobody_closed() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let [stranger, other] = [(); 2].map(|()| Peer::of(&places, &budget, Stage::Idle));
+        let mut message = stranger.account.message();
+        message.grow(STRANGERS / 4 * 3).unwrap();
+        assert_eq!(message.grow(STRANGERS), Err(Exhausted));
+        assert!(!stranger.is_closed());
+        // Where it keeps others out, it is.
+        assert_eq!(other.account.message().grow(STRANGERS / 4 + 4 * OWN), Err(Exhausted));
+        assert!(stranger.is_closed() && !other.is_closed());
+    }
+
+    #[test]
+    fn a_stranger_that_does_not_leave_is_waited_for_but_not_for_ever() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let [large, medium, small] = [(); 3].map(|()| Peer::of(&places, &budget, Stage::Idle));
+        let _held = large.account.hold(STRANGERS / 8 * 4).unwrap();
+        let _less = medium.account.hold(STRANGERS / 8 * 3).unwrap();
+        let is_refused = || small.account.hold(STRANGERS / 8 + 4 * OWN).is_err();
+        assert!(is_refused() && large.is_closed() && !medium.is_closed());
+        while !medium.is_closed() {
+            assert!(is_refused());
+            std::thread::yield_now();
+        }
+        assert!(!small.is_closed());
+    }
+
+    #[test]
+    fn a_message_that_has_arrived_is_not_there_to_be_refused() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let peers = [(); 2].map(|()| Peer::of(&places, &budget, Stage::Known));
+        let [mut large, mut medium] = peers.each_ref().map(|peer| peer.account.message());
+        large.grow(LIMIT / 2).unwrap();
+        medium.grow(LIMIT / 4).unwrap();
+        let _arrived = large.complete();
+        peers[1].account.message().grow(LIMIT / 4 + KNOWN_CHUNK).unwrap();
+        assert!(medium.refused().now_or_never().is_some());
+    }
+
+    #[test]
+    fn one_that_is_known_and_reads_nothing_is_closed_before_others_are_refused() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let [unread, also, envoy] = [(); 3].map(|()| Peer::of(&places, &budget, Stage::Known));
+        let answers = unread.account.hold(LIMIT - TOO_LARGE).unwrap();
+        let more = also.account.hold(TOO_LARGE / 2).unwrap();
+        let checks: Vec<_> = (0..3).map(|_| envoy.account.hold(TOO_LARGE / 4).unwrap()).collect();
+        assert!(unread.is_closed() && !also.is_closed() && !envoy.is_closed());
+        drop((answers, unread));
+        // Nobody has many times as much as the other.
+        let _own = also.account.hold(LIMIT - 2 * TOO_LARGE).unwrap();
+        assert!(envoy.account.hold(LIMIT / 2).is_err());
+        assert!(!also.is_closed() && !envoy.is_closed());
+        drop((more, checks));
     }
 
     #[test]

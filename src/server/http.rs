@@ -27,6 +27,7 @@ use tower::Service;
 
 use super::budget::{Account, Budget, Exhausted, Held};
 use super::places::{Places, Room, Seat, Stage};
+use super::turns::Turns;
 
 /// What one door takes on.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +71,7 @@ where
 {
     let mut http = hyper::server::conn::http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limits.head_time).max_buf_size(limits.buffer);
-    let places = Places::new(limits.room);
+    let (places, turns) = (Places::new(limits.room), Turns::new());
     let (open, closing) = (GracefulShutdown::new(), CancellationToken::new());
     let mut shutdown = pin!(shutdown);
     loop {
@@ -82,7 +83,7 @@ where
         let Answering { service, peer } = arrive(&stream, &address);
         // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
         let Some(place) = places.enter(peer) else { continue };
-        let (http, watcher, closing) = (http.clone(), open.watcher(), closing.clone());
+        let (http, watcher, closing, turns) = (http.clone(), open.watcher(), closing.clone(), turns.clone());
         let account = budget.open(Arc::clone(place.seat()));
         let ours = Arc::clone(&account);
         let service = service_fn(move |request| answer(service.clone(), Arc::clone(&ours), request));
@@ -101,7 +102,7 @@ where
             };
             tokio::select! {
                 biased;
-                () = serve => {}
+                () = turns.take(place.seat(), serve) => {}
                 () = place.taken_away() => {}
             }
         });
@@ -142,9 +143,18 @@ impl<S: AsyncRead + Unpin> AsyncRead for Begun<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Begun<S> {
+    /// Notes whether the peer reads what is there for it.
+    fn write<T>(&mut self, write: impl FnOnce(Pin<&mut S>) -> Poll<T>) -> Poll<T> {
+        let written = write(Pin::new(&mut self.stream));
+        self.account.seat().set_full(written.is_pending());
+        written
+    }
+}
+
 impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, bytes)
+        self.get_mut().write(|stream| stream.poll_write(cx, bytes))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -160,7 +170,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, slices)
+        self.get_mut().write(|stream| stream.poll_write_vectored(cx, slices))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -168,23 +178,36 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Begun<S> {
     }
 }
 
-/// Answers one request, and notes how far its peer is.
+/// Answers one request, and notes how far its peer is. Strangers get their next one in another turn.
 async fn answer<S>(mut service: S, account: Arc<Account>, request: Request<Incoming>) -> Result<Response, Infallible>
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible>,
 {
     let seat = Arc::clone(account.seat());
+    if seat.stage() == Stage::Idle && !seat.is_trusted() {
+        tokio::task::yield_now().await;
+    }
     let mut request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&seat))));
     request.extensions_mut().insert(Arc::clone(&seat));
     let response = service.call(request).await?;
     account.was_answered();
     seat.set(Stage::Idle);
-    let size = response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or_default();
+    let size = match response.extensions().get() {
+        Some(Shared) => SHARED_ANSWER,
+        None => response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or_default(),
+    };
     Ok(match account.hold(size) {
         Ok(held) => response.map(|body| Body::new(Leaving { body, held: Arc::new(held) })),
         Err(Exhausted) => TOO_MUCH.into_response(),
     })
 }
+
+/// Among the extensions of an answer: its body is held once for all who are told the same, and counted by whoever made it.
+#[derive(Clone, Copy, Debug)]
+pub struct Shared;
+
+/// What is counted for such an answer.
+const SHARED_ANSWER: usize = 1 << 10;
 
 const TOO_MUCH: (StatusCode, [(HeaderName, &str); 1], &str) =
     (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "Too much is being sent or not yet read: try again.\n");

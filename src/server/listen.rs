@@ -18,7 +18,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::future::select_all;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +33,7 @@ use super::budget::Budget;
 use super::ext_authz::{CheckService, SERVICE};
 use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
+use super::turns::Turns;
 use crate::config::CheckAddress;
 use crate::tasks::{Down, Task};
 use grpc::{Calls, Peer};
@@ -41,6 +44,8 @@ const ROOM: Room = Room { places: 1024, strangers: 512, share: 64, cuts_answers:
 const UNIX_ROOM: Room = Room { strangers: 1024, share: 1024, ..ROOM };
 /// Look-ups in the store that a worker has under way at a time. Each thread keeps memory of its own; more wait their turn.
 const BLOCKING_THREADS: usize = 8;
+/// How long a connection waits for the worker whose turn it is, before another one gets it.
+const WORKER_PAUSE: Duration = Duration::from_millis(10);
 /// After the system refused to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -105,7 +110,7 @@ impl CheckListener {
             }
             CheckAddress::Tcp { address, tls } => {
                 let tls = tls.as_ref().map(tls::server_config).transpose()?;
-                let socket = Listening::Tcp(socket::bind_tcp(*address)?);
+                let socket = Listening::Tcp(socket::bind_tcp(*address, None)?);
                 Ok(Self { socket, tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))) })
             }
         }
@@ -161,10 +166,10 @@ impl CheckListener {
                         health.set_service_status(SERVICE, status).await;
                     }
                     let waiting = acceptor.look_after(&socket, &mut missing);
-                    waiting.into_iter().for_each(|accepted| workers.hand_over(accepted, &places));
+                    workers.hand_over_all(waiting, &places).await;
                 }
-                accepted = acceptor.accept() => match accepted {
-                    Ok(accepted) => workers.hand_over(accepted, &places),
+                (room, accepted) = async { (workers.room().await, acceptor.accept().await) } => match accepted {
+                    Ok(accepted) => hand_over(accepted, &places, room),
                     Err(error) => {
                         tracing::warn!(%error, "a connection was not accepted");
                         tokio::select! {
@@ -180,8 +185,7 @@ impl CheckListener {
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
         // Who has connected already is served as well.
-        let waiting = acceptor.close();
-        waiting.into_iter().for_each(|accepted| workers.hand_over(accepted, &places));
+        workers.hand_over_all(acceptor.close(), &places).await;
         stop.cancel();
         workers.join().await
     }
@@ -294,9 +298,12 @@ type Handover = (Accepted, Place);
 
 /// The threads that answer checks, each with its own runtime.
 struct Workers {
-    threads: Vec<(mpsc::UnboundedSender<Handover>, JoinHandle<()>)>,
+    threads: Vec<(mpsc::Sender<Handover>, JoinHandle<()>)>,
     next: usize,
 }
+
+/// For one connection, at a worker that has heard whoever it was given before; `None` if there are no workers any more.
+type WorkersRoom = Option<mpsc::OwnedPermit<Handover>>;
 
 impl Workers {
     fn start(count: usize, settings: &Settings) -> io::Result<Self> {
@@ -305,7 +312,7 @@ impl Workers {
                 .max_blocking_threads(BLOCKING_THREADS)
                 .enable_all()
                 .build()?;
-            let (sender, mut receiver) = mpsc::unbounded_channel();
+            let (sender, mut receiver) = mpsc::channel(1);
             let (settings, task) = (settings.clone(), settings.service.tasks().task("check_worker"));
             let thread = std::thread::Builder::new().name(format!("check-{index}")).spawn(move || {
                 task.keep_blocking(|| runtime.block_on(work(&mut receiver, settings.clone())));
@@ -317,16 +324,25 @@ impl Workers {
         Ok(Self { threads: (0..count).map(start).collect::<io::Result<_>>()?, next: 0 })
     }
 
-    /// Gives a connection to the next worker, or closes it if there are too many.
-    fn hand_over(&mut self, accepted: Accepted, places: &Arc<Places>) {
-        let Some(place) = places.enter(accepted.peer()) else {
-            tracing::warn!(limit = ROOM.places, "too many connections: one was closed");
-            return;
-        };
+    /// Whoever comes faster than the workers hear them waits where the system keeps those who were not accepted yet, in the order in
+    /// which they came: there nobody's place is taken away for the next.
+    async fn room(&mut self) -> WorkersRoom {
         let at = self.next % self.threads.len();
+        let in_turn = timeout(WORKER_PAUSE, self.threads[at].0.clone().reserve_owned());
+        let room = match in_turn.await {
+            Ok(room) => room,
+            Err(_) => {
+                select_all(self.threads.iter().map(|(sender, _)| Box::pin(sender.clone().reserve_owned()))).await.0
+            }
+        };
         self.next = self.next.wrapping_add(1);
-        // A worker ends only when the channel does; if it is gone nevertheless, joining it says so.
-        let _ = self.threads[at].0.send((accepted, place));
+        room.ok()
+    }
+
+    async fn hand_over_all(&mut self, waiting: Vec<Accepted>, places: &Arc<Places>) {
+        for accepted in waiting {
+            hand_over(accepted, places, self.room().await);
+        }
     }
 
     async fn join(self) -> io::Result<()> {
@@ -343,20 +359,35 @@ impl Workers {
     }
 }
 
+/// Gives a connection to a worker, or closes it if there are too many.
+fn hand_over(accepted: Accepted, places: &Arc<Places>, room: WorkersRoom) {
+    let Some(place) = places.enter(accepted.peer()) else {
+        tracing::warn!(limit = ROOM.places, "too many connections: one was closed");
+        return;
+    };
+    // A worker ends only when the channel does; if it is gone nevertheless, joining it says so.
+    if let Some(room) = room {
+        room.send((accepted, place));
+    }
+}
+
 /// One worker: serves what it is given until there is nothing more to come and nothing left.
-async fn work(connections: &mut mpsc::UnboundedReceiver<Handover>, settings: Settings) {
-    let open = TaskTracker::new();
+async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
+    let (open, turns) = (TaskTracker::new(), Turns::new());
     while let Some((accepted, place)) = connections.recv().await {
-        let settings = settings.clone();
+        let (settings, turns) = (settings.clone(), turns.clone());
         open.spawn(async move {
             tokio::select! {
+                biased;
+                () = place.taken_away() => tracing::debug!("a connection made room for another one"),
                 // A peer that breaks off, or speaks something else, is its own affair.
-                ended = connect(accepted, &place, settings) => if let Err(error) = ended {
+                ended = turns.take(place.seat(), connect(accepted, &place, settings)) => if let Err(error) = ended {
                     tracing::debug!(%error, "a connection could not be set up");
                 },
-                () = place.taken_away() => tracing::debug!("a connection made room for another one"),
             }
         });
+        // What has come so far is heard before the next one.
+        yield_now().await;
     }
     open.close();
     if timeout(settings.drain, open.wait()).await.is_err() {

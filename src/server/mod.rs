@@ -9,6 +9,7 @@ pub mod ops;
 mod places;
 pub mod runtime;
 pub mod socket;
+mod turns;
 
 #[cfg(test)]
 mod testing;

@@ -12,13 +12,13 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::budget::Budget;
-use super::http::{self, Answering, Limits};
+use super::http::{self, Answering, Limits, Shared};
 use super::places::Room;
 use super::runtime;
 use crate::resolve::Resolver;
@@ -33,6 +33,8 @@ const LIMITS: Limits =
 /// How often the metrics are written anew in such a time. Whoever asks more often is told what was written last.
 const METRICS_FRESH: u32 = 4;
 const METRICS_AGE: Duration = Duration::from_millis(100);
+/// Texts of metrics that are held while peers do not read them. With so many, whoever asks is told what was written last.
+const METRICS_TEXTS: usize = 16;
 /// A store that takes longer is not available.
 const STORE_TIME: Duration = Duration::from_secs(1);
 
@@ -73,7 +75,7 @@ async fn serve(listener: TcpListener, state: OpsState, budget: Arc<Budget>, shut
 }
 
 fn router(state: OpsState) -> Router {
-    let latest = Arc::new(Mutex::new(Latest { since: Instant::now(), fresh: 0, text: Bytes::new() }));
+    let latest = Arc::new(Mutex::new(Latest::new(Instant::now())));
     Router::new()
         .route("/live", get(async || Json(json!({"live": true}))))
         .route("/ready", get(ready))
@@ -113,6 +115,26 @@ struct Latest {
     /// How often they were written since then.
     fresh: u32,
     text: Bytes,
+    /// One for each text that is still held.
+    held: Arc<()>,
+}
+
+impl Latest {
+    fn new(since: Instant) -> Self {
+        Self { since, fresh: 0, text: Bytes::new(), held: Arc::default() }
+    }
+}
+
+/// Held by everybody who has yet to read it.
+struct Text {
+    text: String,
+    _held: Arc<()>,
+}
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
 }
 
 /// Written anew for whoever asks, but not for each of a crowd.
@@ -121,9 +143,9 @@ fn metrics(state: &OpsState, latest: &Mutex<Latest>) -> Response {
     if latest.since.elapsed() >= METRICS_AGE {
         (latest.since, latest.fresh) = (Instant::now(), 0);
     }
-    if latest.fresh < METRICS_FRESH {
+    if latest.fresh < METRICS_FRESH && Arc::strong_count(&latest.held) <= METRICS_TEXTS {
         latest.text = match state.telemetry.render(&state.resolver) {
-            Ok(text) => text.into(),
+            Ok(text) => Bytes::from_owner(Text { text, _held: Arc::clone(&latest.held) }),
             Err(error) => {
                 tracing::error!(%error, "the metrics could not be written");
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
@@ -131,21 +153,25 @@ fn metrics(state: &OpsState, latest: &Mutex<Latest>) -> Response {
         };
         latest.fresh += 1;
     }
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], latest.text.clone()).into_response()
+    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (Extension(Shared), kind, latest.text.clone()).into_response()
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncReadExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
     use tokio::task::JoinSet;
 
     use super::*;
+    use crate::server::socket::FEW_UNREAD;
     use crate::server::testing::{Fixture, stranger};
 
     const MANY: usize = 1100;
     /// How long each of them waits before it comes again.
     const AGAIN: Duration = Duration::from_millis(20);
+    /// In which a good request is answered on a busy machine, whatever is held.
+    const SOON: Duration = Duration::from_secs(4);
 
     #[tokio::test]
     async fn metrics_are_not_written_anew_for_each_of_a_crowd() {
@@ -155,7 +181,7 @@ mod tests {
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
         // For as long as the test takes, no time has passed.
         let since = Instant::now() + Duration::from_secs(3600);
-        let latest = Mutex::new(Latest { since, fresh: 0, text: Bytes::new() });
+        let latest = Mutex::new(Latest::new(since));
         for _ in 0..METRICS_FRESH {
             latest.lock().unwrap().text = Bytes::from_static(b"before");
             metrics(&state, &latest);
@@ -169,13 +195,35 @@ mod tests {
         assert_ne!(latest.lock().unwrap().text, "before");
     }
 
+    #[tokio::test]
+    async fn texts_that_nobody_reads_are_few() {
+        let fixture = Fixture::new().await;
+        let (_drain, draining) = watch::channel(false);
+        let state =
+            OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
+        let latest = Mutex::new(Latest::new(Instant::now()));
+        let unread: Vec<Bytes> = (0..MANY)
+            .map(|_| {
+                latest.lock().unwrap().fresh = 0;
+                metrics(&state, &latest);
+                latest.lock().unwrap().text.clone()
+            })
+            .collect();
+        let texts: std::collections::HashSet<_> = unread.iter().map(|text| text.as_ptr()).collect();
+        assert_eq!(texts.len(), METRICS_TEXTS);
+        drop(unread);
+        let last = latest.lock().unwrap().text.as_ptr();
+        metrics(&state, &latest);
+        assert_ne!(latest.lock().unwrap().text.as_ptr(), last);
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn strangers_that_come_again_and_again_cut_off_nobody_who_asks() {
         let fixture = Fixture::new().await;
         let (_drain, draining) = watch::channel(false);
         let state =
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
-        let listener = crate::server::socket::bind_tcp(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = crate::server::socket::bind_tcp(([127, 0, 0, 1], 0).into(), None).unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
         let ended = start(listener, state, Budget::new(), async { drop(stopped.await) }).unwrap();
@@ -198,6 +246,47 @@ mod tests {
         assert_eq!(failed, 0, "of 100");
         drop((strangers, stop));
         let _ = ended.await;
+    }
+
+    #[tokio::test]
+    async fn strangers_that_read_no_metrics_keep_nobody_waiting() {
+        let fixture = Fixture::new().await;
+        let (_drain, draining) = watch::channel(false);
+        let state =
+            OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
+        let listener = crate::server::socket::bind_tcp(([127, 0, 0, 1], 0).into(), Some(FEW_UNREAD)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = start(listener, state, Budget::new(), async { drop(stopped.await) }).unwrap();
+        let (leave, left) = oneshot::channel::<()>();
+        let strangers = std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let mut strangers = JoinSet::new();
+                (0..MANY).for_each(|number| drop(strangers.spawn(ask_on(address, number))));
+                drop(left.await);
+            });
+        });
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(SOON).build().unwrap();
+        for path in ["live", "ready", "metrics"].repeat(5) {
+            let answer = client.get(format!("http://{address}/{path}")).send().await.unwrap();
+            assert_eq!(answer.status(), 200, "{path}");
+        }
+        drop((leave, stop));
+        strangers.join().unwrap();
+        let _ = ended.await;
+    }
+
+    /// Asks as long as it is let, and reads nothing; and again.
+    async fn ask_on(address: SocketAddr, number: usize) {
+        let requests = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(16);
+        loop {
+            let mut stream = stranger(address, number, b"").await;
+            while stream.write_all(requests.as_bytes()).await.is_ok() {
+                tokio::time::sleep(AGAIN * 10).await;
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
     }
 
     #[tokio::test]

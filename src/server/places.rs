@@ -1,16 +1,17 @@
 //! The connections of one door: each has a place, and where there is none left, a peer that does nothing with its place gives
 //! it up for the next. Never takes a place from a peer that is known.
 //!
-//! A peer that has yet to say something whole goes before one that is idle, among them first those whose network holds more
-//! than its share, and then whoever has been so for the longest time. Some go together, so that a crowd that comes again and again
-//! is not looked through for each of them, and some room is left to those who have only just come, so that there is time to speak.
+//! A peer that does not read what it was answered goes first, then one that has yet to say something whole, then one that is idle;
+//! among them first those whose network holds more than its share, and then whoever has been so for the longest time. Some go
+//! together, so that a crowd that comes again and again is not looked through for each of them, and some room is left to those who
+//! have only just come, so that there is time to speak.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -32,6 +33,9 @@ pub struct Room {
 const TOGETHER: usize = 32;
 /// The same for those who have yet to speak: while they hold no more than this part, the idle make room for them.
 const LISTENED_TO: usize = 8;
+/// For so long after they came they may hold as much as this part.
+const YOUNG: Duration = Duration::from_millis(200);
+const YOUNG_LISTENED_TO: usize = 2;
 
 /// How far a peer has come. The order is that in which places are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,6 +59,23 @@ impl Stage {
             _ => Self::Known,
         }
     }
+}
+
+/// The order in which strangers leave.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Unread,
+    Unheard,
+    Idle,
+    /// As yet unheard, while these are few.
+    JustCome,
+    /// Being answered.
+    Answered,
+}
+
+impl Turn {
+    const COUNT: usize = 5;
+    const ALL: [Self; Self::COUNT] = [Self::Unread, Self::Unheard, Self::Idle, Self::JustCome, Self::Answered];
 }
 
 /// The places of one door.
@@ -88,6 +109,8 @@ pub struct Seat {
     since: AtomicU64,
     /// It has brought a good credential at least once, though its place may be taken away.
     is_trusted: AtomicBool,
+    /// It takes nothing more of what is there for it.
+    is_full: AtomicBool,
     network: Mutex<Option<Network>>,
     leave: Notify,
 }
@@ -139,6 +162,7 @@ impl Places {
             stage: AtomicU8::new(Stage::Arriving as u8),
             since: AtomicU64::default(),
             is_trusted: AtomicBool::default(),
+            is_full: AtomicBool::default(),
             network: Mutex::default(),
             leave: Notify::new(),
         });
@@ -165,24 +189,36 @@ impl Places {
             return Ok(Vec::new());
         }
         let arriving = unknown.iter().filter(|(stage, _)| *stage == Stage::Arriving).count();
-        let are_few = arriving <= strangers / LISTENED_TO;
+        let now = since(self.start);
+        let is_listened_to = |seat: &Seat| {
+            let is_young = now < seat.since.load(Ordering::Relaxed).saturating_add(YOUNG.as_millis() as u64);
+            arriving <= strangers / if is_young { YOUNG_LISTENED_TO } else { LISTENED_TO }
+        };
         let may_leave = unknown.into_iter().filter(|(stage, _)| *stage != Stage::Busy || cuts_answers);
+        let mut in_turn = [0; Turn::COUNT];
         let mut ranked: Vec<_> = may_leave
             .map(|(stage, seat)| {
                 let turn = match stage {
-                    Stage::Arriving if !are_few => 0,
-                    Stage::Idle => 1,
-                    Stage::Arriving => 2,
-                    Stage::Busy | Stage::Known => 3,
+                    Stage::Busy | Stage::Known => Turn::Answered,
+                    _ if seat.is_full.load(Ordering::Relaxed) => Turn::Unread,
+                    Stage::Arriving if !is_listened_to(seat) => Turn::Unheard,
+                    Stage::Idle => Turn::Idle,
+                    Stage::Arriving => Turn::JustCome,
                 };
+                in_turn[turn as usize] += 1;
                 let is_within_share = seat.network_holds() <= share;
                 ((turn, is_within_share, seat.since.load(Ordering::Relaxed), seat.number), seat)
             })
             .collect();
-        let count = if are_few { 1 } else { (strangers / TOGETHER).min(arriving / 2).max(1) };
-        if ranked.is_empty() {
+        let Some((turn, of_these)) = Turn::ALL.into_iter().zip(in_turn).find(|(_, count)| *count > 0) else {
             return Err(Full);
-        }
+        };
+        let together = match turn {
+            Turn::Unread | Turn::Idle => of_these,
+            Turn::Unheard => of_these / 2,
+            Turn::JustCome | Turn::Answered => 1,
+        };
+        let count = together.min(strangers / TOGETHER).max(1);
         ranked.select_nth_unstable_by_key(count - 1, |(rank, _)| *rank);
         Ok(ranked[..count].iter().map(|(_, seat)| Arc::clone(seat)).collect())
     }
@@ -241,8 +277,7 @@ impl Seat {
 
     /// How far the peer is from now on. One that is known stays known.
     pub fn set(&self, stage: Stage) {
-        let elapsed = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.since.store(elapsed, Ordering::Relaxed);
+        self.since.store(since(self.start), Ordering::Relaxed);
         let next = |now| (now < Stage::Known as u8).then_some(stage as u8);
         let _ = self.stage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
@@ -254,6 +289,11 @@ impl Seat {
 
     pub fn is_trusted(&self) -> bool {
         self.stage() == Stage::Known || self.is_trusted.load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer leaves unread what is there for it.
+    pub fn set_full(&self, is_full: bool) {
+        self.is_full.store(is_full, Ordering::Relaxed);
     }
 
     /// The connection is to be closed.
@@ -277,6 +317,11 @@ impl Seat {
     }
 }
 
+/// Milliseconds.
+fn since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
@@ -289,14 +334,26 @@ mod tests {
         Some(IpAddr::from([127, 0, 0, n]))
     }
 
+    /// Of a door that has been open for a while.
+    fn open(room: Room) -> Arc<Places> {
+        let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
+        Arc::new(Places { room, start, inner: Mutex::default() })
+    }
+
+    /// They have had time to speak.
+    fn wait(seated: &[Place]) {
+        seated.iter().for_each(|place| place.seat().since.store(0, Ordering::Relaxed));
+    }
+
     fn is_told_to_leave(place: &Place) -> bool {
         place.taken_away().now_or_never().is_some()
     }
 
     #[test]
     fn the_oldest_that_has_not_spoken_goes_first_and_then_the_oldest_that_is_idle() {
-        let places = Places::new(ROOM);
+        let places = open(ROOM);
         let seated: Vec<Place> = (0..4).map(|n| places.enter(from(n)).unwrap()).collect();
+        wait(&seated);
         seated[0].seat().set(Stage::Idle);
         seated[1].seat().set(Stage::Busy);
         let fifth = places.enter(from(5)).unwrap();
@@ -326,11 +383,24 @@ mod tests {
         );
         assert_eq!(places.taken(), 63);
         silent[2..].iter().for_each(|place| place.seat().set(Stage::Idle));
-        let more: Vec<Place> = (65..73).map(|n| places.enter(from(n)).unwrap()).collect();
-        assert!(!is_told_to_leave(&next) && !more.iter().any(is_told_to_leave), "eight have time to speak");
-        assert_eq!(silent[2..].iter().filter(|place| is_told_to_leave(place)).count(), 7);
-        let _next = places.enter(from(73)).unwrap();
-        assert!(is_told_to_leave(&next), "and no more than that");
+        let more: Vec<Place> = (65..96).map(|n| places.enter(from(n)).unwrap()).collect();
+        assert!(!is_told_to_leave(&next) && !more.iter().any(is_told_to_leave), "half have time to speak");
+        assert_eq!(silent[2..].iter().filter(|place| is_told_to_leave(place)).count(), 30);
+        let _next = [96, 97, 98].map(|n| places.enter(from(n)).unwrap());
+        assert!(is_told_to_leave(&next) && is_told_to_leave(&more[0]), "and no more than that");
+    }
+
+    #[test]
+    fn whoever_has_had_time_to_speak_goes_before_the_idle_but_for_a_few() {
+        let places = open(Room { places: 16, strangers: 16, share: 16, cuts_answers: false });
+        let seated: Vec<Place> = (0..16).map(|n| places.enter(from(n)).unwrap()).collect();
+        seated[3..].iter().for_each(|place| place.seat().set(Stage::Idle));
+        wait(&seated[..2]);
+        let _next = places.enter(None).unwrap();
+        assert!(is_told_to_leave(&seated[0]) && !seated[1..].iter().any(is_told_to_leave));
+        seated[2].seat().set(Stage::Idle);
+        let _next = places.enter(None).unwrap();
+        assert!(!is_told_to_leave(&seated[1]), "two may be heard for longer");
     }
 
     #[test]
@@ -364,6 +434,23 @@ mod tests {
         // Within its share again, so that age alone counts.
         let _next = places.enter(from(3)).unwrap();
         assert!(is_told_to_leave(&old));
+    }
+
+    #[test]
+    fn whoever_does_not_read_goes_before_those_who_came_later() {
+        let places = Places::new(ROOM);
+        let [unread, new, idle, busy] = [Stage::Idle, Stage::Arriving, Stage::Idle, Stage::Busy].map(|stage| {
+            let place = places.enter(None).unwrap();
+            place.seat().set(stage);
+            place
+        });
+        unread.seat().set_full(true);
+        idle.seat().set_full(true);
+        idle.seat().set_full(false);
+        busy.seat().set_full(true);
+        let _next = places.enter(None).unwrap();
+        assert!(is_told_to_leave(&unread));
+        assert!(![&new, &idle, &busy].into_iter().any(is_told_to_leave));
     }
 
     #[test]

@@ -17,13 +17,20 @@ use crate::config::UnixAddress;
 /// Connections that may wait to be accepted.
 pub const BACKLOG: i32 = 1024;
 
-/// Listens on a TCP address. What is accepted is not waited for.
+/// What the system keeps for each peer that does not read, for doors whose answers are long. It may take twice as much.
+pub const FEW_UNREAD: usize = 64 << 10;
+
+/// Listens on a TCP address. What is accepted is not waited for. With `unread`, the system keeps no more than about this of what a peer
+/// has yet to read.
 ///
 /// # Errors
 /// What the system says.
-pub fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind_tcp(address: SocketAddr, unread: Option<usize>) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    if let Some(unread) = unread {
+        socket.set_send_buffer_size(unread)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use futures_util::FutureExt;
 use h2::RecvStream;
 use h2::server::SendResponse;
@@ -29,8 +29,9 @@ const OK: HeaderValue = HeaderValue::from_static("0");
 const PREFIX: usize = 5;
 /// Envoy buffers bodies up to a configured size; this is above what anybody should configure.
 pub const MESSAGE_LIMIT: usize = 16 << 20;
-/// What is counted for a call besides its message and its answer: while it waits for the rest of its message or for the store,
-/// while its answer waits to be read, and for one that is no check, whose head is kept.
+const USUAL_ANSWER: usize = PREFIX + encode::USUAL_LENGTH;
+/// What is counted for a call besides its message and its answer: while it waits for the rest of its message, from there until its answer
+/// is read, and for one that is no check, whose head is kept.
 const WAITING_CALL: usize = 6 << 10;
 const ANSWERED_CALL: usize = 8 << 10;
 const OTHER_CALL: usize = 16 << 10;
@@ -92,43 +93,36 @@ impl Calls {
             bare(StatusCode::UNSUPPORTED_MEDIA_TYPE)
         } else {
             match self.message(request.into_body()).await {
-                Ok((message, _held)) => {
-                    let mut answer = Vec::with_capacity(PREFIX + encode::USUAL_LENGTH);
-                    answer.extend_from_slice(&[0; PREFIX]);
-                    match self.judge(&message, &mut answer).await {
-                        Ok(held) => {
-                            let _ = send(respond, held.until_dropped(answer));
-                            return;
-                        }
-                        Err(Exhausted) => TOO_MUCH.into_response(),
+                Ok((message, _held)) => match self.judge(&message).await {
+                    Ok(answer) => {
+                        let _ = send(respond, answer);
+                        return;
                     }
-                }
+                    Err(Exhausted) => TOO_MUCH.into_response(),
+                },
                 Err(refusal) => refusal.into_response(),
             }
         };
         let _ = respond.send_response(refusal, true);
     }
 
-    /// Writes the answer to a message; what that holds until it is read. One that has to wait for the store is counted meanwhile.
-    async fn judge(&self, message: &[u8], answer: &mut Vec<u8>) -> Result<Held, Exhausted> {
-        let is_authenticated = {
-            let mut check = pin!(self.check.check(message, answer));
-            match check.as_mut().now_or_never() {
-                Some(is_authenticated) => is_authenticated,
-                None => {
-                    let _held = self.peer.account.hold(WAITING_CALL)?;
-                    check.await
-                }
-            }
-        };
+    /// The answer to a message, counted until it is read: from before the message is judged, so that nothing is decided for naught.
+    async fn judge(&self, message: &[u8]) -> Result<Bytes, Exhausted> {
+        let mut held = self.peer.account.hold(ANSWERED_CALL + USUAL_ANSWER)?;
+        let mut answer = Vec::with_capacity(USUAL_ANSWER);
+        answer.extend_from_slice(&[0; PREFIX]);
+        let is_authenticated = self.check.check(message, &mut answer).await;
         self.peer.has_spoken(is_authenticated);
         let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
         answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-        self.peer.account.hold(ANSWERED_CALL + answer.len())
+        if answer.len() > USUAL_ANSWER {
+            held.grow(answer.len() - USUAL_ANSWER)?;
+        }
+        Ok(held.until_dropped(answer))
     }
 
     /// The message of a call, and what it holds. What has arrived already is taken without a timer.
-    async fn message(&self, body: RecvStream) -> Result<(Bytes, Option<HeldMessage>), Refusal> {
+    async fn message(&self, body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
         let mut read = pin!(self.read(body));
         match read.as_mut().now_or_never() {
             Some(message) => message,
@@ -139,12 +133,12 @@ impl Calls {
         }
     }
 
-    async fn read(&self, mut body: RecvStream) -> Result<(Bytes, Option<HeldMessage>), Refusal> {
+    async fn read(&self, mut body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
         let first = next_data(&mut body).await?.unwrap_or_default();
         if body.is_end_stream() {
             return Ok((whole(first)?, None));
         }
-        let mut message = Arriving { bytes: BytesMut::new(), held: self.peer.account.message() };
+        let mut message = Arriving { bytes: Vec::new(), held: self.peer.account.message() };
         message.push(&first)?;
         drop(first);
         loop {
@@ -155,7 +149,7 @@ impl Calls {
             };
             match data {
                 Some(data) => message.push(&data)?,
-                None => return Ok((whole(message.bytes.freeze())?, Some(message.held))),
+                None => return Ok((whole(message.bytes.into())?, Some(message.held.complete()))),
             }
         }
     }
@@ -218,15 +212,20 @@ fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
 
 /// A message that is arriving, counted until it has been answered or is given up.
 struct Arriving {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
     held: HeldMessage,
 }
 
 impl Arriving {
     fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let before = self.bytes.capacity();
-        self.bytes.reserve(data.len());
-        self.held.grow(self.bytes.capacity() - before)?;
+        let (room, needed) = (self.bytes.capacity(), self.bytes.len() + data.len());
+        if needed > room {
+            // Never more than the whole message takes.
+            let whole = declared(&self.bytes)?.map_or(needed, |length| PREFIX + length);
+            let room_then = needed.max((2 * room).min(whole));
+            self.held.grow(room_then - room)?;
+            self.bytes.reserve_exact(room_then - self.bytes.len());
+        }
         self.bytes.put_slice(data);
         match declared(&self.bytes)? {
             Some(length) if self.bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),

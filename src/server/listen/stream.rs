@@ -49,11 +49,14 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, is_full, waits, .. } = self.get_mut();
+        let Self { stream, account, is_full, waits } = self.get_mut();
         let written = Pin::new(stream.get_mut()).poll_write(cx, bytes);
-        *is_full = written.is_pending();
-        if !*is_full && std::mem::take(waits) {
-            cx.waker().wake_by_ref();
+        let is_full_now = written.is_pending();
+        if std::mem::replace(is_full, is_full_now) != is_full_now {
+            account.seat().set_full(is_full_now);
+            if !is_full_now && std::mem::take(waits) {
+                cx.waker().wake_by_ref();
+            }
         }
         written
     }

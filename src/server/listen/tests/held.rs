@@ -1,5 +1,6 @@
 //! The check listener while strangers hold as many connections as they can get.
 
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::*;
@@ -46,6 +47,61 @@ async fn peers_that_were_refused_once_keep_nobody_out() {
     }
     assert_answers(&server, &good).await;
     server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_crowd_that_reads_nothing_and_comes_again_keeps_nobody_out() {
+    let server = Server::start(on_tcp()).await;
+    let address = server.tcp();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let crowd = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut crowd = JoinSet::new();
+            (0..ROOM.strangers + 40).for_each(|number| drop(crowd.spawn(ask_on(address, number))));
+            drop(stopped.await);
+        });
+    });
+    for _ in 0..8 {
+        // As Envoy does, it comes again where it is hung up on.
+        let answered = async { while !matches!(code_of_new(address, &server.fixture.key).await, Ok(0)) {} };
+        timeout(SOON, answered).await.unwrap();
+    }
+    drop(stop);
+    crowd.join().unwrap();
+    server.stop().await.unwrap();
+}
+
+/// Of a check over a connection of its own.
+async fn code_of_new(address: SocketAddr, key: &str) -> Result<i32, Box<dyn std::error::Error>> {
+    let channel = Endpoint::from_shared(format!("http://{address}"))?.connect().await?;
+    Ok(code(channel, key).await?)
+}
+
+/// Asks as long as it is let, and reads nothing; and again.
+async fn ask_on(address: SocketAddr, number: usize) {
+    const AGAIN: Duration = Duration::from_millis(100);
+    let head = b"\x83\x86\x04\x2a/envoy.service.auth.v3.Authorization/Check\x01\x01a\x0f\x10\x10application/grpc";
+    loop {
+        let mut bytes = [PREFACE, SETTINGS].concat();
+        let mut stream = stranger(address, number, b"").await;
+        for call in (1u32..).step_by(2) {
+            bytes.put_slice(&[0, 0, head.len() as u8, 1, 4]);
+            bytes.put_u32(call);
+            bytes.put_slice(head);
+            // An empty message.
+            bytes.put_slice(&[0, 0, 5, 0, 1]);
+            bytes.put_u32(call);
+            bytes.put_slice(&[0; 5]);
+            if call % 64 == 63 {
+                if stream.write_all(&std::mem::take(&mut bytes)).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(AGAIN).await;
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
 }
 
 #[tokio::test]
@@ -96,5 +152,21 @@ async fn a_peer_that_ends_its_greeting_halfway_is_hung_up_on() {
         // Perhaps with an error, as something was not read.
         let _ = timeout(connection::GREETING_TIME * 2, end).await.unwrap();
     }
+    server.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_first_message_that_is_too_large_is_refused_and_its_connection_stays() {
+    let server = Server::start(on_tcp()).await;
+    let mut client = RawClient::connect(server.tcp()).await;
+    let mut check = check_of(PATH, &server.fixture.key);
+    let http = check.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+    http.raw_body = vec![7; 12 << 20];
+    let (response, mut body) = client.open("application/grpc");
+    body.send_data(framed(&check.encode_to_vec()).into(), true).unwrap();
+    let answer = timeout(SOON, response).await.unwrap().unwrap();
+    assert_eq!(answer.headers()["grpc-status"], (Code::ResourceExhausted as i32).to_string());
+    let good = framed(&check_of(PATH, &server.fixture.key).encode_to_vec());
+    assert_eq!(timeout(SOON, client.call(&[&good])).await.unwrap().code(), 0);
     server.stop().await.unwrap();
 }

@@ -1,0 +1,115 @@
+//! Turns of the strangers at one thread: between two looks at what has come in, a few of those who have yet to say something whole get
+//! one, one of those who are being answered, and one of those who were. So whoever is known waits for no crowd, and whoever comes, or
+//! waits for an answer, for no crowd that had its answers. Knows nothing of what is done in a turn.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use tokio::sync::Semaphore;
+use tokio::task::yield_now;
+use tokio_util::sync::PollSemaphore;
+
+use super::places::{Seat, Stage};
+
+/// Of those who have yet to say something whole, so many have a turn between two looks, in which one more comes: so they do not pile up.
+const ARRIVING: usize = 4;
+
+/// For the connections of one thread, whose runtime is its own. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Turns {
+    arriving: Arc<Semaphore>,
+    busy: Arc<Semaphore>,
+    idle: Arc<Semaphore>,
+}
+
+impl Turns {
+    pub fn new() -> Self {
+        let together = |count| Arc::new(Semaphore::new(count));
+        Self { arriving: together(ARRIVING), busy: together(1), idle: together(1) }
+    }
+
+    /// Does `work` for the peer in this seat, a turn each time that something has come for it. Waits neither for the first of them nor
+    /// once the peer is trusted.
+    pub async fn take<F: Future>(&self, seat: &Seat, work: F) -> F::Output {
+        let mut work = pin!(work);
+        let mut is_new = true;
+        let mut waiting = None;
+        poll_fn(|cx| {
+            if std::mem::take(&mut is_new) || seat.is_trusted() {
+                waiting = None;
+                return work.as_mut().poll(cx);
+            }
+            let Poll::Ready(turn) = waiting.get_or_insert_with(|| self.queue(seat.stage())).poll_acquire(cx) else {
+                return Poll::Pending;
+            };
+            waiting = None;
+            let done = work.as_mut().poll(cx);
+            tokio::spawn(async move {
+                // The next one begins behind all who are ready, and whoever has sent something meanwhile.
+                yield_now().await;
+                drop(turn);
+            });
+            done
+        })
+        .await
+    }
+
+    fn queue(&self, stage: Stage) -> PollSemaphore {
+        let queue = match stage {
+            Stage::Arriving => &self.arriving,
+            Stage::Busy | Stage::Known => &self.busy,
+            Stage::Idle => &self.idle,
+        };
+        PollSemaphore::new(Arc::clone(queue))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::server::places::{Place, Places, Room};
+
+    const ROOM: Room = Room { places: 9, strangers: 9, share: 9, cuts_answers: true };
+
+    /// Notes its name in each of four turns, and always has more to do.
+    async fn busy(turns: Turns, place: Place, name: char, log: Rc<RefCell<String>>) {
+        let work = async {
+            for _ in 0..4 {
+                log.borrow_mut().push(name);
+                let mut is_first = true;
+                poll_fn(|cx| {
+                    cx.waker().wake_by_ref();
+                    if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }
+                })
+                .await;
+            }
+        };
+        turns.take(place.seat(), work).await;
+    }
+
+    #[tokio::test]
+    async fn the_known_wait_for_no_crowd_and_newcomers_for_no_crowd_before_them() {
+        let (places, turns, log) = (Places::new(ROOM), Turns::new(), Rc::default());
+        let local = LocalSet::new();
+        let stages = [Stage::Idle, Stage::Idle, Stage::Idle, Stage::Arriving, Stage::Busy, Stage::Known];
+        for (name, stage) in ('a'..).zip(stages) {
+            let place = places.enter(None).unwrap();
+            place.seat().set(stage);
+            local.spawn_local(busy(turns.clone(), place, name, Rc::clone(&log)));
+        }
+        local.await;
+        let log = log.borrow();
+        // Each at once for the first time. Then whoever is known goes on, and of the crowd that was answered one at a time.
+        let end = |name| log.rfind(name).unwrap();
+        assert!(end('f') < end('e'), "{log}");
+        assert!(end('d').max(end('e')) < end('a').min(end('b')).min(end('c')), "{log}");
+        assert_eq!(log.len(), 24, "{log}");
+    }
+}

@@ -74,13 +74,13 @@ pub enum Write {
     /// Conflict unless it is there with this version.
     DeleteResource { kind: String, id: String, version: u64 },
     /// Conflict unless the stored version is one less than the new one (none counts as 0), or if the project is deleted and
-    /// would not be any more, or if it has another id.
+    /// would not be any more, or if it has another id, or is given one where the store's format knows none.
     PutProject(Project),
-    /// Conflict unless the project is there with this id and is not deleted; `None`: if projects have ids in this store. Writes
-    /// nothing.
+    /// Conflict if the project is deleted or has not this id; also for `None` where the store's format knows ids, as whatever is
+    /// made in it then has to carry one. Writes nothing.
     InProject { name: String, id: Option<ProjectId> },
-    /// Gives the id of its project to what carries none.
-    GiveProjectId { to: Belonging, id: ProjectId },
+    /// Gives what carries none, and still belongs to this project, the project's id. Conflict unless that is its id.
+    GiveProjectId { to: Belonging, project: String, id: ProjectId },
     /// Conflict if the name is taken, be it by a tombstone, or if another user has it in the project.
     CreateUser(User),
     /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, if the stored user is
@@ -256,7 +256,7 @@ pub struct AuditQuery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLoad {
     pub key: ApiKey,
-    /// `None`: nothing was said of it, so it is active.
+    /// See [`Project::lets_in`].
     pub project: Option<Project>,
 }
 

@@ -140,7 +140,7 @@ fn record(project: &ProjectBody) -> String {
 
 fn list(page: &ProjectPage) -> Result<(), Failure> {
     if page.projects.is_empty() {
-        note("Nothing was made in any project yet.");
+        note("No project has a record yet: one is there from the first thing on that is made in it.");
         return Ok(());
     }
     let mut table = Table::new(&["PROJECT", "STATE", "SINCE", "BY"]);

@@ -152,7 +152,7 @@ impl Ended {
                     .map_or(nothing, |project| (project.state, project.changed_at, project.version));
                 match state {
                     ProjectState::Active => false,
-                    ProjectState::Suspended => now == ProjectState::Active && number < *version && since < *changed_at,
+                    ProjectState::Suspended => now == ProjectState::Active && number <= *version && since < *changed_at,
                     ProjectState::Deleted => now != ProjectState::Deleted,
                 }
             }

@@ -176,7 +176,10 @@ impl Registry {
         }
         let actor = Actor::tollgate();
         let act = if state == ProjectState::Deleted { "project.delete" } else { "project.suspend" };
-        let id = found.as_ref().and_then(|found| found.id);
+        let id = match found.as_ref().and_then(|found| found.id) {
+            None => self.new_project_id().await?,
+            known => known,
+        };
         let (changed_at, version) = found.map_or((since, 0), |found| (found.changed_at.max(since), found.version));
         let barred = Project {
             name: name.to_owned(),

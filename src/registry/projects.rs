@@ -140,7 +140,7 @@ impl Registry {
     }
 
     /// `None`: the store's format knows no ids.
-    async fn new_project_id(&self) -> Result<Option<ProjectId>> {
+    pub(super) async fn new_project_id(&self) -> Result<Option<ProjectId>> {
         if !self.store.format().await?.has_three() {
             return Ok(None);
         }

@@ -29,7 +29,7 @@ pub const RESOURCES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("r
 pub const RESOURCES_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("resources_by_project");
 /// Version of a pepper to its check value.
 pub const PEPPERS: TableDefinition<'_, u32, DigestKey> = TableDefinition::new("peppers");
-/// Name of a project to `tollgate.v1.Project`, if anything was said of it.
+/// Name of a project to `tollgate.v1.Project`.
 pub const PROJECTS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("projects");
 /// Name of a user to `tollgate.v1.User`, also of deleted ones.
 pub const USERS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("users");

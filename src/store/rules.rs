@@ -100,8 +100,11 @@ pub(super) fn check_resource_deletion(stored: &Resource, version: u64) -> Result
     conflict(format!("{} has been changed meanwhile (it has version {})", stored.reference(), stored.version))
 }
 
-pub(super) fn check_project_put(stored: Option<&Project>, new: &Project) -> Result<(), StoreError> {
+pub(super) fn check_project_put(stored: Option<&Project>, new: &Project, format: Format) -> Result<(), StoreError> {
     check_parts([&new.name])?;
+    if new.id.is_some() && !format.has_three() {
+        return conflict(format!("project {} would have an id, which this store does not know", new.name));
+    }
     check_version(&format!("project {}", new.name), stored.map_or(0, |stored| stored.version), new.version)?;
     if stored.is_some_and(|stored| stored.state == ProjectState::Deleted) && new.state != ProjectState::Deleted {
         return conflict(format!("project {} is deleted, and stays so", new.name));
@@ -126,6 +129,14 @@ pub(super) fn check_in_project(
         return Ok(());
     }
     conflict(format!("project {name} is not what it was"))
+}
+
+/// Of what was made before projects had ids.
+pub(super) fn check_project_id(stored: Option<&Project>, name: &str, id: ProjectId) -> Result<(), StoreError> {
+    match stored {
+        Some(stored) if stored.id == Some(id) => Ok(()),
+        _ => conflict(format!("project {name} is not what it was")),
+    }
 }
 
 /// What a record carries after a change, as `(project, its id)`: an id is set once, and goes only with its project.
@@ -163,6 +174,14 @@ pub(super) fn check_namesake(found: Option<&User>, user: &User) -> Result<(), St
 /// What a user's record has after a change: an id is set once, and whoever is made in the place of a deleted user is somebody else.
 pub(super) fn user_id_after(stored: &User, new: &User) -> Option<UserId> {
     if stored.deleted && !new.deleted { new.id } else { stored.id.or(new.id) }
+}
+
+/// As [`project_id_after`], for a user: whoever is made in the place of a deleted one carries what is said of them.
+pub(super) fn user_project_id_after(stored: &User, new: &User) -> Option<ProjectId> {
+    if stored.deleted && !new.deleted {
+        return new.project_id;
+    }
+    project_id_after((&stored.project, stored.project_id), (&new.project, new.project_id))
 }
 
 /// The sessions of a user once another one has begun. Those of a generation before it have ended with that.

@@ -8,7 +8,7 @@ fn projects_from_the_first_to_the_last() {
     let server = Server::start();
     let socket = server.socket();
     let on = |arguments: &[&str]| run(&[&["projects"], arguments, &["--socket", &socket]].concat());
-    assert!(on(&["list"]).ends(0).err.contains("Nothing was made in any project yet."));
+    assert!(on(&["list"]).ends(0).err.contains("No project has a record yet"));
     assert!(on(&["show", "acme"]).ends(0).out.contains("State    active"));
     let suspended = on(&["suspend", "acme"]).ends(0);
     assert!(suspended.out.contains("suspended") && suspended.out.contains("by operator"), "{}", suspended.out);

@@ -81,6 +81,10 @@ async fn an_older_store_stays_what_it_is() {
         assert_eq!(store.sessions("ann".to_owned()).await.unwrap(), []);
         // Nothing is written that an older Tollgate would lose.
         assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), user("ann"));
+        let id = ProjectId::parse("0000000000000001");
+        let refused =
+            store.apply(vec![Write::PutProject(Project { id, ..project("acme", ProjectState::Active) })]).await;
+        assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
     }
     assert_eq!(file_says(&path, 2), 2);
     assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, "1", "as every Tollgate before wrote it");

@@ -60,9 +60,9 @@ impl<'t> Batch<'t> {
             Write::CreateResource(resource) => self.create_resource(resource, counts),
             Write::UpdateResource(resource) => self.update_resource(resource, counts),
             Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version, counts),
-            Write::PutProject(project) => projects::put(self.transaction, project),
+            Write::PutProject(project) => projects::put(self.transaction, project, self.format),
             Write::InProject { name, id } => projects::demand(self.transaction, name, *id, self.format),
-            Write::GiveProjectId { to, id } => self.give_project_id(to, *id),
+            Write::GiveProjectId { to, project, id } => self.give_project_id(to, project, *id),
             Write::CreateUser(user) => {
                 counts.more(Counted::Users, &user.project);
                 users::create(self.transaction, user, self.format)
@@ -222,19 +222,21 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn give_project_id(&mut self, to: &Belonging, id: ProjectId) -> Act<()> {
+    fn give_project_id(&mut self, to: &Belonging, project: &str, id: ProjectId) -> Act<()> {
+        projects::demand_id(self.transaction, project, id)?;
         let project_id = Some(id);
+        let lacks = |carried: Option<ProjectId>, name: &str| carried.is_none() && name == project;
         match to {
             Belonging::Key(key) => {
-                if let Some(key) = self.stored_key(key)?.filter(|key| key.project_id.is_none()) {
+                if let Some(key) = self.stored_key(key)?.filter(|key| lacks(key.project_id, &key.project)) {
                     self.keys.insert(&key.digest.0, &*encode_key(&ApiKey { project_id, ..key }))?;
                 }
             }
-            Belonging::User(name) => users::give_project_id(self.transaction, name, id, self.format)?,
+            Belonging::User(name) => users::give_project_id(self.transaction, name, (project, id), self.format)?,
             Belonging::Resource { kind, id } => {
                 let place = scoped(kind, id.as_bytes());
                 let resource = self.stored_resource(&place)?;
-                if let Some(resource) = resource.filter(|resource| resource.project_id.is_none()) {
+                if let Some(resource) = resource.filter(|resource| lacks(resource.project_id, &resource.project)) {
                     self.resources.insert(&*place, &*encode_resource(&Resource { project_id, ..resource }))?;
                 }
             }

@@ -6,7 +6,7 @@ use super::super::StoreError;
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes};
 use super::super::records::{decode_project, encode_project};
-use super::super::rules::{check_in_project, check_project_put};
+use super::super::rules::{check_in_project, check_project_id, check_project_put};
 use super::engine::Act;
 use super::{Embedded, damaged};
 use crate::domain::credential::ProjectId;
@@ -44,10 +44,16 @@ pub(super) fn demand(transaction: &WriteTransaction, name: &str, id: Option<Proj
     Ok(check_in_project(known.as_ref(), name, id, format)?)
 }
 
-pub(super) fn put(transaction: &WriteTransaction, project: &Project) -> Act<()> {
+/// See [`check_project_id`].
+pub(super) fn demand_id(transaction: &WriteTransaction, name: &str, id: ProjectId) -> Act<()> {
+    let known = stored(&transaction.open_table(keyspace::PROJECTS)?, name)?;
+    Ok(check_project_id(known.as_ref(), name, id)?)
+}
+
+pub(super) fn put(transaction: &WriteTransaction, project: &Project, format: Format) -> Act<()> {
     let mut projects = transaction.open_table(keyspace::PROJECTS)?;
     let known = stored(&projects, &project.name)?;
-    check_project_put(known.as_ref(), project)?;
+    check_project_put(known.as_ref(), project, format)?;
     projects.insert(&*project.name, &*encode_project(project))?;
     Ok(())
 }

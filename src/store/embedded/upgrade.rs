@@ -1,6 +1,7 @@
 //! The file of an embedded store raised to the newest format, in one step: nobody else has it open. Never leaves it in between.
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use redb::{ReadableTable, WriteTransaction};
 
@@ -12,7 +13,7 @@ use super::super::{Belonging, StoreError, Write};
 use super::batch::Batch;
 use super::counts::Counts;
 use super::engine::Act;
-use super::{Embedded, format_in, indexes, projects};
+use super::{Embedded, format_in, indexes, projects, users};
 use crate::domain::credential::ProjectId;
 use crate::domain::record::EVERY;
 use crate::domain::time::Timestamp;
@@ -25,95 +26,119 @@ impl Embedded {
         }
         let (upgraded, sequence) = self.engine.write(|transaction| {
             let was = format_in(&transaction.open_table(keyspace::META)?)?;
-            let steps = without_ids(transaction)?;
-            let mut batch = Batch::begin(transaction, Format::NEWEST)?;
-            for step in steps.iter().flatten() {
-                batch.step(step, &mut Counts::default())?;
-            }
-            drop(batch);
+            let rewritten = give_ids(transaction)?;
             indexes::fill(transaction)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
             let sequence = Batch::begin(transaction, Format::NEWEST)?.number()?;
-            Ok((Upgraded { was, rewritten: steps.len() as u64 }, sequence))
+            Ok((Upgraded { was, rewritten }, sequence))
         })?;
         self.engine.acknowledge(sequence);
         Ok(upgraded)
     }
 }
 
-/// What gives its ids to each record that lacks one. Each project is given its own here.
-fn without_ids(transaction: &WriteTransaction) -> Act<Vec<Vec<Write>>> {
-    let (mut steps, mut homes) = (Vec::new(), Homes { transaction, ids: HashMap::new() });
-    for entry in transaction.open_table(keyspace::KEYS)?.iter()? {
-        let key = decode_key(entry?.1.value())?;
-        if key.project_id.is_none()
-            && let Some(id) = homes.of(&key.project, key.created_at)?
-        {
-            steps.push(vec![Write::GiveProjectId { to: Belonging::Key(key.id), id }]);
-        }
-    }
-    for entry in transaction.open_table(keyspace::USERS)?.iter()? {
-        let user = decode_user(entry?.1.value())?;
-        let mut both = Vec::new();
-        if user.id.is_none() {
-            both.push(Write::GiveUserId { name: user.name.clone(), id: user_id()? });
-        }
-        if user.project_id.is_none()
-            && let Some(id) = homes.of(&user.project, user.created_at)?
-        {
-            both.push(Write::GiveProjectId { to: Belonging::User(user.name), id });
-        }
-        if !both.is_empty() {
-            steps.push(both);
-        }
-    }
-    for entry in transaction.open_table(keyspace::RESOURCES)?.iter()? {
-        let resource = decode_resource(entry?.1.value())?;
-        if resource.project_id.is_none()
-            && let Some(id) = homes.of(&resource.project, resource.created_at)?
-        {
-            let to = Belonging::Resource { kind: resource.kind, id: resource.id };
-            steps.push(vec![Write::GiveProjectId { to, id }]);
-        }
-    }
-    homes.rest()?;
-    Ok(steps)
+/// Gives its ids to each record that lacks one, and gives how many those were.
+fn give_ids(transaction: &WriteTransaction) -> Act<u64> {
+    let mut homes = Homes { transaction, ids: HashMap::new() };
+    let rewritten = homes.give_to_keys()? + homes.give_to_users()? + homes.give_to_resources()?;
+    homes.give_to_projects()?;
+    Ok(rewritten)
 }
 
-/// The ids of projects, given as they are asked for.
+/// Gives what was made before projects had ids those of their projects, which are given as they are asked for. What is found is
+/// remembered by its name alone, as there may be millions.
 struct Homes<'t> {
     transaction: &'t WriteTransaction,
-    ids: HashMap<String, ProjectId>,
+    ids: HashMap<Rc<str>, ProjectId>,
 }
 
 impl Homes<'_> {
-    /// `None`: every project. `since`: when something was made there.
-    fn of(&mut self, project: &str, since: Timestamp) -> Act<Option<ProjectId>> {
+    fn give_to_keys(&mut self) -> Act<u64> {
+        let mut found = Vec::new();
+        for entry in self.transaction.open_table(keyspace::KEYS)?.iter()? {
+            let key = decode_key(entry?.1.value())?;
+            if key.project_id.is_none()
+                && let Some(home) = self.of(&key.project, key.created_at)?
+            {
+                found.push((key.id, home));
+            }
+        }
+        self.give(found, Belonging::Key)
+    }
+
+    fn give_to_users(&mut self) -> Act<u64> {
+        let (mut found, mut without, mut count) = (Vec::new(), Vec::new(), 0);
+        for entry in self.transaction.open_table(keyspace::USERS)?.iter()? {
+            let user = decode_user(entry?.1.value())?;
+            let home = match user.project_id {
+                None => self.of(&user.project, user.created_at)?,
+                Some(_) => None,
+            };
+            count += u64::from(user.id.is_none() || home.is_some());
+            if user.id.is_none() {
+                without.push(user.name.clone());
+            }
+            found.extend(home.map(|home| (user.name, home)));
+        }
+        for name in &without {
+            users::give_id(self.transaction, name, user_id()?, Format::NEWEST)?;
+        }
+        self.give(found, Belonging::User)?;
+        Ok(count)
+    }
+
+    fn give_to_resources(&mut self) -> Act<u64> {
+        let mut found = Vec::new();
+        for entry in self.transaction.open_table(keyspace::RESOURCES)?.iter()? {
+            let resource = decode_resource(entry?.1.value())?;
+            if resource.project_id.is_none()
+                && let Some(home) = self.of(&resource.project, resource.created_at)?
+            {
+                found.push(((resource.kind, resource.id), home));
+            }
+        }
+        self.give(found, |(kind, id)| Belonging::Resource { kind, id })
+    }
+
+    /// To the projects in which nothing is.
+    fn give_to_projects(&mut self) -> Act<()> {
+        let mut names = Vec::new();
+        for entry in self.transaction.open_table(keyspace::PROJECTS)?.iter()? {
+            names.push(entry?.0.value().to_owned());
+        }
+        names.iter().try_for_each(|name| self.of(name, Timestamp::default()).map(|_| ()))
+    }
+
+    fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> Belonging) -> Act<u64> {
+        let (mut batch, count) = (Batch::begin(self.transaction, Format::NEWEST)?, found.len() as u64);
+        for (what, home) in found {
+            if let Some(id) = self.ids.get(&home) {
+                let step = Write::GiveProjectId { to: belonging(what), project: home.to_string(), id: *id };
+                batch.step(&step, &mut Counts::default())?;
+            }
+        }
+        Ok(count)
+    }
+
+    /// The project's name once it has an id; `None`: every project. `since`: when something was made there.
+    fn of(&mut self, project: &str, since: Timestamp) -> Act<Option<Rc<str>>> {
         if project == EVERY {
             return Ok(None);
         }
-        if let Some(id) = self.ids.get(project) {
-            return Ok(Some(*id));
+        if let Some((name, _)) = self.ids.get_key_value(project) {
+            return Ok(Some(Rc::clone(name)));
         }
         let known = projects::stored(&self.transaction.open_table(keyspace::PROJECTS)?, project)?;
         let id = match known.as_ref().and_then(|known| known.id) {
             Some(id) => id,
             None => {
                 let (new, id) = with_id(known, project, since)?;
-                projects::put(self.transaction, &new)?;
+                projects::put(self.transaction, &new, Format::NEWEST)?;
                 id
             }
         };
-        self.ids.insert(project.to_owned(), id);
-        Ok(Some(id))
-    }
-
-    /// Gives ids to the projects in which nothing is.
-    fn rest(&mut self) -> Act<()> {
-        let mut names = Vec::new();
-        for entry in self.transaction.open_table(keyspace::PROJECTS)?.iter()? {
-            names.push(entry?.0.value().to_owned());
-        }
-        names.iter().try_for_each(|name| self.of(name, Timestamp::default()).map(|_| ()))
+        let name: Rc<str> = project.into();
+        self.ids.insert(Rc::clone(&name), id);
+        Ok(Some(name))
     }
 }

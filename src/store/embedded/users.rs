@@ -7,7 +7,9 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
 use super::super::records::{decode_user, encode_user};
-use super::super::rules::{check_namesake, check_parts, check_user_update, namesake, project_id_after, user_id_after};
+use super::super::rules::{
+    check_namesake, check_parts, check_user_update, namesake, user_id_after, user_project_id_after,
+};
 use super::super::{StoreError, UserQuery};
 use super::batch::conflict;
 use super::engine::Act;
@@ -137,7 +139,7 @@ pub(super) fn update(transaction: &WriteTransaction, user: &User, format: Format
             return conflict(format!("there is no user {}", user.name));
         };
         check_user_update(&known, user)?;
-        let project_id = project_id_after((&known.project, known.project_id), (&user.project, user.project_id));
+        let project_id = user_project_id_after(&known, user);
         let user = User { id: user_id_after(&known, user), project_id, ..user.clone() };
         users.insert(&*user.name, &*encode_user(&user, format))?;
         known
@@ -171,10 +173,16 @@ pub(super) fn give_id(transaction: &WriteTransaction, name: &str, id: UserId, fo
     Ok(())
 }
 
-/// Gives the id of their project to a user who carries none.
-pub(super) fn give_project_id(transaction: &WriteTransaction, name: &str, id: ProjectId, format: Format) -> Act<()> {
+/// Gives the id of their project to a user who carries none, and is still of that project.
+pub(super) fn give_project_id(
+    transaction: &WriteTransaction,
+    name: &str,
+    (project, id): (&str, ProjectId),
+    format: Format,
+) -> Act<()> {
     let mut users = transaction.open_table(keyspace::USERS)?;
-    if let Some(known) = stored(&users, name)?.filter(|known| known.project_id.is_none()) {
+    let known = stored(&users, name)?.filter(|known| known.project_id.is_none() && known.project == project);
+    if let Some(known) = known {
         users.insert(name, &*encode_user(&User { project_id: Some(id), ..known }, format))?;
     }
     Ok(())

@@ -26,7 +26,7 @@ pub const KEYS: &str = "tg:{tg}:k:";
 pub const KEY_IDS: &str = "tg:{tg}:i:";
 /// Name to project, NUL, `tollgate.v1.User`, also of deleted ones.
 pub const USERS: &str = "tg:{tg}:u:";
-/// Name to `tollgate.v1.Project`, if anything was said of it.
+/// Name to `tollgate.v1.Project`.
 pub const PROJECTS: &str = "tg:{tg}:p:";
 /// Id of a session to `tollgate.v1.EndedSession`.
 pub const ENDED_SESSIONS: &str = "tg:{tg}:s:";

@@ -17,9 +17,9 @@ use crate::store::records::{
     encode_resource, encode_sessions, encode_signing_key, readable_sessions,
 };
 use crate::store::rules::{
-    check_in_project, check_key_purge, check_key_update, check_namesake, check_once, check_parts, check_project_put,
-    check_resource_deletion, check_resource_update, check_user_update, namesake, project_id_after, sessions_with,
-    sessions_without, user_id_after,
+    check_in_project, check_key_purge, check_key_update, check_namesake, check_once, check_parts, check_project_id,
+    check_project_put, check_resource_deletion, check_resource_update, check_user_update, namesake, project_id_after,
+    sessions_with, sessions_without, user_id_after, user_project_id_after,
 };
 use crate::store::{Belonging, Counted, ONCE_KEPT, OnceRecord, PepperCheck, Quota, SESSION_KEPT, StoreError, Write};
 
@@ -60,7 +60,7 @@ fn step(draft: &mut Draft<'_>, write: &Write) -> Step<()> {
         Write::DeleteResource { kind, id, version } => delete_resource(draft, kind, id, *version),
         Write::PutProject(project) => put_project(draft, project),
         Write::InProject { name, id } => in_project(draft, name, *id),
-        Write::GiveProjectId { to, id } => give_project_id(draft, to, *id),
+        Write::GiveProjectId { to, project, id } => give_project_id(draft, to, project, *id),
         Write::CreateUser(user) => create_user(draft, user),
         Write::UpdateUser(user) => update_user(draft, user),
         Write::GiveUserId { name, id } => give_user_id(draft, name, *id),
@@ -241,7 +241,8 @@ fn stored_resource(draft: &mut Draft<'_>, kind: &str, id: &str) -> Step<Option<R
 }
 
 fn put_project(draft: &mut Draft<'_>, project: &Project) -> Step<()> {
-    check_project_put(stored_project(draft, &project.name)?.as_ref(), project)?;
+    let stored = stored_project(draft, &project.name)?;
+    check_project_put(stored.as_ref(), project, draft.format())?;
     draft.put(names::project(&project.name), encode_project(project));
     draft.enlist(names::PROJECT_LIST, &*project.name);
     Ok(())
@@ -256,28 +257,29 @@ fn stored_project(draft: &mut Draft<'_>, name: &str) -> Step<Option<Project>> {
     Ok(draft.record(&names::project(name))?.map(|value| decode_project(&value)).transpose()?)
 }
 
-fn give_project_id(draft: &mut Draft<'_>, to: &Belonging, id: ProjectId) -> Step<()> {
-    let project_id = Some(id);
+fn give_project_id(draft: &mut Draft<'_>, to: &Belonging, project: &str, id: ProjectId) -> Step<()> {
+    let (project_id, home) = (Some(id), stored_project(draft, project));
+    let lacks = |carried: Option<ProjectId>, name: &str| carried.is_none() && name == project;
     match to {
         Belonging::Key(key) => {
-            if let Some(key) = stored_key(draft, key)?.filter(|key| key.project_id.is_none()) {
+            if let Some(key) = stored_key(draft, key)?.filter(|key| lacks(key.project_id, &key.project)) {
                 put_key(draft, &ApiKey { project_id, ..key });
             }
         }
         Belonging::User(name) => {
             let user = draft.record(&names::user(name))?.map(|value| user_of(&value)).transpose()?;
-            if let Some(user) = user.filter(|user| user.project_id.is_none()) {
+            if let Some(user) = user.filter(|user| lacks(user.project_id, &user.project)) {
                 put_user(draft, &User { project_id, ..user });
             }
         }
         Belonging::Resource { kind, id } => {
             let resource = stored_resource(draft, kind, id)?;
-            if let Some(resource) = resource.filter(|resource| resource.project_id.is_none()) {
+            if let Some(resource) = resource.filter(|resource| lacks(resource.project_id, &resource.project)) {
                 put_resource(draft, &Resource { project_id, ..resource });
             }
         }
     }
-    Ok(())
+    Ok(check_project_id(home?.as_ref(), project, id)?)
 }
 
 fn create_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
@@ -308,7 +310,7 @@ fn update_user(draft: &mut Draft<'_>, user: &User) -> Step<()> {
     if draft.format().has_three() {
         draft.unlist(names::deleted_users_of_project(&stored.project), &*user.name);
     }
-    let project_id = project_id_after((&stored.project, stored.project_id), (&user.project, user.project_id));
+    let project_id = user_project_id_after(&stored, user);
     put_user(draft, &User { id: user_id_after(&stored, user), project_id, ..user.clone() });
     Ok(())
 }

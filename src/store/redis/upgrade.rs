@@ -114,62 +114,81 @@ struct Homes<'s> {
     ids: HashMap<String, ProjectId>,
 }
 
+/// What gives some records their ids.
+#[derive(Default)]
+struct Steps {
+    batch: Vec<Write>,
+    touched: Vec<Slots>,
+    /// How many records are written again.
+    count: u64,
+}
+
 impl Homes<'_> {
     /// Gives how many of them had none.
     async fn give_to_users(&mut self, users: &[String]) -> Result<u64, StoreError> {
-        let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
-        let read = self.store.read(&wanted, 0).await?;
-        let (mut batch, mut touched, mut given) = (Vec::new(), Vec::new(), 0);
-        for (name, value) in users.iter().zip(read.values) {
-            let Some(value) = value else { continue };
-            let (user, before) = (checked_user(&value, name)?, batch.len());
-            if user.id.is_none() {
-                batch.push(Write::GiveUserId { name: name.clone(), id: user_id()? });
-                touched.push(Slots::of_digests(&[named("user", name)]));
+        for _ in 0..ATTEMPTS {
+            let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
+            let read = self.store.read(&wanted, 0).await?;
+            let mut steps = Steps::default();
+            for (name, value) in users.iter().zip(read.values) {
+                let Some(value) = value else { continue };
+                let user = checked_user(&value, name)?;
+                if user.id.is_none() {
+                    steps.batch.push(Write::GiveUserId { name: name.clone(), id: user_id()? });
+                    steps.touched.push(Slots::of_digests(&[named("user", name)]));
+                }
+                let lacks = user.project_id.is_none() && user.project != EVERY;
+                if lacks {
+                    let to = Belonging::User(name.clone());
+                    steps.batch.push(self.step(to, &user.project, user.created_at).await?);
+                }
+                steps.count += u64::from(user.id.is_none() || lacks);
             }
-            if user.project_id.is_none() {
-                let to = Belonging::User(name.clone());
-                batch.extend(self.step(to, &user.project, user.created_at).await?);
+            if let Some(given) = self.give(steps).await? {
+                return Ok(given);
             }
-            given += u64::from(batch.len() > before);
         }
-        self.commit(batch, &Event::touching(&touched)).await?;
-        Ok(given)
+        Err(unsteady())
     }
 
     /// As [`Homes::give_to_users`].
     async fn give_to_keys(&mut self) -> Result<u64, StoreError> {
-        let (mut given, mut query) = (0, KeyQuery { limit: AT_ONCE, ..KeyQuery::default() });
-        loop {
+        let (mut given, mut query, mut attempts) = (0, KeyQuery { limit: AT_ONCE, ..KeyQuery::default() }, 0);
+        while attempts < ATTEMPTS {
             let keys = self.store.keys(&query).await?;
-            let mut batch = Vec::new();
-            for key in keys.iter().filter(|key| key.project_id.is_none()) {
-                batch.extend(self.step(Belonging::Key(key.id), &key.project, key.created_at).await?);
+            let Some(last) = keys.last() else { return Ok(given) };
+            let mut steps = Steps::default();
+            for key in keys.iter().filter(|key| key.project_id.is_none() && key.project != EVERY) {
+                steps.batch.push(self.step(Belonging::Key(key.id), &key.project, key.created_at).await?);
+                steps.count += 1;
             }
-            given += self.commit(batch, &Event::touching(&[])).await?;
-            match keys.last() {
-                Some(last) => query.after = Some(last.id),
-                None => return Ok(given),
+            match self.give(steps).await? {
+                Some(more) => (given, query.after, attempts) = (given + more, Some(last.id), 0),
+                None => attempts += 1,
             }
         }
+        Err(unsteady())
     }
 
     /// As [`Homes::give_to_users`].
     async fn give_to_resources(&mut self) -> Result<u64, StoreError> {
-        let (mut given, mut query) = (0, ResourceQuery { limit: AT_ONCE, ..ResourceQuery::default() });
-        loop {
+        let (mut given, mut query, mut attempts) = (0, ResourceQuery { limit: AT_ONCE, ..ResourceQuery::default() }, 0);
+        while attempts < ATTEMPTS {
             let resources = self.store.resources(&query).await?;
-            let mut batch = Vec::new();
-            for resource in resources.iter().filter(|resource| resource.project_id.is_none()) {
-                let to = Belonging::Resource { kind: resource.kind.clone(), id: resource.id.clone() };
-                batch.extend(self.step(to, &resource.project, resource.created_at).await?);
+            let Some(last) = resources.last() else { return Ok(given) };
+            let after = Some((last.kind.clone(), last.id.clone()));
+            let mut steps = Steps::default();
+            for resource in resources.into_iter().filter(|resource| resource.project_id.is_none()) {
+                let to = Belonging::Resource { kind: resource.kind, id: resource.id };
+                steps.batch.push(self.step(to, &resource.project, resource.created_at).await?);
+                steps.count += 1;
             }
-            given += self.commit(batch, &Event::touching(&[])).await?;
-            match resources.last() {
-                Some(last) => query.after = Some((last.kind.clone(), last.id.clone())),
-                None => return Ok(given),
+            match self.give(steps).await? {
+                Some(more) => (given, query.after, attempts) = (given + more, after, 0),
+                None => attempts += 1,
             }
         }
+        Err(unsteady())
     }
 
     /// Gives ids to the projects in which nothing is.
@@ -187,12 +206,9 @@ impl Homes<'_> {
         }
     }
 
-    /// `None` for what is of every project.
-    async fn step(&mut self, to: Belonging, project: &str, since: Timestamp) -> Result<Option<Write>, StoreError> {
-        if project == EVERY {
-            return Ok(None);
-        }
-        Ok(Some(Write::GiveProjectId { to, id: self.of(project, since).await? }))
+    async fn step(&mut self, to: Belonging, project: &str, since: Timestamp) -> Result<Write, StoreError> {
+        let id = self.of(project, since).await?;
+        Ok(Write::GiveProjectId { to, project: project.to_owned(), id })
     }
 
     /// `since`: when something was made there.
@@ -218,15 +234,27 @@ impl Homes<'_> {
                 return Ok(id);
             }
         }
-        Err(StoreError::Unavailable(format!("project {project} is changed all the time: run this again")))
+        Err(unsteady())
     }
 
-    async fn commit(&self, batch: Vec<Write>, event: &Event) -> Result<u64, StoreError> {
-        if !batch.is_empty() {
-            self.store.commit(&batch, event).await?;
+    /// Gives how many records had none; `None`: a project is not what it was, as a failover may have lost it, and all is asked anew.
+    async fn give(&mut self, steps: Steps) -> Result<Option<u64>, StoreError> {
+        if steps.batch.is_empty() {
+            return Ok(Some(0));
         }
-        Ok(batch.len() as u64)
+        match self.store.commit(&steps.batch, &Event::touching(&steps.touched)).await {
+            Ok(_) => Ok(Some(steps.count)),
+            Err(StoreError::Conflict(_)) => {
+                self.ids.clear();
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
     }
+}
+
+fn unsteady() -> StoreError {
+    StoreError::Unavailable("what is to be given ids is changed all the time: run this again".to_owned())
 }
 
 fn everything() -> Vec<u8> {

@@ -126,17 +126,21 @@ async fn what_belongs_to_a_project_carries_its_id_on(store: Store) {
     let give = |id: Option<ProjectId>| {
         let (kind, name) = ("workload".to_owned(), "w-1".to_owned());
         let all = [Belonging::Key(key(1).id), Belonging::User("ann".into()), Belonging::Resource { kind, id: name }];
-        all.map(|to| Write::GiveProjectId { to, id: id.unwrap() }).to_vec()
+        let project = || "acme".to_owned();
+        all.map(|to| Write::GiveProjectId { to, project: project(), id: id.unwrap() }).to_vec()
     };
     let carried = async || {
         let (key, ann) = (store.key(id(1)).await.unwrap().unwrap(), store.user("ann".into()).await.unwrap().unwrap());
         let chat = store.resource("workload".into(), "w-1".into()).await.unwrap().unwrap();
         [key.project_id, ann.project_id, chat.project_id]
     };
+    // No id but the project's own.
+    assert_conflict(&store.apply(give(an_id(1))).await);
+    put(&store, &Project { id: an_id(1), ..project("acme", Active) }).await;
+    assert_conflict(&store.apply(give(an_id(2))).await);
+    assert_eq!(carried().await, [None; 3]);
     store.apply(give(an_id(1))).await.unwrap();
     assert_eq!(carried().await, [an_id(1); 3]);
-    store.apply(give(an_id(2))).await.unwrap();
-    assert_eq!(carried().await, [an_id(1); 3], "what is carried stays");
     // Whoever changes it may have read it before.
     let change = |project: &str, id: Option<ProjectId>, version| {
         let project = || project.to_owned();
@@ -152,8 +156,17 @@ async fn what_belongs_to_a_project_carries_its_id_on(store: Store) {
     assert_eq!(carried().await, [an_id(1); 3]);
     store.apply(change("beta", an_id(2), 4)).await.unwrap();
     assert_eq!(carried().await, [an_id(2); 3], "moved to another project");
-    let absent = Write::GiveProjectId { to: Belonging::User("bob".into()), id: an_id(1).unwrap() };
-    store.apply(vec![absent]).await.unwrap();
+    store.apply(change("*", None, 5)).await.unwrap();
+    store.apply(give(an_id(1))).await.unwrap();
+    assert_eq!(carried().await, [None; 3], "it is not of that project any more");
+    let (to, project) = (Belonging::User("bob".into()), "acme".to_owned());
+    store.apply(vec![Write::GiveProjectId { to, project, id: an_id(1).unwrap() }]).await.unwrap();
+    // Whoever has the name of somebody deleted is somebody else, also in the same project.
+    let was = User { project_id: an_id(1), ..user("eve") };
+    let gone = User { deleted: true, sessions: 2, version: 2, ..was.clone() };
+    let new = User { project_id: an_id(3), sessions: 3, version: 3, ..was.clone() };
+    store.apply(vec![Write::CreateUser(was), Write::UpdateUser(gone), Write::UpdateUser(new)]).await.unwrap();
+    assert_eq!(store.user("eve".into()).await.unwrap().unwrap().project_id, an_id(3));
 }
 
 async fn projects_are_listed_by_name_in_pages(store: Store) {

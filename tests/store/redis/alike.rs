@@ -141,7 +141,8 @@ impl Dice {
                         id: self.one(["a", "b", "c"]).to_owned(),
                     },
                 };
-                Write::GiveProjectId { to, id: ProjectId::parse("0000000000000001").unwrap() }
+                let project = self.name(&PROJECTS);
+                Write::GiveProjectId { to, project, id: ProjectId::parse("0000000000000001").unwrap() }
             }
             _ => {
                 let digest = [u8::try_from(self.0.below(40)).unwrap(); 32];

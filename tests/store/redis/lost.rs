@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Position};
+use tollgate::domain::credential::ProjectId;
 use tollgate::domain::record::{EndedSession, Outcome, Project, ProjectState, Resource, User};
 use tollgate::registry::Registry;
 use tollgate::resolve::api_key::{Digester, Pepper};
@@ -87,10 +88,15 @@ async fn everything_that_was_ended_is_ended_again() {
         Write::PutProject(project("deleted", ProjectState::Suspended)),
         // Somebody was quicker to make something in it than to find the loss.
         Write::PutProject(Project { changed_at: at(9), ..project("used", ProjectState::Active) }),
+        Write::PutProject(project("numbered", ProjectState::Suspended)),
     ];
     write(&replica.redis, records).await.unwrap();
     let resumed = Project { state: ProjectState::Active, changed_at: at(2), version: 2, ..suspended };
-    write(&replica.redis, vec![Write::PutProject(resumed.clone())]).await.unwrap();
+    // Or to give it an id, by which it has as many changes.
+    let resumed_too = Project { name: "numbered".to_owned(), ..resumed.clone() };
+    let numbered = Project { id: ProjectId::parse("0000000000000001"), version: 3, ..resumed_too.clone() };
+    let batch = [resumed.clone(), resumed_too, numbered.clone()].map(Write::PutProject).to_vec();
+    write(&replica.redis, batch).await.unwrap();
     let now = Clock::System.now();
     let session = |id: &str, ends: u64| EndedSession {
         id: id.to_owned(),
@@ -108,6 +114,7 @@ async fn everything_that_was_ended_is_ended_again() {
         Ended::of_project(&project("deleted", ProjectState::Deleted)),
         Ended::of_project(&project("of_nothing", ProjectState::Suspended)),
         Ended::of_project(&project("used", ProjectState::Suspended)),
+        Ended::of_project(&Project { name: "numbered".to_owned(), ..again.clone() }),
         told_of(&user("unknown")),
     ];
     replica.heard(&told).await;
@@ -123,13 +130,16 @@ async fn everything_that_was_ended_is_ended_again() {
         ("deleted", ProjectState::Deleted, 2),
         ("of_nothing", ProjectState::Suspended, 1),
         ("used", ProjectState::Suspended, 2),
+        ("numbered", ProjectState::Suspended, 4),
     ] {
         let project = redis.project(name).await.unwrap().unwrap();
         assert_eq!((project.state, project.version), (state, version), "{name}");
+        assert!(project.id.is_some() || !["of_nothing", "used", "numbered"].contains(&name), "{name}");
     }
     let done = [
         format!("tollgate key.revoke key:{}", id(1)),
         "tollgate project.delete project:deleted".to_owned(),
+        "tollgate project.suspend project:numbered".to_owned(),
         "tollgate project.suspend project:of_nothing".to_owned(),
         "tollgate project.suspend project:suspended".to_owned(),
         "tollgate project.suspend project:used".to_owned(),

@@ -58,7 +58,7 @@ pub struct ProjectBody {
     /// Since when it has been in this state; null if nothing was ever made in it.
     #[schemars(with = "Option<Time>")]
     pub changed_at: Option<String>,
-    /// `key:<id>`, `user:<name>`, or `operator` for whoever holds the admin socket; null if nothing was ever made in it.
+    /// `key:<id>`, `user:<name>`, `operator` for whoever holds the admin socket, or `tollgate` for the server itself; null if nothing was ever made in it.
     pub changed_by: Option<String>,
     /// Counts the changes of the record; the `ETag` is made of it.
     pub version: u64,
@@ -78,7 +78,8 @@ impl From<&Project> for ProjectBody {
     }
 }
 
-/// A page of the projects in which something was made, by name.
+/// A page of the projects in which something was made, by name. Until the store is upgraded, of those alone that were suspended,
+/// resumed or deleted.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectPage {
     pub projects: Vec<ProjectBody>,

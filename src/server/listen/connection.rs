@@ -52,18 +52,25 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
     let mut stopping = false;
     let mut arrived = Vec::new();
     poll_fn(|cx| {
+        let mut is_answered = false;
         loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok(call))) => {
                     arrived.push(call);
-                    if arrived.len() < TOGETHER {
+                    if arrived.len() < TOGETHER && account.seat().is_trusted() {
                         continue;
                     }
                 }
                 Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
                 Poll::Pending => {}
             }
+            if is_answered && !arrived.is_empty() && !account.seat().is_trusted() {
+                // Strangers have one call a turn: this one is answered in the next.
+                let _ = pin!(yield_now()).poll(cx);
+                return Poll::Pending;
+            }
             if !arrived.is_empty() {
+                is_answered = true;
                 arrived.drain(..).for_each(|call| start(call, &calls, cx));
             } else if pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
                 return Poll::Ready(());

@@ -185,6 +185,7 @@ impl<'a> Target<'a> {
             streams: 1,
             requests: 100,
             rate: None,
+            lead: std::time::Duration::ZERO,
             spread: false,
         };
         let report = load::run(&plan)?;

@@ -150,6 +150,7 @@ fn sample(tollgate: &Tollgate, keys: &Keys) -> Outcome<Vec<u8>> {
         streams: 1,
         requests: 1,
         rate: None,
+        lead: Duration::ZERO,
         spread: false,
     };
     let report = load::run(&plan)?;

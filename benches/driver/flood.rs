@@ -132,7 +132,7 @@ async fn strangers(address: SocketAddr, time: Duration, keys: &[String]) -> Outc
 
 async fn whoami(address: SocketAddr, peer: usize, key: &str) -> Outcome<u16> {
     let request = format!(
-        "GET /api/v1/whoami HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
+        "GET /api/v1/auth/whoami HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\nconnection: close\r\n\r\n"
     );
     answered(load::connect(&address.to_string(), Some(peer)).await?, &request).await
 }

@@ -162,6 +162,7 @@ impl Batch {
             streams: 16,
             requests: count,
             rate: None,
+            lead: Duration::ZERO,
             spread: false,
         }
     }

@@ -32,6 +32,8 @@ pub struct Plan {
     /// Requests a second of all connections together, sent when they are due, whatever has been answered by then. `None`: as many
     /// as may be under way.
     pub rate: Option<f64>,
+    /// What is due for so long from the beginning is sent and not counted.
+    pub lead: Duration,
     /// Whether each connection comes from an address of its own, of 127.0.0.0/8.
     pub spread: bool,
 }
@@ -214,11 +216,13 @@ struct Connection<'p> {
     report: Report,
     /// When the next request is due, and how long after it the one behind it.
     pace: Option<(Instant, Duration)>,
+    counted_from: Instant,
 }
 
 impl<'p> Connection<'p> {
     fn new(plan: &'p Plan, share: Share) -> Self {
-        let slot = Slot { stream: 0, sent: Instant::now(), answer: Vec::new() };
+        let start = Instant::now();
+        let slot = Slot { stream: 0, sent: start, answer: Vec::new() };
         Self {
             plan,
             number: share.number,
@@ -231,14 +235,17 @@ impl<'p> Connection<'p> {
             taken: 0,
             out: greeting(),
             report: Report::default(),
-            pace: plan.rate.map(|rate| (Instant::now(), Duration::from_secs_f64(plan.connections as f64 / rate))),
+            pace: plan.rate.map(|rate| (start, Duration::from_secs_f64(plan.connections as f64 / rate))),
+            counted_from: start + plan.lead,
         }
     }
 
     /// What was under way has failed, and the next connection begins anew.
     fn was_lost(&mut self) {
-        self.report.refused += self.under_way;
-        self.slots.iter_mut().for_each(|slot| slot.stream = 0);
+        for slot in self.slots.iter_mut().filter(|slot| slot.stream != 0) {
+            self.report.refused += usize::from(slot.sent >= self.counted_from);
+            slot.stream = 0;
+        }
         (self.next_stream, self.under_way, self.taken) = (1, 0, 0);
         (self.window, self.stream_window) = (DEFAULT_WINDOW, DEFAULT_WINDOW);
         self.out = greeting();
@@ -250,7 +257,7 @@ impl<'p> Connection<'p> {
         let Some((due, step)) = &mut self.pace else { return };
         while *due <= now && self.share.left > 0 {
             self.share.pick(1);
-            self.report.refused += 1;
+            self.report.refused += usize::from(*due >= self.counted_from);
             *due += *step;
         }
     }
@@ -406,6 +413,7 @@ impl<'p> Connection<'p> {
 
     /// The stream has ended: judges its answer.
     fn settle(&mut self, stream: u32) -> Outcome<()> {
+        let counted_from = self.counted_from;
         let slot = self.slot(stream)?;
         slot.stream = 0;
         let micros = u32::try_from(slot.sent.elapsed().as_micros())?;
@@ -417,9 +425,15 @@ impl<'p> Connection<'p> {
             _ => None,
         };
         let sample = (stream == 1).then(|| slot.answer.get(5..).unwrap_or_default().to_vec());
+        let counts = slot.sent >= counted_from;
         self.under_way -= 1;
+        if !counts {
+            return Ok(());
+        }
         self.report.micros.push(micros);
-        self.report.sample.extend(sample.into_iter().flatten());
+        if self.report.sample.is_empty() {
+            self.report.sample.extend(sample.into_iter().flatten());
+        }
         match verdict {
             Some(edited) => {
                 self.report.allowed += 1;
@@ -463,10 +477,13 @@ pub fn program(mut arguments: impl Iterator<Item = String>) -> Outcome<()> {
     let connections = next("the number of connections")?.parse()?;
     let streams = next("the number of streams")?.parse()?;
     let requests = next("the number of requests")?.parse()?;
-    // Both are left out where as much as possible is sent.
+    // All are left out where as much as possible is sent.
     let rate = arguments.next().map(|rate| rate.parse()).transpose()?;
+    let lead = arguments.next().map(|millis| millis.parse()).transpose()?;
     let spread = arguments.next().is_some();
-    let plan = Plan { address, message, key_at, keys, key_length, order, connections, streams, requests, rate, spread };
+    let lead = Duration::from_millis(lead.unwrap_or_default());
+    let plan =
+        Plan { address, message, key_at, keys, key_length, order, connections, streams, requests, rate, lead, spread };
     println!("{}", run(&plan)?.to_json());
     Ok(())
 }

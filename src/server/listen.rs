@@ -33,7 +33,7 @@ use super::budget::Budget;
 use super::ext_authz::{CheckService, SERVICE};
 use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
-use super::turns::Turns;
+use super::turns::{self, Turns};
 use crate::config::CheckAddress;
 use crate::tasks::{Down, Task};
 use grpc::{Calls, Peer};
@@ -44,6 +44,10 @@ const ROOM: Room = Room { places: 1024, strangers: 512, share: 64, cuts_answers:
 const UNIX_ROOM: Room = Room { strangers: 1024, share: 1024, ..ROOM };
 /// Look-ups in the store that a worker has under way at a time. Each thread keeps memory of its own; more wait their turn.
 const BLOCKING_THREADS: usize = 8;
+/// Connections that a worker begins between two looks at what has come in: as many as have a turn then, so that they do not pile up.
+const NEWCOMERS: usize = turns::ARRIVING;
+/// What of its answers a peer may leave with the system; a peer that reads has room for hundreds.
+const UNREAD: usize = 256 << 10;
 /// How long a connection waits for the worker whose turn it is, before another one gets it.
 const WORKER_PAUSE: Duration = Duration::from_millis(10);
 /// After the system refused to accept, as when there are no file descriptors left.
@@ -110,7 +114,7 @@ impl CheckListener {
             }
             CheckAddress::Tcp { address, tls } => {
                 let tls = tls.as_ref().map(tls::server_config).transpose()?;
-                let socket = Listening::Tcp(socket::bind_tcp(*address, None)?);
+                let socket = Listening::Tcp(socket::bind_tcp(*address, Some(UNREAD))?);
                 Ok(Self { socket, tls: tls.map(|config| TlsAcceptor::from(Arc::new(config))) })
             }
         }
@@ -312,7 +316,7 @@ impl Workers {
                 .max_blocking_threads(BLOCKING_THREADS)
                 .enable_all()
                 .build()?;
-            let (sender, mut receiver) = mpsc::channel(1);
+            let (sender, mut receiver) = mpsc::channel(NEWCOMERS);
             let (settings, task) = (settings.clone(), settings.service.tasks().task("check_worker"));
             let thread = std::thread::Builder::new().name(format!("check-{index}")).spawn(move || {
                 task.keep_blocking(|| runtime.block_on(work(&mut receiver, settings.clone())));
@@ -374,19 +378,22 @@ fn hand_over(accepted: Accepted, places: &Arc<Places>, room: WorkersRoom) {
 /// One worker: serves what it is given until there is nothing more to come and nothing left.
 async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
     let (open, turns) = (TaskTracker::new(), Turns::new());
-    while let Some((accepted, place)) = connections.recv().await {
-        let (settings, turns) = (settings.clone(), turns.clone());
-        open.spawn(async move {
-            tokio::select! {
-                biased;
-                () = place.taken_away() => tracing::debug!("a connection made room for another one"),
-                // A peer that breaks off, or speaks something else, is its own affair.
-                ended = turns.take(place.seat(), connect(accepted, &place, settings)) => if let Err(error) = ended {
-                    tracing::debug!(%error, "a connection could not be set up");
-                },
-            }
-        });
-        // What has come so far is heard before the next one.
+    let mut newcomers = Vec::new();
+    while connections.recv_many(&mut newcomers, NEWCOMERS).await > 0 {
+        for (accepted, place) in newcomers.drain(..) {
+            let (settings, turns) = (settings.clone(), turns.clone());
+            open.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = place.taken_away() => tracing::debug!("a connection made room for another one"),
+                    // A peer that breaks off, or speaks something else, is its own affair.
+                    ended = turns.take(place.seat(), connect(accepted, &place, settings)) => if let Err(error) = ended {
+                        tracing::debug!(%error, "a connection could not be set up");
+                    },
+                }
+            });
+        }
+        // What has come so far is heard before the next ones.
         yield_now().await;
     }
     open.close();

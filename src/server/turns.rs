@@ -13,8 +13,8 @@ use tokio_util::sync::PollSemaphore;
 
 use super::places::{Seat, Stage};
 
-/// Of those who have yet to say something whole, so many have a turn between two looks, in which one more comes: so they do not pile up.
-const ARRIVING: usize = 4;
+/// Of those who have yet to say something whole, so many have a turn between two looks, in which as many more come.
+pub const ARRIVING: usize = 4;
 
 /// For the connections of one thread, whose runtime is its own. Cheap to clone.
 #[derive(Clone, Debug)]

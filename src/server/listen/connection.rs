@@ -54,17 +54,20 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
     poll_fn(|cx| {
         let mut is_answered = false;
         loop {
-            match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok(call))) => {
-                    arrived.push(call);
-                    if arrived.len() < TOGETHER && account.seat().is_trusted() {
-                        continue;
+            let is_stranger = !account.seat().is_trusted();
+            if arrived.is_empty() || !is_stranger {
+                match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok(call))) => {
+                        arrived.push(call);
+                        if !is_stranger && arrived.len() < TOGETHER {
+                            continue;
+                        }
                     }
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    Poll::Pending => {}
                 }
-                Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
-                Poll::Pending => {}
             }
-            if is_answered && !arrived.is_empty() && !account.seat().is_trusted() {
+            if is_stranger && is_answered && !arrived.is_empty() {
                 // Strangers have one call a turn: this one is answered in the next.
                 let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
@@ -72,7 +75,7 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
             if !arrived.is_empty() {
                 is_answered = true;
                 arrived.drain(..).for_each(|call| start(call, &calls, cx));
-            } else if pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
+            } else if !account.is_paused() && pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
                 return Poll::Ready(());
             } else if !stopping && stopped.as_mut().poll(cx).is_ready() {
                 stopping = true;

@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod chaos;
+mod copies;
 mod driver;
 mod losses;
 mod many;

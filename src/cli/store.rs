@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::output::{self, Cell, Colour, Format, Table, fields};
 use super::{Exit, Failure, connect, invalid};
 use crate::config::{self, StoreSettings};
+use crate::fleet::position;
 use crate::run::store::unfit;
 use crate::store::StoreError;
 use crate::store::embedded::Embedded;
@@ -37,7 +38,10 @@ enum StoreCommand {
   tollgate store init -o json
 
 A store that is there stays as it is: `tollgate store check` shows it, and what the server guarantees. An embedded store is
-made at the first start; it needs this only if there is a pepper already, be it that the store was lost and is to begin anew.")]
+made at the first start; it needs this only if there is a pepper already, be it that the store was lost and is to begin anew.
+
+Where the file of `fleet.position` remembers a store in Redis that is not there any more, none is made in its place, unless you
+say that it begins anew, without its keys.")]
     Init(InitArgs),
     /// Show what a fleet's store and its server are found to be, and change nothing
     #[command(after_help = check::HELP)]
@@ -58,6 +62,9 @@ struct InitArgs {
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
+    /// Make it though an earlier one is remembered here, whose keys are gone then
+    #[arg(long)]
+    anew: bool,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Format,
@@ -84,10 +91,33 @@ async fn init(args: InitArgs) -> Result<(), Failure> {
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));
     }
-    let made = Redis::new(connector, Handle::current()).init().await.map_err(|error| failed(&error))?;
+    let store = Redis::new(connector, Handle::current());
+    if let Some(path) = redis.position.filter(|_| !args.anew) {
+        refuse_if_lost(&store, &path).await?;
+    }
+    let made = store.init().await.map_err(|error| failed(&error))?;
     match args.output {
         Format::Json => output::print(&output::json(&as_json(&made, &survey))?),
         Format::Table => output::print(&as_text(&made, &survey, output::is_colourful())),
+    }
+}
+
+/// An empty store in the place of one that was lost would be taken for the right one by whoever has just started: every key is unknown
+/// then, and nothing says why.
+async fn refuse_if_lost(store: &Redis, path: &Path) -> Result<(), Failure> {
+    let file = path.display();
+    let kept = position::read(path)
+        .map_err(|error| Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}")))?;
+    match (kept, store.look().await.map_err(|error| failed(&error))?) {
+        (Some(kept), None) => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "there is no store, and {file} remembers one with {} changes (lineage {}): bring its data back, or, to begin \
+                 without its keys, run this again with --anew",
+                kept.remembered.place.position.sequence, kept.remembered.place.lineage
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use crate::domain::change::{Head, Position};
@@ -184,8 +185,17 @@ fn lock(path: &Path) -> io::Result<File> {
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+        // Some network file systems know no locks. Who shares such a file by mistake is not told so.
+        Err(TryLockError::Error(error)) if knows_no_locks(&error) => {
+            tracing::warn!(path = %path.display(), %error, "the file system keeps no locks: let no other process use this file");
+            Ok(file)
+        }
         Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+fn knows_no_locks(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP))
 }
 
 /// Of this process alone, whoever else writes beside it.

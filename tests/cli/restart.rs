@@ -195,6 +195,23 @@ fn a_restart_of_redis_keeps_every_key() {
 }
 
 #[test]
+fn no_store_is_made_in_the_place_of_one_that_was_lost() {
+    let shipped = Shipped::start();
+    let (replica, keys) = with_keys(&shipped);
+    let folder = replica.stop();
+    let config = config_in(&folder, &shipped);
+    let init = |how: &[&str]| run(&[&["store", "init", "--config", &config, "-o", "json"], how].concat());
+    // It is there, and stays as it is.
+    assert_eq!(init(&[]).ends(0).json()["made"], false);
+    assert_eq!(shipped.command::<u64>(&["DEL", "tg:{tg}:head"]), 1);
+    let refused = init(&[]).ends(1);
+    assert!(refused.err.contains("remembers one with") && refused.err.contains("--anew"), "{}", refused.err);
+    assert_eq!(shipped.command::<u64>(&["EXISTS", "tg:{tg}:head"]), 0, "nothing is made");
+    assert_eq!(init(&["--anew"]).ends(0).json()["made"], true);
+    assert_eq!(keys.len(), 3);
+}
+
+#[test]
 fn nobody_logs_in_as_the_user_that_replays() {
     let shipped = Shipped::start();
     let mut connection =

@@ -11,6 +11,7 @@ local function last(stream)
 end
 local newest = last(KEYS[2])
 if head[1] ~= ARGV[1] or head[2] ~= ARGV[2] or newest ~= tonumber(ARGV[3]) then return {'STALE'} end
+local row = string.format('%.0f', last(KEYS[3]) + 1)
 
 local number = string.format('%.0f', math.max(newest, tonumber(head[2])) + 1)
 local h = redis.sha1hex(ARGV[4] .. '::' .. number .. ':' .. ARGV[5])
@@ -18,7 +19,6 @@ redis.call('DEL', KEYS[2])
 redis.call('XADD', KEYS[2], number .. '-0', 'h', h, 'p', ARGV[5])
 redis.call('HSET', KEYS[1], 'id', ARGV[4], 'seq', number, 'h', h)
 redis.call('HDEL', KEYS[1], 'missed')
-local row = string.format('%.0f', last(KEYS[3]) + 1)
 redis.call('XADD', KEYS[3], row .. '-0', 'p', ARGV[6])
 for n = 7, #ARGV do redis.call('ZADD', ARGV[n], row, row) end
 return {'DONE', ARGV[4], number}

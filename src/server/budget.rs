@@ -388,8 +388,9 @@ impl Drop for Account {
     fn drop(&mut self) {
         self.give_back(0);
         if *self.is_leaving.get_mut() {
-            self.budget.known_leaving.end();
-            self.budget.strangers_leaving.end();
+            // What a stranger does frees no place in the turn of the known.
+            let is_known = self.seat.is_trusted();
+            if is_known { &self.budget.known_leaving } else { &self.budget.strangers_leaving }.end();
         }
     }
 }

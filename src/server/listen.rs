@@ -188,8 +188,11 @@ impl CheckListener {
         for name in ["", SERVICE] {
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
-        // Who has connected already is served as well.
-        workers.hand_over_all(acceptor.close(), &places).await;
+        // Who has connected already is served as well, but a worker that hears nobody holds up no end.
+        let waiting = workers.hand_over_all(acceptor.close(), &places);
+        if timeout(settings.drain, waiting).await.is_err() {
+            tracing::warn!("connections that waited to be served were closed");
+        }
         stop.cancel();
         workers.join().await
     }

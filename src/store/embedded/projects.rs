@@ -44,6 +44,7 @@ pub(super) fn demand(transaction: &WriteTransaction, name: &str, id: Option<Proj
     Ok(check_in_project(known.as_ref(), name, id, format)?)
 }
 
+/// # Errors
 /// See [`check_project_id`].
 pub(super) fn demand_id(transaction: &WriteTransaction, name: &str, id: ProjectId) -> Act<()> {
     let known = stored(&transaction.open_table(keyspace::PROJECTS)?, name)?;

@@ -173,15 +173,16 @@ impl Driver {
             let actions = self.protocol.take(&now, input.unwrap_or(Input::Failed));
             input = None;
             for action in actions {
+                // First, so that no load that is stamped in this history comes from the one before.
+                if let Action::Adopt(head) = &action {
+                    self.joining.redis.join(&head.lineage);
+                }
                 action.carry_out(&self.joining.stamps, &self.joining.sticky);
                 self.count(&action);
                 match action {
                     Action::DropLoads => self.joining.redis.drop_loads(),
                     // Whoever would hear it is gone only when the process ends.
-                    Action::Adopt(_) => {
-                        self.joining.redis.forget_acknowledged();
-                        let _ = self.joining.reconcile.send(());
-                    }
+                    Action::Adopt(_) => drop(self.joining.reconcile.send(())),
                     Action::Lease(_) => {
                         self.remember();
                         self.observe();

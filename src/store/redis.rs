@@ -156,9 +156,10 @@ impl Redis {
         self.acknowledged.told_behind(sequence, most)
     }
 
-    /// Begins a history in which what was acknowledged before may be missing.
-    pub fn forget_acknowledged(&self) {
-        self.acknowledged.forget();
+    /// Follows this history from now on, in which what was acknowledged before may be missing. Nothing is loaded from another one:
+    /// whoever waits there for a change to arrive everywhere does not know of this process.
+    pub fn join(&self, lineage: &str) {
+        self.acknowledged.join(lineage);
     }
 
     /// From now on neither reads nor writes, for this reason; or does again.
@@ -187,8 +188,15 @@ impl Redis {
 
     /// Records and, with `naming`, the project that the first found among so many of the first ones names.
     async fn read(&self, wanted: &[String], naming: usize) -> Result<Read, StoreError> {
+        let joined = self.acknowledged.joined();
         let mut answer = self.lanes.ask(&read_script(wanted, naming)).await?;
-        Read::of(&mut answer)
+        let read = Read::of(&mut answer)?;
+        match joined {
+            Some(joined) if *joined != read.lineage => {
+                Err(StoreError::Unavailable("it is in another history than the one that is followed".to_owned()))
+            }
+            _ => Ok(read),
+        }
     }
 
     /// One record.

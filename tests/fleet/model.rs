@@ -79,13 +79,14 @@ fn run(world: &mut World, seed: u64, broken: Broken) -> Result<(), Violation> {
         *weight *= [u64::from(needed), 5, 5, 20][*liking as usize];
     }
     let sum: u64 = weights.iter().map(|(_, weight, _)| weight).sum();
-    match world.below(10) {
+    match world.below(11) {
         0 => {}
         1 | 2 => world.rest(0..REPLICAS),
         3 => world.newcomer(),
         4 | 5 => world.lost_suffix(),
         6 => world.lost_copy(),
         7 => world.scale_down(),
+        8 => world.made_anew(),
         _ => world.rest_well(0..REPLICAS),
     }
     for _ in 0..STEPS {
@@ -208,6 +209,7 @@ each_rule_is_needed! {
     rule_9_leases_from_the_moment_of_sending: LeaseFromReceipt => Late | AfterWait;
     rule_9_forgets_what_is_cached_at_a_resync: ResyncKeepsCache => Late | AfterWait;
     rule_10_loads_by_a_guarded_script: PlainLoads => Late | AfterWait | Own;
+    rule_10_loads_from_the_history_that_is_followed: LoadsFromAnyHistory => AfterWait;
     rule_11_counts_a_load_from_its_sending: LoadsFromReceipt => Late | AfterWait;
     rule_12_remembers_what_was_revoked: ForgetsRevocations => Revived;
     rule_13_settles_a_member_before_its_lease: LeaseUnsettled => AfterWait;

@@ -45,14 +45,23 @@ struct Sent {
     stamp: Stamp,
     at: Moment,
     position: u64,
+    /// The lineage that was joined then.
+    joined: Option<u64>,
     server: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Flight {
     Sent(Sent),
-    /// The server's number, and whether the record is valid; none if it refused.
-    Answered(Sent, Option<(u64, bool)>),
+    /// None if the server refused.
+    Answered(Sent, Option<Loaded>),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Loaded {
+    lineage: u64,
+    sequence: u64,
+    is_valid: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +104,7 @@ pub struct Replica {
     link: Link,
     queue: VecDeque<Action>,
     loads_to: Option<usize>,
+    joined: Option<u64>,
     cache: [Option<Entry>; KEYS],
     flights: [Option<Flight>; KEYS],
     decisions: [Option<Decision>; DECISIONS],
@@ -127,6 +137,7 @@ impl Replica {
             link: Link::Down,
             queue: VecDeque::new(),
             loads_to: None,
+            joined: None,
             cache: [None; KEYS],
             flights: [None; KEYS],
             decisions: [None; DECISIONS],
@@ -151,7 +162,7 @@ impl Replica {
         self.channel = channel(self.number, self.grace);
         self.link = Link::Down;
         self.queue.clear();
-        self.loads_to = None;
+        (self.loads_to, self.joined) = (None, None);
         self.cache = [None; KEYS];
         self.flights = [None; KEYS];
         self.decisions = [None; DECISIONS];
@@ -315,6 +326,9 @@ impl Replica {
                 self.stamps.apply(head.position.sequence, &Touched::Slots(Vec::new()));
             }
             action => {
+                if let Action::Adopt(head) = &action {
+                    self.joined = head.lineage.parse().ok();
+                }
                 if matches!(&action, Action::Apply(entry) if !entry.event.ended.is_empty()) {
                     self.heard.get_or_insert(step);
                 }
@@ -358,7 +372,7 @@ impl Replica {
         if self.flights[key].is_none() {
             let server = *self.loads_to.get_or_insert_with(|| redis.find(random));
             let (stamp, at, position) = (self.stamps.take(), self.stamps.now(), self.stamps.position());
-            self.flights[key] = Some(Flight::Sent(Sent { stamp, at, position, server }));
+            self.flights[key] = Some(Flight::Sent(Sent { stamp, at, position, joined: self.joined, server }));
         }
     }
 
@@ -369,19 +383,22 @@ impl Replica {
             Some(Flight::Sent(sent)) => {
                 let data = &redis.servers[sent.server].data;
                 let answers = self.broken == Broken::PlainLoads || redis.writes(sent.server, self.clock.moment());
-                let found = (answers && !data.is_lost()).then(|| (data.sequence(), !data.revoked[key]));
+                let (lineage, sequence, is_valid) = (data.lineage, data.sequence(), !data.revoked[key]);
+                let found = (answers && !data.is_lost()).then_some(Loaded { lineage, sequence, is_valid });
                 self.flights[key] = Some(Flight::Answered(sent, found));
             }
             Some(Flight::Answered(sent, found)) => self.land(key, sent, found),
         }
     }
 
-    fn land(&mut self, key: usize, sent: Sent, found: Option<(u64, bool)>) {
-        let found = found.filter(|(sequence, _)| *sequence >= sent.position);
+    fn land(&mut self, key: usize, sent: Sent, found: Option<Loaded>) {
+        let forgets_history = self.broken == Broken::LoadsFromAnyHistory;
+        let is_ours = |lineage| forgets_history || sent.joined.is_none_or(|joined| joined == lineage);
+        let found = found.filter(|load| load.sequence >= sent.position && is_ours(load.lineage));
         if found.is_none() {
             self.loads_to = None;
         }
-        let entry = found.map(|(_, stored)| {
+        let entry = found.map(|Loaded { is_valid: stored, .. }| {
             let forgets = self.broken == Broken::ForgetsRevocations;
             let said = Said::Key { digest: &digest(key), revoked: !stored };
             let valid = stored && (key != 0 || forgets || !self.sticky.contradicts(&said));

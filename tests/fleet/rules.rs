@@ -34,6 +34,8 @@ pub enum Broken {
     ResyncKeepsCache,
     /// Rule 10.
     PlainLoads,
+    /// Rule 10: a load is believed whatever history it comes from.
+    LoadsFromAnyHistory,
     /// Rule 11.
     LoadsFromReceipt,
     /// Rule 12.

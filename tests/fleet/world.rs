@@ -429,6 +429,19 @@ impl World {
         }
     }
 
+    /// A new store is made in the place of the one that all have followed, and one has not heard of that while the others have.
+    pub fn made_anew(&mut self) {
+        let (late, others) = (REPLICAS - 1, 0..REPLICAS - 1);
+        self.rest_well(0..REPLICAS);
+        self.flush();
+        self.redis.restore();
+        self.sleepy = Some(late);
+        self.rest_well(others);
+        for key in 0..KEYS {
+            self.replicas[late].fill(&self.redis, key);
+        }
+    }
+
     /// One follows changes that are then lost with their primary.
     pub fn lost_suffix(&mut self) {
         self.rest(0..REPLICAS);

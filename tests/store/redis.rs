@@ -325,6 +325,28 @@ async fn a_restart_is_bridged_and_loses_nothing() {
 }
 
 #[tokio::test]
+async fn nothing_is_loaded_from_another_history_than_the_one_that_is_followed() {
+    let (_, redis, server) = in_redis().await;
+    write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    let lineage = |init: Init| match init {
+        Init::Made { lineage } | Init::WasThere { lineage, .. } => lineage,
+    };
+    let followed = lineage(redis.init().await.unwrap());
+    redis.join(&followed);
+    assert!(redis.load_key(&[key(1).digest]).await.unwrap().found.is_some());
+    server.send::<()>("FLUSHALL").await;
+    let made = lineage(redis.init().await.unwrap());
+    assert_ne!(made, followed);
+    assert_unavailable(redis.load_key(&[key(1).digest]).await, "another history");
+    assert_unavailable(redis.load_session("ada", "s").await, "another history");
+    assert_unavailable(redis.load_project("acme").await, "another history");
+    assert_unavailable(redis.load_resource("vm", "1").await, "another history");
+    assert!(!redis.is_available().await);
+    redis.join(&made);
+    assert_eq!(redis.load_key(&[key(1).digest]).await.unwrap().found, None);
+}
+
+#[tokio::test]
 async fn a_server_that_hangs_is_given_up_in_time() {
     let (_, redis, server) = in_redis().await;
     write(&redis, vec![Write::CreateKey(key(1))]).await.unwrap();

@@ -1,5 +1,5 @@
-//! What the store has acknowledged to this process, and whether it broke its word. Never takes what one history has acknowledged
-//! for a promise of the next one.
+//! What the store has acknowledged to this process, which history this process has joined, and whether the store broke its word.
+//! Never takes what one history has acknowledged for a promise of the next one, and never what one holds for the truth of another.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,8 @@ const TOLD: usize = 1_000;
 #[derive(Default)]
 pub(super) struct Acknowledged {
     newest: Mutex<Newest>,
+    /// The lineage whose log this process follows.
+    joined: ArcSwapOption<String>,
     /// Why nothing is asked of the store.
     refused: ArcSwapOption<String>,
 }
@@ -69,12 +71,18 @@ impl Acknowledged {
         self.lock().change.as_ref().filter(|known| known.lineage == lineage).map(|known| known.position.clone())
     }
 
-    /// Another history is followed from now on, in which it may be missing.
-    pub(super) fn forget(&self) {
+    /// This history is followed from now on, in which it may be missing.
+    pub(super) fn join(&self, lineage: &str) {
+        self.joined.store(Some(Arc::new(lineage.to_owned())));
         let mut newest = self.lock();
         newest.histories += 1;
         newest.change = None;
         newest.told.clear();
+    }
+
+    /// The history that is followed; `None` by whoever follows none, and is not waited for.
+    pub(super) fn joined(&self) -> Option<Arc<String>> {
+        self.joined.load_full()
     }
 
     pub(super) fn refuse(&self, reason: Option<String>) {
@@ -108,7 +116,7 @@ mod tests {
         acknowledged.note(before, made(7));
         acknowledged.note(before, made(5));
         assert_eq!((acknowledged.newest("one"), acknowledged.newest("two")), (Some(at(7)), None));
-        acknowledged.forget();
+        acknowledged.join("one");
         acknowledged.note(before, made(8));
         assert_eq!(acknowledged.newest("one"), None, "it was made before");
         acknowledged.note(acknowledged.histories(), made(6));
@@ -126,7 +134,7 @@ mod tests {
             ["change 1500: key.create 1500", "change 1499: key.create 1499"]
         );
         assert_eq!((acknowledged.told_behind(0, 3).len(), acknowledged.told_behind(0, 9_999).len()), (3, TOLD));
-        acknowledged.forget();
+        acknowledged.join("two");
         acknowledged.tell(0, 1_501, "too late".to_owned());
         assert_eq!(acknowledged.told_behind(0, 10), Vec::<String>::new());
     }

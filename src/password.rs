@@ -13,13 +13,11 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
-use crate::tasks::Tasks;
+use crate::tasks::{self, Tasks};
 
 /// Passwords that may wait in each lane.
 const QUEUE: usize = 32;
 const MAX_THREADS: usize = 4;
-/// The least priority that there is: 19 (`nice`).
-const NICENESS: i32 = 19;
 // In characters, as the description of the API counts.
 const MIN_LENGTH: usize = 12;
 const MAX_LENGTH: usize = 256;
@@ -191,10 +189,7 @@ impl Drop for Open {
 }
 
 fn work(queue: &Queue) {
-    // Of this thread alone, as Linux has it. Where it is refused, passwords compete with checks.
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(%error, "passwords are hashed at the priority of checks");
-    }
+    tasks::stand_behind_checks(tasks::PASSWORDS, "passwords");
     while let Some(job) = queue.next() {
         // Whoever asked may have gone away: then there is nothing to do, or nobody to tell.
         match job {

@@ -8,11 +8,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use rustix::process::{getpriority_process, setpriority_process};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A task that ran for so long begins with the first pause again.
 const STEADY: Duration = Duration::from_secs(60);
+
+/// How far behind the threads that answer checks the others stand (`nice`), so that no crowd at a door takes their core. Signatures stand
+/// no further, so that a good token still passes on a busy machine; and a password is still hashed while a crowd holds the logins' door.
+pub const DOORS: i32 = 10;
+pub const SIGNATURES: i32 = 10;
+pub const PASSWORDS: i32 = 15;
+
+/// Has this thread, and those that it starts, stand so far behind whatever answers checks: of the thread alone, as Linux has it.
+pub fn stand_behind_checks(niceness: i32, who: &str) {
+    let lowered = getpriority_process(None).and_then(|stands| {
+        // Whoever was started further behind stays there.
+        if stands < niceness { setpriority_process(None, niceness) } else { Ok(()) }
+    });
+    if let Err(error) = lowered {
+        tracing::warn!(%error, "{who} cannot stand behind checks, and compete with them");
+    }
+}
 
 /// The long tasks of a process, by name. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -155,6 +173,24 @@ mod tests {
         };
         assert_eq!(tokio::join!(kept, looked), (4, true));
         assert_eq!((tasks.restarts(), tasks.down()), (vec![("follower", 3)], vec![]));
+    }
+
+    #[test]
+    fn a_thread_that_stands_behind_checks_leaves_the_others_where_they_are() {
+        let stands = || getpriority_process(None).unwrap();
+        let before = stands();
+        let behind = std::thread::spawn(move || {
+            let mut seen = Vec::new();
+            for niceness in [DOORS, PASSWORDS, DOORS] {
+                stand_behind_checks(niceness, "a test");
+                seen.push(stands());
+            }
+            (seen, std::thread::spawn(stands).join().unwrap())
+        });
+        let at = |niceness: i32| niceness.max(before);
+        let expected = [DOORS, PASSWORDS, PASSWORDS].map(at);
+        assert_eq!(behind.join().unwrap(), (expected.to_vec(), at(PASSWORDS)));
+        assert_eq!(stands(), before);
     }
 
     #[test]

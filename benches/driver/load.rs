@@ -54,10 +54,11 @@ pub struct Report {
     pub allowed: usize,
     /// Those among them that edit headers.
     pub edited: usize,
-    /// All others: denials, gRPC errors, resets.
+    /// All others: denials, gRPC errors, resets, and what was due and not answered.
     pub refused: usize,
     pub seconds: f64,
-    /// Time from a request's first byte, or from when it was due, to its answer's last, in microseconds, sorted.
+    /// Time from a request's first byte, or from when it was due, to its answer's last, in microseconds, sorted; [`NEVER`] where there
+    /// was none.
     pub micros: Vec<u32>,
     /// Allowed within the time that Envoy gives a check.
     pub in_time: usize,
@@ -68,8 +69,17 @@ pub struct Report {
 impl Report {
     pub fn to_json(&self) -> Value {
         let (p50, p99) = (percentile(&self.micros, 50), percentile(&self.micros, 99));
-        json!({"allowed": self.allowed, "edited": self.edited, "refused": self.refused, "in_time": self.in_time,
-            "seconds": self.seconds, "p50": p50, "p99": p99})
+        let answered = self.micros.iter().filter(|micros| **micros != NEVER).count();
+        json!({"due": self.micros.len(), "answered": answered, "allowed": self.allowed, "edited": self.edited,
+            "refused": self.refused, "in_time": self.in_time, "seconds": self.seconds, "p50": p50, "p99": p99})
+    }
+}
+
+impl Report {
+    /// For what will never be answered.
+    fn fail(&mut self) {
+        self.refused += 1;
+        self.micros.push(NEVER);
     }
 }
 
@@ -77,6 +87,9 @@ pub fn percentile(sorted: &[u32], percent: usize) -> u32 {
     let last = sorted.len().saturating_sub(1);
     sorted.get(last * percent / 100).copied().unwrap_or_default()
 }
+
+/// Of what was due and is not answered.
+const NEVER: u32 = u32::MAX;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
@@ -175,8 +188,10 @@ async fn converse(plan: &Plan, share: Share) -> Outcome<Report> {
     while let Ok(Err(_)) = tokio::time::timeout_at(end, connection.carry_out()).await {
         connection.was_lost();
         tokio::time::sleep(BACK_OFF).await;
-        connection.fail_due();
+        connection.fail_due(Instant::now());
     }
+    connection.was_lost();
+    connection.fail_due(end.into_std());
     Ok(connection.report)
 }
 
@@ -243,7 +258,9 @@ impl<'p> Connection<'p> {
     /// What was under way has failed, and the next connection begins anew.
     fn was_lost(&mut self) {
         for slot in self.slots.iter_mut().filter(|slot| slot.stream != 0) {
-            self.report.refused += usize::from(slot.sent >= self.counted_from);
+            if slot.sent >= self.counted_from {
+                self.report.fail();
+            }
             slot.stream = 0;
         }
         (self.next_stream, self.under_way, self.taken) = (1, 0, 0);
@@ -251,13 +268,14 @@ impl<'p> Connection<'p> {
         self.out = greeting();
     }
 
-    /// What was due while there was no connection has failed.
-    fn fail_due(&mut self) {
-        let now = Instant::now();
+    /// What was due until then and could not be sent has failed.
+    fn fail_due(&mut self, until: Instant) {
         let Some((due, step)) = &mut self.pace else { return };
-        while *due <= now && self.share.left > 0 {
+        while *due <= until && self.share.left > 0 {
             self.share.pick(1);
-            self.report.refused += usize::from(*due >= self.counted_from);
+            if *due >= self.counted_from {
+                self.report.fail();
+            }
             *due += *step;
         }
     }

@@ -17,8 +17,8 @@ use super::places::Seat;
 
 /// Bytes for all connections of peers that are known.
 pub const LIMIT: usize = 32 << 20;
-/// Bytes for all others.
-const STRANGERS: usize = 8 << 20;
+/// Bytes for all others: more than an Envoy sends at once that has just come, of bodies of 32 KiB on each of eight connections.
+const STRANGERS: usize = 12 << 20;
 /// What each connection has besides.
 const OWN: usize = 16 << 10;
 /// A connection asks for so much at a time: one that is known for more, so that it asks seldom.
@@ -252,10 +252,11 @@ impl Account {
         &self.seat
     }
 
-    /// Whether its peer has proved who it is. What it holds is counted accordingly from then on.
+    /// Whether its peer has proved who it is, or comes from where somebody has who did. What it holds is counted accordingly from then
+    /// on.
     fn is_known(&self) -> bool {
         let is_known = self.is_known.load(Ordering::Relaxed);
-        if is_known || !self.seat.is_trusted() {
+        if is_known || !self.seat.is_trusted() && !self.seat.is_vouched_for() {
             return is_known;
         }
         let granted = self.granted.load(Ordering::Relaxed);
@@ -608,6 +609,24 @@ mod tests {
         assert_eq!((&*answer, held(&budget)), ([1, 2].as_slice(), (KNOWN_CHUNK, 0)));
         drop(answer);
         assert_eq!(held(&budget), (0, 0));
+    }
+
+    #[test]
+    fn whoever_is_vouched_for_is_counted_among_the_known() {
+        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let home = Some(std::net::IpAddr::from([192, 0, 2, 1]));
+        let bytes = OWN + 1;
+        let counted = || {
+            let place = places.enter(home).unwrap();
+            let held = budget.open(Arc::clone(place.seat())).hold(bytes).unwrap();
+            let counted = self::held(&budget);
+            drop(held);
+            counted
+        };
+        assert_eq!(counted(), (0, CHUNK));
+        places.enter(home).unwrap().seat().set(Stage::Known);
+        assert_eq!(counted(), (KNOWN_CHUNK, 0));
+        assert_eq!(self::held(&budget), (0, 0));
     }
 
     #[test]

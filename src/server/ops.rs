@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use super::budget::Budget;
 use super::http::{self, Answering, Limits, Shared};
 use super::places::Room;
-use super::runtime;
+use super::runtime::{self, Crowd};
 use crate::resolve::Resolver;
 use crate::store::Store;
 use crate::telemetry::Telemetry;
@@ -58,7 +58,7 @@ pub fn start(
     budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<runtime::End> {
-    runtime::run_apart("ops", move || async move {
+    runtime::run_apart("ops", Crowd::Anybody, move || async move {
         match TcpListener::from_std(listener) {
             Ok(listener) => serve(listener, state, budget, shutdown).await,
             Err(error) => tracing::error!(%error, "the ops listener could not be served"),

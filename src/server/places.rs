@@ -4,7 +4,7 @@
 //! A peer that does not read what it was answered goes first, then one that has yet to say something whole, then one that is idle;
 //! among them first those whose network holds more than its share, and then whoever has been so for the longest time. Some go
 //! together, so that a crowd that comes again and again is not looked through for each of them, and some room is left to those who
-//! have only just come, so that there is time to speak.
+//! have only just come, so that there is time to speak. Whoever comes from where somebody known has come from lately goes last.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -36,6 +36,10 @@ const LISTENED_TO: usize = 8;
 /// For so long after they came they may hold as much as this part.
 const YOUNG: Duration = Duration::from_millis(200);
 const YOUNG_LISTENED_TO: usize = 2;
+/// For so long after somebody known came from a network, whoever else comes from there goes last: an Envoy that connects again.
+const VOUCHED: Duration = Duration::from_secs(10 * 60);
+/// Networks of which that is remembered; the one whose last is the longest ago is forgotten for another.
+const MOST_VOUCHED: usize = 4_096;
 
 /// How far a peer has come. The order is that in which places are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,11 +75,14 @@ enum Turn {
     JustCome,
     /// Being answered.
     Answered,
+    /// From where somebody known has come from, within the share of one network.
+    Vouched,
 }
 
 impl Turn {
-    const COUNT: usize = 5;
-    const ALL: [Self; Self::COUNT] = [Self::Unread, Self::Unheard, Self::Idle, Self::JustCome, Self::Answered];
+    const COUNT: usize = 6;
+    const ALL: [Self; Self::COUNT] =
+        [Self::Unread, Self::Unheard, Self::Idle, Self::JustCome, Self::Answered, Self::Vouched];
 }
 
 /// The places of one door.
@@ -90,6 +97,8 @@ struct Inner {
     next: u64,
     seats: HashMap<u64, Arc<Seat>>,
     networks: HashMap<IpAddr, Arc<AtomicUsize>>,
+    /// From where somebody known has come, and when that was seen last, in milliseconds after the door was opened.
+    vouched: HashMap<IpAddr, u64>,
 }
 
 /// What a connection has of its door until this is dropped.
@@ -109,6 +118,8 @@ pub struct Seat {
     since: AtomicU64,
     /// It has brought a good credential at least once, though its place may be taken away.
     is_trusted: AtomicBool,
+    /// It came from where somebody known had come from lately.
+    is_vouched_for: AtomicBool,
     /// It takes nothing more of what is there for it.
     is_full: AtomicBool,
     network: Mutex<Option<Network>>,
@@ -162,6 +173,7 @@ impl Places {
             stage: AtomicU8::new(Stage::Arriving as u8),
             since: AtomicU64::default(),
             is_trusted: AtomicBool::default(),
+            is_vouched_for: AtomicBool::default(),
             is_full: AtomicBool::default(),
             network: Mutex::default(),
             leave: Notify::new(),
@@ -198,7 +210,11 @@ impl Places {
         let mut in_turn = [0; Turn::COUNT];
         let mut ranked: Vec<_> = may_leave
             .map(|(stage, seat)| {
+                let is_within_share = seat.network_holds() <= share;
                 let turn = match stage {
+                    _ if is_within_share && seat.is_vouched_for() && !seat.is_full.load(Ordering::Relaxed) => {
+                        Turn::Vouched
+                    }
                     Stage::Busy | Stage::Known => Turn::Answered,
                     _ if seat.is_full.load(Ordering::Relaxed) => Turn::Unread,
                     Stage::Arriving if !is_listened_to(seat) => Turn::Unheard,
@@ -206,7 +222,6 @@ impl Places {
                     Stage::Arriving => Turn::JustCome,
                 };
                 in_turn[turn as usize] += 1;
-                let is_within_share = seat.network_holds() <= share;
                 ((turn, is_within_share, seat.since.load(Ordering::Relaxed), seat.number), seat)
             })
             .collect();
@@ -216,7 +231,7 @@ impl Places {
         let together = match turn {
             Turn::Unread | Turn::Idle => of_these,
             Turn::Unheard => of_these / 2,
-            Turn::JustCome | Turn::Answered => 1,
+            Turn::JustCome | Turn::Answered | Turn::Vouched => 1,
         };
         let count = together.min(strangers / TOGETHER).max(1);
         ranked.select_nth_unstable_by_key(count - 1, |(rank, _)| *rank);
@@ -235,6 +250,20 @@ impl Inner {
         }
     }
 
+    /// Whether somebody known has come from this network lately.
+    fn vouches_for(&self, network: IpAddr, now: u64) -> bool {
+        let lasts = |last: &u64| now < last.saturating_add(VOUCHED.as_millis() as u64);
+        self.vouched.get(&network).is_some_and(lasts)
+    }
+
+    fn vouch(&mut self, network: IpAddr, now: u64) {
+        if self.vouched.len() >= MOST_VOUCHED && !self.vouched.contains_key(&network) {
+            let oldest = self.vouched.iter().min_by_key(|(_, last)| **last).map(|(network, _)| *network);
+            oldest.and_then(|oldest| self.vouched.remove(&oldest));
+        }
+        self.vouched.insert(network, now);
+    }
+
     /// Counts a seat among those of a network, and no longer among those of another.
     fn name(&mut self, seat: &Seat, peer: Option<IpAddr>) {
         let mut network = seat.network.lock().unwrap_or_else(PoisonError::into_inner);
@@ -247,6 +276,7 @@ impl Inner {
             let address = network_of(peer);
             let holds = Arc::clone(self.networks.entry(address).or_default());
             holds.fetch_add(1, Ordering::Relaxed);
+            seat.is_vouched_for.store(self.vouches_for(address, since(seat.start)), Ordering::Relaxed);
             Network { address, holds }
         });
     }
@@ -279,16 +309,32 @@ impl Seat {
     pub fn set(&self, stage: Stage) {
         self.since.store(since(self.start), Ordering::Relaxed);
         let next = |now| (now < Stage::Known as u8).then_some(stage as u8);
-        let _ = self.stage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let changed = self.stage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok();
+        if changed && stage == Stage::Known {
+            self.vouch();
+        }
     }
 
     /// Its peer has brought a good credential.
     pub fn trust(&self) {
-        self.is_trusted.store(true, Ordering::Relaxed);
+        if !self.is_trusted.swap(true, Ordering::Relaxed) {
+            self.vouch();
+        }
+    }
+
+    /// Whoever comes from where this one comes from is believed to be no stranger, for a while.
+    fn vouch(&self) {
+        if let (Some(places), Some(network)) = (self.places.upgrade(), self.network()) {
+            places.lock().vouch(network, since(self.start));
+        }
     }
 
     pub fn is_trusted(&self) -> bool {
         self.stage() == Stage::Known || self.is_trusted.load(Ordering::Relaxed)
+    }
+
+    pub fn is_vouched_for(&self) -> bool {
+        self.is_vouched_for.load(Ordering::Relaxed)
     }
 
     /// Whether the peer leaves unread what is there for it.
@@ -309,6 +355,10 @@ impl Seat {
         if inner.seats.contains_key(&self.number) {
             inner.name(self, Some(client));
         }
+    }
+
+    fn network(&self) -> Option<IpAddr> {
+        self.network.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|network| network.address)
     }
 
     fn network_holds(&self) -> usize {
@@ -451,6 +501,35 @@ mod tests {
         let _next = places.enter(None).unwrap();
         assert!(is_told_to_leave(&unread));
         assert!(![&new, &idle, &busy].into_iter().any(is_told_to_leave));
+    }
+
+    #[test]
+    fn whoever_comes_from_where_somebody_known_has_come_from_goes_last() {
+        let places = open(Room { places: 8, strangers: 4, share: 2, cuts_answers: true });
+        places.enter(from(1)).unwrap().seat().set(Stage::Known);
+        let [vouched, old, _third, _fourth] = [1, 2, 3, 4].map(|n| places.enter(from(n)).unwrap());
+        wait(&[places.enter(from(5)).unwrap()]);
+        assert!(is_told_to_leave(&old) && !is_told_to_leave(&vouched));
+        // No more than the share of one network.
+        let _crowd = [1, 1].map(|n| places.enter(from(n)).unwrap());
+        let _next = places.enter(from(6)).unwrap();
+        assert!(is_told_to_leave(&vouched));
+        let home = IpAddr::from([127, 0, 0, 1]);
+        places.lock().vouch(home, 7);
+        let end = 7 + VOUCHED.as_millis() as u64;
+        assert_eq!([end - 1, end].map(|now| places.lock().vouches_for(home, now)), [true, false]);
+    }
+
+    #[test]
+    fn few_networks_are_remembered() {
+        let places = Places::new(ROOM);
+        for number in 0..MOST_VOUCHED as u32 + 9 {
+            places.lock().vouch(IpAddr::from(number.to_be_bytes()), number.into());
+        }
+        let inner = places.lock();
+        assert_eq!(inner.vouched.len(), MOST_VOUCHED);
+        assert!(!inner.vouched.contains_key(&IpAddr::from([0, 0, 0, 8])));
+        assert!(inner.vouched.contains_key(&IpAddr::from([0, 0, 0, 9])));
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub struct Figures {
     pub held: u64,
     /// Of the checks that were due, those allowed within 200 ms.
     pub in_time: f64,
+    /// How many were not.
+    pub late: u64,
+    pub due: u64,
     /// Of a check, in microseconds from when it was due.
     pub p99: f64,
     /// How much the process grew at most.
@@ -159,8 +162,7 @@ pub fn measure(floods: &Floods, door: Door, way: Way, is_control: bool) -> Outco
     let before = tollgate.server.resident()?;
     let over = AtomicBool::new(false);
     let good_seconds = floods.seconds as f64 - 1.0;
-    let due = (floods.rate * good_seconds) as usize;
-    let all = due + (floods.rate * LEAD.as_secs_f64()) as usize;
+    let all = (floods.rate * (good_seconds + LEAD.as_secs_f64())) as usize;
     let figures = thread::scope(|scope| -> Outcome<Figures> {
         let checks =
             scope.spawn(|| text(load(floods, &tollgate.check, &floods.known, (STREAMS, all), Some(floods.rate))));
@@ -180,10 +182,13 @@ pub fn measure(floods: &Floods, door: Door, way: Way, is_control: bool) -> Outco
         let strangers = strangers.join().map_err(|_| "the flood panicked")??;
         let most = grown.join().map_err(|_| "panicked")??;
         let checks = checks?;
+        let (in_time, due) = (checks["in_time"].as_u64().ok_or("no count")?, checks["due"].as_u64().ok_or("no count")?);
         Ok(Figures {
             rate: strangers["sent"].as_f64().ok_or("no count")? / floods.seconds as f64,
             held: strangers["held"].as_u64().unwrap_or_default(),
-            in_time: checks["in_time"].as_f64().ok_or("no count")? / due as f64,
+            in_time: in_time as f64 / due as f64,
+            late: due.saturating_sub(in_time),
+            due,
             p99: checks["p99"].as_f64().ok_or("no p99")?,
             rss_mb: most.saturating_sub(before) as f64 / 1e6,
             live_ms: live.join().map_err(|_| "panicked")?.as_secs_f64() * 1e3,
@@ -257,9 +262,7 @@ fn flood(floods: &Floods, door: Door, way: Way, address: &str) -> Outcome<Value>
             plan(&mut command, address, message, (PEERS, 4, requests), Some((MESSAGES, Duration::ZERO)));
             command.arg("spread");
             let report: Value = serde_json::from_str(&output_of(&mut command)?)?;
-            let answered =
-                report["refused"].as_u64().unwrap_or_default() + report["allowed"].as_u64().unwrap_or_default();
-            return Ok(serde_json::json!({"sent": answered, "held": PEERS}));
+            return Ok(serde_json::json!({"sent": report["answered"], "held": PEERS}));
         }
     };
     command.arg("peers").arg(address).arg(protocol).arg(way).arg(seconds.to_string()).arg(path);

@@ -19,13 +19,12 @@ use super::key_set::{KeySet, NotSigned};
 use crate::domain::credential::Digest;
 use crate::domain::token::PresentedToken;
 use crate::policy::issuer::Header;
+use crate::tasks;
 
 /// Signatures that may wait: a fraction of a second's work, even of the slowest kind, so that who waits is answered before the
 /// proxy gives up.
 const QUEUE: usize = 256;
 const MAX_THREADS: usize = 4;
-/// Far behind whatever answers checks (`nice`), and not the least: a token that is good still passes on a busy machine.
-const NICENESS: i32 = 10;
 /// Tokens that are asked about in the fleet's cache at a time; beyond them a signature is verified here.
 const MAX_LOOKS: usize = 64;
 /// A refused token is remembered this long, and no more of them than this.
@@ -211,10 +210,7 @@ impl Queue {
     }
 
     fn work(&self) {
-        // Of this thread alone, as Linux has it. Where it is refused, signatures compete with checks.
-        if let Err(error) = rustix::process::nice(NICENESS) {
-            tracing::warn!(%error, "signatures are verified at the priority of checks");
-        }
+        tasks::stand_behind_checks(tasks::SIGNATURES, "signatures");
         while let Some(Job { name, work, done }) = self.next() {
             // Whoever asked may have gone away. A verification that panics says nothing, and its thread goes on.
             let verdict = if done.is_closed() { None } else { catch_unwind(AssertUnwindSafe(work)).ok() };

@@ -18,7 +18,7 @@ use super::Door;
 use crate::server::budget::Budget;
 use crate::server::http::{self, Answering, Limits};
 use crate::server::places::Room;
-use crate::server::runtime;
+use crate::server::runtime::{self, Crowd};
 use crate::server::socket::SocketFile;
 
 /// Where a request came from, for logs: an address, or the user of the process at the other end of a socket.
@@ -45,7 +45,7 @@ pub fn start_tcp(
         // All that come through Envoy have its address, until a head says for whom it speaks.
         (address.to_string(), (door != Door::ThroughEnvoy).then(|| address.ip()))
     };
-    runtime::run_apart("admin", move || async move {
+    runtime::run_apart("admin", Crowd::Anybody, move || async move {
         match TcpListener::from_std(listener) {
             Ok(listener) => serve(listener, router, budget, shutdown, from).await,
             Err(error) => tracing::error!(%error, "a door of the admin API could not be served"),
@@ -71,7 +71,7 @@ pub fn start_unix(
         (user.unwrap_or_default(), None)
     };
     let budget = Budget::new();
-    runtime::run_apart("operator", move || async move {
+    runtime::run_apart("operator", Crowd::Operator, move || async move {
         let (shutdown, mut listener, mut file) = (shutdown.shared(), listener, file);
         loop {
             let until = async {

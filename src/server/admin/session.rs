@@ -1,6 +1,9 @@
 //! Logging in and out over HTTP, and the public keys of the tokens that are given. A password is wiped when it has been
 //! checked; a token leaves here once.
 
+use std::sync::Arc;
+
+use axum::Extension;
 use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -19,6 +22,7 @@ use super::wire::users::Password;
 use crate::login::LoginError;
 use crate::policy::extract::bearer_token;
 use crate::registry::RegistryError;
+use crate::server::places::Seat;
 use crate::telemetry::AUDIT;
 
 /// How long others may go on with a set of keys; a token of a newer key has them look again.
@@ -27,6 +31,7 @@ const JWKS_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 pub async fn login(
     State(state): State<AdminState>,
     ClientAddress(address): ClientAddress,
+    seat: Option<Extension<Arc<Seat>>>,
     JsonBody(asked): JsonBody<LoginRequest>,
 ) -> Result<Response, ApiError> {
     let LoginRequest { username, password: Password(password) } = asked;
@@ -34,6 +39,9 @@ pub async fn login(
     let address = address.map(tracing::field::display);
     match outcome {
         Ok(issued) => {
+            if let Some(Extension(seat)) = seat {
+                seat.trust();
+            }
             let subject = format!("user:{}", issued.user);
             let subject = &*state.registry.logged(&subject);
             tracing::info!(target: AUDIT, act = "session.login", subject, address, "logged in");

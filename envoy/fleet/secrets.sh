@@ -25,14 +25,19 @@ hash=$(printf %s "$password" | sha256sum | cut -d ' ' -f 1)
 # Nobody can log in as the default user; it may do everything, since Redis replays its append-only file as this user, and passes
 # over each transaction that it may not do.
 default='user default off resetpass ~* &* +@all'
+cluster='+cluster|slots +cluster|shards'
+# What Tollgate asks since: whether a failover may have lost something, and whether a restart would.
+since='+cluster|info +acl|dryrun'
 [ -e "$redis/users.acl" ] || put "$redis/users.acl" 999 << END
 $default
-user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get +cluster|slots +cluster|shards +cluster|info +acl|dryrun
+user tollgate on #$hash resetkeys ~tg:* resetchannels -@all +@read +@write +@scripting +@connection -@dangerous +role +info +wait +config|get $cluster $since
 END
-# The line of an older release, with which Redis came back from a restart without any key.
-if grep -qx 'user default off' "$redis/users.acl"; then
-    mended=$(sed "/^user default off\$/c\\
-$default" "$redis/users.acl")
+# The lines of an older release: with its default user Redis came back from a restart without any key, and its user of Tollgate could not
+# ask whether it would.
+old_user="^user tollgate on #[0-9a-f]* resetkeys ~tg:\\* .* $cluster\$"
+if grep -qx 'user default off' "$redis/users.acl" || grep -q "$old_user" "$redis/users.acl"; then
+    mended=$(sed -e "/^user default off\$/c\\
+$default" -e "/$old_user/s/\$/ $since/" "$redis/users.acl")
     printf '%s\n' "$mended" | put "$redis/users.acl" 999
-    echo "secrets.sh: mended the default user in $redis/users.acl: restart Redis now (see docs/fleet.md)" >&2
+    echo "secrets.sh: mended the users in $redis/users.acl: restart Redis now (see docs/fleet.md)" >&2
 fi

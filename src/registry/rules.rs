@@ -7,6 +7,8 @@ use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
 
 /// The most workloads or permissions of one key or user.
 const MAX_SCOPES: usize = 256;
+/// The most bytes of all their names together, so that a quota of keys is one of memory, too.
+const MAX_SCOPE_BYTES: usize = 4_096;
 
 pub(super) fn invalid<T>(field: &'static str, problem: impl Into<String>) -> Result<T> {
     Err(RegistryError::Invalid { field, problem: problem.into() })
@@ -85,7 +87,16 @@ pub(super) fn check_permissions(policy: &Policy, plane: &Plane, permissions: &[S
 }
 
 fn check_count(field: &'static str, list: &[String]) -> Result<()> {
-    if list.len() > MAX_SCOPES { invalid(field, format!("at most {MAX_SCOPES} can be named")) } else { Ok(()) }
+    if list.len() > MAX_SCOPES {
+        return invalid(field, format!("at most {MAX_SCOPES} can be named"));
+    }
+    if list.iter().map(String::len).sum::<usize>() > MAX_SCOPE_BYTES {
+        return invalid(
+            field,
+            format!("at most {MAX_SCOPE_BYTES} bytes of names can be given: make a key for each part of them"),
+        );
+    }
+    Ok(())
 }
 
 /// As a record holds a list.

@@ -11,6 +11,16 @@ use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKe
 use crate::store::{StoreError, Write};
 
 impl Registry {
+    /// Whether one more session of this user may begin: each leaves rows that stay, whoever ends it. So it counts as something made in
+    /// the project.
+    ///
+    /// # Errors
+    /// [`RegistryError::TooFast`]
+    pub fn admit_session(&self, user: &User) -> Result<()> {
+        let actor = Actor { subject: format!("user:{}", user.name), held: Held::Only(Vec::new()), ..Actor::tollgate() };
+        self.demand_pace(&Attempt::on_user(&actor, "session.begin", &user.name), Some(&user.project))
+    }
+
     /// Puts a session that begins now on the list of its user. When the user has as many as there may be, the oldest is ended,
     /// so that none goes on without being listed.
     ///

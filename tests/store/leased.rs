@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event};
+use tollgate::domain::change::{Ended, Event, Touched};
 use tollgate::domain::credential::{MintedKey, PresentedKey};
 use tollgate::domain::decision::Tier;
 use tollgate::domain::record::{ApiKey, ProjectState, Resource, ResourceRef};
@@ -21,7 +21,7 @@ use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, Write};
 use zeroize::Zeroizing;
 
-use crate::support::{Apply, at, key, minted, project, resource};
+use crate::support::{Apply, at, in_redis, key, minted, project, resource};
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -35,9 +35,12 @@ struct Replica {
 }
 
 impl Replica {
-    /// At 10,000, under a lease until 10,800.
     fn new() -> Self {
-        let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
+        Self::on(Store::Embedded(Arc::new(Embedded::in_memory().unwrap())))
+    }
+
+    /// At 10,000, under a lease until 10,800.
+    fn on(store: Store) -> Self {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let now = Arc::new(AtomicU64::new(10_000));
         let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
@@ -65,6 +68,25 @@ impl Replica {
 
 fn presented(secret: &MintedKey) -> PresentedKey<'_> {
     PresentedKey::parse(secret.expose(), "ik_live").unwrap()
+}
+
+/// As after a failover to a server that lags.
+#[tokio::test]
+async fn a_store_that_has_heard_less_than_the_replica_is_not_believed() {
+    let (store, _redis, _server) = in_redis().await;
+    let replica = Replica::on(store);
+    let secret = minted(1);
+    replica.keep(&secret, 1, false).await;
+    replica.store.apply(vec![Write::CreateResource(resource("workload", "w", "acme"))]).await.unwrap();
+    let reference = ResourceRef { kind: "workload", id: "w" };
+    for (heard, is_believed) in [(2, true), (3, false)] {
+        // What is cached is no longer good.
+        replica.stamps.apply(heard, &Touched::All);
+        let found = replica.resolver.principal(&presented(&secret), Duration::ZERO).await;
+        assert_eq!(found.is_ok_and(|found| found.value.is_some()), is_believed, "a key, with {heard}");
+        let found = replica.resolver.resource(reference, Duration::ZERO).await;
+        assert_eq!(found.is_ok_and(|found| found.value.is_some()), is_believed, "a resource, with {heard}");
+    }
 }
 
 #[tokio::test]

@@ -188,6 +188,7 @@ async fn a_key_changes_in_what_is_said_alone() {
         ("name", KeyChange { name: Some(String::new()), ..KeyChange::default() }),
         ("workloads", KeyChange { workloads: Some(vec![]), ..KeyChange::default() }),
         ("workloads", KeyChange { workloads: Some(names(&["*", "a"])), ..KeyChange::default() }),
+        ("workloads", KeyChange { workloads: Some(vec!["a".repeat(63); 66]), ..KeyChange::default() }),
         ("permissions", KeyChange { permissions: Some(vec![]), ..KeyChange::default() }),
         ("permissions", KeyChange { permissions: Some(names(&["fly"])), ..KeyChange::default() }),
         ("permissions", KeyChange { permissions: Some(names(&["manage_users"])), ..KeyChange::default() }),

@@ -16,6 +16,8 @@ use super::servers::{free_port, wait_for};
 
 /// The line that a deployment before this release has in its list of users.
 pub const OLD_DEFAULT: &str = "user default off";
+/// What the user of Tollgate may do that it could not in an older release.
+pub const NEW_RIGHTS: &str = " +cluster|info +acl|dryrun";
 
 /// The shipped Redis, and what its Tollgates share.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl Shipped {
         let file = redis_folder.join("users.acl");
         let text = fs::read_to_string(&file).unwrap();
         let rest: Vec<&str> = text.lines().filter(|line| !line.starts_with("user default")).collect();
-        rewrite(&file, &format!("{OLD_DEFAULT}\n{}\n", rest.join("\n")));
+        rewrite(&file, &format!("{OLD_DEFAULT}\n{}\n", rest.join("\n").replace(NEW_RIGHTS, "")));
     }
 
     /// Starts Redis on its port and its files, and waits until it has read them.

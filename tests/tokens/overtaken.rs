@@ -4,10 +4,13 @@
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
+use std::time::Duration;
 
 use futures_util::poll;
 use tokio::runtime::{Builder, Runtime};
+use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::attributes::{Attributes, Header};
 use tollgate::domain::decision::Denial;
@@ -50,6 +53,8 @@ struct House {
     policy: Policy,
     core: Core,
     logins: Logins,
+    /// The time, in milliseconds.
+    now: Arc<AtomicU64>,
 }
 
 impl House {
@@ -60,13 +65,14 @@ impl House {
         let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
         let digester = Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]);
         let sizes = Sizes { known: 100, unknown: 100, loads: 16 };
-        let core = Core::new(store, digester, sizes, tollgate::clock::Clock::System);
+        let now = Arc::new(AtomicU64::new(1_000_000_000_000));
+        let clock = Clock::Manual(Arc::clone(&now));
+        let core = Core::new(store, digester, sizes, clock.clone());
         deciding.block_on(async { core.resolver.adopt(&policy) });
         let signing = Arc::clone(core.resolver.signing());
         let passwords = Passwords::start().unwrap();
-        let logins =
-            Logins::new(core.store.clone(), core.registry.clone(), signing, passwords, tollgate::clock::Clock::System);
-        Self { deciding, changing, policy, core, logins }
+        let logins = Logins::new(core.store.clone(), core.registry.clone(), signing, passwords, clock);
+        Self { deciding, changing, policy, core, logins, now }
     }
 
     fn key(&self) -> NewKey {
@@ -74,13 +80,17 @@ impl House {
     }
 
     fn key_that_may(&self, permissions: &[&str]) -> NewKey {
+        self.key_for(permissions, None)
+    }
+
+    fn key_for(&self, permissions: &[&str], expires_in: Option<Duration>) -> NewKey {
         let spec = KeySpec {
             name: "A key".to_owned(),
             plane: "data".to_owned(),
             project: "acme".to_owned(),
             workloads: vec!["*".to_owned()],
             permissions: permissions.iter().map(|&permission| permission.to_owned()).collect(),
-            expires_in: None,
+            expires_in,
         };
         self.made(self.core.registry.create_key(&self.policy, &Actor::operator(), spec, None))
     }
@@ -191,6 +201,16 @@ fn a_key_that_is_revoked_while_its_resource_is_looked_up_is_refused() {
         house.made(house.core.registry.revoke_key(&Actor::operator(), key.record.id, Expected::Any));
     });
     assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+}
+
+#[test]
+fn a_key_that_expires_while_it_is_looked_up_is_refused() {
+    let house = House::new();
+    let key = house.key_for(&["run"], Some(Duration::from_secs(10)));
+    let found = house.overtaken("/run", key.secret.expose(), || {
+        house.now.fetch_add(11_000, Ordering::Relaxed);
+    });
+    assert_eq!(found, Some(Denial::Expired));
 }
 
 #[test]

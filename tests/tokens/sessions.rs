@@ -14,7 +14,7 @@ use tollgate::domain::record::{EndedSession, OpenSession, ProjectState, User, Us
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
 use tollgate::policy::respond::Decision;
-use tollgate::registry::{Actor, Expected, Held, UserChange, UserSpec};
+use tollgate::registry::{Actor, Expected, Held, Limits, Rate, Rates, UserChange, UserSpec};
 use tollgate::store::Write;
 use zeroize::Zeroizing;
 
@@ -420,6 +420,35 @@ async fn the_subject_may_be_the_id() {
     for header in ["x-tollgate-subject", "x-tollgate-user-id"] {
         assert_eq!(told(&house, &token, header).await.as_deref(), ada.id.as_ref().map(UserId::as_str));
     }
+}
+
+#[tokio::test]
+async fn whoever_logs_in_and_out_again_and_again_fills_no_store() {
+    let house = House::new();
+    let rate = |burst| Rate { burst, per_second: 1 };
+    let limits = Limits { rates: Rates { actor: rate(10), project: rate(15) }, ..Limits::default() };
+    house.world.core.registry.limit(limits);
+    for (name, project) in [("ada", "acme"), ("bob", "acme"), ("eve", "beta")] {
+        house.user(name, project, &["manage_keys"]).await;
+    }
+    let mut let_in = Vec::new();
+    for name in ["ada", "bob", "eve"] {
+        let mut count = 0;
+        for _ in 0..20 {
+            match house.login(name, PASSWORD).await {
+                Ok(issued) => {
+                    let actor = Actor::operator();
+                    house.logins.logout(&house.world.policy, &actor, &issued.token).await.unwrap();
+                    count += 1;
+                }
+                Err(LoginError::Throttled { retry_after }) => assert!(!retry_after.is_zero()),
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+        let_in.push(count);
+    }
+    println!("20 logins of each: {let_in:?} let in");
+    assert_eq!(let_in, [10, 5, 10], "a project has its rate, and others notice nothing");
 }
 
 #[tokio::test]

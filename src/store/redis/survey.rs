@@ -204,7 +204,7 @@ fn replay(facts: &Facts, findings: &mut Vec<Finding>) {
             let what = "it cannot be known whether a restart replays every change: `ACL DRYRUN` is not permitted";
             let remedy =
                 "add `+acl|dryrun` to the rules of this user, or see to it that the default user has `~* &* +@all`";
-            findings.push(finding(Severity::Note, what, remedy));
+            findings.push(finding(Severity::Warn, what, remedy));
         }
     }
 }

@@ -80,7 +80,7 @@ fn findings_and_levels() {
             &[(Warn, "may not do SET")],
             "bounded except failover (a restart forgets what the default user may not do)",
         ),
-        ("replays who knows what", sound, |f| f.replay = Replay::Unknown, &[(Note, "cannot be known")], BOUNDED),
+        ("replays who knows what", sound, |f| f.replay = Replay::Unknown, &[(Warn, "cannot be known")], BOUNDED),
         (
             "replays nothing, and has nothing to replay",
             sound,

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Touched};
-use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState, User};
+use tollgate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, ProjectState, User};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::revocation::stamps::Stamps;
@@ -455,6 +455,30 @@ async fn a_write_whose_answer_is_lost_may_have_been_made() {
     assert_eq!(direct.load_key(&[key(1).digest]).await.unwrap().position.unwrap().sequence, 2);
     assert!(matches!(write(&redis, batch).await, Err(StoreError::Conflict(_))), "trying again is safe");
     assert_eq!(write(&redis, vec![]).await, Ok(3));
+}
+
+#[tokio::test]
+async fn an_end_whose_answer_is_lost_is_made_again_over_another_connection() {
+    let (_, direct, server) = in_redis().await;
+    let session = EndedSession { id: "s".to_owned(), user: "ann".to_owned(), ended_at: at(1), expires_at: at(2) };
+    assert_eq!(write(&direct, vec![Write::CreateKey(key(1))]).await, Ok(1));
+    // From here on the server knows the script.
+    assert_eq!(
+        write(&direct, vec![Write::EndSession(EndedSession { id: "r".to_owned(), ..session.clone() })]).await,
+        Ok(2)
+    );
+    let (redis, proxy) = through_a_proxy(&server, "key.revoke").await;
+    let told = AuditEntry { act: "key.revoke".to_owned(), ..row("session:s") };
+    assert_eq!(write(&redis, vec![Write::EndSession(session), Write::Audit(told)]).await, Ok(4));
+    assert_eq!(proxy.lost(), 2);
+    assert!(direct.ended_session("s").await.unwrap());
+    // One that was made is judged anew by whoever asks for it.
+    let (redis, proxy) = through_a_proxy(&server, "key.revoke").await;
+    let told = AuditEntry { act: "key.revoke".to_owned(), ..row("key:1") };
+    let result = write(&redis, vec![Write::UpdateKey(revoked(&key(1))), Write::Audit(told)]).await;
+    assert!(matches!(result, Err(StoreError::Conflict(_))), "{result:?}");
+    assert_eq!(proxy.lost(), 1);
+    assert!(direct.load_key(&[key(1).digest]).await.unwrap().found.unwrap().key.revoked_at.is_some());
 }
 
 #[tokio::test]

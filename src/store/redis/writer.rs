@@ -61,6 +61,8 @@ enum Setback {
     Stale,
     /// Nothing was written, and the connection is of no use any more.
     Broken(StoreError),
+    /// Nobody knows whether it was written, and the connection is of no use any more. It only ends something, which may be done twice.
+    Unheard(StoreError),
     /// Final. The connection is sound.
     Refused(StoreError),
     /// Final, and the connection is of no use any more.
@@ -140,6 +142,7 @@ impl Writer {
         let mut held = self.connection.lock().await;
         self.acknowledged.check()?;
         let histories = self.acknowledged.histories();
+        let mut is_again = false;
         for _ in 0..ATTEMPTS {
             let kept = held.take().filter(|line| self.is_good(line));
             let is_used = kept.is_some();
@@ -149,7 +152,7 @@ impl Writer {
             };
             let result = self.attempt(&mut line, judge, &payload).await;
             let is_good = self.is_good(&line);
-            if !matches!(result, Err(Setback::Broken(_) | Setback::Failed(_))) {
+            if !matches!(result, Err(Setback::Broken(_) | Setback::Unheard(_) | Setback::Failed(_))) {
                 *held = Some(line);
             }
             match result {
@@ -163,7 +166,10 @@ impl Writer {
                 Err(Setback::Stale) => {}
                 // It may have been broken for long, as by a restart of the server.
                 Err(Setback::Broken(_)) if is_used => {}
-                Err(Setback::Broken(error) | Setback::Failed(error) | Setback::Refused(error)) => return Err(error),
+                Err(Setback::Unheard(_)) if !std::mem::replace(&mut is_again, true) => {}
+                Err(
+                    Setback::Broken(error) | Setback::Unheard(error) | Setback::Failed(error) | Setback::Refused(error),
+                ) => return Err(error),
             }
         }
         Err(StoreError::Unavailable("others keep changing the same records: try again".to_owned()))
@@ -240,6 +246,7 @@ impl Writer {
             Ok(answer) => answer,
             Err(silence @ Silence::Full(_)) => return Err(Setback::Refused(silence.into_error())),
             Err(silence) if refusal.is_some() => return Err(Setback::Broken(silence.into_error())),
+            Err(silence @ Silence::Unknown(_)) if uses_reserve => return Err(Setback::Unheard(unknown_end(silence))),
             Err(silence) => return Err(Setback::Failed(unknown_end(silence))),
         };
         match (&*answer.word, refusal) {

@@ -1,4 +1,4 @@
-//! Between a store and its server: passes everything on, and breaks off instead of passing on the answer to certain words.
+//! Between a store and its server: passes everything on, and breaks off once instead of passing on the answer to certain words.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ impl Proxy {
         Self { address, lost, _task: AbortOnDropHandle::new(task) }
     }
 
-    /// How many answers were lost.
+    /// How many answers to those words there were; the first was lost.
     pub fn lost(&self) -> usize {
         self.lost.load(Ordering::SeqCst)
     }
@@ -47,8 +47,7 @@ async fn pass(mut client: TcpStream, mut server: TcpStream, words: String, lost:
             }
             read = server.read(&mut answered) => {
                 let Ok(length @ 1..) = read else { return };
-                if is_last {
-                    lost.fetch_add(1, Ordering::SeqCst);
+                if is_last && lost.fetch_add(1, Ordering::SeqCst) == 0 {
                     return;
                 }
                 if client.write_all(&answered[..length]).await.is_err() { return }

@@ -14,8 +14,8 @@ use crate::revocation::{FENCE, GUARD, PRUNED};
 pub(super) struct Members {
     listed: Vec<Member>,
     beats: HashMap<String, (u64, Moment)>,
-    /// Those that are not listed any more, and since when so many are missing.
-    unlisted: Option<(Unlisted, Moment)>,
+    /// Those that are not listed any more, since when so many are missing, and until when one of them could act by all that was heard.
+    unlisted: Option<(Unlisted, Moment, Moment)>,
 }
 
 impl Members {
@@ -42,15 +42,18 @@ impl Members {
     /// that the list may be taken for whole.
     pub(super) fn miss(&mut self, unlisted: Option<Unlisted>, now: Moment) -> Option<u64> {
         let known = self.unlisted.take();
-        let unlisted = unlisted?;
+        let mut unlisted = unlisted?;
         // More than before: the list was lost once more.
-        let since = known.filter(|(known, _)| known.count >= unlisted.count).map_or(now, |(_, since)| since);
-        self.unlisted = Some((unlisted, since));
+        let since = known.filter(|(known, ..)| known.count >= unlisted.count).map_or(now, |(_, since, _)| since);
+        // The server tells it by its own clock, which somebody may set forward, as may a failover.
+        let until = known.map_or(now, |(.., until)| until).max(now.plus(unlisted.still));
+        unlisted.still = until.since(now);
+        self.unlisted = Some((unlisted, since, until));
         (unlisted.still.is_zero() && now.since(since) >= FENCE).then_some(unlisted.count)
     }
 
     pub(super) fn unlisted(&self) -> Option<Unlisted> {
-        self.unlisted.map(|(unlisted, _)| unlisted)
+        self.unlisted.map(|(unlisted, ..)| unlisted)
     }
 
     pub(super) fn listed(&self) -> &[Member] {
@@ -141,6 +144,18 @@ mod tests {
             assert_eq!(members.miss(unlisted, at(now)), whole, "{now}");
             assert_eq!(members.unlisted(), unlisted);
         }
+    }
+
+    #[test]
+    fn a_grace_of_somebody_who_is_missing_ends_no_sooner_than_was_heard_once() {
+        let (at, mut members) = (Moment::from_millis, Members::default());
+        let missing = |still| Some(Unlisted { count: 1, still: Duration::from_secs(still), grace: Duration::ZERO });
+        assert_eq!(members.miss(missing(60), at(0)), None);
+        for now in [2_000, 59_999] {
+            assert_eq!(members.miss(missing(0), at(now)), None, "the server's clock was set forward");
+            assert_eq!(members.unlisted().unwrap().still, Duration::from_millis(60_000 - now));
+        }
+        assert_eq!(members.miss(missing(0), at(60_000)), Some(1));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod changes;
 mod contract;
 mod desk;
 mod disk;
+mod earlier;
 mod faults;
 mod file;
 mod formats;

@@ -141,11 +141,11 @@ async fn open_position(path: &Path, place: &str, patience: Duration) -> Result<(
 }
 
 /// What is remembered of one store says nothing of another one, and would be taken for a loss. A store that has moved has kept its
-/// lineage.
+/// lineage, or names it as one that it had before.
 async fn refuse_another_store(redis: &Redis, kept: &Kept, path: &Path, place: &str) -> Result<(), RunError> {
     let Some(of) = kept.store.as_deref().filter(|of| *of != place) else { return Ok(()) };
-    let found = redis.look().await?.map(|standing| standing.lineage);
-    if found.as_ref() == Some(&kept.remembered.place.lineage) {
+    let known = &kept.remembered.place.lineage;
+    if redis.look().await?.is_some_and(|found| found.lineage == *known || found.was.contains(known)) {
         return Ok(());
     }
     let path = path.display();

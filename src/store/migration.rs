@@ -79,7 +79,7 @@ pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<R
         let reason = "the source was changed meanwhile: stop whatever uses it, and migrate to another, empty target";
         return Err(StoreError::Conflict(reason.to_owned()));
     }
-    target.end(format).await?;
+    target.end(format, &source.former().await?).await?;
     Ok(Report { counts, digest: hex(&digest.finalize()) })
 }
 

@@ -7,6 +7,7 @@ mod help;
 mod login;
 mod memory;
 mod migrate;
+mod moved;
 mod projects;
 mod restart;
 mod server;

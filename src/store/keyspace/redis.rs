@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 
 use crate::domain::credential::{Digest, KeyId};
 
-/// Hash: `format`, `id` (the lineage), `seq` and `h` of the newest change.
+/// Hash: `format`, `id` (the lineage), `seq` and `h` of the newest change; since the third format also `was` (former lineages).
 pub const HEAD: &str = "tg:{tg}:head";
 /// Stream of the changes: ids `<sequence>-0`, fields `h` and `p` (`tollgate.v1.Event`).
 pub const LOG: &str = "tg:{tg}:log";

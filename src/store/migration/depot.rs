@@ -147,11 +147,19 @@ impl Depot {
         }
     }
 
-    /// Opens it to all, laid out like this.
-    pub(super) async fn end(&self, format: Format) -> Result<(), StoreError> {
+    /// The lineages that its records have had, in one text, if it has any.
+    pub(super) async fn former(&self) -> Result<String, StoreError> {
+        match &self.0 {
+            Inner::Embedded(..) => Ok(String::new()),
+            Inner::Redis(migrant) => migrant.former().await,
+        }
+    }
+
+    /// Opens it to all, laid out like this. Its records had these lineages before.
+    pub(super) async fn end(&self, format: Format, former: &str) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Embedded(store, _) => on_thread(store, move |store| store.end_migration(format)).await,
-            Inner::Redis(migrant) => migrant.end(format).await,
+            Inner::Redis(migrant) => migrant.end(format, former).await,
         }
     }
 }

@@ -147,12 +147,17 @@ impl Migrant {
         Ok(begun)
     }
 
-    /// Opens it, laid out like this.
-    pub(in crate::store) async fn end(&self, format: Format) -> Result<(), StoreError> {
+    /// The lineages of what is in it, in one text: what a store that it is carried to has as its former ones.
+    pub(in crate::store) async fn former(&self) -> Result<String, StoreError> {
+        Ok(self.redis.standing().await?.former())
+    }
+
+    /// Opens it, laid out like this, with what had these lineages before.
+    pub(in crate::store) async fn end(&self, format: Format, former: &str) -> Result<(), StoreError> {
         let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() });
         let mut script = END_MIGRATION.prepare_invoke();
         script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).arg(&self.lineage).arg(self.origin());
-        script.arg(format.in_head()).arg(UNFINISHED).arg(event);
+        script.arg(format.in_head()).arg(UNFINISHED).arg(event).arg(former);
         done(&self.run(&script).await?)?;
         self.redis.writer.confirm(&mut self.connection.clone()).await
     }

@@ -8,6 +8,9 @@ use crate::store::StoreError;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 
+/// How many lineages a head remembers to have had.
+const MOST_FORMER: usize = 16;
+
 /// What the store has, as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
@@ -21,6 +24,20 @@ pub struct Standing {
     pub missed: u64,
     /// The replicas that refuse everything because of what they miss, by their names.
     pub witnesses: Vec<Witness>,
+    /// The lineages that it had before, the last one at the end: before it was accepted, or moved by a migration.
+    pub was: Vec<String>,
+}
+
+impl Standing {
+    /// What the head of whatever follows this store under another lineage has as its former ones, or nothing: they came with the
+    /// third format.
+    pub(super) fn former(&self) -> String {
+        if !self.format.has_three() {
+            return String::new();
+        }
+        let all: Vec<&str> = self.was.iter().chain([&self.lineage]).map(String::as_str).collect();
+        all[all.len().saturating_sub(MOST_FORMER)..].join(" ")
+    }
 }
 
 impl Redis {
@@ -53,7 +70,8 @@ impl Redis {
         }
         witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         let missed = answer.number()?;
-        Ok(Some(Standing { lineage, format, sequence, log, missed, witnesses }))
+        let was = answer.text()?.split_whitespace().map(str::to_owned).collect();
+        Ok(Some(Standing { lineage, format, sequence, log, missed, witnesses, was }))
     }
 
     /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends

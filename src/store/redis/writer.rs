@@ -121,7 +121,7 @@ impl Writer {
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
         script.arg(&seen.lineage).arg(seen.sequence).arg(seen.log);
         script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }));
-        script.arg(encode_audit(row));
+        script.arg(encode_audit(row)).arg(seen.former());
         if seen.format.has_three() {
             for list in lists_of_actor(row) {
                 script.arg(list);

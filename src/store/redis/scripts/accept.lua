@@ -2,7 +2,8 @@
 -- Begins a new lineage with the records that are there, if they are those that somebody has looked at: every replica then
 -- empties its cache and begins anew. The log begins anew, too; its numbers go on. Its row in the audit log is one with it.
 -- KEYS: head, log, audit log. ARGV: the lineage, the number and the end of the log as they were looked at, a fresh
--- lineage, an event that touches all, a row for the audit log, and the lists that this stands on.
+-- lineage, an event that touches all, a row for the audit log, the lineages that it had before or nothing, and the lists that the
+-- row stands on.
 local head = redis.call('HMGET', KEYS[1], 'id', 'seq')
 if not head[1] then return {'LOST'} end
 local function last(stream)
@@ -18,7 +19,8 @@ local h = redis.sha1hex(ARGV[4] .. '::' .. number .. ':' .. ARGV[5])
 redis.call('DEL', KEYS[2])
 redis.call('XADD', KEYS[2], number .. '-0', 'h', h, 'p', ARGV[5])
 redis.call('HSET', KEYS[1], 'id', ARGV[4], 'seq', number, 'h', h)
+if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'was', ARGV[7]) end
 redis.call('HDEL', KEYS[1], 'missed')
 redis.call('XADD', KEYS[3], row .. '-0', 'p', ARGV[6])
-for n = 7, #ARGV do redis.call('ZADD', ARGV[n], row, row) end
+for n = 8, #ARGV do redis.call('ZADD', ARGV[n], row, row) end
 return {'DONE', ARGV[4], number}

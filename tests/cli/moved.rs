@@ -1,0 +1,171 @@
+//! A fleet whose store has moved to another server, and gone on there under another lineage: its replicas start with what they
+//! remember of it. What they remember of any other store still keeps them from starting.
+
+use std::fs::{self, File};
+use std::os::unix::net::UnixStream;
+use std::process::Child;
+
+use super::server::{House, in_redis, write_secret};
+use super::servers::{Server, wait_for};
+use super::{Done, run, tollgate};
+
+const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+
+/// What a replica keeps in its folder outlasts it, and follows its store to other servers.
+struct Home(House);
+
+/// Ended by its id.
+struct Replica<'h> {
+    child: Child,
+    home: &'h Home,
+}
+
+impl Home {
+    fn on(redis: &Server) -> Self {
+        let house = House::on(redis);
+        write_secret(&house.folder.path().join("pepper.1"), PEPPER);
+        let text = fs::read_to_string(&house.config).unwrap();
+        let position = format!("fleet: {{position: '{}'}}\n", house.folder.path().join("position").display());
+        fs::write(&house.config, text + &position).unwrap();
+        Self(house)
+    }
+
+    /// A replica's home that remembers a key's worth of this new store.
+    fn with_a_past(redis: &Server) -> Self {
+        let home = Self::on(redis);
+        home.run(&["store", "init"]).ends(0);
+        home.serve().make_key();
+        home
+    }
+
+    /// Names another server from now on.
+    fn move_from(&self, old: &Server, new: &Server) {
+        let text = fs::read_to_string(&self.0.config).unwrap();
+        fs::write(&self.0.config, text.replace(&in_redis(old), &in_redis(new))).unwrap();
+    }
+
+    fn config(&self) -> &str {
+        self.0.config.to_str().unwrap()
+    }
+
+    fn run(&self, arguments: &[&str]) -> Done {
+        run(&[arguments, &["--config", self.config()]].concat())
+    }
+
+    /// As an operator does: what was shown, and nothing else.
+    fn accept(&self) {
+        let shown = self.run(&["store", "accept", "-o", "json"]).ends(0).json();
+        self.run(&["store", "accept", "--yes", shown["loss"].as_str().unwrap()]).ends(0);
+    }
+
+    fn serve(&self) -> Replica<'_> {
+        let log = File::create(self.0.folder.path().join("log")).unwrap();
+        let mut command = tollgate();
+        command.args(["serve", "--config", self.config()]).stdout(log.try_clone().unwrap()).stderr(log);
+        let mut replica = Replica { child: command.spawn().unwrap(), home: self };
+        wait_for("a replica that answers", || {
+            assert!(replica.child.try_wait().unwrap().is_none(), "it has ended: {}", self.log());
+            replica.try_run(&["keys", "list"]).is_some_and(|done| done.code == 0)
+        });
+        replica
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.0.folder.path().join("log")).unwrap()
+    }
+}
+
+impl Replica<'_> {
+    fn try_run(&self, arguments: &[&str]) -> Option<Done> {
+        let socket = self.home.0.folder.path().join("admin.sock");
+        UnixStream::connect(&socket).ok()?;
+        Some(run(&[arguments, &["--socket", socket.to_str().unwrap()]].concat()))
+    }
+
+    fn make_key(&self) {
+        let key = ["keys", "create", "--name", "chat", "--plane", "data", "--project", "acme", "--workloads", "*"];
+        self.try_run(&[&key[..], &["--permissions", "run_inference"]].concat()).unwrap().ends(0);
+    }
+
+    fn keys(&self) -> usize {
+        let list = self.try_run(&["keys", "list", "-o", "json"]).unwrap().ends(0).json();
+        list["keys"].as_array().unwrap().len()
+    }
+}
+
+impl Drop for Replica<'_> {
+    fn drop(&mut self) {
+        // What it knows is written as it ends.
+        let id = rustix::process::Pid::from_child(&self.child);
+        let _ = rustix::process::kill_process(id, rustix::process::Signal::TERM);
+        let _ = self.child.wait();
+    }
+}
+
+/// Another server with everything that this one has.
+fn copy(redis: &Server) -> Server {
+    let copy = Server::replica_of(redis, &[]);
+    copy.command::<String>(&["REPLICAOF", "NO", "ONE"]);
+    copy
+}
+
+fn lineage(redis: &Server) -> String {
+    redis.command(&["HGET", "tg:{tg}:head", "id"])
+}
+
+#[test]
+fn a_store_that_was_accepted_elsewhere_is_known_by_its_former_lineages() {
+    let first = Server::start();
+    let home = Home::with_a_past(&first);
+    let second = copy(&first);
+    home.move_from(&first, &second);
+    home.accept();
+    home.accept();
+    let replica = home.serve();
+    assert_eq!(replica.keys(), 1);
+    replica.make_key();
+    drop(replica);
+    // A copy of what was before that is older than what is remembered, wherever it is.
+    let third = copy(&first);
+    home.move_from(&second, &third);
+    let refused = home.run(&["serve"]).ends(1).err;
+    assert!(refused.contains("holds another one"), "{refused}");
+    // And so is a store of somebody else.
+    let fourth = Server::start();
+    home.move_from(&third, &fourth);
+    run(&["store", "init", "--anew", "--config", home.config()]).ends(0);
+    assert!(home.run(&["serve"]).ends(1).err.contains("holds another one"));
+}
+
+#[test]
+fn a_store_that_was_migrated_to_another_redis_is_known_by_its_former_lineages() {
+    let (first, second) = (Server::start(), Server::start());
+    let home = Home::with_a_past(&first);
+    let target = Home::on(&second);
+    target.run(&["store", "init"]).ends(0);
+    run(&["store", "migrate", "--from", home.config(), "--to", target.config()]).ends(0);
+    assert_eq!(second.command::<String>(&["HGET", "tg:{tg}:head", "was"]), lineage(&first));
+    home.move_from(&first, &second);
+    let replica = home.serve();
+    assert_eq!(replica.keys(), 1);
+    replica.make_key();
+}
+
+#[test]
+fn former_lineages_are_bounded_and_begin_with_the_third_format() {
+    let redis = Server::start();
+    let home = Home::on(&redis);
+    home.run(&["store", "init"]).ends(0);
+    redis.command::<u64>(&["HSET", "tg:{tg}:head", "format", "1"]);
+    home.accept();
+    assert_eq!(redis.command::<u64>(&["HEXISTS", "tg:{tg}:head", "was"]), 0);
+    redis.command::<u64>(&["HSET", "tg:{tg}:head", "format", "3"]);
+    let before: Vec<String> = (0..20)
+        .map(|_| {
+            let left = lineage(&redis);
+            home.accept();
+            left
+        })
+        .collect();
+    assert_eq!(redis.command::<String>(&["HGET", "tg:{tg}:head", "was"]), before[4..].join(" "));
+}

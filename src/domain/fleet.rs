@@ -153,6 +153,41 @@ pub struct Remembered {
     pub left: Vec<String>,
 }
 
+/// What a store has lost and a failover explains, so that it is followed all the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Explained {
+    pub loss: Loss,
+    /// As of the last lease before it.
+    pub before: Option<Term>,
+    pub now: Term,
+}
+
+impl fmt::Display for Explained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.loss {
+            Loss::Changes { known, head } | Loss::Uncounted { known, head } if head < known => {
+                write!(
+                    f,
+                    "the store went back by {} changes: it has {head}, and {known} were known here",
+                    known - head
+                )?;
+            }
+            Loss::Changes { known, .. } | Loss::Uncounted { known, .. } => {
+                write!(f, "the store went back: its change number {known} is another one than was known here")?;
+            }
+            loss => write!(f, "{loss}")?,
+        }
+        match (self.before, self.now) {
+            (_, Term::Managed) => f.write_str("; explained by `store.redis.failover: managed`"),
+            (Some(Term::Epoch(before)), Term::Epoch(now)) if before < now => {
+                write!(f, "; explained by the failover from configuration epoch {before} to {now}")
+            }
+            (Some(_), _) => f.write_str("; explained by a failover that was heard of shortly before"),
+            (None, _) => f.write_str("; explained by a failover as this process began"),
+        }
+    }
+}
+
 /// What is wrong with a store that nobody has said to be right. Everything is refused until somebody has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loss {

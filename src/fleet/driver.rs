@@ -35,7 +35,7 @@ use crate::tasks::{Pauses, Task};
 
 /// How long a replica listens at most while somebody waits for the others to confirm a change.
 const IMPATIENT_BELL: Duration = Duration::from_millis(10);
-/// How often the list of members is looked through for those that are gone.
+/// How often the list of members is looked through for those that are gone, and whether there was a failover is asked.
 const LOOK_ROUND: Duration = Duration::from_secs(10);
 
 /// What a replica brings along.
@@ -68,6 +68,7 @@ pub fn start(joining: Joining) -> std::io::Result<Fleet> {
         protocol: protocol.remembering(joining.remembered.clone()),
         term: Term::Fixed,
         term_asked: Moment::default(),
+        asking_term: None,
         acknowledged: None,
         loss: None,
         noted: None,
@@ -123,6 +124,8 @@ struct Driver {
     /// By what the store may have gone back, and when that was asked.
     term: Term,
     term_asked: Moment,
+    /// The same, while it is asked again.
+    asking_term: Option<JoinHandle<Result<Term, StoreError>>>,
     /// The newest change that the store has acknowledged here, as it was before the last renewal was sent.
     acknowledged: Option<Position>,
     /// Why everything is refused.
@@ -197,6 +200,7 @@ impl Driver {
                         Err(left) => return left,
                     },
                     Action::Seal(loss) => self.refuse_all(&loss),
+                    Action::Tell(explained) => tracing::warn!("{explained}. What was ended is ended again"),
                     Action::Unseal => {
                         self.loss = None;
                         self.joining.redis.refuse(None);
@@ -285,8 +289,10 @@ impl Driver {
     }
 
     async fn renew(&mut self, member: &Member, settle: bool) -> Input {
+        self.ask_term_again();
         match self.try_renew(member, settle).await {
             Ok((sent, renewal)) => {
+                self.hear_term().await;
                 if self.wants_term(&renewal)
                     && let Err(error) = self.ask_term().await
                 {

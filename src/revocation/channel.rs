@@ -9,7 +9,7 @@ use super::GUARD;
 use super::stamps::Stamps;
 use super::sticky::Sticky;
 use crate::domain::change::{Head, Position};
-use crate::domain::fleet::{LogEntry, Loss, Member, MemberState, Refused, Remembered, Renewal, Term};
+use crate::domain::fleet::{Explained, LogEntry, Loss, Member, MemberState, Refused, Remembered, Renewal, Term};
 use crate::domain::time::{Moment, Timestamp};
 use crate::store::format::Format;
 
@@ -68,6 +68,8 @@ pub enum Action {
     },
     Apply(LogEntry),
     Adopt(Head),
+    /// Tell people why the store is followed though it has lost something.
+    Tell(Explained),
     Lease(Moment),
     /// Refuse everything, for this reason.
     Seal(Loss),
@@ -94,7 +96,7 @@ impl Action {
             Self::Lease(until) => stamps.grant(*until),
             Self::Seal(_) => stamps.seal(),
             Self::Unseal => stamps.unseal(),
-            Self::Connect { .. } | Self::DropLoads | Self::Renew { .. } | Self::Listen { .. } => {}
+            Self::Connect { .. } | Self::DropLoads | Self::Renew { .. } | Self::Listen { .. } | Self::Tell(_) => {}
         }
     }
 }
@@ -134,7 +136,7 @@ pub struct Channel {
     /// By what the store may have gone back: as of the last lease, if there was one, and as of the connection there is.
     term: Option<Term>,
     connected: Term,
-    /// The one that has explained a change of histories, or came with it; and when a higher one came that has not.
+    /// The one that has explained a change of histories, or came with it; and when a higher one came that has not, or a first one.
     explained: Option<Term>,
     risen_at: Option<Moment>,
     sealed: bool,
@@ -231,14 +233,14 @@ impl Channel {
             }
             Input::Failed => self.fail(now),
             Input::Renewed { sent, renewal } => match self.loss(now, &renewal) {
-                Some(loss) => self.seal(now, loss, &renewal),
-                None => self.go_on(now, sent, renewal),
+                Some(loss) if !self.explains(now, &loss) => self.seal(now, loss, &renewal),
+                explained => self.go_on(now, sent, renewal, explained),
             },
             Input::Rang => vec![self.renew()],
         }
     }
 
-    /// What an answer shows to be lost, and nothing explains.
+    /// What an answer shows to be lost.
     fn loss(&self, now: &Now, renewal: &Renewal) -> Option<Loss> {
         let (head, is_gone) = match renewal {
             Renewal::Lost => return Some(Loss::Head),
@@ -250,19 +252,21 @@ impl Channel {
             Renewal::Resync(head) | Renewal::Ahead { head, .. } => (head, false),
         };
         let newest = head.position.sequence;
-        let loss = if self.lineage.as_ref()? != &head.lineage {
+        if self.lineage.as_ref()? != &head.lineage {
             let lineage = head.lineage.clone();
-            self.left.contains(&lineage).then_some(Loss::Left { lineage })?
-        } else if is_gone {
-            let known = self.own.position.sequence.max(now.acknowledged);
-            match self.term {
-                Some(before) if now.term.is_behind(before) => Loss::Uncounted { known, head: newest },
-                _ => Loss::Changes { known, head: newest },
-            }
-        } else {
-            return None;
-        };
-        (self.is_late(now) || !self.is_explained(now)).then_some(loss)
+            return self.left.contains(&lineage).then_some(Loss::Left { lineage });
+        }
+        let known = self.own.position.sequence.max(now.acknowledged);
+        is_gone.then(|| match self.term {
+            Some(before) if now.term.is_behind(before) => Loss::Uncounted { known, head: newest },
+            _ => Loss::Changes { known, head: newest },
+        })
+    }
+
+    /// Whether a failover explains it.
+    fn explains(&self, now: &Now, loss: &Loss) -> bool {
+        let may_be_its = matches!(loss, Loss::Changes { .. } | Loss::Uncounted { .. } | Loss::Left { .. });
+        may_be_its && !self.is_late(now) && self.is_explained(now)
     }
 
     /// Whether no failover can become known any more that explains it.
@@ -285,18 +289,23 @@ impl Channel {
         self.risen_at.is_some_and(|at| now.moment.since(at) <= EARLIEST_EXPLANATION)
     }
 
+    /// Whether there was a failover since the primary was looked for, which may be another one by now.
+    fn is_overtaken(&self, now: &Now) -> bool {
+        now.term != self.connected && now.term.explains(self.connected)
+    }
+
     /// With what is no loss, or is explained.
-    fn go_on(&mut self, now: &Now, sent: Moment, renewal: Renewal) -> Vec<Action> {
+    fn go_on(&mut self, now: &Now, sent: Moment, renewal: Renewal, explained: Option<Loss>) -> Vec<Action> {
         let (head, entries) = match renewal {
             Renewal::Lost | Renewal::Short { .. } | Renewal::Missed { .. } => return self.fail(now),
-            Renewal::Resync(head) | Renewal::Gone(head) => return self.adopt(now, head),
+            Renewal::Resync(head) | Renewal::Gone(head) => return self.adopt(now, head, explained),
             Renewal::Ahead { head, entries } => (head, entries),
         };
         // The same place in another history: two of them can be alike while both are empty.
         let is_another = self.lineage.as_ref() != Some(&head.lineage);
         if self.sealed || !self.has_joined || is_another {
-            self.adopt(now, head)
-        } else if follows(&self.own.position, &entries, &head) {
+            self.adopt(now, head, explained)
+        } else if !self.is_overtaken(now) && follows(&self.own.position, &entries, &head) {
             self.follow(now, sent, &head, entries)
         } else {
             self.fail(now)
@@ -329,7 +338,9 @@ impl Channel {
         self.attached_since.get_or_insert(now.moment);
         self.leased_until = self.leased_until.max(sent.plus(GUARD));
         self.failures = 0;
-        if self.term.is_some_and(|before| self.connected.explains(before)) && self.explained != Some(self.connected) {
+        // A first one may have risen just now: the primary that was found may be the deposed one.
+        let is_new = self.term.map_or(self.connected != Term::Fixed, |before| self.connected.explains(before));
+        if is_new && self.explained != Some(self.connected) {
             self.risen_at = Some(now.moment);
         }
         self.term = Some(self.connected);
@@ -338,8 +349,9 @@ impl Channel {
     }
 
     /// No lease before the next renewal has confirmed the new position.
-    fn adopt(&mut self, now: &Now, head: Head) -> Vec<Action> {
+    fn adopt(&mut self, now: &Now, head: Head, explained: Option<Loss>) -> Vec<Action> {
         self.lineages += 1;
+        let has_begun = mem::replace(&mut self.has_joined, true);
         match self.lineage.replace(head.lineage.clone()) {
             Some(former) if former != head.lineage => {
                 self.left.retain(|left| left != &head.lineage && left != &former);
@@ -348,13 +360,18 @@ impl Channel {
             }
             _ => {}
         }
-        (self.has_joined, self.gone_since, self.refused, self.loss) = (true, None, None, None);
-        (self.explained, self.risen_at) = (Some(now.term), None);
+        (self.gone_since, self.refused, self.loss) = (None, None, None);
+        // Who has only begun with a history has needed no reason for that.
+        if has_begun || explained.is_some() {
+            (self.explained, self.risen_at) = (Some(now.term), None);
+        }
         self.own.position = head.position.clone();
         self.attached_since = None;
         self.settled = false;
         // Nobody else may be believed who has been asked before.
         let mut actions = vec![Action::DropLoads, Action::Adopt(head)];
+        let told = explained.map(|loss| Explained { loss, before: self.term, now: now.term });
+        actions.extend(told.map(Action::Tell));
         if mem::take(&mut self.sealed) {
             actions.push(Action::Unseal);
         }

@@ -87,7 +87,7 @@ fn run(world: &mut World, seed: u64, broken: Broken) -> Result<(), Violation> {
         6 => world.lost_copy(),
         7 => world.scale_down(),
         8 => world.made_anew(),
-        _ => world.rest_well(0..REPLICAS),
+        _ => world.rest_for_long(),
     }
     for _ in 0..STEPS {
         let mut picked = world.below(sum);

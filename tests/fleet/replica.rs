@@ -202,7 +202,8 @@ impl Replica {
         let before = self.channel.remembered().map(|known| known.term);
         let actions = self.channel.take(&now, input);
         let term = self.channel.remembered().map(|known| known.term);
-        if before.is_some() && term != before {
+        let is_first = before.is_none() && matches!(term, Some(Term::Epoch(_)));
+        if is_first || before.is_some() && term != before {
             self.risen_at = Some(moment);
         }
         let leased = actions.iter().any(|action| matches!(action, Action::Lease(_)));
@@ -287,7 +288,8 @@ impl Replica {
             Link::Answered { server, at, renewal: Some(renewal), is_back } => {
                 self.link = Link::Listening(server);
                 let sent = if self.broken == Broken::LeaseFromReceipt { now } else { at };
-                if self.wants_term(&renewal) {
+                // The driver asks again now and then.
+                if self.wants_term(&renewal) || random.is_multiple_of(16) {
                     self.term = redis.known_term();
                 }
                 let renewal = match renewal {

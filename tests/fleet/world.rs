@@ -341,6 +341,15 @@ impl World {
         }
     }
 
+    /// Often so long that the first lease of each is no reason any more for what is lost.
+    pub fn rest_for_long(&mut self) {
+        self.rest_well(0..REPLICAS);
+        if self.below(2) == 0 {
+            self.pass(EXPLAINS.as_millis() as u64 + 1);
+            self.rest_well(0..REPLICAS);
+        }
+    }
+
     /// Somebody looks through the members for those that are gone.
     pub fn look_round(&mut self) {
         let (random, now, broken) = (self.below(1 << 20), self.now(), self.broken);

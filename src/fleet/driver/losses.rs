@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Driver, Joining};
-use crate::domain::fleet::{Loss, MemberState, Renewal};
+use super::{Driver, Joining, LOOK_ROUND};
+use crate::domain::fleet::{Loss, MemberState, Renewal, Term};
 use crate::store::StoreError;
 use crate::store::redis::survey::{Finding, Survey};
 
@@ -56,8 +56,31 @@ impl Driver {
 
     pub(super) async fn ask_term(&mut self) -> Result<(), StoreError> {
         self.term_asked = self.joining.clock.moment();
+        self.asking_term = None;
         self.term = self.joining.redis.connector().term().await?;
         Ok(())
+    }
+
+    /// Asks again now and then, where somebody counts failovers, and nothing waits for the answer. One that was heard of only with the
+    /// next connection would explain whatever else is lost until then, be it a year later.
+    pub(super) fn ask_term_again(&mut self) {
+        let now = self.joining.clock.moment();
+        let is_time = matches!(self.term, Term::Epoch(_)) && now.since(self.term_asked) >= LOOK_ROUND;
+        if is_time && self.asking_term.is_none() {
+            let redis = Arc::clone(&self.joining.redis);
+            self.term_asked = now;
+            self.asking_term = Some(tokio::spawn(async move { redis.connector().term().await }));
+        }
+    }
+
+    /// Takes a higher one. Not every sentinel knows the newest, and who knows of a failover does not forget it.
+    pub(super) async fn hear_term(&mut self) {
+        let Some(asked) = self.asking_term.take_if(|asking| asking.is_finished()) else { return };
+        if let Ok(Ok(term)) = asked.await
+            && term.explains(self.term)
+        {
+            self.term = term;
+        }
     }
 
     /// Whether a renewal shows what only a failover can explain, and nobody was asked just now.

@@ -41,6 +41,8 @@ fn attached() -> Channel {
     assert_eq!(channel.own().state, MemberState::Syncing);
     let actions = channel.take(&now(20), renewed(10, ahead(3, &[])));
     assert_eq!(actions, [Action::Lease(Moment::from_millis(810)), Action::Listen { after: 3 }]);
+    // It has been for long.
+    channel.risen_at = None;
     channel
 }
 
@@ -146,6 +148,79 @@ fn a_failover_explains_what_comes_shortly_after_it_was_heard_of() {
     channel.take(&after_failover(220), renewed(210, ahead(2, &[])));
     let actions = channel.take(&after_failover(240), renewed(230, Renewal::Gone(head(1))));
     assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 2, head: 1 }));
+}
+
+#[test]
+fn a_process_that_begins_during_a_failover_may_have_found_the_deposed_primary() {
+    // Of none before it, or of one that has heard of no failover yet.
+    let past = || attached().remembered();
+    let begun = |term: Term, remembered: Option<Remembered>| {
+        let mut channel = Channel::new(identity(), 0, Timestamp::default()).remembering(remembered.clone());
+        let at = |millis| Now { term, ..now(millis) };
+        channel.take(&at(1), Input::Connected);
+        let first = if remembered.is_some() { ahead(3, &[]) } else { Renewal::Resync(head(3)) };
+        channel.take(&at(5), renewed(1, first));
+        let actions = channel.take(&at(10), renewed(8, ahead(3, &[])));
+        assert!(matches!(actions[0], Action::Lease(_)), "{actions:?}");
+        channel
+    };
+    let gone = |channel: &mut Channel, term: Term, millis: u64| {
+        channel.take(&Now { term, ..now(millis) }, renewed(millis - 5, Renewal::Gone(head(2))))
+    };
+    let risen = Term::Epoch(2);
+    for remembered in [None, past()] {
+        let actions = gone(&mut begun(risen, remembered.clone()), risen, 30_010);
+        assert!(actions.contains(&Action::Adopt(head(2))), "{remembered:?}: {actions:?}");
+        let actions = gone(&mut begun(risen, remembered), risen, 30_011);
+        assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 3, head: 2 }));
+    }
+    // It explains one change of histories, and nothing where there was no failover since what is remembered.
+    let mut channel = begun(risen, None);
+    gone(&mut channel, risen, 100);
+    channel.take(&Now { term: risen, ..now(120) }, renewed(110, ahead(2, &[])));
+    let actions = channel.take(&Now { term: risen, ..now(140) }, renewed(130, Renewal::Gone(head(1))));
+    assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 2, head: 1 }));
+    let actions = gone(&mut begun(Term::Epoch(1), past()), Term::Epoch(1), 100);
+    assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 3, head: 2 }));
+    let actions = gone(&mut begun(Term::Fixed, None), Term::Fixed, 100);
+    assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 3, head: 2 }));
+}
+
+#[test]
+fn a_failover_that_is_heard_of_while_connected_explains_nothing_much_later() {
+    let mut channel = attached();
+    let actions = channel.take(&after_failover(100), renewed(95, ahead(3, &[])));
+    assert!(matches!(actions[..], [Action::DropLoads, Action::Connect { .. }]), "{actions:?}");
+    channel.take(&after_failover(150), Input::Connected);
+    let actions = channel.take(&after_failover(160), renewed(155, ahead(3, &[])));
+    assert!(matches!(actions[0], Action::Lease(_)), "{actions:?}");
+    let actions = channel.take(&after_failover(40_000), renewed(39_990, Renewal::Gone(head(2))));
+    assert_eq!(actions[0], Action::Seal(Loss::Changes { known: 3, head: 2 }));
+    // Nobody counts those of a service.
+    let managed = |millis| Now { term: Term::Managed, ..now(millis) };
+    let mut channel = attached();
+    channel.take(&managed(30), Input::Failed);
+    channel.take(&managed(90), Input::Connected);
+    assert!(matches!(channel.take(&managed(100), renewed(95, ahead(3, &[])))[0], Action::Lease(_)));
+}
+
+#[test]
+fn what_a_failover_explains_is_told() {
+    let told = |actions: Vec<Action>| {
+        let told = actions.into_iter().find_map(|action| if let Action::Tell(told) = action { Some(told) } else { None });
+        told.map(|told| told.to_string()).unwrap_or_default()
+    };
+    let gone = || renewed(25, Renewal::Gone(head(1)));
+    let by_failover = told(attached().take(&after_failover(30), gone()));
+    assert_eq!(
+        by_failover,
+        "the store went back by 2 changes: it has 1, and 3 were known here; explained by the failover from configuration epoch 1 \
+         to 2"
+    );
+    let managed = told(attached().take(&Now { term: Term::Managed, ..now(30) }, gone()));
+    assert!(managed.ends_with("explained by `store.redis.failover: managed`"), "{managed}");
+    assert_eq!(told(attached().take(&now(30), gone())), "", "it is refused");
+    assert_eq!(told(attached().take(&now(30), renewed(25, Renewal::Resync(head(9))))), "", "nothing is known to be lost");
 }
 
 #[test]

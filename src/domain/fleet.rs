@@ -120,6 +120,8 @@ pub enum Term {
     /// By nothing that is known of.
     #[default]
     Fixed,
+    /// By a failover, and nobody who counts them could be asked yet.
+    Untold,
     /// By a service that makes another server the primary, and tells nobody.
     Managed,
     /// By a failover, after which the configuration epoch of Sentinel or the Cluster is a higher one.
@@ -134,6 +136,11 @@ impl Term {
             (Self::Epoch(before), Self::Epoch(now)) => now > before,
             _ => false,
         }
+    }
+
+    /// Whether somebody has said how many failovers there were.
+    pub fn is_counted(self) -> bool {
+        matches!(self, Self::Epoch(_))
     }
 
     /// Whether those who count the failovers have begun anew since, so that nobody can tell.

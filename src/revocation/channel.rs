@@ -279,7 +279,7 @@ impl Channel {
     fn is_explained(&self, now: &Now) -> bool {
         match self.term {
             Some(before) => now.term.explains(before) || self.has_risen(now),
-            None => now.term != Term::Fixed,
+            None => now.term == Term::Managed || now.term.is_counted(),
         }
     }
 
@@ -339,11 +339,14 @@ impl Channel {
         self.leased_until = self.leased_until.max(sent.plus(GUARD));
         self.failures = 0;
         // A first one may have risen just now: the primary that was found may be the deposed one.
-        let is_new = self.term.map_or(self.connected != Term::Fixed, |before| self.connected.explains(before));
+        let known = self.term.filter(|before| *before != Term::Untold);
+        let is_new = known.map_or(self.connected.is_counted(), |before| self.connected.explains(before));
         if is_new && self.explained != Some(self.connected) {
             self.risen_at = Some(now.moment);
         }
-        self.term = Some(self.connected);
+        if known.is_none() || self.connected != Term::Untold {
+            self.term = Some(self.connected);
+        }
         self.turn(now, MemberState::Attached);
         Action::Lease(sent.plus(GUARD))
     }

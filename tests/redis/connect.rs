@@ -185,6 +185,42 @@ async fn a_sentinel_that_hangs_delays_nobody_for_long() {
     assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
 }
 
+/// Leads there, and lets everybody wait first.
+fn slow(address: String) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let here = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let address = address.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(400));
+                let Ok(server) = std::net::TcpStream::connect(address) else { return };
+                let (mut asked, mut asks) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut asked, &mut asks));
+                let (mut answers, mut answered) = (server, client);
+                // It ends with either of them.
+                let _ = std::io::copy(&mut answers, &mut answered);
+            });
+        }
+    });
+    here
+}
+
+#[tokio::test]
+async fn a_sentinel_that_does_not_tell_this_user_does_not_speak_for_the_others() {
+    let fleet = Sentinel::start(0, 2, 60_000, &[]);
+    let [mute, other] = &fleet.addresses()[..] else { panic!("two sentinels") };
+    let () = fleet.sentinels[0].command(&["ACL", "SETUSER", "default", "-sentinel|master"]);
+    let term =
+        async |addresses: &[String]| Connector::open(by_sentinel(addresses, Sentinel::MASTER)).unwrap().term().await;
+    let found = term(&[mute.clone(), slow(other.clone())]).await;
+    assert!(matches!(found, Ok(Term::Epoch(_))), "{found:?}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().unwrap().to_string();
+    assert_eq!(term(&[mute.clone(), silent]).await, Ok(Term::Untold));
+    assert_eq!(term(std::slice::from_ref(mute)).await, Ok(Term::Fixed));
+}
+
 #[tokio::test]
 async fn a_primary_that_the_sentinels_have_not_given_up_is_not_believed() {
     let fleet = Sentinel::start(1, 1, 60_000, &[]);

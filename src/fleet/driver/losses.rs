@@ -65,7 +65,7 @@ impl Driver {
     /// next connection would explain whatever else is lost until then, be it a year later.
     pub(super) fn ask_term_again(&mut self) {
         let now = self.joining.clock.moment();
-        let is_time = matches!(self.term, Term::Epoch(_)) && now.since(self.term_asked) >= LOOK_ROUND;
+        let is_time = matches!(self.term, Term::Epoch(_) | Term::Untold) && now.since(self.term_asked) >= LOOK_ROUND;
         if is_time && self.asking_term.is_none() {
             let redis = Arc::clone(&self.joining.redis);
             self.term_asked = now;
@@ -77,7 +77,7 @@ impl Driver {
     pub(super) async fn hear_term(&mut self) {
         let Some(asked) = self.asking_term.take_if(|asking| asking.is_finished()) else { return };
         if let Ok(Ok(term)) = asked.await
-            && term.explains(self.term)
+            && (term.explains(self.term) || self.term == Term::Untold)
         {
             self.term = term;
         }

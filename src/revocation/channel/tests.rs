@@ -205,6 +205,24 @@ fn a_failover_that_is_heard_of_while_connected_explains_nothing_much_later() {
 }
 
 #[test]
+fn sentinels_that_are_silent_explain_nothing_and_exclude_nothing() {
+    let untold = |millis| Now { term: Term::Untold, ..now(millis) };
+    let gone = || renewed(25, Renewal::Gone(head(2)));
+    let mut channel = attached();
+    channel.take(&untold(26), Input::Failed);
+    channel.take(&untold(27), Input::Connected);
+    channel.take(&untold(28), renewed(27, ahead(3, &[])));
+    assert_eq!(channel.remembered().map(|known| known.term), Some(Term::Epoch(1)), "what was told is still known");
+    assert_eq!(channel.take(&untold(30), gone())[0], Action::Seal(Loss::Changes { known: 3, head: 2 }));
+    assert_eq!(channel.refused(), None, "nobody is told before it is sure");
+    assert!(channel.take(&after_failover(5_000), gone()).contains(&Action::Adopt(head(2))));
+    let mut channel = attached();
+    channel.take(&untold(30), gone());
+    channel.take(&untold(10_031), gone());
+    assert!(channel.refused().is_some());
+}
+
+#[test]
 fn what_a_failover_explains_is_told() {
     let told = |actions: Vec<Action>| {
         let told = actions.into_iter().find_map(|action| if let Action::Tell(told) = action { Some(told) } else { None });

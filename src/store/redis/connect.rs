@@ -203,11 +203,15 @@ impl Connector {
                     view.iter().find(|(name, _)| name == "config-epoch").and_then(|(_, epoch)| epoch.parse().ok())
                 };
                 let epochs = views.iter().flatten().flatten().filter_map(epoch_in);
-                match epochs.max() {
-                    Some(epoch) => Ok(Term::Epoch(epoch)),
-                    None => {
-                        views.into_iter().find(Result::is_ok).unwrap_or_else(|| Err(no_sentinel())).map(|_| Term::Fixed)
-                    }
+                if let Some(epoch) = epochs.max() {
+                    return Ok(Term::Epoch(epoch));
+                }
+                let (silent, told): (Vec<_>, Vec<_>) = views.into_iter().partition(Result::is_err);
+                match (silent.into_iter().find_map(Result::err), told.is_empty()) {
+                    (Some(error), true) => Err(error),
+                    // Those that are silent may tell later.
+                    (Some(_), false) => Ok(Term::Untold),
+                    (None, _) => Ok(Term::Fixed),
                 }
             }
             Topology::Cluster(_) => {
@@ -315,10 +319,11 @@ where
     Ok(Connection::of(connection, driver))
 }
 
-/// What all say who answer in time: one that hangs delays those who do not, and whatever waits for them, but little.
+/// What all say who answer in time: one that hangs delays those who do not, and whatever waits for them, but little. One that does
+/// not tell this user is no reason not to wait for the others.
 async fn whoever_answers<T>(
-    asked: impl Iterator<Item = impl Future<Output = Result<T, StoreError>>>,
-) -> Vec<Result<T, StoreError>> {
+    asked: impl Iterator<Item = impl Future<Output = Result<Option<T>, StoreError>>>,
+) -> Vec<Result<Option<T>, StoreError>> {
     let mut asked: FuturesUnordered<_> = asked.collect();
     let (mut answers, mut until) = (Vec::new(), None);
     loop {
@@ -327,7 +332,7 @@ async fn whoever_answers<T>(
             Some(until) => timeout_at(until, asked.next()).await.ok().flatten(),
         };
         let Some(answer) = answer else { return answers };
-        if answer.is_ok() {
+        if matches!(answer, Ok(Some(_))) {
             until.get_or_insert_with(|| Instant::now() + LATER_ANSWERS);
         }
         answers.push(answer);
@@ -408,10 +413,6 @@ fn told<T>(address: &dyn fmt::Display, answer: RedisResult<T>) -> Result<Option<
         Err(error) if error.code() == Some("NOPERM") => Ok(None),
         Err(error) => Err(StoreError::Unavailable(format!("{address} {}", explained(&error)))),
     }
-}
-
-fn no_sentinel() -> StoreError {
-    StoreError::Unavailable("no sentinel tells how often there was a failover".to_owned())
 }
 
 fn unavailable(address: &Address, problem: &str) -> StoreError {

@@ -441,6 +441,14 @@ impl Store {
         }
     }
 
+    /// The time by the one clock that all who share the store have in common; `None`: it is nobody else's.
+    pub async fn time(&self) -> Result<Option<Timestamp>, StoreError> {
+        match self {
+            Self::Embedded(_) => Ok(None),
+            Self::Redis(store) => store.time().await.map(Some),
+        }
+    }
+
     /// Removes rows of the audit log that are older than this, from the oldest on and at most so many, and gives how many. The
     /// newest row always stays: the next one is numbered behind it.
     pub async fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {

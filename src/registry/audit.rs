@@ -102,14 +102,20 @@ impl Registry {
     /// [`RegistryError::Unavailable`]
     pub async fn trim_old_rows(&self) -> Result<()> {
         let Some(keep) = self.limits.load().audit_kept else { return Ok(()) };
-        let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
-        let Some(newest) = newest.first() else { return Ok(()) };
-        // A clock that was set forward takes nothing away, nor does it with the next round.
-        let now = self.clock.now().min(newest.at);
+        let Some(now) = self.time_to_remove().await? else { return Ok(()) };
         let actor = Actor::tollgate();
         let attempt = Attempt { actor: &actor, act: TRIM, target: "audit".to_owned() };
         while self.trim(&attempt, now.minus(keep), now).await?.1 {}
         Ok(())
+    }
+
+    /// The time by which something is old enough to be removed; `None`: the log is empty. A clock that was set forward takes nothing
+    /// away, be it this process's, the store's, or that of whoever has written last.
+    pub(super) async fn time_to_remove(&self) -> Result<Option<Timestamp>> {
+        let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
+        let Some(newest) = newest.first() else { return Ok(None) };
+        let now = self.clock.now().min(newest.at);
+        Ok(Some(self.store.time().await?.map_or(now, |shared| now.min(shared))))
     }
 
     /// Lets through who may see every replica, and what is common to all projects.

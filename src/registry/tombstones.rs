@@ -11,7 +11,7 @@ use super::{PAUSE, Registry, RegistryError, Result};
 use crate::domain::change::{Event, Slots};
 use crate::domain::record::{ApiKey, AuditEntry, Outcome};
 use crate::domain::time::Timestamp;
-use crate::store::{AuditQuery, KeyQuery, OnceRecord, StoreError, Write};
+use crate::store::{KeyQuery, OnceRecord, StoreError, Write};
 
 /// How much is read, and at most removed, at once.
 const PAGE: usize = 256;
@@ -35,9 +35,7 @@ impl Registry {
         if !self.store.format().await?.has_three() || !self.is_todays_purger().await? {
             return Ok(());
         }
-        let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
-        // A clock that was set forward takes nothing away.
-        let now = newest.first().map_or(Timestamp::from_millis(0), |newest| self.clock.now().min(newest.at));
+        let Some(now) = self.time_to_remove().await? else { return Ok(()) };
         let before = now.minus(rule.backups_kept);
         let mut query = KeyQuery { limit: PAGE, ..KeyQuery::default() };
         loop {

@@ -71,6 +71,10 @@ impl Desk {
         self.clock.fetch_add(u64::try_from(time.as_millis()).unwrap(), Ordering::Relaxed);
     }
 
+    pub fn set(&self, now: Timestamp) {
+        self.clock.store(now.as_millis(), Ordering::Relaxed);
+    }
+
     pub fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.clock.load(Ordering::Relaxed))
     }

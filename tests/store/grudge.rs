@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tollgate::clock::Clock;
 use tollgate::domain::record::{ApiKey, Outcome};
 use tollgate::registry::{
     Actor, Expected, KeyChange, KeySpec, Limits, ProjectQuotas, Quotas, Rate, Rates, RegistryError, ResourceSpec,
@@ -10,6 +11,7 @@ use tollgate::registry::{
 };
 
 use crate::desk::{Desk, actor, spec};
+use crate::support::in_redis;
 
 const HELD: [&str; 4] = ["run", "manage_keys", "manage_users", "manage_resources"];
 
@@ -215,6 +217,27 @@ async fn what_was_revoked_makes_room_once_no_copy_of_the_store_has_it_valid() {
     let newest = desk.log().await.into_iter().filter(|row| row.act != "key.purge").map(|row| row.at).max();
     assert!(Some(row.at) <= newest, "what tells how late it is must not be told by a clock that runs ahead");
     desk.try_key(&operator, "acme").await.unwrap();
+}
+
+/// By what it writes itself, either: all who share the store have the store's time in common.
+#[tokio::test]
+async fn a_replica_whose_clock_runs_ahead_removes_nothing() {
+    let (store, _, _server) = in_redis().await;
+    let desk = Desk::on(store);
+    let rule = Tombstones { backups_kept: 90 * DAY, planes: ["data".to_owned()].into() };
+    desk.registry.limit(Limits { tombstones: Some(rule), audit_kept: Some(90 * DAY), ..limits(1_000, 6) });
+    desk.set(Clock::System.now());
+    let operator = Actor::operator();
+    let spec = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
+    let key = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record;
+    desk.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
+    let rows = desk.log().await.len();
+    desk.pass(200 * DAY);
+    desk.user("ahead", "beta", &["run"]).await;
+    desk.registry.purge_tombstones().await.unwrap();
+    desk.registry.trim_old_rows().await.unwrap();
+    assert!(desk.registry.key(&operator, key.id).await.is_ok());
+    assert_eq!(desk.log().await.len(), rows + 1);
 }
 
 #[tokio::test]

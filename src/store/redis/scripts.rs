@@ -24,6 +24,7 @@ scripts! {
     INDEX_ROWS = "index_rows";
     OLDEST = "oldest";
     TRIM = "trim";
+    TIME = "time";
     INIT = "init";
     KNOWN = "known";
     CHECK = "check";

@@ -1,17 +1,24 @@
-//! The audit log loses its oldest rows. Never the newest one, and never a row whose time was not read.
+//! The audit log loses its oldest rows, and what time it is for that. Never the newest row, and never one whose time was not read.
 
 use std::collections::BTreeSet;
 
 use super::Redis;
 use super::batch::lists_of_actor;
 use super::lists::numbered_row;
-use super::scripts::{OLDEST, TRIM};
+use super::scripts::{OLDEST, TIME, TRIM};
 use crate::domain::record::AuditEntry;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 
 impl Redis {
+    /// As [`super::super::Store::time`].
+    pub async fn time(&self) -> Result<Timestamp, StoreError> {
+        let mut script = TIME.prepare_invoke();
+        script.key(names::HEAD).key(names::CLOCK);
+        Ok(Timestamp::from_millis(self.lanes.ask(&script).await?.number()?))
+    }
+
     /// As [`super::super::Store::trim_audit`].
     pub async fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {
         let mut script = OLDEST.prepare_invoke();

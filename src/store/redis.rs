@@ -9,6 +9,7 @@ pub mod check;
 pub mod connect;
 pub mod connection;
 mod draft;
+mod heard;
 mod indexes;
 mod lanes;
 mod lists;

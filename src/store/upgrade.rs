@@ -8,12 +8,15 @@ use crate::domain::record::{Project, ProjectState};
 use crate::domain::time::Timestamp;
 
 /// What was done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgraded {
     /// What the store was when this began.
     pub was: Format,
     /// How many records had to be written again.
     pub rewritten: u64,
+    /// The replicas that cannot write the newest format and were not heard of, while no other was: they refuse the store from now
+    /// on, should they come back.
+    pub passed_over: Vec<String>,
 }
 
 /// Raises a store. The file of an embedded one is raised in one step; in Redis everybody writes the new format from the first

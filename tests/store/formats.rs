@@ -244,7 +244,10 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
         fill_as_of_old(&store).await;
         assert!(ids(&store).await.values().all(Option::is_none));
         let before = store.apply(vec![]).await.unwrap();
-        assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::Two, rewritten: 533 });
+        assert_eq!(
+            upgrade(&store).await.unwrap(),
+            Upgraded { was: Format::Two, rewritten: 533, passed_over: Vec::new() }
+        );
         assert_eq!(store.format().await.unwrap(), Format::Three);
         assert!(all_are_at_home(&store).await);
         let acme = store.project("acme".to_owned()).await.unwrap().unwrap();
@@ -267,7 +270,10 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
         assert_eq!(store.audit(by_her).await.unwrap().len(), 1);
         assert!(store.apply(vec![]).await.unwrap() > before + 1, "whoever follows the log looks again");
 
-        assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::Three, rewritten: 0 });
+        assert_eq!(
+            upgrade(&store).await.unwrap(),
+            Upgraded { was: Format::Three, rewritten: 0, passed_over: Vec::new() }
+        );
         // A change by somebody who had read the record before.
         store.apply(vec![Write::UpdateUser(User { disabled: true, version: 2, ..user("user-007") })]).await.unwrap();
         assert_eq!(store.user("user-007".to_owned()).await.unwrap().unwrap().id, given["user-007"]);
@@ -297,7 +303,10 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
     let raw: String = server.send("HGET tg:{tg}:head format").await;
     assert!(raw != "1" && raw != "3", "an older Tollgate refuses it, and this one knows that it is not done: {raw}");
-    assert_eq!(upgrade(&store).await.unwrap(), Upgraded { was: Format::RisingToThree, rewritten: 534 });
+    assert_eq!(
+        upgrade(&store).await.unwrap(),
+        Upgraded { was: Format::RisingToThree, rewritten: 534, passed_over: Vec::new() }
+    );
     assert!(all_are_at_home(&store).await);
     let given = ids(&store).await;
     assert!(all_differ(&given));
@@ -305,6 +314,25 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     let acme = store.project("acme".to_owned()).await.unwrap().unwrap().id;
     assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), User { project_id: acme, ..ann() });
     assert_eq!(store.format().await.unwrap(), Format::Three);
+}
+
+/// Nobody forgets those that were killed while no replica runs.
+#[tokio::test]
+async fn a_store_whose_replicas_are_all_gone_is_upgraded() {
+    let (store, redis, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    let old =
+        r#"{"name":"gpu-1","seq":0,"h":"","beat":7,"state":"attached","since":1,"grace_ms":60000,"version":"0.1.0"}"#;
+    server.send::<u64>(&format!("HSET tg:{{tg}}:members a {old}")).await;
+    server.send::<u64>(&format!("HSET tg:{{tg}}:members b {}", r#"{"name":"gpu-2","beat":1,"format":3}"#)).await;
+    let upgraded = upgrade(&store).await.unwrap();
+    assert_eq!((upgraded.was, &*upgraded.passed_over), (Format::Two, &["gpu-1 (a)".to_owned()][..]));
+    assert_eq!(store.format().await.unwrap(), Format::Three);
+    // Those that were listed are counted, with their graces, from the first moment on.
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    let unlisted = redis.channel().await.unwrap().list().await.unwrap().unlisted.unwrap();
+    assert_eq!((unlisted.count, unlisted.grace), (2, Duration::from_secs(60)));
+    assert!(unlisted.still > Duration::from_secs(50), "{unlisted:?}");
 }
 
 #[tokio::test]

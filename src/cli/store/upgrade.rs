@@ -58,16 +58,27 @@ pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
             Store::Redis(Arc::new(Redis::new(connector, Handle::current())))
         }
     };
-    let Upgraded { was, rewritten } = upgrade(&store).await.map_err(|error| failed(&error))?;
+    let Upgraded { was, rewritten, passed_over } = upgrade(&store).await.map_err(|error| failed(&error))?;
     match args.output {
         Output::Json => {
             let (was, format) = (was.to_string(), Format::NEWEST.to_string());
-            output::print(&output::json(&json!({"was": was, "format": format, "rewritten": rewritten}))?)
+            let done = json!({"was": was, "format": format, "rewritten": rewritten, "passed_over": passed_over});
+            output::print(&output::json(&done)?)
         }
-        Output::Table => output::print(&fields(&[
-            ("Format", Format::NEWEST.to_string()),
-            ("It was", was.to_string()),
-            ("Written again", format!("{rewritten} records")),
-        ])),
+        Output::Table => {
+            let mut done = vec![
+                ("Format", Format::NEWEST.to_string()),
+                ("It was", was.to_string()),
+                ("Written again", format!("{rewritten} records")),
+            ];
+            if !passed_over.is_empty() {
+                let passed_over = passed_over.join(", ");
+                done.push((
+                    "Passed over",
+                    format!("{passed_over}: not heard of, and of an older release, which refuses the store"),
+                ));
+            }
+            output::print(&fields(&done))
+        }
     }
 }

@@ -22,7 +22,7 @@ impl Embedded {
     pub(in crate::store) fn upgrade(&self) -> Result<Upgraded, StoreError> {
         let was = self.format()?;
         if was == Format::NEWEST {
-            return Ok(Upgraded { was, rewritten: 0 });
+            return Ok(Upgraded { was, rewritten: 0, passed_over: Vec::new() });
         }
         let (upgraded, sequence) = self.engine.write(|transaction| {
             let was = format_in(&transaction.open_table(keyspace::META)?)?;
@@ -30,7 +30,7 @@ impl Embedded {
             indexes::fill(transaction)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
             let sequence = Batch::begin(transaction, Format::NEWEST)?.number()?;
-            Ok((Upgraded { was, rewritten }, sequence))
+            Ok((Upgraded { was, rewritten, passed_over: Vec::new() }, sequence))
         })?;
         self.engine.acknowledge(sequence);
         Ok(upgraded)

@@ -212,7 +212,7 @@ fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
     Ok(LogEntry { position: Position { sequence, chain: text(chain)? }, event })
 }
 
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 

@@ -10,13 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
-use tokio::time::{Instant, sleep};
 
 use super::Redis;
 use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_sessions, put_user};
-use super::channel::decode_member;
 use super::connection::Connection;
 use super::draft::{Draft, Seen};
+use super::heard::heard_of;
 use super::loads::{checked_resource, checked_user};
 use super::scripts::{
     Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, Silence, bytes, explained, list, lost, run, text, unreadable,
@@ -37,9 +36,6 @@ use crate::store::{ONCE_KEPT, PepperCheck, SESSION_KEPT, StoreError};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
-/// How long a replica that is listed must have been silent before it is taken for one that has ended.
-const SILENCE: Duration = Duration::from_secs(3);
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How many names a server looks through at once.
 const SCANNED_AT_ONCE: usize = 1000;
 
@@ -95,30 +91,13 @@ impl Migrant {
         Ok([lineage.ok_or_else(lost)?, sequence, chain, format])
     }
 
-    /// Replicas that were killed are listed on, so each is given time to show that it lives.
     pub(in crate::store) async fn refuse_if_used(&self) -> Result<(), StoreError> {
-        let (first, deadline) = (self.beats().await?, Instant::now() + SILENCE);
-        let mut now = first.clone();
-        while !now.is_empty() && Instant::now() < deadline {
-            if let Some((_, (name, _))) = now.iter().find(|(id, beat)| first.get(*id) != Some(*beat)) {
-                return Err(StoreError::Conflict(format!(
-                    "the store in Redis is in use by the replica {name}: stop every Tollgate that uses it, and try again"
-                )));
-            }
-            sleep(LOOK_AGAIN).await;
-            now = self.beats().await?;
+        match heard_of(&mut self.connection.clone()).await? {
+            Some(name) => refused(&format!(
+                "the store in Redis is in use by the replica {name}: stop every Tollgate that uses it, and try again"
+            )),
+            None => Ok(()),
         }
-        Ok(())
-    }
-
-    /// The replicas by their ids, each with its name and its last beat.
-    async fn beats(&self) -> Result<HashMap<String, (String, u64)>, StoreError> {
-        let members: HashMap<String, Vec<u8>> = self.ask(redis::cmd("HGETALL").arg(names::MEMBERS)).await?;
-        let beat = |(id, member): (String, Vec<u8>)| {
-            let member = decode_member(id, &member);
-            (member.id, (member.name, member.beat))
-        };
-        Ok(members.into_iter().map(beat).collect())
     }
 
     pub(in crate::store) async fn begin(&self, origin: &str) -> Result<Begun, StoreError> {

@@ -1,4 +1,4 @@
-//! The store in Redis raised to the newest format while its replicas go on. Never begins while one of them could not write that,
+//! The store in Redis raised to the newest format while its replicas go on. Never begins while one that lives could not write that,
 //! and never says that it has ended before every record was seen.
 //!
 //! Names are read over one connection, between two scripts that a server runs only if it is the primary. What is created
@@ -7,14 +7,17 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::Redis;
+use super::channel::millis;
 use super::connection::Connection;
+use super::heard::heard_of;
 use super::loads::checked_user;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, Silence, explained, run};
+use super::{Redis, texts};
 use crate::domain::change::{Event, Slots, Touched, named};
 use crate::domain::credential::ProjectId;
 use crate::domain::record::EVERY;
 use crate::domain::time::Timestamp;
+use crate::revocation::FENCE;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::encode_event;
@@ -34,13 +37,14 @@ const ATTEMPTS: usize = 16;
 struct Begun {
     lineage: String,
     was: Format,
+    passed_over: Vec<String>,
 }
 
 impl Redis {
     pub(in crate::store) async fn upgrade(&self) -> Result<Upgraded, StoreError> {
         let mut connection = self.connector.primary().await?;
         connection.set_response_timeout(LIMIT);
-        let Begun { lineage, was } = self.begin_upgrade(&mut connection).await?;
+        let Begun { lineage, was, passed_over } = self.begin_upgrade(&mut connection).await?;
         let mut rewritten = 0;
         if was != Format::NEWEST {
             let mut homes = Homes { store: self, ids: HashMap::new() };
@@ -61,36 +65,32 @@ impl Redis {
             self.fill_indexes().await?;
             self.end_upgrade(&mut connection, &lineage).await?;
         }
-        Ok(Upgraded { was, rewritten })
+        Ok(Upgraded { was, rewritten, passed_over })
     }
 
     async fn begin_upgrade(&self, connection: &mut Connection) -> Result<Begun, StoreError> {
-        let mut script = BEGIN_UPGRADE.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
-        script.arg(Format::Two.in_head()).arg(Format::RisingToThree.in_head());
-        script.arg(Format::HIGHEST).arg(Format::OLDEST).arg(everything());
-        let mut answer = asked(run(connection, &script).await)?;
-        match &*answer.word {
-            "BEHIND" => {
-                let behind = super::texts(answer.value()?)?.join(", ");
-                Err(StoreError::Conflict(format!(
-                    "these replicas cannot write format {}: {behind}. Move each to this release first; one that is gone is \
-                     forgotten after ten minutes",
-                    Format::HIGHEST
-                )))
-            }
-            "SEALED" => {
-                let sealed = super::texts(answer.value()?)?.join(", ");
-                Err(StoreError::Conflict(format!(
-                    "these replicas refuse the store, as it has lost what they knew: {sealed}. Look at it first with `tollgate \
-                     store accept`; one that is gone is forgotten after ten minutes"
-                )))
-            }
-            _ => {
-                let was = Format::of_head(answer.number()?)?;
-                let begun = Begun { was, lineage: answer.text()? };
-                self.writer.confirm(connection).await?;
-                Ok(begun)
+        let (mut ended, mut passed_over) = (Vec::new(), Vec::new());
+        loop {
+            let mut script = BEGIN_UPGRADE.prepare_invoke();
+            script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).key(names::CLOCK);
+            script.arg(Format::Two.in_head()).arg(Format::RisingToThree.in_head());
+            script.arg(Format::HIGHEST).arg(Format::OLDEST).arg(everything()).arg(millis(FENCE)).arg(&ended);
+            let mut answer = asked(run(connection, &script).await)?;
+            match &*answer.word {
+                "BEHIND" => {
+                    let (behind, who) = (texts(answer.value()?)?, texts(answer.value()?)?);
+                    // While one runs, those that have ended are forgotten; while none does, nobody forgets them.
+                    if !ended.is_empty() || heard_of(connection).await?.is_some() {
+                        return Err(cannot_write(&behind));
+                    }
+                    (ended, passed_over) = (who, behind);
+                }
+                "SEALED" => return Err(refuse_it(&texts(answer.value()?)?)),
+                _ => {
+                    let (was, lineage) = (Format::of_head(answer.number()?)?, answer.text()?);
+                    self.writer.confirm(connection).await?;
+                    return Ok(Begun { was, lineage, passed_over });
+                }
             }
         }
     }
@@ -251,6 +251,23 @@ impl Homes<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+fn cannot_write(behind: &[String]) -> StoreError {
+    StoreError::Conflict(format!(
+        "these replicas cannot write format {}: {}. Move each to this release first; one that is gone is forgotten after ten \
+         minutes, or passed over where no replica runs at all",
+        Format::HIGHEST,
+        behind.join(", ")
+    ))
+}
+
+fn refuse_it(sealed: &[String]) -> StoreError {
+    StoreError::Conflict(format!(
+        "these replicas refuse the store, as it has lost what they knew: {}. Look at it first with `tollgate store accept`, which \
+         forgets them; or restore it, and start a replica: it forgets those that are gone after ten minutes",
+        sealed.join(", ")
+    ))
 }
 
 fn unsteady() -> StoreError {

@@ -92,9 +92,9 @@ fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
 impl Look {
     /// Of this very loss: another one for whatever else would be accepted.
     fn name(&self) -> String {
-        let Standing { lineage, sequence, log, witnesses, .. } = &self.standing;
+        let Standing { lineage, sequence, chain, log, witnesses, .. } = &self.standing;
         let missed: BTreeSet<&String> = witnesses.iter().flat_map(|witness| &witness.missed).collect();
-        let digest = Sha256::digest(json!([lineage, sequence, log, self.known, missed]).to_string());
+        let digest = Sha256::digest(json!([lineage, sequence, chain, log, self.known, missed]).to_string());
         digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
     }
 
@@ -175,5 +175,30 @@ impl Look {
             ),
         });
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::format::Format;
+
+    #[test]
+    fn each_loss_has_a_name_of_its_own() {
+        let standing = |chain: &str| Standing {
+            lineage: "one".to_owned(),
+            format: Format::NEWEST,
+            sequence: 7,
+            chain: chain.to_owned(),
+            log: 7,
+            missed: 0,
+            witnesses: Vec::new(),
+            was: Vec::new(),
+        };
+        let look = |chain: &str, known| Look { standing: standing(chain), known };
+        assert_eq!(look("a", 9).name(), look("a", 9).name());
+        // Two copies of one store that have gone on differently.
+        assert_ne!(look("a", 9).name(), look("b", 9).name());
+        assert_ne!(look("a", 9).name(), look("a", 8).name());
     }
 }

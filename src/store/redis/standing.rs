@@ -18,6 +18,8 @@ pub struct Standing {
     pub format: Format,
     /// The number of the newest change, as the head says.
     pub sequence: u64,
+    /// What the newest change is told from others by that had its number.
+    pub chain: String,
     /// The number that the log ends with.
     pub log: u64,
     /// The number of a change that a replica has known and misses, or 0: nobody believes the store then.
@@ -71,7 +73,8 @@ impl Redis {
         witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         let missed = answer.number()?;
         let was = answer.text()?.split_whitespace().map(str::to_owned).collect();
-        Ok(Some(Standing { lineage, format, sequence, log, missed, witnesses, was }))
+        let chain = answer.text()?;
+        Ok(Some(Standing { lineage, format, sequence, chain, log, missed, witnesses, was }))
     }
 
     /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends

@@ -118,8 +118,8 @@ impl Writer {
         let mut line = self.connect().await?;
         let connection = &mut line.connection;
         let mut script = ACCEPT.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
-        script.arg(&seen.lineage).arg(seen.sequence).arg(seen.log);
+        script.key(names::HEAD).key(names::LOG).key(names::AUDIT).key(names::MEMBERS);
+        script.arg(&seen.lineage).arg(seen.sequence).arg(&seen.chain).arg(seen.log);
         script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }));
         script.arg(encode_audit(row)).arg(seen.former());
         if seen.format.has_three() {

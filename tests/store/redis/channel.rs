@@ -7,6 +7,7 @@ use tollgate::domain::fleet::{LogEntry, Member, MemberState, Refused, Renewal};
 use tollgate::domain::record::{EndedSession, ProjectState, User};
 use tollgate::revocation::FENCE;
 use tollgate::store::StoreError;
+use tollgate::store::redis::standing::Standing;
 use tollgate::store::redis::{Channel, Redis};
 
 use super::{wait_for, write};
@@ -365,6 +366,26 @@ async fn one_that_misses_something_for_good_tells_all() {
     other.renew(&knows).await.unwrap();
     assert!(matches!(channel.renew(&here).await, Ok(Renewal::Resync(head)) if head.lineage == lineage));
     redis.commit(&[], &event).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_acceptance_is_of_what_was_seen_and_forgets_those_that_refused() {
+    let (_, redis, server) = in_redis().await;
+    change(&redis, 1).await;
+    let mut channel = redis.channel().await.unwrap();
+    let head = resync(&mut channel, &Position::default()).await;
+    ahead(&mut channel, &standing_at(&head.position)).await;
+    let gone = Position { sequence: 9, chain: "9".repeat(40) };
+    let sealed = Member { id: "b".to_owned(), state: MemberState::Sealed, ..standing_at(&gone) };
+    assert!(matches!(channel.renew(&sealed).await, Ok(Renewal::Gone(_))));
+    let seen = redis.standing().await.unwrap();
+    assert_eq!(seen.chain, head.position.chain);
+    let other = Standing { chain: gone.chain.clone(), ..seen.clone() };
+    assert!(matches!(redis.accept(&other, &row("operator")).await, Err(StoreError::Conflict(_))), "another store");
+    redis.accept(&seen, &row("operator")).await.unwrap();
+    let listing = channel.list().await.unwrap();
+    assert_eq!(listing.members.iter().map(|member| &*member.id).collect::<Vec<_>>(), ["a"]);
+    assert_eq!((listing.unlisted, server.send::<u64>("HGET tg:{tg}:head members").await), (None, 1));
 }
 
 #[tokio::test]

@@ -263,18 +263,32 @@ async fn open_store(
     policy: &Arc<Policy>,
 ) -> Result<Option<(Opened, impl Future<Output = ()> + use<>)>, RunError> {
     store::refuse_to_begin_anew(settings)?;
-    let mut opened = store::open(&settings.store, STORE_WAIT).await?;
     let mut stop = Box::pin(stop_signal()?);
+    let Some(mut opened) = open_until(&mut stop, settings).await? else { return Ok(None) };
     while let Opened::Lost(joined, loss) = opened {
         if sealed::refuse_all(*joined, &loss, settings, policy, &mut stop).await? == sealed::Ended::Stopped {
             return Ok(None);
         }
-        opened = tokio::select! {
-            opened = store::open(&settings.store, STORE_WAIT) => opened?,
-            () = &mut stop => return Ok(None),
-        };
+        match open_until(&mut stop, settings).await? {
+            Some(again) => opened = again,
+            None => return Ok(None),
+        }
     }
     Ok(Some((opened, stop)))
+}
+
+/// `None`: it was told to end before the store was open.
+async fn open_until(
+    stop: &mut (impl Future<Output = ()> + Unpin),
+    settings: &Settings,
+) -> Result<Option<Opened>, RunError> {
+    tokio::select! {
+        opened = store::open(&settings.store, STORE_WAIT) => Ok(Some(opened?)),
+        () = stop => {
+            tracing::info!("told to end before the store was open: stopped");
+            Ok(None)
+        }
+    }
 }
 
 /// As many files as the system lets us have: with all its doors full, the process needs more than the customary 1,024.

@@ -24,6 +24,7 @@ use std::fmt;
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -199,6 +200,8 @@ pub fn main() -> ExitCode {
 
 /// The threads of the admin API and of everything but checks, which have threads of their own.
 const SIDE_THREADS: usize = 2;
+/// How long the end waits for what still waits for a disk or a name server. Whatever has to be done is done before that.
+const LAST_THREADS: Duration = Duration::from_secs(1);
 
 fn serve(config: PathBuf, core_dumps: bool) -> Result<Exit, Failure> {
     if !core_dumps && let Err(error) = run::memory::keep_private() {
@@ -206,7 +209,9 @@ fn serve(config: PathBuf, core_dumps: bool) -> Result<Exit, Failure> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(SIDE_THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start threads: {error}")))?;
-    match runtime.block_on(run::serve(config)) {
+    let served = runtime.block_on(run::serve(config));
+    runtime.shutdown_timeout(LAST_THREADS);
+    match served {
         Ok(()) => Ok(Exit::Done),
         Err(error @ RunError::Config(_)) => Err(Failure::new(Exit::Configuration, error.to_string())),
         Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),

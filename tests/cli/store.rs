@@ -2,6 +2,9 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::server::{self, House, in_redis, write_secret};
 use super::{Done, run, servers, tollgate};
@@ -95,6 +98,41 @@ fn a_server_that_comes_late_is_waited_for() {
     assert!(warned.contains(&redis.address()), "{warned}");
     redis.restart();
     lines.find(|line| line.contains("\"serving\"")).expect("it serves");
+}
+
+#[test]
+fn who_is_told_to_end_while_the_store_is_waited_for_ends() {
+    let mut redis = servers::Server::start();
+    let house = House::on(&redis);
+    house.run(&["store", "init"]).ends(0);
+    house.give_pepper();
+    // It hangs first, and then is gone.
+    redis.signal(Signal::STOP);
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut command = house.command(&["serve"]);
+        let mut child = Running(command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+        lines.find(|line| line.contains("cannot be reached yet")).expect("it goes on trying");
+        let told = Instant::now();
+        kill_process(Pid::from_child(&child.0), signal).unwrap();
+        let status = child.0.wait().unwrap();
+        assert!(
+            status.success() && told.elapsed() < Duration::from_secs(10),
+            "{signal:?}: {status} {:?}",
+            told.elapsed()
+        );
+        assert!(lines.any(|line| line.contains("told to end before the store was open")), "{signal:?}");
+        redis.kill();
+    }
+    // Nor does whoever waits for a file.
+    let server = server::Server::start();
+    let mut second =
+        Running(tollgate().args(["serve", "--config", &server.config()]).stdout(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(second.0.stdout.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.contains("another process has the store open")).expect("it waits");
+    let told = Instant::now();
+    kill_process(Pid::from_child(&second.0), Signal::TERM).unwrap();
+    assert!(second.0.wait().unwrap().success() && told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());
 }
 
 /// Ended by its id with the test.

@@ -7,6 +7,7 @@ mod grants;
 pub mod jwt;
 pub mod l2;
 pub mod last_used;
+mod mismatch;
 pub mod seal;
 pub mod signing;
 
@@ -37,6 +38,7 @@ use grants::Grants;
 use jwt::lane::Lane;
 use jwt::{Genuine, Issuers};
 use l2::L2;
+use mismatch::Mismatches;
 use signing::SigningKeys;
 
 /// Finds principals and resources.
@@ -50,6 +52,7 @@ pub struct Resolver {
     resources: Cache<Resource>,
     barred: Cache<Barred>,
     grants: Arc<Grants>,
+    mismatches: Arc<Mismatches>,
     issuers: ArcSwap<Issuers>,
     signing: Arc<SigningKeys>,
     sizes: Sizes,
@@ -95,6 +98,7 @@ impl Resolver {
             resources,
             barred,
             grants: Arc::default(),
+            mismatches: Arc::default(),
             issuers,
             signing,
             sizes,
@@ -171,6 +175,8 @@ impl Resolver {
                 };
                 let grant = Grant::of_key(&key).map_err(|_| ResolveError::Damaged)?;
                 let mut principal = Principal::of_key(&key, grants.share(&grant));
+                let who = || format!("key:{}", key.id);
+                reader.mismatches.note(&key.project, key.project_id, project.as_ref(), who);
                 let said = Said::Key { digest: &key.digest, revoked: principal.revoked };
                 principal.revoked = principal.revoked
                     || reader.is_barred(&key.project, key.project_id, project.as_ref())
@@ -244,6 +250,7 @@ impl Resolver {
         let (session, plane) = (session.clone(), plane.to_owned());
         let subject = format!("user:{}", session.user);
         let logged = self.digester.logged(&subject).map(String::into_boxed_str);
+        let who = logged.as_deref().unwrap_or(&subject).to_owned();
         async move {
             let own = named("session", &session.id);
             let digests = [named("user", &session.user), own];
@@ -258,6 +265,7 @@ impl Resolver {
             let grant = grants.share(&grant);
             let beside = Beside { logged, id: user.id.map(|id| id.as_str().into()) };
             let mut principal = Principal::of_subject(&subject, beside, grant, session.expires_at);
+            reader.mismatches.note(&user.project, user.project_id, project.as_ref(), || who);
             principal.revoked = user.disabled
                 || user.sessions != session.generation
                 || ended
@@ -332,7 +340,8 @@ impl Resolver {
     }
 
     fn reader(&self) -> Reader {
-        Reader { store: self.store.clone(), sticky: Arc::clone(&self.sticky), position: self.stamps.position() }
+        let (sticky, mismatches) = (Arc::clone(&self.sticky), Arc::clone(&self.mismatches));
+        Reader { store: self.store.clone(), sticky, mismatches, position: self.stamps.position() }
     }
 
     /// Whether nothing has changed since this was found that could make it untrue.
@@ -358,6 +367,7 @@ impl Resolver {
 struct Reader {
     store: Store,
     sticky: Arc<Sticky>,
+    mismatches: Arc<Mismatches>,
     /// Up to which change this replica had heard then.
     position: u64,
 }
@@ -410,7 +420,7 @@ mod tests {
     #[test]
     fn a_store_that_knows_less_than_this_replica_is_not_believed() {
         let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
-        let reader = Reader { store, sticky: Arc::default(), position: 5 };
+        let reader = Reader { store, sticky: Arc::default(), mismatches: Arc::default(), position: 5 };
         let said = |sequence: Option<u64>| {
             let position = sequence.map(|sequence| Position { sequence, chain: String::new() });
             reader.truth(AsOf { found: (), position }).is_ok()

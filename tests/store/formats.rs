@@ -316,6 +316,21 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     assert_eq!(store.format().await.unwrap(), Format::Three);
 }
 
+#[tokio::test]
+async fn an_upgrade_gives_many_projects_their_ids_at_once() {
+    let (store, _, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    let keys = (0..350).map(|n| Write::CreateKey(key_of(n, "data", &format!("project-{n:03}"))));
+    store.apply(keys.collect()).await.unwrap();
+    let before: u64 = server.send("HGET tg:{tg}:head seq").await;
+    upgrade(&store).await.unwrap();
+    let after: u64 = server.send("HGET tg:{tg}:head seq").await;
+    let projects = store.projects(None, 999).await.unwrap();
+    assert!(projects.len() == 350 && projects.iter().all(|project| project.id.is_some()));
+    // The beginning, the end, and two for each hundred.
+    assert!(after - before <= 12, "{} changes", after - before);
+}
+
 /// Nobody forgets those that were killed while no replica runs.
 #[tokio::test]
 async fn a_store_whose_replicas_are_all_gone_is_upgraded() {

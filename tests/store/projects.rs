@@ -1,7 +1,7 @@
 //! What the registry promises about projects, and what a change of one does to what is cached: everything of the project is
 //! refused or works again with the next look-up, and nothing of another one is touched.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tollgate::domain::change::{Event, Slots};
@@ -15,7 +15,7 @@ use tollgate::revocation::stamps::Stamps;
 use tollgate::store::Write;
 
 use crate::desk::{Desk, actor, spec, user_spec};
-use crate::support::in_redis;
+use crate::support::{in_redis, lock};
 
 use Expected::{Any, Version};
 
@@ -243,6 +243,31 @@ async fn every_key_of_a_project_follows_it_with_the_next_look_up() {
     assert_eq!(lobby.look(&other, data).await, (true, Tier::Store));
 }
 
+/// What is logged on this thread.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn listen(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(move || log.clone()).finish())
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(lock(&self.0).clone()).unwrap()
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        lock(&self.0).write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[tokio::test]
 async fn whoever_carries_the_id_of_another_project_is_refused() {
     let lobby = Lobby::new();
@@ -263,7 +288,15 @@ async fn whoever_carries_the_id_of_another_project_is_refused() {
         desk.stamps.acknowledge(sequence, &event.touched);
         lobby.look(&key, data).await
     };
+    let log = Log::default();
+    let listening = log.listen();
     assert_eq!(carries(other).await, (true, Tier::Store), "another project had the name");
+    assert_eq!(carries(other).await, (true, Tier::Store));
+    drop(listening);
+    // Which, and only once.
+    let said = log.text();
+    let who = format!("key:{}", key.record.id);
+    assert!(said.lines().count() == 1 && said.contains(&who) && said.contains("anew in the project"), "{said}");
     assert_eq!(carries(key.record.project_id).await, (false, Tier::Store));
     assert_eq!(carries(None).await, (false, Tier::Store), "made before projects had ids");
     assert!(!lobby.look(&every, "ik_adm").await.0);

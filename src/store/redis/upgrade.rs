@@ -4,7 +4,7 @@
 //! Names are read over one connection, between two scripts that a server runs only if it is the primary. What is created
 //! meanwhile is of the new format already.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use super::channel::millis;
@@ -15,12 +15,12 @@ use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, Silence, explained, run
 use super::{Redis, texts};
 use crate::domain::change::{Event, Slots, Touched, named};
 use crate::domain::credential::ProjectId;
-use crate::domain::record::EVERY;
+use crate::domain::record::{EVERY, User};
 use crate::domain::time::Timestamp;
 use crate::revocation::FENCE;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
-use crate::store::records::encode_event;
+use crate::store::records::{decode_project, encode_event};
 use crate::store::upgrade::{Upgraded, user_id, with_id};
 use crate::store::{Belonging, KeyQuery, ResourceQuery, StoreError, Write};
 
@@ -28,7 +28,7 @@ use crate::store::{Belonging, KeyQuery, ResourceQuery, StoreError, Write};
 const LIMIT: Duration = Duration::from_secs(10);
 /// How many names a server looks through at once.
 const SCANNED_AT_ONCE: usize = 1000;
-/// How many records one change writes again.
+/// How many records one change writes again, or projects it gives ids to.
 const AT_ONCE: usize = 100;
 /// How often a project is followed that others keep writing.
 const ATTEMPTS: usize = 16;
@@ -129,20 +129,20 @@ impl Homes<'_> {
         for _ in 0..ATTEMPTS {
             let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
             let read = self.store.read(&wanted, 0).await?;
+            let found = users.iter().zip(read.values).filter_map(|(name, value)| Some((name, value?)));
+            let found: Vec<User> = found.map(|(name, value)| checked_user(&value, name)).collect::<Result<_, _>>()?;
+            let lacks = |user: &User| user.project_id.is_none() && user.project != EVERY;
+            self.find(found.iter().filter(|user| lacks(user)).map(|user| (&*user.project, user.created_at))).await?;
             let mut steps = Steps::default();
-            for (name, value) in users.iter().zip(read.values) {
-                let Some(value) = value else { continue };
-                let user = checked_user(&value, name)?;
+            for user in &found {
                 if user.id.is_none() {
-                    steps.batch.push(Write::GiveUserId { name: name.clone(), id: user_id()? });
-                    steps.touched.push(Slots::of_digests(&[named("user", name)]));
+                    steps.batch.push(Write::GiveUserId { name: user.name.clone(), id: user_id()? });
+                    steps.touched.push(Slots::of_digests(&[named("user", &user.name)]));
                 }
-                let lacks = user.project_id.is_none() && user.project != EVERY;
-                if lacks {
-                    let to = Belonging::User(name.clone());
-                    steps.batch.push(self.step(to, &user.project, user.created_at).await?);
+                if lacks(user) {
+                    steps.batch.push(self.step(Belonging::User(user.name.clone()), &user.project)?);
                 }
-                steps.count += u64::from(user.id.is_none() || lacks);
+                steps.count += u64::from(user.id.is_none() || lacks(user));
             }
             if let Some(given) = self.give(steps).await? {
                 return Ok(given);
@@ -157,9 +157,11 @@ impl Homes<'_> {
         while attempts < ATTEMPTS {
             let keys = self.store.keys(&query).await?;
             let Some(last) = keys.last() else { return Ok(given) };
+            let lacking = || keys.iter().filter(|key| key.project_id.is_none() && key.project != EVERY);
+            self.find(lacking().map(|key| (&*key.project, key.created_at))).await?;
             let mut steps = Steps::default();
-            for key in keys.iter().filter(|key| key.project_id.is_none() && key.project != EVERY) {
-                steps.batch.push(self.step(Belonging::Key(key.id), &key.project, key.created_at).await?);
+            for key in lacking() {
+                steps.batch.push(self.step(Belonging::Key(key.id), &key.project)?);
                 steps.count += 1;
             }
             match self.give(steps).await? {
@@ -177,10 +179,12 @@ impl Homes<'_> {
             let resources = self.store.resources(&query).await?;
             let Some(last) = resources.last() else { return Ok(given) };
             let after = Some((last.kind.clone(), last.id.clone()));
+            let lacking = || resources.iter().filter(|resource| resource.project_id.is_none());
+            self.find(lacking().map(|resource| (&*resource.project, resource.created_at))).await?;
             let mut steps = Steps::default();
-            for resource in resources.into_iter().filter(|resource| resource.project_id.is_none()) {
-                let to = Belonging::Resource { kind: resource.kind, id: resource.id };
-                steps.batch.push(self.step(to, &resource.project, resource.created_at).await?);
+            for resource in lacking() {
+                let to = Belonging::Resource { kind: resource.kind.clone(), id: resource.id.clone() };
+                steps.batch.push(self.step(to, &resource.project)?);
                 steps.count += 1;
             }
             match self.give(steps).await? {
@@ -196,9 +200,8 @@ impl Homes<'_> {
         let mut after = None;
         loop {
             let projects = self.store.projects(after.as_deref(), AT_ONCE).await?;
-            for project in projects.iter().filter(|project| project.id.is_none()) {
-                self.of(&project.name, Timestamp::default()).await?;
-            }
+            let lacking = projects.iter().filter(|project| project.id.is_none());
+            self.find(lacking.map(|project| (&*project.name, Timestamp::default()))).await?;
             match projects.last() {
                 Some(last) => after = Some(last.name.clone()),
                 None => return Ok(()),
@@ -206,32 +209,50 @@ impl Homes<'_> {
         }
     }
 
-    async fn step(&mut self, to: Belonging, project: &str, since: Timestamp) -> Result<Write, StoreError> {
-        let id = self.of(project, since).await?;
+    fn step(&self, to: Belonging, project: &str) -> Result<Write, StoreError> {
+        let id = *self.ids.get(project).ok_or_else(unsteady)?;
         Ok(Write::GiveProjectId { to, project: project.to_owned(), id })
     }
 
-    /// `since`: when something was made there.
-    async fn of(&mut self, project: &str, since: Timestamp) -> Result<ProjectId, StoreError> {
-        if let Some(id) = self.ids.get(project) {
-            return Ok(*id);
+    /// Finds the ids of some projects out, at most [`AT_ONCE`], and gives them to those that have none, in one change. With each, when
+    /// something was made there.
+    async fn find<'p>(&mut self, wanted: impl Iterator<Item = (&'p str, Timestamp)>) -> Result<(), StoreError> {
+        let mut unknown: BTreeMap<&str, Timestamp> = BTreeMap::new();
+        for (project, since) in wanted.filter(|(project, _)| !self.ids.contains_key(*project)) {
+            unknown.entry(project).or_insert(since);
         }
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<String> = unknown.keys().map(|project| names::project(project)).collect();
         for _ in 0..ATTEMPTS {
-            let known = self.store.project(project).await?;
-            let mut id = known.as_ref().and_then(|known| known.id);
-            if id.is_none() {
-                let (new, own) = with_id(known, project, since)?;
-                let event = Event::touching(&[Slots::of_digests(&[named("project", project)])]);
-                match self.store.commit(&[Write::PutProject(new)], &event).await {
-                    Ok(_) => id = Some(own),
-                    // Somebody changed it meanwhile.
-                    Err(StoreError::Conflict(_)) => continue,
-                    Err(error) => return Err(error),
-                }
+            let values = self.store.read(&records, 0).await?.values;
+            let (mut batch, mut touched, mut found) = (Vec::new(), Vec::new(), Vec::new());
+            for ((project, since), value) in unknown.iter().zip(values) {
+                let known = value.map(|value| decode_project(&value)).transpose()?;
+                let id = match known.as_ref().and_then(|known| known.id) {
+                    Some(id) => id,
+                    None => {
+                        let (new, id) = with_id(known, project, *since)?;
+                        batch.push(Write::PutProject(new));
+                        touched.push(Slots::of_digests(&[named("project", project)]));
+                        id
+                    }
+                };
+                found.push(((*project).to_owned(), id));
             }
-            if let Some(id) = id {
-                self.ids.insert(project.to_owned(), id);
-                return Ok(id);
+            let is_done = match batch.is_empty() {
+                true => Ok(0),
+                false => self.store.commit(&batch, &Event::touching(&touched)).await,
+            };
+            match is_done {
+                Ok(_) => {
+                    self.ids.extend(found);
+                    return Ok(());
+                }
+                // Somebody changed one meanwhile.
+                Err(StoreError::Conflict(_)) => {}
+                Err(error) => return Err(error),
             }
         }
         Err(unsteady())

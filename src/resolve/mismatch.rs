@@ -1,0 +1,48 @@
+//! What carries the id of another project than the one that has its name is refused, and here that is said: nothing else shows why a
+//! key stopped working. Never a line for each request, and never the name of a person as it is.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::domain::credential::ProjectId;
+use crate::domain::record::Project;
+
+/// For how many projects it is remembered that it was said, and how long.
+const PROJECTS: u64 = 1_000;
+const SAID_FOR: Duration = Duration::from_secs(3600);
+
+/// The projects of which it was said lately.
+pub struct Mismatches(moka::sync::Cache<String, ()>);
+
+impl Default for Mismatches {
+    fn default() -> Self {
+        Self(moka::sync::Cache::builder().max_capacity(PROJECTS).time_to_live(SAID_FOR).build())
+    }
+}
+
+impl Mismatches {
+    /// Says that this key or user of a project is refused, if it is because of another project's id.
+    pub fn note(&self, name: &str, carried: Option<ProjectId>, found: Option<&Project>, who: impl FnOnce() -> String) {
+        let found = found.and_then(|project| project.id);
+        let Some(carried) = carried.filter(|carried| Some(*carried) != found) else { return };
+        if !self.0.entry_by_ref(name).or_insert(()).is_fresh() {
+            return;
+        }
+        let (who, carried) = (who(), carried.as_str());
+        let found = found.as_ref().map_or("none", ProjectId::as_str);
+        tracing::warn!(
+            who,
+            project = name,
+            carried,
+            found,
+            "it carries the id of another project than the one that has this name now, so it is refused, as whatever else does: if \
+             the project was lost, restore the store; else make the key or the user anew in the project, and remove this one"
+        );
+    }
+}
+
+impl fmt::Debug for Mismatches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mismatches")
+    }
+}

@@ -125,6 +125,7 @@ impl Core {
             task: following,
             remembered: joined.remembered,
             file: joined.file,
+            former: joined.former,
         })
         .map_err(start)?;
         let sticky = Arc::clone(core.resolver.sticky());

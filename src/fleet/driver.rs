@@ -55,6 +55,8 @@ pub struct Joining {
     /// What a process before this one has known, and where this one keeps what it knows.
     pub remembered: Option<Remembered>,
     pub file: Option<PositionFile>,
+    /// The lineages that the store says to have had before.
+    pub former: Vec<String>,
 }
 
 /// Joins. Nothing is served from a cache before the first lease.
@@ -65,7 +67,7 @@ pub fn start(joining: Joining) -> std::io::Result<Fleet> {
     let (fleet, ends) = Fleet::new(joining.level.clone(), joining.clock.clone());
     let protocol = Protocol::new(joining.identity.clone(), 0, joining.clock.now());
     let mut driver = Driver {
-        protocol: protocol.remembering(joining.remembered.clone()),
+        protocol: protocol.remembering(joining.remembered.clone()).having_left(joining.former.clone()),
         term: Term::Fixed,
         term_asked: Moment::default(),
         asking_term: None,

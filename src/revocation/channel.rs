@@ -197,6 +197,14 @@ impl Channel {
         self
     }
 
+    /// One that has been told which lineages its store had before: it need not have followed them to know that they are over.
+    pub fn having_left(mut self, former: Vec<String>) -> Self {
+        let is_new = |lineage: &String| self.lineage.as_ref() != Some(lineage) && !self.left.contains(lineage);
+        let new: Vec<String> = former.into_iter().filter(is_new).collect();
+        self.left.splice(..0, new);
+        self
+    }
+
     /// What must not be lost; `None` before the first lease.
     pub fn remembered(&self) -> Option<Remembered> {
         let place = Head { lineage: self.lineage.clone()?, position: self.own.position.clone() };

@@ -91,8 +91,8 @@ fn follow(joined: Joined, grace: Duration) -> Result<Fleet, RunError> {
     let (sticky, task) = (Arc::<Sticky>::default(), Tasks::default().task("fleet_log"));
     let level = joined.survey.level.to_string();
     let identity = identity(joined.name, grace);
-    let Joined { redis, remembered, file, .. } = joined;
-    driver::start(Joining { redis, stamps, sticky, identity, level, clock, reconcile, task, remembered, file })
+    let Joined { redis, remembered, file, former, .. } = joined;
+    driver::start(Joining { redis, stamps, sticky, identity, level, clock, reconcile, task, remembered, file, former })
         .map_err(start)
 }
 

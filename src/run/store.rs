@@ -44,6 +44,8 @@ pub struct Joined {
     /// What a process before this one has known of the store, and where this one keeps what it knows.
     pub remembered: Option<Remembered>,
     pub file: Option<PositionFile>,
+    /// The lineages that the store says to have had before.
+    pub former: Vec<String>,
 }
 
 impl Opened {
@@ -108,9 +110,11 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
         }
         None => (None, None),
     };
-    let loss = find_loss(&redis, remembered.as_ref()).await?;
+    let found = redis.look().await?;
+    let loss = find_loss(&redis, found.as_ref(), remembered.as_ref()).await?;
+    let former = found.map(|found| found.was).unwrap_or_default();
     let name = settings.name.clone().unwrap_or_else(host_name);
-    let joined = Box::new(Joined { redis, survey, name, remembered, file });
+    let joined = Box::new(Joined { redis, survey, name, remembered, file, former });
     if let Some(loss) = loss {
         return Ok(Opened::Lost(joined, loss));
     }
@@ -157,8 +161,12 @@ async fn refuse_another_store(redis: &Redis, kept: &Kept, path: &Path, place: &s
 
 /// What the store has lost of what a process before this one has known, or another replica, and no failover explains. Asked before
 /// anything is read from it or written to it: a store that went back would be taken for one with few keys.
-async fn find_loss(redis: &Redis, remembered: Option<&Remembered>) -> Result<Option<Loss>, StoreError> {
-    let Some(Standing { sequence, log, missed, .. }) = redis.look().await? else {
+async fn find_loss(
+    redis: &Redis,
+    found: Option<&Standing>,
+    remembered: Option<&Remembered>,
+) -> Result<Option<Loss>, StoreError> {
+    let Some(&Standing { sequence, log, missed, .. }) = found else {
         // Without a memory nobody can tell it from one that was never made.
         return Ok(remembered.map(|_| Loss::Head));
     };

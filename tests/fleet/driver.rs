@@ -75,6 +75,7 @@ impl House {
             task: tasks.task("fleet_log"),
             remembered,
             file,
+            former: Vec::new(),
         };
         Self { redis, stamps, sticky, fleet: driver::start(joining).unwrap(), reconcile, tasks }
     }

@@ -225,7 +225,8 @@ fn sentinels_that_are_silent_explain_nothing_and_exclude_nothing() {
 #[test]
 fn what_a_failover_explains_is_told() {
     let told = |actions: Vec<Action>| {
-        let told = actions.into_iter().find_map(|action| if let Action::Tell(told) = action { Some(told) } else { None });
+        let told =
+            actions.into_iter().find_map(|action| if let Action::Tell(told) = action { Some(told) } else { None });
         told.map(|told| told.to_string()).unwrap_or_default()
     };
     let gone = || renewed(25, Renewal::Gone(head(1)));
@@ -238,7 +239,11 @@ fn what_a_failover_explains_is_told() {
     let managed = told(attached().take(&Now { term: Term::Managed, ..now(30) }, gone()));
     assert!(managed.ends_with("explained by `store.redis.failover: managed`"), "{managed}");
     assert_eq!(told(attached().take(&now(30), gone())), "", "it is refused");
-    assert_eq!(told(attached().take(&now(30), renewed(25, Renewal::Resync(head(9))))), "", "nothing is known to be lost");
+    assert_eq!(
+        told(attached().take(&now(30), renewed(25, Renewal::Resync(head(9))))),
+        "",
+        "nothing is known to be lost"
+    );
 }
 
 #[test]
@@ -309,6 +314,30 @@ fn a_lineage_that_was_left_does_not_come_back() {
         let actions = channel.take(&now(40), renewed(36, renewal));
         assert_eq!(actions[0], Action::Seal(Loss::Left { lineage: "one".to_owned() }));
     }
+}
+
+#[test]
+fn a_lineage_that_the_store_says_to_be_over_does_not_come_back() {
+    let former = ["zero", "two", "one"].map(str::to_owned);
+    let of = |remembered| Channel::new(identity(), 0, Timestamp::default()).remembering(remembered);
+    let mut channel = of(None).having_left(former[..2].to_vec());
+    channel.take(&now(1), Input::Connected);
+    channel.take(&now(5), renewed(1, Renewal::Resync(head(3))));
+    channel.take(&now(10), renewed(8, ahead(3, &[])));
+    let remembered = channel.remembered();
+    assert_eq!(remembered.as_ref().unwrap().left, former[..2]);
+    let mut channel = of(remembered.clone());
+    channel.take(&now(20), Input::Connected);
+    let older = Head { lineage: "two".to_owned(), ..head(9) };
+    let actions = channel.take(&now(30), renewed(25, Renewal::Gone(older)));
+    assert_eq!(actions[0], Action::Seal(Loss::Left { lineage: "two".to_owned() }));
+    // One that was stopped meanwhile is of the store as it is, though its own is a former one.
+    let mut channel = of(remembered).having_left(former.to_vec());
+    channel.take(&now(20), Input::Connected);
+    let newer = Head { lineage: "three".to_owned(), ..head(9) };
+    let actions = channel.take(&now(30), renewed(25, Renewal::Gone(newer.clone())));
+    assert!(actions.contains(&Action::Adopt(newer)), "{actions:?}");
+    assert_eq!(channel.remembered().unwrap().left, former);
 }
 
 #[test]

@@ -161,7 +161,7 @@ async fn a_first_message_that_is_too_large_is_refused_and_its_connection_stays()
     let mut client = RawClient::connect(server.tcp()).await;
     let mut check = check_of(PATH, &server.fixture.key);
     let http = check.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
-    http.raw_body = vec![7; 12 << 20];
+    http.raw_body = vec![7; 15 << 20];
     let (response, mut body) = client.open("application/grpc");
     body.send_data(framed(&check.encode_to_vec()).into(), true).unwrap();
     let answer = timeout(SOON, response).await.unwrap().unwrap();

@@ -25,7 +25,7 @@ pub struct Room {
     pub strangers: usize,
     /// What one network may hold while others wait.
     pub share: usize,
-    /// Whether even a peer that is being answered goes, where there is no other.
+    /// Whether even a peer that is being answered goes, where there is no other. Of a network with more than its share one always does.
     pub cuts_answers: bool,
 }
 
@@ -206,15 +206,18 @@ impl Places {
             let is_young = now < seat.since.load(Ordering::Relaxed).saturating_add(YOUNG.as_millis() as u64);
             arriving <= strangers / if is_young { YOUNG_LISTENED_TO } else { LISTENED_TO }
         };
-        let may_leave = unknown.into_iter().filter(|(stage, _)| *stage != Stage::Busy || cuts_answers);
+        let is_within_share = |seat: &Seat| seat.network_holds() <= share;
+        let may_leave =
+            unknown.into_iter().filter(|(stage, seat)| *stage != Stage::Busy || cuts_answers || !is_within_share(seat));
         let mut in_turn = [0; Turn::COUNT];
         let mut ranked: Vec<_> = may_leave
             .map(|(stage, seat)| {
-                let is_within_share = seat.network_holds() <= share;
+                let is_within_share = is_within_share(seat);
                 let turn = match stage {
                     _ if is_within_share && seat.is_vouched_for() && !seat.is_full.load(Ordering::Relaxed) => {
                         Turn::Vouched
                     }
+                    Stage::Busy if !cuts_answers => Turn::Idle,
                     Stage::Busy | Stage::Known => Turn::Answered,
                     _ if seat.is_full.load(Ordering::Relaxed) => Turn::Unread,
                     Stage::Arriving if !is_listened_to(seat) => Turn::Unheard,
@@ -484,6 +487,17 @@ mod tests {
         // Within its share again, so that age alone counts.
         let _next = places.enter(from(3)).unwrap();
         assert!(is_told_to_leave(&old));
+    }
+
+    #[test]
+    fn a_network_whose_requests_are_long_keeps_no_more_than_its_share_while_others_come() {
+        let places = Places::new(ROOM);
+        let busy: Vec<Place> = [1, 1, 1, 2].map(|n| places.enter(from(n)).unwrap()).into_iter().collect();
+        busy.iter().for_each(|place| place.seat().set(Stage::Busy));
+        let next = places.enter(from(3)).unwrap();
+        assert!(is_told_to_leave(&busy[0]) && !busy[1..].iter().any(is_told_to_leave));
+        next.seat().set(Stage::Busy);
+        assert!(places.enter(from(4)).is_none(), "all are being answered, none beyond its share");
     }
 
     #[test]

@@ -45,7 +45,7 @@ use scripts::{Answer, AsOf, KNOWN, READ, list};
 use usage::Usage;
 use writer::Writer;
 
-pub use channel::Channel;
+pub use channel::{Channel, Witness};
 pub(in crate::store) use migration::Migrant;
 
 /// How many changes the log holds at least.

@@ -116,8 +116,12 @@ impl Look {
     }
 
     fn missing(&self) -> Option<String> {
-        let Self { standing: Standing { sequence, .. }, known } = self;
-        (known > sequence).then(|| format!("changes {} to {known}, as far as anybody knows", sequence + 1))
+        let Self { standing: Standing { sequence, witnesses, .. }, known } = self;
+        if known > sequence {
+            return Some(format!("changes {} to {known}, as far as anybody knows", sequence + 1));
+        }
+        let newest = witnesses.iter().map(|witness| witness.known).max()?;
+        Some(format!("changes up to {newest}: the store went back, and has others of the same numbers now"))
     }
 
     fn as_json(&self, accepted: Option<&(String, u64)>) -> Value {
@@ -130,6 +134,7 @@ impl Look {
             "sequence": standing.sequence,
             "log": standing.log,
             "known": self.known,
+            "missing": self.missing(),
             "loss": self.name(),
             "replicas": witness.collect::<Vec<_>>(),
             "accepted": accepted.map(|(lineage, sequence)| json!({"lineage": lineage, "sequence": sequence})),
@@ -182,23 +187,39 @@ impl Look {
 mod tests {
     use super::*;
     use crate::store::format::Format;
+    use crate::store::redis::Witness;
 
-    #[test]
-    fn each_loss_has_a_name_of_its_own() {
-        let standing = |chain: &str| Standing {
+    /// A store with seven changes, and replicas that have known so many.
+    fn look(chain: &str, known: &[u64]) -> Look {
+        let witness = |known: &u64| Witness { id: "i".to_owned(), name: "n".to_owned(), known: *known, missed: vec![] };
+        let standing = Standing {
             lineage: "one".to_owned(),
             format: Format::NEWEST,
             sequence: 7,
             chain: chain.to_owned(),
             log: 7,
             missed: 0,
-            witnesses: Vec::new(),
+            witnesses: known.iter().map(witness).collect(),
             was: Vec::new(),
         };
-        let look = |chain: &str, known| Look { standing: standing(chain), known };
-        assert_eq!(look("a", 9).name(), look("a", 9).name());
+        Look { standing, known: known.iter().copied().fold(7, u64::max) }
+    }
+
+    #[test]
+    fn each_loss_has_a_name_of_its_own() {
+        assert_eq!(look("a", &[9]).name(), look("a", &[9]).name());
         // Two copies of one store that have gone on differently.
-        assert_ne!(look("a", 9).name(), look("b", 9).name());
-        assert_ne!(look("a", 9).name(), look("a", 8).name());
+        assert_ne!(look("a", &[9]).name(), look("b", &[9]).name());
+        assert_ne!(look("a", &[9]).name(), look("a", &[8]).name());
+    }
+
+    #[test]
+    fn what_is_missing_is_said_also_where_the_store_has_gone_on() {
+        assert_eq!(look("a", &[]).missing(), None);
+        assert!(look("a", &[9]).missing().unwrap().contains("changes 8 to 9"));
+        for known in [[7, 7], [7, 6]] {
+            let missing = look("a", &known).missing().unwrap();
+            assert!(missing.contains("changes up to 7: the store went back"), "{missing}");
+        }
     }
 }

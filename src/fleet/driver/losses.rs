@@ -23,6 +23,15 @@ pub fn refusal(loss: &Loss) -> String {
     format!("{loss}. Everything is refused until somebody decides: {choices}")
 }
 
+/// The first of them, and whether there are more.
+fn cut(mut told: Vec<String>) -> Vec<String> {
+    if told.len() > MOST_MISSED {
+        told.truncate(MOST_MISSED);
+        told.push("and more".to_owned());
+    }
+    told
+}
+
 impl Driver {
     /// What the store has now is not what it had.
     pub(super) fn refuse_all(&mut self, loss: &Loss) {
@@ -38,10 +47,8 @@ impl Driver {
         let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
         // A store that went on from where it went back does not say where that was.
         let common = if head < self.protocol.own().position.sequence { head } else { 0 };
-        let mut missed: Vec<String> =
-            sticky.ended_behind(common, MOST_MISSED).iter().map(ToString::to_string).collect();
-        missed.extend(redis.made_behind(common, MOST_MISSED));
-        missed
+        let ended = sticky.ended_behind(common, MOST_MISSED + 1).iter().map(ToString::to_string).collect();
+        [cut(ended), cut(redis.made_behind(common, MOST_MISSED + 1))].concat()
     }
 
     pub(super) fn remember(&mut self) {
@@ -114,5 +121,20 @@ impl Driver {
             }
             findings.store(Arc::new(survey.findings));
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_cut_says_so() {
+        let told = |count| cut((0..count).map(|n| n.to_string()).collect());
+        assert_eq!(told(MOST_MISSED).len(), MOST_MISSED);
+        assert_eq!(
+            told(MOST_MISSED + 9).split_last().map(|(last, rest)| (&**last, rest.len())),
+            Some(("and more", MOST_MISSED))
+        );
     }
 }

@@ -260,7 +260,7 @@ impl Fleet {
         block_in_place(|| {
             wait_for("a replica that says what it misses", || {
                 let look = self.accept(&[]);
-                look["known"].as_u64() > Some(0) && !look["replicas"].as_array().unwrap().is_empty()
+                look["missing"].is_string() && !look["replicas"].as_array().unwrap().is_empty()
             });
         });
         1

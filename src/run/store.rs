@@ -161,7 +161,10 @@ async fn refuse_another_store(redis: &Redis, kept: &Kept, path: &Path, place: &s
 
 /// What the store has lost of what a process before this one has known, or another replica, and no failover explains. Asked before
 /// anything is read from it or written to it: a store that went back would be taken for one with few keys.
-async fn find_loss(
+///
+/// # Errors
+/// [`StoreError`]
+pub async fn find_loss(
     redis: &Redis,
     found: Option<&Standing>,
     remembered: Option<&Remembered>,

@@ -152,6 +152,24 @@ fn a_store_that_was_migrated_to_another_redis_is_known_by_its_former_lineages() 
 }
 
 #[test]
+fn a_store_that_went_back_is_not_migrated() {
+    let first = Server::start();
+    let home = Home::with_a_past(&first);
+    let second = copy(&first);
+    home.serve().make_key();
+    // What is put in its place has one key less.
+    home.move_from(&first, &second);
+    let third = Server::start();
+    let target = Home::on(&third);
+    target.run(&["store", "init"]).ends(0);
+    let migrate = || run(&["store", "migrate", "--from", home.config(), "--to", target.config()]);
+    let refused = migrate().ends(1).err;
+    assert!(refused.contains("went back without a failover") && refused.contains("position says"), "{refused}");
+    home.accept();
+    migrate().ends(0);
+}
+
+#[test]
 fn former_lineages_are_bounded_and_begin_with_the_third_format() {
     let redis = Server::start();
     let home = Home::on(&redis);

@@ -283,6 +283,28 @@ async fn a_target_must_be_empty_or_of_this_migration() {
 }
 
 #[tokio::test]
+async fn a_source_that_has_lost_something_is_not_carried_over() {
+    let (store, redis, server) = in_redis().await;
+    store.apply(vec![Write::CreateUser(user("ann"))]).await.unwrap();
+    let target = File::new();
+    let is_refused = async || {
+        let run = migrate(&depot(&redis).await, &target.target().await, NOW).await;
+        refused(run, "the source has lost changes");
+    };
+    let mut command = redis::cmd("HSET");
+    command.arg("tg:{tg}:head").arg("missed").arg("one 9 h");
+    let _: u64 = command.query_async(&mut server.connection().await).await.unwrap();
+    is_refused().await;
+    server.send::<u64>("HDEL tg:{tg}:head missed").await;
+    let knows = r#"{"name":"gate-1","state":"sealed","known":9,"missed":[]}"#;
+    server.send::<u64>(&format!("HSET tg:{{tg}}:members a {knows}")).await;
+    is_refused().await;
+    server.send::<u64>("DEL tg:{tg}:members").await;
+    server.send::<u64>("DEL tg:{tg}:log").await;
+    is_refused().await;
+}
+
+#[tokio::test]
 async fn a_file_that_is_half_filled_is_opened_by_nobody_else() {
     let (target, (store, redis, server)) = (File::new(), in_redis().await);
     // A key that points to nothing: the migration ends there.

@@ -13,7 +13,8 @@ use crate::cli::output::{self, Format, Table, fields};
 use crate::cli::{Exit, Failure, invalid};
 use crate::clock::Clock;
 use crate::config::{self, RedisSettings, StoreSettings};
-use crate::run::store::unfit;
+use crate::fleet::position;
+use crate::run::store::{find_loss, unfit};
 use crate::store::migration::{Depot, Report, migrate};
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
@@ -48,11 +49,11 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
     }
     let source = match from {
         StoreSettings::Embedded(path) => Depot::source_file(&path).await.map_err(|error| failed(&error))?,
-        StoreSettings::Redis(redis) => fleet(*redis).await?,
+        StoreSettings::Redis(redis) => fleet(*redis, End::Source).await?,
     };
     let target = match to {
         StoreSettings::Embedded(path) => Depot::target_file(&path).await.map_err(|error| failed(&error))?,
-        StoreSettings::Redis(redis) => fleet(*redis).await?,
+        StoreSettings::Redis(redis) => fleet(*redis, End::Target).await?,
     };
     let report = migrate(&source, &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
     match args.output {
@@ -65,14 +66,44 @@ fn settings(file: &Path) -> Result<StoreSettings, Failure> {
     config::load(file).map(|compiled| compiled.settings.store).map_err(|problems| invalid(file, &problems))
 }
 
-async fn fleet(settings: RedisSettings) -> Result<Depot, Failure> {
+/// Which end of a migration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Source,
+    Target,
+}
+
+async fn fleet(settings: RedisSettings, end: End) -> Result<Depot, Failure> {
     let connector = Connector::open(settings.place).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));
     }
     let redis = Arc::new(Redis::new(connector, Handle::current()));
+    if let Some(path) = settings.position.filter(|_| end == End::Source) {
+        refuse_if_lost(&redis, &path).await?;
+    }
     Depot::redis(redis).await.map_err(|error| failed(&error))
+}
+
+/// What a replica on this machine remembers of the source is in it: in another store nobody would know that it is missing.
+async fn refuse_if_lost(source: &Redis, path: &Path) -> Result<(), Failure> {
+    let file = path.display();
+    let kept = position::read(path)
+        .map_err(|error| Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}")))?;
+    let found = source.look().await.map_err(|error| failed(&error))?;
+    let remembered = kept.map(|kept| kept.remembered);
+    let loss = find_loss(source, found.as_ref(), remembered.as_ref()).await.map_err(|error| failed(&error))?;
+    match loss {
+        Some(loss) => Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "the source: {loss}, as {file} says. Restore it, or look at it with `tollgate store accept` and take it as it is, and \
+                 run this again"
+            ),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn as_json(report: &Report) -> Value {

@@ -20,6 +20,7 @@ use super::loads::{checked_resource, checked_user};
 use super::scripts::{
     Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, Silence, bytes, explained, list, lost, run, text, unreadable,
 };
+use super::standing::Standing;
 use super::values::key_of;
 use crate::domain::change::{Event, Touched};
 use crate::domain::credential::KeyId;
@@ -70,11 +71,17 @@ impl Migrant {
         &self.lineage
     }
 
-    /// Of a store that is whole.
+    /// Of a store that is whole. Nobody would know in another one that something is missing.
     pub(in crate::store) async fn head(&self) -> Result<String, StoreError> {
-        let [lineage, sequence, chain, _] = self.read_head().await?;
         // Only a primary runs this, and it is whole.
-        self.redis.format().await?;
+        let Standing { lineage, sequence, chain, log, missed, witnesses, .. } = self.redis.standing().await?;
+        let is_missed = missed > 0 || witnesses.iter().any(|witness| witness.known > sequence);
+        if log != sequence || is_missed {
+            return refused(
+                "the source has lost changes, and its replicas refuse it: restore it, or look at it with `tollgate store accept` and \
+                 take it as it is, and migrate it then",
+            );
+        }
         Ok(format!("{lineage} {sequence} {chain}"))
     }
 

@@ -9,7 +9,7 @@ use crate::domain::record::{Resource, ResourceRef};
 use crate::domain::time::Timestamp;
 
 use super::route::{Matched, ProjectOf, Requirement, Route, Scope, WorkloadOf};
-use super::{Ask, RevokedStatus};
+use super::{Ask, Plane, RevokedStatus, redact};
 
 /// Proof that this request may pass.
 #[derive(Debug)]
@@ -68,6 +68,22 @@ impl<'r> Permit<'r> {
             (Workload::Registered(resource), _) => Some(&resource.project),
             (_, Some(project)) => Some(project),
             _ => Some(caller.principal.project()).filter(|_| !caller.principal.reaches_every_project()),
+        }
+    }
+
+    /// The project, as it may stand in a log: what no record holds may be anything that a client wrote.
+    pub fn logged_project(&self, planes: &[Plane]) -> Option<&str> {
+        let caller = self.caller.as_ref()?;
+        let is_sent = caller.project.is_some() && caller.principal.reaches_every_project();
+        self.project().map(|name| if is_sent { redact::text(planes, name) } else { name })
+    }
+
+    /// The workload, likewise.
+    pub fn logged_workload(&self, planes: &[Plane]) -> Option<&str> {
+        let caller = self.caller.as_ref()?;
+        match caller.workload {
+            Workload::Named(name) if caller.principal.reaches_every_workload() => Some(redact::text(planes, name)),
+            _ => self.workload(),
         }
     }
 

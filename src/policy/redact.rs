@@ -63,7 +63,32 @@ pub fn path<'p>(planes: &[Plane], path: &'p str) -> Cow<'p, str> {
 
 /// Any other text of a client, as a whole or not at all.
 pub fn text<'t>(planes: &[Plane], text: &'t str) -> &'t str {
+    if is_word(text) {
+        return text;
+    }
     if text.len() > MAX_SHOWN || is_secret(planes, text) { GONE } else { text }
+}
+
+/// What a client sent, as the answer that it is wrong may repeat it. Keys are known by their shape, whatever their prefix.
+pub fn echo(sent: &str) -> &str {
+    text(&[], sent)
+}
+
+/// A sentence of ours that may hold names of a client: without the words that look like a secret. A name may be an address here.
+pub fn sentence(text: &str) -> Cow<'_, str> {
+    let is_gone = |word: &str| {
+        let word = word.trim_end_matches([' ', ':']);
+        !is_word(word) && is_secret(&[], &word.replace('@', "-"))
+    };
+    if !text.split_inclusive(' ').any(is_gone) {
+        return Cow::Borrowed(text);
+    }
+    let shown = text.split_inclusive(' ').map(|word| match word {
+        word if !is_gone(word) => word,
+        word if word.ends_with(' ') => "… ",
+        _ => GONE,
+    });
+    Cow::Owned(shown.collect())
 }
 
 /// A method, if it reads like one: HTTP/2 carries any word.
@@ -86,8 +111,7 @@ pub fn name(what: &str) -> Cow<'_, str> {
 
 /// One segment, with what may be shown of it.
 fn shown<'s>(planes: &[Plane], segment: &'s str) -> Cow<'s, str> {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    if segment.len() < LONG_RUN && segment.bytes().all(plain) {
+    if is_word(segment) {
         return Cow::Borrowed(segment);
     }
     if is_secret(planes, segment) {
@@ -97,6 +121,11 @@ fn shown<'s>(planes: &[Plane], segment: &'s str) -> Cow<'s, str> {
         Some(end) => Cow::Owned(format!("{}{GONE}", &segment[..end])),
         None => Cow::Borrowed(segment),
     }
+}
+
+/// Whether this is no more than a short word, as most segments and names are.
+fn is_word(text: &str) -> bool {
+    text.len() < LONG_RUN && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
 }
 
 fn is_secret(planes: &[Plane], text: &str) -> bool {
@@ -246,6 +275,21 @@ mod tests {
         let long = format!("/{}/{KEY}", "ab/".repeat(100));
         let shown = path(&planes(), &long);
         assert!(shown.len() < 270 && shown.ends_with('…'), "{shown}");
+    }
+
+    #[test]
+    fn a_sentence_is_told_without_its_secrets() {
+        let cut = &KEY[..40];
+        for (given, said) in [
+            (&*format!("you do not reach project {cut}"), "you do not reach project …"),
+            (&*format!("`{cut}` is not a plane; there are: data"), "… is not a plane; there are: data"),
+            ("there is no project sk-proj-1: name another", "there is no project … name another"),
+            ("password: must have 12 to 256 characters", "password: must have 12 to 256 characters"),
+            ("user acme/ann@example.com exists", "user acme/ann@example.com exists"),
+            ("", ""),
+        ] {
+            assert_eq!(sentence(given), said);
+        }
     }
 
     #[test]

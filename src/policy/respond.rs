@@ -153,8 +153,8 @@ impl<'r> Allow<'r> {
             ("subject", self.logged_subject()),
             ("key_id", principal.and_then(Principal::key_id)),
             ("plane", principal.map(Principal::plane)),
-            ("project", self.permit.project()),
-            ("workload", self.permit.workload()),
+            ("project", self.permit.logged_project(&self.policy.planes)),
+            ("workload", self.permit.logged_workload(&self.policy.planes)),
             ("client_ip", Some(self.policy.client_ip.of(self.request))),
             ("endpoint", Some(self.endpoint())),
         ]
@@ -233,7 +233,7 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
     if text.status == 503 {
         headers.push(("retry-after", "1".to_owned()));
     }
-    if let Some(id) = request.request_id() {
+    if let Some(id) = request.request_id().filter(|id| redact::text(&policy.planes, id) == *id) {
         headers.push(("x-request-id", id.to_owned()));
     }
     let body = shape.render(&text);

@@ -127,9 +127,11 @@ impl Registry {
     }
 
     /// Writes down that somebody was refused. If the store fails, or one actor or one project is refused too often, the log of
-    /// the process says so instead.
+    /// the process says so instead. Neither repeats what looks like a secret: the client may have named it.
     pub async fn refused(&self, actor: &Actor, act: &str, target: &str, project: Option<&str>, reason: &str) {
         let target = &*redact::target(target);
+        let is_shown = |name: &&str| actor.project.as_deref() == Some(*name) || redact::echo(name) == *name;
+        let (project, reason) = (project.filter(is_shown), &*redact::sentence(reason));
         if !self.admits_refusal_of(actor) {
             let (actor, target_id) = (&*self.logged(&actor.subject), &*self.logged(target));
             tracing::warn!(actor, act, target_id, "refused again: not in the audit log");
@@ -196,7 +198,7 @@ impl Registry {
         }
         let reason = match project {
             EVERY => "you do not reach every project".to_owned(),
-            one => format!("you do not reach project {one}"),
+            one => format!("you do not reach project {}", redact::echo(one)),
         };
         self.refuse(attempt, Some(project), &reason, RegistryError::Forbidden(reason.clone())).await
     }

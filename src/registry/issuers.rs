@@ -5,7 +5,7 @@ use super::audit::Attempt;
 use super::{Made, Registry, RegistryError, Result};
 use crate::domain::change::{Event, Slots, named};
 use crate::domain::record::Outcome;
-use crate::policy::Policy;
+use crate::policy::{Policy, redact};
 use crate::store::Write;
 
 impl Registry {
@@ -16,10 +16,11 @@ impl Registry {
     /// [`RegistryError::Forbidden`] to whoever is bound to a project, [`RegistryError::NotFound`] if there is no such issuer,
     /// [`RegistryError::Unavailable`] if the fleet could not be told.
     pub async fn forget_issuer(&self, policy: &Policy, actor: &Actor, name: &str) -> Result<Made<()>> {
-        let attempt = Attempt { actor, act: "issuer.forget", target: format!("issuer:{name}") };
+        let shown = redact::echo(name);
+        let attempt = Attempt { actor, act: "issuer.forget", target: format!("issuer:{shown}") };
         self.demand_unbound(&attempt, None, "has tokens verified anew").await?;
         if policy.issuers.iter().all(|issuer| *issuer.name != *name) {
-            return Err(RegistryError::NotFound(format!("there is no issuer {name} in the configuration")));
+            return Err(RegistryError::NotFound(format!("there is no issuer {shown} in the configuration")));
         }
         if let Some(l2) = &self.l2 {
             // First, so that nobody finds there what they have just forgotten.

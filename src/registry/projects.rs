@@ -9,6 +9,7 @@ use crate::domain::change::{Ended, Event};
 use crate::domain::credential::ProjectId;
 use crate::domain::record::{EVERY, Project, ProjectState};
 use crate::domain::time::Timestamp;
+use crate::policy::redact;
 use crate::store::Write;
 
 /// Where something new belongs.
@@ -156,8 +157,9 @@ impl Registry {
         if attempt.actor.reaches(name) {
             return Ok(());
         }
-        let reason = format!("you do not reach project {name}");
-        let answer = RegistryError::NotFound(format!("there is no project {name}"));
+        let shown = redact::echo(name);
+        let reason = format!("you do not reach project {shown}");
+        let answer = RegistryError::NotFound(format!("there is no project {shown}"));
         self.refuse(attempt, Some(name), &reason, answer).await
     }
 }

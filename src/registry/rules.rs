@@ -1,8 +1,10 @@
-//! What a key, a user or a resource may be under a policy. Judges what was asked for, never who asks.
+//! What a key, a user or a resource may be under a policy. Judges what was asked for, never who asks, and repeats nothing that
+//! looks like a secret.
 
 use super::{RegistryError, Result};
 use crate::domain::name::{LABEL_RULE, NAME_RULE, is_label, is_name};
 use crate::domain::record::EVERY;
+use crate::policy::redact::echo;
 use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
 
 /// The most workloads or permissions of one key or user.
@@ -20,7 +22,7 @@ pub(super) fn plane<'p>(policy: &'p Policy, name: &str) -> Result<&'p Plane> {
         Some(plane) => Ok(policy.plane(plane)),
         None => {
             let known = listed(policy.planes.iter().map(|plane| &*plane.name));
-            invalid("plane", format!("`{name}` is not a plane; there are: {known}"))
+            invalid("plane", format!("`{}` is not a plane; there are: {known}", echo(name)))
         }
     }
 }
@@ -40,7 +42,7 @@ pub(super) fn check_label(field: &'static str, text: &str) -> Result<()> {
 }
 
 pub(super) fn check_name(field: &'static str, text: &str) -> Result<()> {
-    if is_name(text) { Ok(()) } else { invalid(field, format!("`{text}` must be {NAME_RULE}")) }
+    if is_name(text) { Ok(()) } else { invalid(field, format!("`{}` must be {NAME_RULE}", echo(text))) }
 }
 
 /// `*` only on an admin plane.
@@ -61,7 +63,9 @@ pub(super) fn check_workloads(workloads: &[String]) -> Result<()> {
     }
     check_count("workloads", workloads)?;
     match workloads.iter().find(|name| !is_name(name)) {
-        Some(bad) if !every => invalid("workloads", format!("`{bad}` must be {NAME_RULE}, or `*` must stand alone")),
+        Some(bad) if !every => {
+            invalid("workloads", format!("`{}` must be {NAME_RULE}, or `*` must stand alone", echo(bad)))
+        }
         _ => Ok(()),
     }
 }
@@ -80,7 +84,7 @@ pub(super) fn check_permissions(policy: &Policy, plane: &Plane, permissions: &[S
         if !built_in && !policy.permissions.iter().any(|known| **known == **permission) {
             let known = policy.permissions.iter().map(|known| &**known);
             let all = if plane.admin { listed(known.chain(ADMIN_PERMISSIONS)) } else { listed(known) };
-            return invalid("permissions", format!("`{permission}` is not declared; there are: {all}"));
+            return invalid("permissions", format!("`{}` is not declared; there are: {all}", echo(permission)));
         }
     }
     Ok(())

@@ -29,7 +29,7 @@ use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
     self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
-use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy};
+use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy, redact};
 use crate::registry::{Actor, Held};
 use crate::server::places::Seat;
 use crate::telemetry::AUDIT;
@@ -357,11 +357,11 @@ fn is_expected(authority: &str, allowed: &[String]) -> bool {
 pub(super) struct RequestId(pub(super) String);
 
 impl RequestId {
-    /// The one that came, if it is safe to repeat; else a new one.
-    pub(super) fn of(request: &Request) -> Self {
+    /// The one that came, if it is safe to repeat, and does not look like a secret; else a new one.
+    pub(super) fn of(planes: &[Plane], request: &Request) -> Self {
         let sent = request.headers().get("x-request-id").and_then(|id| id.to_str().ok());
         let safe = |id: &&str| matches!(id.len(), 1..=128) && id.bytes().all(|byte| byte.is_ascii_graphic());
-        if let Some(id) = sent.filter(safe) {
+        if let Some(id) = sent.filter(safe).filter(|id| redact::text(planes, id) == *id) {
             return Self(id.to_owned());
         }
         let mut bytes = [0u8; 16];

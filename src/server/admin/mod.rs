@@ -26,10 +26,10 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::Router;
-use axum::extract::{Extension, Request};
+use axum::extract::{Extension, Request, State};
 use axum::http::header::{CACHE_CONTROL, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 
@@ -116,19 +116,19 @@ fn finished(
         .with_state(state.clone());
     let router = match door {
         Door::Socket => router,
-        Door::Http => router.layer(from_fn_with_state(state, guard::check_host)),
+        Door::Http => router.layer(from_fn_with_state(state.clone(), guard::check_host)),
         Door::ThroughEnvoy => router
             .layer(from_fn_with_state(state.clone(), guard::demand_proof))
             .layer(from_fn_with_state(state.clone(), client::tell_apart))
-            .layer(from_fn_with_state(state, guard::check_host)),
+            .layer(from_fn_with_state(state.clone(), guard::check_host)),
     };
-    router.layer(Extension(door)).layer(from_fn(finish))
+    router.layer(Extension(door)).layer(from_fn_with_state(state, finish))
 }
 
 /// What holds for every answer: it comes in time, a panic is its own request's fault, it names the request, and nobody
 /// stores it.
-async fn finish(mut request: Request, next: Next) -> Response {
-    let id = RequestId::of(&request);
+async fn finish(State(state): State<AdminState>, mut request: Request, next: Next) -> Response {
+    let id = RequestId::of(&state.live.load().planes, &request);
     request.extensions_mut().insert(id.clone());
     // A task of its own: a client that hangs up does not keep a change from being made and written down.
     let mut response = match tokio::time::timeout(MAX_TIME, tokio::spawn(next.run(request))).await {

@@ -246,7 +246,7 @@ fn headers() -> Value {
     let header =
         |description: &str, schema: Value| json!({"description": description, "required": true, "schema": schema});
     json!({
-        "RequestId": header("The name of this request: yours, if you sent one.", json!({"type": "string"})),
+        "RequestId": header("The name of this request: yours, if you sent one and it does not look like a secret.", json!({"type": "string"})),
         "Location": header("The path of what was made.", json!({"type": "string"})),
         "ETag": header("The version of the record, for `If-Match`.", json!({"type": "string", "pattern": "^\"[0-9]+\"$"})),
         "WWWAuthenticate": header("How to authenticate, by RFC 6750.", json!({"type": "string"})),

@@ -1,5 +1,5 @@
 //! How the admin API answers: JSON bodies and the one shape of its errors. Never puts a secret into an answer but the key
-//! that was just made, and never echoes a value that was sent.
+//! that was just made, never echoes a value that was sent, and of names and fields none that looks like a secret.
 
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use zeroize::Zeroizing;
 
+use crate::policy::redact;
 use crate::registry::RegistryError;
 
 /// Why a request to the admin API failed.
@@ -43,7 +44,8 @@ struct ErrorDetail {
 
 impl ApiError {
     fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, retry_after: None, error: ErrorDetail { code, message: message.into(), details: None } }
+        let message = redact::sentence(&message.into()).into_owned();
+        Self { status, retry_after: None, error: ErrorDetail { code, message, details: None } }
     }
 
     fn with_detail(mut self, name: &str, value: impl Into<Value>) -> Self {
@@ -224,13 +226,31 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::invalid(unreadable(&error)))
 }
 
-/// What is wrong with a body. Of a value that has the wrong type only the expectation is told, not the value.
+/// What is wrong with a body.
 fn unreadable(error: &serde_json::Error) -> String {
     let text = error.to_string();
-    match text.find(", expected ") {
-        Some(at) if text.starts_with("invalid ") => format!("The body does not fit:{}", &text[at + 1..]),
-        _ if error.is_data() => format!("The body does not fit: {text}"),
-        _ => format!("The body is not JSON: {text}"),
+    if error.is_data() {
+        format!("The body does not fit: {}", without_values(&text))
+    } else {
+        format!("The body is not JSON: {text}")
+    }
+}
+
+/// What serde has to say: of a value that has the wrong type only the expectation, and an unknown name unless it looks like a
+/// secret. Both are quoted as they were sent, so only the end of the text is certain to be serde's own.
+pub fn without_values(text: &str) -> String {
+    let end = text.rfind(", expected ").or_else(|| text.rfind(", there are no "));
+    let Some((said, expectation)) = end.map(|end| text.split_at(end)) else { return text.to_owned() };
+    let unknown = said.strip_suffix('`').and_then(|said| {
+        ["unknown field", "unknown variant"]
+            .iter()
+            .find_map(|what| Some((what, said.split_once(&format!("{what} `"))?.1)))
+    });
+    match (unknown, said.find("invalid ")) {
+        // What stands before it is the name once more.
+        (Some((what, name)), _) => format!("{what} `{}`{expectation}", redact::echo(name)),
+        (None, Some(at)) => format!("{}{}", &said[..at], expectation.trim_start_matches(", ")),
+        (None, None) => text.to_owned(),
     }
 }
 
@@ -249,6 +269,35 @@ mod tests {
         let problem = parse::<Sample>(br#"{"days":"ik_live_secret"}"#).unwrap_err();
         assert!(!problem.error.message.contains("ik_live"), "{}", problem.error.message);
         assert!(problem.error.message.contains("expected u32"), "{}", problem.error.message);
+    }
+
+    #[test]
+    fn what_looks_like_a_secret_is_not_echoed() {
+        let cut = "sk-proj-4fK2mZ81QxYb";
+        for body in [
+            format!(r#"{{"{cut}":1}}"#),
+            format!(r#"{{"password: {cut}":1}}"#),
+            format!(r#"{{"x`, expected {cut}":1}}"#),
+            format!(r#"{{"password:{cut} invalid x":1}}"#),
+            format!(r#"{{"days":"x, expected {cut}"}}"#),
+            format!(r#"{{"days":"invalid, expected x y {cut}"}}"#),
+        ] {
+            let ApiError { error, .. } = parse::<Sample>(body.as_bytes()).unwrap_err();
+            assert!(!error.message.contains("4fK2"), "{}", error.message);
+            assert!(error.message.contains("expected `days`") || error.message.contains("expected u32"), "{body}");
+        }
+        for (given, told) in [
+            ("query: limt: unknown field `limt`, expected `limit`", "unknown field `limt`, expected `limit`"),
+            (
+                "query: a@b.example: unknown field `a@b.example`, expected `limit`",
+                "unknown field `…`, expected `limit`",
+            ),
+            ("query: wait: unknown variant `flet`, expected `fleet`", "unknown variant `flet`, expected `fleet`"),
+            ("query: limit: invalid digit found in string", "query: limit: invalid digit found in string"),
+            ("limit: invalid type: character `x`, expected u32", "limit: expected u32"),
+        ] {
+            assert_eq!(without_values(given), told);
+        }
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What a handler is given of a request: the JSON body, the names in the path, the query, and the headers that make a change
-//! conditional. Never echoes a value that was sent, and wipes the bytes of every body, since some hold passwords.
+//! conditional. Never echoes a value that was sent, nor a name that looks like a secret, and wipes the bytes of every body, since some hold passwords.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for PathOf<
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(names)) => Ok(Self(names)),
-            Err(problem) => Err(ApiError::invalid(problem.body_text())),
+            Err(problem) => Err(ApiError::invalid(reply::without_values(&problem.body_text()))),
         }
     }
 }
@@ -99,7 +99,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryOf<T> {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Query::from_request_parts(parts, state).await {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(problem) => Err(ApiError::invalid(problem.body_text())),
+            Err(problem) => Err(ApiError::invalid(reply::without_values(&problem.body_text()))),
         }
     }
 }

@@ -73,6 +73,21 @@ fn what_is_left_out_has_the_values_of_the_example() {
 }
 
 #[test]
+fn a_door_for_envoy_that_others_may_reach_asks_for_a_proof() {
+    let demands = |address: &str, more: &str| {
+        let door = format!("through_envoy: \"{address}\"{more}");
+        config::parse(&GOOD.replace("through_envoy: 127.0.0.1:9183", &door)).unwrap().settings.admin.demands_proof
+    };
+    let said = "\n    demand_proof: true";
+    for open in ["0.0.0.0:9183", "[::]:9183", "10.0.0.7:9183", "[fd00::7]:9183"] {
+        assert!(demands(open, "") && demands(open, said), "{open}");
+    }
+    for own in ["127.0.0.1:9183", "127.8.9.1:9183", "[::1]:9183"] {
+        assert!(!demands(own, "") && demands(own, said), "{own}");
+    }
+}
+
+#[test]
 fn the_planes_keep_their_order_and_meaning() {
     let policy = compiled(&GOOD.replace("revoked: 401, admin: true", "admin: true"));
     let planes: Vec<(&str, &str, RevokedStatus, bool)> =

@@ -137,6 +137,18 @@ fn listeners_and_files() {
         ("http: 127.0.0.1:9181", "http: 0.0.0.0:9181", "listen.admin.http", "must not be exposed"),
         ("http: 127.0.0.1:9181", "http: 127.0.0.1:9182", "listen.ops.http", "is taken by `listen.admin.http`"),
         ("through_envoy: 127.0.0.1:9183", "through_envoy: \":9183\"", "listen.admin.through_envoy", "no IP address"),
+        (
+            "through_envoy: 127.0.0.1:9183",
+            "through_envoy: 0.0.0.0:9183\n    demand_proof: false",
+            "listen.admin.demand_proof",
+            "must be true where `through_envoy` is not on loopback",
+        ),
+        (
+            "through_envoy: 127.0.0.1:9183",
+            "through_envoy: \"[::]:9183\"\n    demand_proof: false",
+            "listen.admin.demand_proof",
+            "must be true where `through_envoy` is not on loopback",
+        ),
         ("allowed_hosts: [api.example.com]", "allowed_hosts: [a.b:80]", "listen.admin.allowed_hosts[0]", "is no host"),
         ("{http: 127.0.0.1:9182}", "{http: \"9182\"}", "listen.ops.http", "no IP address and port"),
         ("path: /var/lib/tollgate/store.redb", "path: \"\"", "store.embedded.path", "must not be empty"),

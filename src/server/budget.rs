@@ -17,8 +17,8 @@ use super::places::Seat;
 
 /// Bytes for all connections of peers that are known.
 pub const LIMIT: usize = 32 << 20;
-/// Bytes for all others: more than an Envoy sends at once that has just come, of bodies of 32 KiB on each of eight connections.
-const STRANGERS: usize = 12 << 20;
+/// Bytes for all others.
+const STRANGERS: usize = 8 << 20;
 /// What each connection has besides.
 const OWN: usize = 16 << 10;
 /// A connection asks for so much at a time: one that is known for more, so that it asks seldom.

@@ -14,8 +14,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::config::UnixAddress;
 
-/// Connections that may wait to be accepted.
-pub const BACKLOG: i32 = 1024;
+/// Connections that may wait to be accepted, where the system allows as many (`net.core.somaxconn`). Beyond them a client is not heard
+/// before it asks again, a second later: more than a crowd of a thousand that comes again and again.
+pub const BACKLOG: i32 = 4096;
 
 /// What the system keeps for each peer that does not read, for doors whose answers are long. It may take twice as much.
 pub const FEW_UNREAD: usize = 64 << 10;

@@ -75,8 +75,8 @@ impl Migrant {
     pub(in crate::store) async fn head(&self) -> Result<String, StoreError> {
         // Only a primary runs this, and it is whole.
         let Standing { lineage, sequence, chain, log, missed, witnesses, .. } = self.redis.standing().await?;
-        let is_missed = missed > 0 || witnesses.iter().any(|witness| witness.known > sequence);
-        if log != sequence || is_missed {
+        // A store that has gone on from where it went back has the numbers that they know.
+        if log != sequence || missed > 0 || !witnesses.is_empty() {
             return refused(
                 "the source has lost changes, and its replicas refuse it: restore it, or look at it with `tollgate store accept` and \
                  take it as it is, and migrate it then",

@@ -22,6 +22,7 @@ use crate::policy::Policy;
 use crate::policy::login::{Login, Session};
 use crate::registry::{Actor, Made, Registry, RegistryError, whoever_logs_in};
 use crate::resolve::jwt::own_session;
+use crate::resolve::mismatch::Mismatches;
 use crate::resolve::signing::SigningKeys;
 use crate::store::{SessionLoad, Store, StoreError};
 use throttle::Throttle;
@@ -36,6 +37,7 @@ pub struct Logins {
     signing: Arc<SigningKeys>,
     passwords: Passwords,
     throttle: Arc<Throttle>,
+    mismatches: Arc<Mismatches>,
     /// Held while signing keys are made, so that none is lost.
     renewing: Arc<Mutex<()>>,
     clock: Clock,
@@ -82,7 +84,8 @@ impl Logins {
         passwords: Passwords,
         clock: Clock,
     ) -> Self {
-        Self { store, registry, signing, passwords, throttle: Arc::default(), renewing: Arc::default(), clock }
+        let (throttle, mismatches, renewing) = Default::default();
+        Self { store, registry, signing, passwords, throttle, mismatches, renewing, clock }
     }
 
     /// Who hashes passwords.
@@ -124,6 +127,10 @@ impl Logins {
     /// Whom this name means, unless they or their project are kept out.
     async fn whoever_may_log_in(&self, name: &str) -> Result<Option<User>, LoginError> {
         let SessionLoad { user, project, .. } = whoever_logs_in(&self.store, name).await?.unwrap_or_default();
+        if let Some(user) = &user {
+            let who = || self.registry.logged(&format!("user:{}", user.name)).into_owned();
+            self.mismatches.note(&user.project, user.project_id, project.as_ref(), who);
+        }
         let lets_in = |user: &User| Project::lets_in(project.as_ref(), user.project_id);
         Ok(user.filter(|user| user.may_log_in() && lets_in(user)))
     }

@@ -7,7 +7,7 @@ mod grants;
 pub mod jwt;
 pub mod l2;
 pub mod last_used;
-mod mismatch;
+pub mod mismatch;
 pub mod seal;
 pub mod signing;
 

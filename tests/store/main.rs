@@ -15,6 +15,8 @@ mod formats;
 mod grudge;
 mod kill;
 mod leased;
+#[path = "../support/log.rs"]
+mod log;
 mod migration;
 mod names;
 mod pages;

@@ -1,7 +1,7 @@
 //! What the registry promises about projects, and what a change of one does to what is cached: everything of the project is
 //! refused or works again with the next look-up, and nothing of another one is touched.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::domain::change::{Event, Slots};
@@ -15,7 +15,8 @@ use tollgate::revocation::stamps::Stamps;
 use tollgate::store::Write;
 
 use crate::desk::{Desk, actor, spec, user_spec};
-use crate::support::{in_redis, lock};
+use crate::log::Log;
+use crate::support::in_redis;
 
 use Expected::{Any, Version};
 
@@ -241,31 +242,6 @@ async fn every_key_of_a_project_follows_it_with_the_next_look_up() {
     desk.registry.revoke_key(&Actor::operator(), other.record.id, Any).await.unwrap();
     turn(desk, "beta", ProjectState::Active, Any).await.unwrap();
     assert_eq!(lobby.look(&other, data).await, (true, Tier::Store));
-}
-
-/// What is logged on this thread.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let log = self.clone();
-        tracing::subscriber::set_default(tracing_subscriber::fmt().with_writer(move || log.clone()).finish())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(lock(&self.0).clone()).unwrap()
-    }
-}
-
-impl std::io::Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        lock(&self.0).write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@ mod honest;
 #[path = "../support/idp.rs"]
 mod idp;
 mod lane;
+#[path = "../support/log.rs"]
+mod log;
 #[path = "../support/mint.rs"]
 mod mint;
 mod overtaken;

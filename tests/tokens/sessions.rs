@@ -18,6 +18,7 @@ use tollgate::registry::{Actor, Expected, Held, Limits, Rate, Rates, UserChange,
 use tollgate::store::Write;
 use zeroize::Zeroizing;
 
+use crate::log::Log;
 use crate::mint::SigningKey;
 use crate::world::{NOW, World};
 
@@ -272,7 +273,15 @@ async fn whoever_carries_the_id_of_another_project_is_refused() {
     let ended = Some(Denial::RevokedUnauthenticated);
     assert_eq!(carries(ada.project_id).await, (None, true));
     assert_eq!(carries(None).await, (None, true), "made before projects had ids");
+    let log = Log::default();
+    let listening = log.listen();
     assert_eq!(carries(ProjectId::parse("0000000000000001")).await, (ended, false));
+    assert_eq!(house.login("ada", PASSWORD).await.err(), Some(LoginError::Refused));
+    drop(listening);
+    // Once of a session, and once of a login.
+    let said = log.text();
+    let is_told = |line: &str| line.contains("ada") && line.contains("anew in the project");
+    assert!(said.lines().count() == 2 && said.lines().all(is_told), "{said}");
 }
 
 #[tokio::test]

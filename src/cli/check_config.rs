@@ -58,16 +58,20 @@ fn compare(policy: &Policy, file: &Path, valid: &str, format: Format) -> Result<
         .map_err(|error| Failure::new(Exit::Configuration, format!("cannot read {}: {error}", file.display())))?;
     let found = config::envoy::compare(policy, &text);
     let expression = config::envoy::allow_expression(policy);
+    // What cannot be read is told with the rest.
+    let missing = config::envoy::missing_room(policy, &text).ok().flatten();
     let exit = if found.is_ok() { Exit::Done } else { Exit::Configuration };
     match format {
         Format::Table => {
             let judged = judgement(file, &found);
             let hint = "decoder_header_mutation_rules.allow_expression.regex for this configuration:";
-            output::print(&format!("{valid}{judged}\n{hint}\n  {expression}\n"))?;
+            let missing = missing.map(|missing| format!("{missing}\n")).unwrap_or_default();
+            output::print(&format!("{valid}{judged}\n{hint}\n  {expression}\n{missing}"))?;
         }
         Format::Json => {
             let problems: Value = found.as_ref().err().map_or_else(|| json!([]), |found| json!(found.problems()));
-            let envoy = json!({"valid": found.is_ok(), "problems": problems, "allow_expression": expression});
+            let envoy =
+                json!({"valid": found.is_ok(), "problems": problems, "allow_expression": expression, "note": missing});
             output::print(&output::json(&json!({"valid": true, "problems": [], "envoy": envoy}))?)?;
         }
     }

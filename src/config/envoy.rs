@@ -9,11 +9,20 @@ use crate::policy::respond::OVERRIDES;
 use super::problems::{Findings, Path, Problems};
 use super::shape;
 
+/// What raises the number of instructions, Envoy's own default of it, and what the shipped files say. `warn_level` beside it refuses
+/// nothing.
+const RE2_LIMIT: &str = "re2.max_program_size.error_level";
+const DEFAULT_INSTRUCTIONS: u64 = 100;
+const SHIPPED_INSTRUCTIONS: u64 = 1000;
+
 /// The end of the type of the filter's configuration.
 const FILTER: &str = "envoy.extensions.filters.http.ext_authz.v3.ExtAuthz";
 
 /// Every character that may stand in a header name (RFC 9110 section 5.6.2) and is neither letter nor digit.
 const SEPARATORS: &str = "-_.!#$%&'*+^`|~";
+
+/// What each of them is in an expression.
+const SEPARATOR: &str = "[[:punct:]]";
 
 /// The expression for `decoder_header_mutation_rules.allow_expression.regex`: every header that is set or removed under
 /// this policy, by every name that [`same_header`](crate::policy::same_header) takes for the same.
@@ -21,6 +30,24 @@ pub fn allow_expression(policy: &Policy) -> String {
     let names = names(policy).map(pattern);
     let prefixes = prefixes(policy).map(|prefix| format!("{}.*", pattern(prefix)));
     names.chain(prefixes).collect::<Vec<_>>().join("|")
+}
+
+/// What Envoy must be told besides, or it refuses a file with the expression: each is compiled to instructions, and their number
+/// has a bound. `None`: the file tells it.
+///
+/// # Errors
+/// If the file cannot be read.
+pub fn missing_room(policy: &Policy, text: &str) -> Result<Option<String>, Problems> {
+    let file = shape::parse_yaml(text)?;
+    let needed = most_instructions(&allow_expression(policy));
+    let given = raised_limit(&file).unwrap_or(DEFAULT_INSTRUCTIONS);
+    Ok((given < needed).then(|| {
+        let limit = needed.max(SHIPPED_INSTRUCTIONS);
+        format!(
+            "Envoy takes no expression of more than {given} instructions with this file, and this one may have {needed}: \
+             add a layer `static_layer: {{{RE2_LIMIT}: {limit}}}` to its `layered_runtime`"
+        )
+    }))
 }
 
 /// Compares an Envoy file with what Tollgate does under this policy.
@@ -44,6 +71,28 @@ pub fn compare(policy: &Policy, text: &str) -> Result<(), Problems> {
     if findings.is_empty() { Ok(()) } else { Err(findings.into_problems()) }
 }
 
+/// No less than RE2 makes of an expression as [`allow_expression`] gives it: one for each byte, seven for `[[:punct:]]`, which are four
+/// ranges, and a few for the whole.
+fn most_instructions(expression: &str) -> u64 {
+    let ranges = expression.matches(SEPARATOR).count();
+    let bytes = expression.len() - ranges * SEPARATOR.len();
+    u64::try_from(bytes + 7 * ranges + 8).unwrap_or(u64::MAX)
+}
+
+/// The number in the last layer that has one, written with dots or as maps. What a layer gets elsewhere is not known.
+fn raised_limit(file: &Value) -> Option<u64> {
+    let layers = file["layered_runtime"]["layers"].as_array()?;
+    let of = |layer: &Value| inner(&layer["static_layer"], RE2_LIMIT)?.as_u64();
+    layers.iter().filter_map(of).next_back()
+}
+
+/// What stands under a name with dots, however it is divided.
+fn inner<'v>(value: &'v Value, name: &str) -> Option<&'v Value> {
+    let whole = value.get(name);
+    let ends = || name.match_indices('.').map(|(at, _)| at);
+    whole.or_else(|| ends().find_map(|at| inner(value.get(&name[..at])?, &name[at + 1..])))
+}
+
 /// The headers that are set or removed by their whole name and stand under no reserved prefix.
 fn names(policy: &Policy) -> impl Iterator<Item = &str> {
     policy.credentials.iter().map(|source| &*source.name).chain(OVERRIDES)
@@ -54,7 +103,7 @@ fn prefixes(policy: &Policy) -> impl Iterator<Item = &str> {
 }
 
 fn pattern(name: &str) -> String {
-    let one = |c: char| if c.is_ascii_alphanumeric() { c.to_string() } else { "[[:punct:]]".to_owned() };
+    let one = |c: char| if c.is_ascii_alphanumeric() { c.to_string() } else { SEPARATOR.to_owned() };
     name.chars().map(one).collect()
 }
 

@@ -26,6 +26,29 @@ fn the_shipped_file_fits_and_has_the_very_expression_that_is_printed() {
 }
 
 #[test]
+fn what_envoy_must_be_told_to_take_the_expression_is_said_unless_the_file_tells_it() {
+    const TOLD: &str = "static_layer: {re2.max_program_size.error_level: 1000}";
+    let said = |layer: &str| envoy::missing_room(&policy(GOOD), &SHIPPED.replacen(TOLD, layer, 1)).unwrap();
+    assert!(SHIPPED.contains(TOLD));
+    for enough in [
+        TOLD,
+        "static_layer: {re2: {max_program_size: {error_level: 1000}}}",
+        "static_layer: {re2.max_program_size: {error_level: 400, warn_level: 1}}",
+    ] {
+        assert_eq!(said(enough), None, "{enough}");
+    }
+    for (layer, known) in [
+        ("static_layer: {}", "more than 100 instructions"),
+        ("admin_layer: {}", "more than 100 instructions"),
+        ("static_layer: {re2.max_program_size.warn_level: 1000}", "more than 100 instructions"),
+        ("static_layer: {re2.max_program_size.error_level: 120}", "more than 120 instructions"),
+    ] {
+        let said = said(layer).unwrap_or_default();
+        assert!(said.contains(known) && said.contains("re2.max_program_size.error_level: 1000"), "{layer}: {said}");
+    }
+}
+
+#[test]
 fn what_envoy_would_not_do_is_told() {
     const RULES: &str =
         "static_resources.listeners[0].filter_chains[0].filters[0].typed_config.http_filters[1].typed_config";

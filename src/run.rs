@@ -210,7 +210,7 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
     let telemetry = Arc::new(Telemetry::new(Some(log)).map_err(start)?);
     telemetry.set_log(&settings.log);
 
-    let Some((opened, stop)) = open_store(&settings, &policy).await? else { return Ok(()) };
+    let Some((opened, stop)) = open_store(&settings, &policy, &tasks).await? else { return Ok(()) };
     let (core, replicas) = Core::open(opened, &settings, &policy, tasks.clone()).await?;
     if let Replicas::Fleet(fleet) = &replicas {
         telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
@@ -262,15 +262,16 @@ pub async fn serve(config: PathBuf) -> Result<(), RunError> {
 async fn open_store(
     settings: &Settings,
     policy: &Arc<Policy>,
+    tasks: &Tasks,
 ) -> Result<Option<(Opened, impl Future<Output = ()> + use<>)>, RunError> {
     store::refuse_to_begin_anew(settings)?;
     let mut stop = Box::pin(stop_signal()?);
-    let Some(mut opened) = open_until(&mut stop, settings).await? else { return Ok(None) };
+    let Some(mut opened) = open_until(&mut stop, settings, tasks).await? else { return Ok(None) };
     while let Opened::Lost(joined, loss) = opened {
-        if sealed::refuse_all(*joined, &loss, settings, policy, &mut stop).await? == sealed::Ended::Stopped {
+        if sealed::refuse_all(*joined, &loss, settings, policy, tasks, &mut stop).await? == sealed::Ended::Stopped {
             return Ok(None);
         }
-        match open_until(&mut stop, settings).await? {
+        match open_until(&mut stop, settings, tasks).await? {
             Some(again) => opened = again,
             None => return Ok(None),
         }
@@ -282,9 +283,10 @@ async fn open_store(
 async fn open_until(
     stop: &mut (impl Future<Output = ()> + Unpin),
     settings: &Settings,
+    tasks: &Tasks,
 ) -> Result<Option<Opened>, RunError> {
     tokio::select! {
-        opened = store::open(&settings.store, STORE_WAIT) => Ok(Some(opened?)),
+        opened = store::open(&settings.store, STORE_WAIT, tasks) => Ok(Some(opened?)),
         () = stop => {
             tracing::info!("told to end before the store was open: stopped");
             Ok(None)

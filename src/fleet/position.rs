@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use crate::domain::change::{Head, Position};
 use crate::domain::fleet::{Remembered, Term};
+use crate::tasks::Task;
 
 /// Between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -42,11 +43,11 @@ pub struct Kept {
 
 impl PositionFile {
     /// For the store at this place. Writes whatever is there already once more, so that a folder that cannot be written to is
-    /// noticed at the start. A disk that is full is waited for.
+    /// noticed at the start. A disk that is full is waited for. The thread that writes is `task`.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::WouldBlock`] while another process uses the file.
-    pub fn open(path: &Path, store: &str) -> io::Result<(Self, Option<Kept>)> {
+    pub fn open(path: &Path, store: &str, task: Task) -> io::Result<(Self, Option<Kept>)> {
         let lock = match lock(path) {
             Err(error) if is_full(&error) => None,
             locked => Some(locked?),
@@ -66,7 +67,7 @@ impl PositionFile {
         let is_failing = Arc::new(AtomicBool::new(is_failing));
         let (newest, noted) = mpsc::channel();
         let writer = Writer { path: path.to_owned(), store: store.to_owned(), is_failing: Arc::clone(&is_failing) };
-        let keep = move || writer.keep(&noted);
+        let keep = move || task.keep_blocking(|| writer.keep(&noted));
         let writer = thread::Builder::new().name("tollgate-position".to_owned()).spawn(keep)?;
         Ok((Self { newest: Some(newest), writer: Some(writer), is_failing, _lock: lock }, kept))
     }
@@ -234,6 +235,11 @@ fn decode(text: &str) -> Option<Kept> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tasks::Tasks;
+
+    fn open(path: &Path, store: &str) -> io::Result<(PositionFile, Option<Kept>)> {
+        PositionFile::open(path, store, Tasks::default().task("position"))
+    }
 
     fn at(sequence: u64) -> Remembered {
         let position = Position { sequence, chain: format!("h{sequence}") };
@@ -249,14 +255,14 @@ mod tests {
     fn the_last_position_is_there_after_the_end() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("position");
-        let (file, before) = PositionFile::open(&path, "here").unwrap();
+        let (file, before) = open(&path, "here").unwrap();
         assert_eq!(before, None);
         for sequence in 1..=1_000 {
             file.note(at(sequence));
         }
         drop(file);
         // Another store does not take it for its own before it has noted something.
-        assert_eq!(PositionFile::open(&path, "there").unwrap().1, Some(kept(at(1_000))));
+        assert_eq!(open(&path, "there").unwrap().1, Some(kept(at(1_000))));
         assert_eq!(read(&path).unwrap(), Some(kept(at(1_000))));
         let fixed = kept(Remembered { term: Term::Fixed, ..at(5) });
         write(&path, &fixed).unwrap();
@@ -267,12 +273,12 @@ mod tests {
     fn a_file_is_written_by_one_process_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("position");
-        let (first, _) = PositionFile::open(&path, "here").unwrap();
+        let (first, _) = open(&path, "here").unwrap();
         first.note(at(7));
-        let second = PositionFile::open(&path, "here").unwrap_err();
+        let second = open(&path, "here").unwrap_err();
         assert_eq!(second.kind(), io::ErrorKind::WouldBlock);
         drop(first);
-        assert_eq!(PositionFile::open(&path, "here").unwrap().1, Some(kept(at(7))));
+        assert_eq!(open(&path, "here").unwrap().1, Some(kept(at(7))));
         let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(
             names.collect::<std::collections::BTreeSet<_>>(),
@@ -287,7 +293,7 @@ mod tests {
         // Whatever is written there finds no room.
         std::os::unix::fs::symlink("/dev/full", beside(&path)).unwrap();
         write_plainly(&path, &kept(at(3)));
-        let (file, known) = PositionFile::open(&path, "here").unwrap();
+        let (file, known) = open(&path, "here").unwrap();
         assert_eq!((known, file.is_failing()), (Some(kept(at(3))), true));
         file.note(at(4));
         fs::remove_file(beside(&path)).unwrap();
@@ -308,8 +314,8 @@ mod tests {
         let path = folder.path().join("position");
         for text in ["", "{}", "nothing", r#"{"lineage": "one", "seq": -1, "h": "", "left": []}"#] {
             fs::write(&path, text).unwrap();
-            assert!(PositionFile::open(&path, "here").is_err(), "{text}");
+            assert!(open(&path, "here").is_err(), "{text}");
         }
-        assert!(PositionFile::open(&folder.path().join("missing/position"), "here").is_err());
+        assert!(open(&folder.path().join("missing/position"), "here").is_err());
     }
 }

@@ -113,6 +113,7 @@ impl Resolver {
 
     /// With its long tasks among these.
     pub fn among(self, tasks: Tasks) -> Self {
+        self.lane().count_panics(tasks.task("signatures"));
         Self { tasks, ..self }
     }
 

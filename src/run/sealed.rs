@@ -25,7 +25,7 @@ use crate::revocation::stamps::Stamps;
 use crate::revocation::sticky::Sticky;
 use crate::store::Store;
 use crate::store::redis::Redis;
-use crate::tasks::Tasks;
+use crate::tasks::{Task, Tasks};
 use crate::telemetry::Telemetry;
 
 /// How often it is looked whether the store is right.
@@ -49,10 +49,11 @@ pub(super) async fn refuse_all(
     loss: &Loss,
     settings: &Settings,
     policy: &Arc<Policy>,
+    tasks: &Tasks,
     stop: &mut (impl Future<Output = ()> + Unpin),
 ) -> Result<Ended, RunError> {
-    let core = refusing(&joined, loss, settings)?;
-    let replicas = Replicas::Fleet(follow(joined, longest_grace(policy))?);
+    let core = refusing(&joined, loss, settings, tasks.clone())?;
+    let replicas = Replicas::Fleet(follow(joined, longest_grace(policy), tasks.task("fleet_log"))?);
     let Replicas::Fleet(fleet) = &replicas else { return Ok(Ended::Right) };
     let telemetry = Arc::new(Telemetry::new(None).map_err(start)?);
     telemetry.watch_fleet(fleet.clone(), &core.resolver).map_err(start)?;
@@ -73,22 +74,22 @@ pub(super) async fn refuse_all(
 
 /// Decides with stamps that stay sealed and a store that stays shut, whatever becomes of the one that is followed: whether the
 /// peppers are the right ones is not known yet.
-fn refusing(joined: &Joined, loss: &Loss, settings: &Settings) -> Result<Core, RunError> {
+fn refusing(joined: &Joined, loss: &Loss, settings: &Settings, tasks: Tasks) -> Result<Core, RunError> {
     let redis = Redis::new(joined.redis.connector().clone(), Handle::current());
     redis.refuse(Some(driver::refusal(loss)));
     let (current, older) = pepper::read_all(&settings.pepper)?;
     let (digester, stamps) = (Arc::new(Digester::new(&current, &older)), Arc::new(Stamps::leased(Clock::System)));
     stamps.seal();
-    let (store, tasks) = (Store::Redis(Arc::new(redis)), Tasks::default());
+    let store = Store::Redis(Arc::new(redis));
     Ok(Core::of(store, digester, stamps, settings.cache, Clock::System, None, tasks))
 }
 
 /// Guards nothing by what it follows: it is listed as a replica that misses something, and finds out when that is over.
-fn follow(joined: Joined, grace: Duration) -> Result<Fleet, RunError> {
+fn follow(joined: Joined, grace: Duration, task: Task) -> Result<Fleet, RunError> {
     let (stamps, clock) = (Arc::new(Stamps::leased(Clock::System)), Clock::System);
     // Nobody needs to end anything again: the process begins with the store as it is then.
     let (reconcile, _) = mpsc::unbounded_channel();
-    let (sticky, task) = (Arc::<Sticky>::default(), Tasks::default().task("fleet_log"));
+    let sticky = Arc::<Sticky>::default();
     let level = joined.survey.level.to_string();
     let identity = identity(joined.name, grace);
     let Joined { redis, remembered, file, former, .. } = joined;

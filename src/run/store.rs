@@ -19,6 +19,7 @@ use crate::store::redis::connect::Connector;
 use crate::store::redis::standing::Standing;
 use crate::store::redis::survey::{Finding, Severity, Survey};
 use crate::store::{Store, StoreError};
+use crate::tasks::{Task, Tasks};
 
 /// Between two tries of a server that cannot be reached, with as much again by chance: a fleet does not start in step.
 const RETRY: Duration = Duration::from_millis(250);
@@ -61,14 +62,14 @@ impl Opened {
 ///
 /// # Errors
 /// [`RunError`] with what to do.
-pub async fn open(settings: &StoreSettings, patience: Duration) -> Result<Opened, RunError> {
+pub async fn open(settings: &StoreSettings, patience: Duration, tasks: &Tasks) -> Result<Opened, RunError> {
     match settings {
         StoreSettings::Embedded(path) => {
             let path = path.clone();
             let opened = tokio::task::spawn_blocking(move || Embedded::open(&path, patience)).await;
             Ok(Opened::Sole(Arc::new(opened.map_err(start)??)))
         }
-        StoreSettings::Redis(settings) => join(settings, patience).await,
+        StoreSettings::Redis(settings) => join(settings, patience, tasks).await,
     }
 }
 
@@ -91,7 +92,7 @@ pub fn refuse_to_begin_anew(settings: &Settings) -> Result<(), RunError> {
     }
 }
 
-async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, RunError> {
+async fn join(settings: &RedisSettings, patience: Duration, tasks: &Tasks) -> Result<Opened, RunError> {
     let connector = Connector::open(settings.place.clone())?;
     let survey = survey(&connector, patience).await?;
     report(&survey);
@@ -102,7 +103,7 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
     let (file, remembered) = match &settings.position {
         Some(path) => {
             let place = settings.place.topology.to_string();
-            let (file, kept) = open_position(path, &place, patience).await?;
+            let (file, kept) = open_position(path, &place, patience, &tasks.task("position")).await?;
             if let Some(kept) = &kept {
                 refuse_another_store(&redis, kept, path, &place).await?;
             }
@@ -124,11 +125,16 @@ async fn join(settings: &RedisSettings, patience: Duration) -> Result<Opened, Ru
 }
 
 /// Waits for a process that is about to end, as that which is replaced by this one.
-async fn open_position(path: &Path, place: &str, patience: Duration) -> Result<(PositionFile, Option<Kept>), RunError> {
+async fn open_position(
+    path: &Path,
+    place: &str,
+    patience: Duration,
+    task: &Task,
+) -> Result<(PositionFile, Option<Kept>), RunError> {
     let deadline = Instant::now() + patience;
     let mut has_warned = false;
     loop {
-        match PositionFile::open(path, place) {
+        match PositionFile::open(path, place, task.clone()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             opened => return opened.map_err(|error| RunError::Start(unreadable(path, &error))),
         }

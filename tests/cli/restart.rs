@@ -291,6 +291,8 @@ fn a_store_that_was_replayed_empty_is_refused_by_whoever_knew_it() {
     let replica = Replica::launch_in(&shipped, replica.stop());
     wait_for("a replica that is alive", || replica.probe("/live").contains("200 OK"));
     wait_for("its reason", || replica.probe("/ready").contains("sealed") && !replica.is_ready());
+    let metrics = replica.probe("/metrics");
+    assert!(metrics.contains("tollgate_task_restarts{task=\"fleet_log\"} 0"), "{metrics}");
     wait_for("a list that is refused", || replica.run(&["keys", "list"]).err.contains("`tollgate store accept`"));
     assert!(replica.try_key().is_none());
     wait_for("a replica that says what it misses", || !look()["replicas"].as_array().unwrap().is_empty());

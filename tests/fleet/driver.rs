@@ -375,7 +375,7 @@ async fn a_new_process_finds_what_the_one_before_has_known() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("position");
     let start = |id: &str| {
-        let (file, kept) = PositionFile::open(&path, "here").unwrap();
+        let (file, kept) = PositionFile::open(&path, "here", Tasks::default().task("position")).unwrap();
         House::remembering(&address(&server), id, kept.map(|kept| kept.remembered), Some(file))
     };
     let first = start("first");

@@ -28,6 +28,7 @@ use crate::run::{self, Core};
 use crate::server::admin::wire::timestamp;
 use crate::store::embedded::Embedded;
 use crate::store::{Store, StoreError};
+use crate::tasks::Tasks;
 use records::{GivenKey, GivenResource};
 use report::Report;
 
@@ -201,7 +202,7 @@ impl World {
             // The file belongs to the server.
             redis.position = None;
         }
-        let opened = run::store::open(&only_read, Duration::ZERO).await;
+        let opened = run::store::open(&only_read, Duration::ZERO, &Tasks::default()).await;
         let store = opened.map_err(|error| Failure::new(Exit::Unreachable, format!("{error}; {hint}")))?.store();
         // Loading a pepper that the store has not seen would write to it.
         let known = store.pepper_checks().await.map_err(|error| store_failed(&error))?;

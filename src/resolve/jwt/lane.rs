@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use super::key_set::{KeySet, NotSigned};
 use crate::domain::credential::Digest;
 use crate::domain::token::PresentedToken;
 use crate::policy::issuer::Header;
-use crate::tasks;
+use crate::tasks::{self, Task};
 
 /// Signatures that may wait: a fraction of a second's work, even of the slowest kind, so that who waits is answered before the
 /// proxy gives up.
@@ -51,6 +51,8 @@ pub struct Lane {
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// What panics are counted under.
+    task: OnceLock<Task>,
 }
 
 #[derive(Default)]
@@ -107,6 +109,11 @@ impl Lane {
             self.refused.insert(name.0, ());
         }
         Ok(verdict)
+    }
+
+    /// Has panics of verifications counted under this task, if nothing else was said before.
+    pub fn count_panics(&self, task: Task) {
+        let _ = self.queue.task.set(task);
     }
 
     /// Whether this set of keys was seen not to have signed the token.
@@ -212,13 +219,25 @@ impl Queue {
     fn work(&self) {
         tasks::stand_behind_checks(tasks::SIGNATURES, "signatures");
         while let Some(Job { name, work, done }) = self.next() {
-            // Whoever asked may have gone away. A verification that panics says nothing, and its thread goes on.
-            let verdict = if done.is_closed() { None } else { catch_unwind(AssertUnwindSafe(work)).ok() };
+            // Whoever asked may have gone away.
+            let verdict = if done.is_closed() { None } else { self.verdict(work) };
             self.lock().flights.remove(&name);
             if let Some(verdict) = verdict {
                 let _ = done.send(verdict);
             }
         }
+    }
+
+    /// A verification that panics says nothing, and its thread goes on.
+    fn verdict(&self, work: impl FnOnce() -> Verdict) -> Option<Verdict> {
+        let verdict = catch_unwind(AssertUnwindSafe(work)).ok();
+        if verdict.is_none() {
+            match self.task.get() {
+                Some(task) => drop(task.fell()),
+                None => tracing::error!("a signature could not be verified, as that panicked"),
+            }
+        }
+        verdict
     }
 
     /// The next job, once there is one; `None` when nobody can send another.
@@ -249,5 +268,23 @@ impl Drop for Lane {
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Lane")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::Tasks;
+
+    #[tokio::test]
+    async fn a_verification_that_panics_is_counted_and_the_next_one_is_made() {
+        let (lane, tasks) = (Lane::default(), Tasks::default());
+        lane.count_panics(tasks.task("signatures"));
+        let verify = |number: u8, work: fn() -> Verdict| lane.queue.flight(Digest([number; 32]), work).unwrap();
+        for number in 0..3 {
+            assert!(verify(number, || panic!("a key that nobody has thought of")).await.is_err());
+        }
+        assert_eq!(verify(3, || Ok(())).await, Ok(Ok(())));
+        assert_eq!((tasks.restarts(), tasks.down()), (vec![("signatures", 3)], vec![]));
     }
 }

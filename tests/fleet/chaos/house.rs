@@ -222,7 +222,7 @@ fn compiled(store: &str, folder: &TempDir) -> Compiled {
 /// Joins the fleet on a store, as the process does at its start.
 pub async fn join(store: &str, folder: &TempDir) -> Here {
     let compiled = compiled(store, folder);
-    let opened = open(&compiled.settings.store, PATIENCE).await.unwrap();
+    let opened = open(&compiled.settings.store, PATIENCE, &Tasks::default()).await.unwrap();
     let (current, older) = pepper::load(&compiled.settings.pepper, &opened.store()).await.unwrap();
     let Opened::Joined(joined) = opened else { panic!("a fleet's store") };
     let sizes = Sizes { known: 100_000, unknown: 10_000, loads: 256 };

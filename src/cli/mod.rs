@@ -203,10 +203,7 @@ const SIDE_THREADS: usize = 2;
 /// How long the end waits for what still waits for a disk or a name server. Whatever has to be done is done before that.
 const LAST_THREADS: Duration = Duration::from_secs(1);
 
-fn serve(config: PathBuf, core_dumps: bool) -> Result<Exit, Failure> {
-    if !core_dumps && let Err(error) = run::memory::keep_private() {
-        output::note(&format!("Core dumps could not be forbidden, and would show secrets: {error}"));
-    }
+fn serve(config: PathBuf) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(SIDE_THREADS).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Failed, format!("cannot start threads: {error}")))?;
     let served = runtime.block_on(run::serve(config));
@@ -219,8 +216,14 @@ fn serve(config: PathBuf, core_dumps: bool) -> Result<Exit, Failure> {
 }
 
 fn dispatch(command: Command) -> Result<Exit, Failure> {
+    // Before any of them holds a key or a password.
+    if !matches!(command, Command::Serve { core_dumps: true, .. })
+        && let Err(error) = run::memory::keep_private()
+    {
+        output::note(&format!("Core dumps could not be forbidden, and would show secrets: {error}"));
+    }
     match command {
-        Command::Serve { config, core_dumps } => serve(config, core_dumps),
+        Command::Serve { config, core_dumps: _ } => serve(config),
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),

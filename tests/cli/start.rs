@@ -5,6 +5,9 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use super::held::get;
 use super::server::{House, Server, write_secret};
 use super::servers::wait_for;
 use super::{Done, tollgate};
@@ -86,4 +89,64 @@ fn no_key_is_made_into_a_store_that_was_removed() {
     fs::remove_file(std::path::Path::new(&server.socket()).with_file_name("store.redb")).unwrap();
     let refused = make_key(&server);
     assert!(refused.code != 0 && refused.err.contains("removed or replaced"), "{}", refused.err);
+    let ready = get(server.ops(), "/ready");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("store_unavailable"), "{ready}");
+}
+
+#[test]
+fn a_check_socket_that_something_else_replaced_is_told_until_it_is_back() {
+    let server = Server::start();
+    let socket = server.check_socket();
+    let is_ready = || get(server.ops(), "/ready").starts_with("HTTP/1.1 200");
+    wait_for("readiness", is_ready);
+    // Put there at once, so that none is made anew in between.
+    let other = socket.with_file_name("other");
+    fs::write(&other, "not a socket").unwrap();
+    fs::rename(&other, &socket).unwrap();
+    wait_for("the reason", || {
+        let ready = get(server.ops(), "/ready");
+        ready.starts_with("HTTP/1.1 503") && ready.contains("task_down") && ready.contains("check_socket")
+    });
+    assert_eq!(fs::read_to_string(&socket).unwrap(), "not a socket", "it is left alone");
+    fs::remove_file(&socket).unwrap();
+    wait_for("the socket", || UnixStream::connect(&socket).is_ok());
+    wait_for("readiness again", is_ready);
+}
+
+/// Whether the system would write down what is in the memory of the process, `None` before it is known or after its end.
+fn may_dump(process: u32) -> Option<bool> {
+    let limits = fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"))?;
+    Some(core.split_whitespace().nth(4)? != "0")
+}
+
+#[test]
+fn no_command_lets_the_system_write_down_what_is_in_its_memory() {
+    // Where the system lets nobody have any, there is nothing to forbid.
+    let allowed = Rlimit { current: getrlimit(Resource::Core).maximum, ..getrlimit(Resource::Core) };
+    setrlimit(Resource::Core, allowed).unwrap();
+    let house = House::with(STORE);
+    let config = house.config.to_str().unwrap();
+    // Each waits for something: a server for its end, the others for a password that does not come.
+    let create = ["users", "create", "ann", "--project", "acme", "--permissions", "run_inference"];
+    let create = [&create[..], &["--password-stdin", "--config", config]].concat();
+    let login = ["login", "--url", "http://127.0.0.1:9", "--username", "ann", "--password-stdin"];
+    for (arguments, is_open) in [
+        (&["serve", "--config", config][..], false),
+        (&create, false),
+        (&login, false),
+        (&["serve", "--core-dumps", "--config", config], true),
+    ] {
+        let mut command = tollgate();
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap();
+        if is_open {
+            wait_for("the server", || UnixStream::connect(house.folder.path().join("admin.sock")).is_ok());
+            assert_eq!(may_dump(child.id()), Some(allowed.current != Some(0)), "{arguments:?}");
+        } else {
+            wait_for(&arguments.join(" "), || may_dump(child.id()) == Some(false));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 }

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
+use zeroize::Zeroizing;
 
 use super::others;
 use crate::server::budget::{Account, Exhausted, Held, HeldMessage};
@@ -138,7 +139,7 @@ impl Calls {
         if body.is_end_stream() {
             return Ok((whole(first)?, None));
         }
-        let mut message = Arriving { bytes: Vec::new(), held: self.peer.account.message() };
+        let mut message = Arriving { bytes: Zeroizing::default(), held: self.peer.account.message() };
         message.push(&first)?;
         drop(first);
         loop {
@@ -149,7 +150,7 @@ impl Calls {
             };
             match data {
                 Some(data) => message.push(&data)?,
-                None => return Ok((whole(message.bytes.into())?, Some(message.held.complete()))),
+                None => return Ok((whole(Bytes::from_owner(message.bytes))?, Some(message.held.complete()))),
             }
         }
     }
@@ -210,9 +211,10 @@ fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
     }
 }
 
-/// A message that is arriving, counted until it has been answered or is given up.
+/// A message that is arriving, counted until it has been answered or is given up. It holds the credential of a client, so it is
+/// wiped then, and so is what it has outgrown.
 struct Arriving {
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     held: HeldMessage,
 }
 
@@ -224,7 +226,9 @@ impl Arriving {
             let whole = declared(&self.bytes)?.map_or(needed, |length| PREFIX + length);
             let room_then = needed.max((2 * room).min(whole));
             self.held.grow(room_then - room)?;
-            self.bytes.reserve_exact(room_then - self.bytes.len());
+            let mut roomier = Zeroizing::new(Vec::with_capacity(room_then));
+            roomier.extend_from_slice(&self.bytes);
+            self.bytes = roomier;
         }
         self.bytes.put_slice(data);
         match declared(&self.bytes)? {

@@ -259,6 +259,8 @@ fn freed(freed: &FreedBody) -> String {
         ("Id before", freed.id.clone().unwrap_or_else(|| "-".to_owned())),
         ("Keys by it", listed(&freed.keys)),
         ("Resources of it", listed(&freed.resources)),
+        ("Users by it", listed(&freed.users)),
+        ("Projects by it", listed(&freed.projects)),
     ];
     if freed.more {
         rows.push(("And more", "only the first hundred of each are listed".to_owned()));

@@ -9,7 +9,7 @@ use super::{Change, Made, Registry, RegistryError, Result};
 use crate::domain::credential::{KeyId, UserId};
 use crate::domain::name::split_login_name;
 use crate::domain::record::{EVERY, User};
-use crate::store::{KeyQuery, ResourceQuery, SessionLoad, Store, StoreError};
+use crate::store::{KeyQuery, ResourceQuery, SessionLoad, Store, StoreError, UserQuery};
 
 /// How much is read at once.
 const PAGE: usize = 500;
@@ -26,7 +26,11 @@ pub struct Freed {
     pub keys: Vec<KeyId>,
     /// Resources that it owns, as `<kind>:<id>`.
     pub resources: Vec<String>,
-    /// Whether there are more of either.
+    /// Users that were made by it.
+    pub users: Vec<String>,
+    /// Projects that it was the last to change, or made.
+    pub projects: Vec<String>,
+    /// Whether there are more of any.
     pub more: bool,
 }
 
@@ -152,33 +156,64 @@ impl Registry {
 
     /// What says the name of a user.
     async fn naming(&self, name: &str) -> Result<Freed> {
-        let subject = format!("user:{name}");
-        let mut freed = Freed { name: name.to_owned(), id: None, keys: vec![], resources: vec![], more: false };
-        let mut query = KeyQuery { limit: PAGE, ..KeyQuery::default() };
-        loop {
-            let page = self.store.keys(query.clone()).await?;
-            freed.keys.extend(page.iter().filter(|key| key.created_by == subject).map(|key| key.id));
-            match page.last().filter(|_| page.len() == PAGE && freed.keys.len() <= TOLD) {
-                Some(last) => query.after = Some(last.id),
-                None => break,
-            }
+        let (store, subject, limit) = (&self.store, format!("user:{name}"), PAGE);
+        let (mut keys, mut resources, mut users, mut projects) =
+            (Said::default(), Said::default(), Said::default(), Said::default());
+        let mut after = None;
+        while !keys.is_told {
+            let page = store.keys(KeyQuery { after, limit, ..KeyQuery::default() }).await?;
+            after = page.last().map(|key| key.id);
+            keys.take(&page, |key| (key.created_by == subject).then_some(key.id));
         }
-        let mut query = ResourceQuery { limit: PAGE, ..ResourceQuery::default() };
-        loop {
-            let page = self.store.resources(query.clone()).await?;
-            let is_owned =
-                |owner: &Option<String>| owner.as_ref().is_some_and(|owner| *owner == name || *owner == subject);
-            let owned = page.iter().filter(|resource| is_owned(&resource.owner));
-            freed.resources.extend(owned.map(|resource| resource.reference().to_string()));
-            match page.last().filter(|_| page.len() == PAGE && freed.resources.len() <= TOLD) {
-                Some(last) => query.after = Some((last.kind.clone(), last.id.clone())),
-                None => break,
-            }
+        let mut after = None;
+        while !resources.is_told {
+            let page = store.resources(ResourceQuery { after, limit, ..ResourceQuery::default() }).await?;
+            after = page.last().map(|resource| (resource.kind.clone(), resource.id.clone()));
+            resources.take(&page, |resource| {
+                let owner = resource.owner.as_deref();
+                (owner == Some(name) || owner == Some(&*subject)).then(|| resource.reference().to_string())
+            });
         }
-        freed.more = freed.keys.len() > TOLD || freed.resources.len() > TOLD;
-        freed.keys.truncate(TOLD);
-        freed.resources.truncate(TOLD);
-        Ok(freed)
+        let mut after = None;
+        while !users.is_told {
+            let page = store.users(UserQuery { after, limit, ..UserQuery::default() }).await?;
+            after = page.last().map(|user| user.name.clone());
+            users.take(&page, |user| (user.created_by == subject).then(|| user.name.clone()));
+        }
+        let mut after = None;
+        while !projects.is_told {
+            let page = store.projects(after, limit).await?;
+            after = page.last().map(|project| project.name.clone());
+            projects.take(&page, |project| (project.changed_by == subject).then(|| project.name.clone()));
+        }
+        let more = keys.more || resources.more || users.more || projects.more;
+        let (keys, resources, users, projects) = (keys.told, resources.told, users.told, projects.told);
+        Ok(Freed { name: name.to_owned(), id: None, keys, resources, users, projects, more })
+    }
+}
+
+/// What says a name, of one kind of record.
+struct Said<Told> {
+    told: Vec<Told>,
+    /// Whether there is more than [`TOLD`].
+    more: bool,
+    /// Whether no other page is to be read.
+    is_told: bool,
+}
+
+impl<Told> Default for Said<Told> {
+    fn default() -> Self {
+        Self { told: Vec::new(), more: false, is_told: false }
+    }
+}
+
+impl<Told> Said<Told> {
+    /// The next page.
+    fn take<Record>(&mut self, page: &[Record], said: impl Fn(&Record) -> Option<Told>) {
+        self.told.extend(page.iter().filter_map(said));
+        self.more = self.told.len() > TOLD;
+        self.told.truncate(TOLD);
+        self.is_told = self.more || page.len() < PAGE;
     }
 }
 

@@ -416,6 +416,10 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
     let made = registry.create_key(&desk.policy, &hers, spec("data", "acme", &["run"]), None).await.unwrap();
     let key = made.record.id;
     desk.key("data", "acme", &["run"]).await;
+    desk.try_user(&hers, "bob", "acme", &["run"]).await.unwrap();
+    desk.try_user(&hers, "cat", "hers", &["run"]).await.unwrap();
+    registry.suspend_project(&hers, "old", Expected::Any).await.unwrap();
+    desk.user("dan", "other", &["run"]).await;
     let still_there = registry.free_user_name(&operator, "acme/ann").await.unwrap_err();
     assert!(matches!(still_there, RegistryError::Conflict(_)), "{still_there:?}");
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
@@ -430,6 +434,10 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
     let freed = registry.free_user_name(&operator, "acme/ann").await.unwrap().result;
     assert_eq!((freed.id, &*freed.keys, freed.more), (ann.id, &[key][..], false));
     assert_eq!(freed.resources, ["workload:w-1", "workload:w-2"]);
+    assert_eq!(
+        (&*freed.users, &*freed.projects),
+        (&["acme/bob", "hers/cat"].map(String::from)[..], &["hers", "old"].map(String::from)[..])
+    );
     assert_eq!(registry.free_user_name(&operator, "acme/ann").await.unwrap().result, freed, "again");
     let another = desk.user("ann", "acme", &["run"]).await;
     assert!(another.id.is_some() && another.id != ann.id);

@@ -175,7 +175,11 @@ pub struct FreedBody {
     pub keys: Vec<String>,
     /// Resources that it owns, as `<kind>:<id>`.
     pub resources: Vec<String>,
-    /// Whether there are more of either than are listed.
+    /// Users that were made by it.
+    pub users: Vec<String>,
+    /// Projects that it made, or was the last to change.
+    pub projects: Vec<String>,
+    /// Whether there are more of any than are listed.
     pub more: bool,
 }
 
@@ -186,6 +190,8 @@ impl From<&Freed> for FreedBody {
             id: freed.id.map(|id| id.to_string()),
             keys: freed.keys.iter().map(|id| id.to_string()).collect(),
             resources: freed.resources.clone(),
+            users: freed.users.clone(),
+            projects: freed.projects.clone(),
             more: freed.more,
         }
     }

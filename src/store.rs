@@ -7,6 +7,7 @@ pub mod migration;
 mod records;
 pub mod redis;
 mod rules;
+mod search;
 pub mod upgrade;
 
 use std::sync::Arc;
@@ -252,6 +253,15 @@ pub struct AuditQuery {
     pub limit: usize,
 }
 
+/// What was found of the audit log, the newest row first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditRows {
+    pub rows: Vec<AuditEntry>,
+    /// Set if the search was ended with fewer rows than asked for, as so many others were passed over: it goes on before the row
+    /// with this sequence.
+    pub goes_on_before: Option<u64>,
+}
+
 /// What a check needs to know of a key, of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyLoad {
@@ -434,7 +444,8 @@ impl Store {
         }
     }
 
-    pub async fn audit(&self, query: AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+    /// A page of the audit log. A row is found if the clocks that dated it, and rows around it, are less than a day wrong.
+    pub async fn audit(&self, query: AuditQuery) -> Result<AuditRows, StoreError> {
         match self {
             Self::Embedded(store) => on_thread(store, move |store| store.audit(&query)).await,
             Self::Redis(store) => store.audit(&query).await,

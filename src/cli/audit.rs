@@ -2,6 +2,7 @@
 
 use axum::http::Method;
 use clap::{Args, Subcommand};
+use serde_json::Value;
 
 use super::client::query;
 use super::connect::{ConnectArgs, Target, target};
@@ -92,20 +93,35 @@ pub async fn run(args: AuditArgs) -> Result<(), Failure> {
         AuditCommand::List(args) => args,
         AuditCommand::Trim(args) => return trim(&target, args.before).await,
     };
-    let query = query(&[
-        ("project", args.project),
-        ("actor", args.actor),
-        ("act", args.act),
-        ("target", args.target),
-        ("since", args.since),
-        ("until", args.until),
-        ("before", args.before.map(|number| number.to_string())),
-        ("limit", Some(args.limit.to_string())),
-    ]);
-    let answer = target.call(Method::GET, &format!("{AUDIT}{query}"), None).await?;
+    let answer = pages(&target, &args).await?;
     match args.output {
         Format::Json => output::print(&json(&answer)?),
         Format::Table => list(&read(answer)?),
+    }
+}
+
+/// As many rows as were asked for, or all there are: a page of the server may hold fewer, with more to come.
+async fn pages(target: &Target, args: &ListArgs) -> Result<Value, Failure> {
+    let (mut found, mut before) = (Vec::new(), args.before);
+    loop {
+        let query = query(&[
+            ("project", args.project.clone()),
+            ("actor", args.actor.clone()),
+            ("act", args.act.clone()),
+            ("target", args.target.clone()),
+            ("since", args.since.clone()),
+            ("until", args.until.clone()),
+            ("before", before.map(|number| number.to_string())),
+            ("limit", Some(args.limit.saturating_sub(found.len()).to_string())),
+        ]);
+        let mut page = target.call(Method::GET, &format!("{AUDIT}{query}"), None).await?;
+        before = page.get("next").and_then(Value::as_u64);
+        let Some(entries) = page.get_mut("entries").and_then(Value::as_array_mut) else { return Ok(page) };
+        found.append(entries);
+        if before.is_none() || found.len() >= args.limit {
+            *entries = found;
+            return Ok(page);
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::domain::name::is_name;
 use crate::domain::record::{AuditEntry, EVERY, Outcome, ResourceRef};
 use crate::domain::time::Timestamp;
 use crate::policy::redact;
-use crate::store::{AuditQuery, Write};
+use crate::store::{AuditQuery, AuditRows, Write};
 
 /// How many rows are removed in one transaction, and in one call.
 const TRIM: &str = "audit.trim";
@@ -62,7 +62,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Forbidden`] for another project than the actor's own.
-    pub async fn audit(&self, actor: &Actor, mut query: AuditQuery) -> Result<Vec<AuditEntry>> {
+    pub async fn audit(&self, actor: &Actor, mut query: AuditQuery) -> Result<AuditRows> {
         query.project = self.narrowed(actor, "audit.list", query.project).await?;
         Ok(self.store.audit(query).await?)
     }
@@ -113,7 +113,7 @@ impl Registry {
     /// away, be it this process's, the store's, or that of whoever has written last.
     pub(super) async fn time_to_remove(&self) -> Result<Option<Timestamp>> {
         let newest = self.store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await?;
-        let Some(newest) = newest.first() else { return Ok(None) };
+        let Some(newest) = newest.rows.first() else { return Ok(None) };
         let now = self.clock.now().min(newest.at);
         Ok(Some(self.store.time().await?.map_or(now, |shared| now.min(shared))))
     }

@@ -1,15 +1,11 @@
 //! What a record must be to take another one's place, the same in every store. Never reads anything itself.
 
-use std::time::Duration;
-
 use super::format::Format;
 use super::keyspace::is_part;
-use super::{AuditQuery, OnceRecord, StoreError, Write};
+use super::{OnceRecord, StoreError, Write};
 use crate::domain::credential::{ProjectId, UserId};
 use crate::domain::name::split_login_name;
-use crate::domain::record::{
-    ApiKey, AuditEntry, EVERY, OpenSession, Project, ProjectState, Resource, User, UserSessions,
-};
+use crate::domain::record::{ApiKey, EVERY, OpenSession, Project, ProjectState, Resource, User, UserSessions};
 use crate::domain::time::Timestamp;
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
@@ -215,42 +211,4 @@ pub(super) fn check_once(earlier: &OnceRecord, new: &OnceRecord) -> Result<(), S
         return conflict(format!("this idempotency key made {} already", earlier.target));
     }
     Ok(())
-}
-
-/// Rows are nearly in the order of time: no clock that tells it is further from another one than half of this, but for fewer rows in
-/// a row than [`OLD_ENOUGH`].
-const CLOCKS_APART: Duration = Duration::from_secs(48 * 3600);
-/// So many rows that are too old, one behind the other, say that all before them are.
-const OLD_ENOUGH: usize = 500;
-
-/// Tells when a search back through the log can end, as everything that is left is older than what is asked for.
-#[derive(Debug)]
-pub(super) struct Past {
-    since: Option<Timestamp>,
-    in_a_row: usize,
-}
-
-impl Past {
-    pub(super) fn of(query: &AuditQuery) -> Self {
-        Self { since: query.since, in_a_row: 0 }
-    }
-
-    /// Notes the next older row. Gives whether none behind it is wanted.
-    pub(super) fn is_reached(&mut self, row: &AuditEntry) -> bool {
-        let is_old = self.since.is_some_and(|since| row.at.plus(CLOCKS_APART) < since);
-        self.in_a_row = if is_old { self.in_a_row + 1 } else { 0 };
-        self.in_a_row >= OLD_ENOUGH
-    }
-}
-
-impl AuditQuery {
-    /// All but the place of the row.
-    pub(super) fn matches(&self, row: &AuditEntry) -> bool {
-        let is = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| wanted == text);
-        is(&self.actor, &row.actor)
-            && is(&self.act, &row.act)
-            && is(&self.target, &row.target)
-            && self.since.is_none_or(|since| row.at >= since)
-            && self.until.is_none_or(|until| row.at < until)
-    }
 }

@@ -2,6 +2,7 @@
 //! ended by its id.
 #![cfg(test)]
 
+mod audit;
 mod held;
 mod help;
 mod login;

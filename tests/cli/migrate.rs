@@ -70,7 +70,7 @@ fn row(n: u64) -> AuditEntry {
 fn content(path: &Path) -> (Vec<ApiKey>, Vec<AuditEntry>, Vec<Option<Timestamp>>) {
     let store = Embedded::open(path, Duration::ZERO).unwrap();
     let keys = store.keys(&KeyQuery { limit: usize::MAX, ..KeyQuery::default() }).unwrap();
-    let rows = store.audit(&AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).unwrap();
+    let rows = store.audit(&AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).unwrap().rows;
     let used = store.last_used(&keys.iter().map(|key| key.id).collect::<Vec<_>>()).unwrap();
     (keys, rows, used)
 }

@@ -95,7 +95,7 @@ async fn the_user_may_do_what_tollgate_does_and_no_harm() {
     store.note_use(vec![(id, Timestamp::from_millis(1))]).await.unwrap();
     assert_eq!(store.last_used(vec![id]).await.unwrap(), [Some(Timestamp::from_millis(1))]);
     assert!(store.keys(KeyQuery { limit: 1, ..KeyQuery::default() }).await.unwrap().is_empty());
-    assert!(store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await.unwrap().is_empty());
+    assert!(store.audit(AuditQuery { limit: 1, ..AuditQuery::default() }).await.unwrap().rows.is_empty());
     let mut channel = redis.channel().await.unwrap();
     assert!(channel.members().await.unwrap().is_empty());
     channel.bell(1, Duration::from_millis(1)).await.unwrap();

@@ -102,7 +102,7 @@ impl Desk {
 
     /// The whole log, the newest row first.
     pub async fn log(&self) -> Vec<AuditEntry> {
-        self.store.audit(AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).await.unwrap()
+        self.store.audit(AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).await.unwrap().rows
     }
 
     /// What is cached under a name, such as `user` and `ann`.

@@ -88,7 +88,7 @@ async fn means_what_it_meant(store: &Store) {
     assert_eq!(workload.project, "acme");
     let beta = store.project("beta".to_owned()).await.unwrap().unwrap();
     assert_eq!(beta.state, ProjectState::Suspended);
-    let rows = store.audit(AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    let rows = store.audit(AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap().rows;
     let acts: Vec<_> = rows.iter().rev().map(|row| &*row.act).take(11).collect();
     assert_eq!(
         acts,

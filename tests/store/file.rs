@@ -227,7 +227,7 @@ fn gets_what_it_lacks(later: &[&str]) {
     assert_eq!(store.user("ann").unwrap(), None);
     assert!(!store.ended_session("s-1").unwrap());
     assert!(store.signing_keys().unwrap().is_empty());
-    assert!(store.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).unwrap().is_empty());
+    assert!(store.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).unwrap().rows.is_empty());
     assert_eq!(store.once(&[1; 32]).unwrap(), None);
     assert!(store.users(&UserQuery { limit: 9, ..UserQuery::default() }).unwrap().is_empty());
     assert_eq!(store.project("acme").unwrap(), None);

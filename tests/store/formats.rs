@@ -267,7 +267,7 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
         let of_both = KeyQuery { project: Some("acme".into()), plane: Some("data".into()), limit: 9, after: None };
         assert_eq!(store.keys(of_both).await.unwrap(), [first]);
         let by_her = AuditQuery { actor: Some(row("old").actor), limit: 9, ..AuditQuery::default() };
-        assert_eq!(store.audit(by_her).await.unwrap().len(), 1);
+        assert_eq!(store.audit(by_her).await.unwrap().rows.len(), 1);
         assert!(store.apply(vec![]).await.unwrap() > before + 1, "whoever follows the log looks again");
 
         assert_eq!(

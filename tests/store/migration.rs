@@ -174,7 +174,7 @@ async fn everything_goes_to_redis_and_back() {
     for store in [store, back.open()] {
         let number = store.apply(vec![Write::CreateKey(key(9_000)), Write::Audit(row("next"))]).await.unwrap();
         assert!(number > 1, "it follows the change that the migration was");
-        let rows = store.audit(AuditQuery { limit: 2, ..AuditQuery::default() }).await.unwrap();
+        let rows = store.audit(AuditQuery { limit: 2, ..AuditQuery::default() }).await.unwrap().rows;
         assert_eq!(rows[0].sequence, rows[1].sequence + 1);
     }
 }
@@ -387,14 +387,14 @@ async fn rows_keep_their_numbers_though_the_oldest_are_gone() {
     for store in [store, back.open()] {
         for actor in [None, Some(row("1").actor)] {
             let query = AuditQuery { actor, limit: 99, ..AuditQuery::default() };
-            let rows = store.audit(query).await.unwrap();
+            let rows = store.audit(query).await.unwrap().rows;
             let numbers: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
             assert_eq!(numbers, (21..=30).rev().collect::<Vec<_>>());
             assert!(rows.iter().all(|row| row.target == row.sequence.to_string()), "{rows:?}");
         }
         store.apply(vec![Write::Audit(row("next"))]).await.unwrap();
         let newest = AuditQuery { limit: 1, ..AuditQuery::default() };
-        assert_eq!(store.audit(newest).await.unwrap()[0].sequence, 31);
+        assert_eq!(store.audit(newest).await.unwrap().rows[0].sequence, 31);
         assert_eq!(store.trim_audit(at(26), 100).await.unwrap(), 5);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tollgate::domain::record::{AuditEntry, User};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
-use tollgate::store::{AuditQuery, KeyQuery, Store, UserQuery, Write};
+use tollgate::store::{AuditQuery, AuditRows, KeyQuery, Store, UserQuery, Write};
 
 use crate::redis_server::RedisServer;
 use crate::support::{Apply, at, id, in_redis, key_of, row, user};
@@ -55,11 +55,11 @@ async fn pages(store: &Store, limit: usize) -> Vec<Vec<String>> {
         let query = UserQuery { project: None, after, limit };
         pages.push(store.users(query).await.unwrap().into_iter().map(|user| user.name).collect());
     }
-    let newest = store.audit(of_ann(None, None)).await.unwrap().first().unwrap().sequence;
+    let newest = store.audit(of_ann(None, None)).await.unwrap().rows.first().unwrap().sequence;
     for query in [of_ann(None, None), of_ann(Some("acme"), None), of_ann(None, Some(newest))] {
-        pages.push(store.audit(query).await.unwrap().into_iter().map(|row| row.target).collect());
+        pages.push(store.audit(query).await.unwrap().rows.into_iter().map(|row| row.target).collect());
     }
-    assert!(store.audit(of_ann(Some("beta"), None)).await.unwrap().is_empty());
+    assert!(store.audit(of_ann(Some("beta"), None)).await.unwrap().rows.is_empty());
     pages
 }
 
@@ -122,7 +122,7 @@ async fn a_search_since_a_time_ends_where_all_is_older() {
     let since = |day: u64| AuditQuery { since: Some(at(day * DAY)), limit: 1_000, ..AuditQuery::default() };
     let before = (embedded.looked_at(), looked_at(&server).await);
     for store in [&file, &redis] {
-        let found = store.audit(since(9)).await.unwrap();
+        let found = store.audit(since(9)).await.unwrap().rows;
         assert_eq!((found.len(), found.iter().all(|row| row.target == "new")), (10, true), "none is left out");
     }
     let cost = (embedded.looked_at() - before.0, looked_at(&server).await - before.1);
@@ -130,8 +130,98 @@ async fn a_search_since_a_time_ends_where_all_is_older() {
     assert!(cost.1 <= 2, "pages of 500: {cost:?}");
     // Who asks for a time that is not two days later may find more.
     for store in [&file, &redis] {
-        assert_eq!(store.audit(AuditQuery { limit: 9_999, ..since(1) }).await.unwrap().len(), 2_410);
-        assert_eq!(store.audit(since(2)).await.unwrap().len(), 10);
+        assert_eq!(store.audit(AuditQuery { limit: 9_999, ..since(1) }).await.unwrap().rows.len(), 2_410);
+        assert_eq!(store.audit(since(2)).await.unwrap().rows.len(), 10);
+    }
+}
+
+/// All of a query, page by page, and how many pages those were.
+async fn all(store: &Store, mut query: AuditQuery) -> (Vec<AuditEntry>, usize) {
+    let (mut found, mut count) = (Vec::new(), 0);
+    loop {
+        let page = store.audit(query.clone()).await.unwrap();
+        (found, count) = ([found, page.rows].concat(), count + 1);
+        match page.goes_on_before {
+            Some(before) => query.before = Some(before),
+            None => return (found, count),
+        }
+    }
+}
+
+/// A page looks at so many rows that are not asked for at most, and whoever asks goes on from there.
+#[tokio::test]
+async fn a_page_of_rows_that_no_list_has_is_bounded() {
+    let (file, embedded) = in_memory();
+    let (redis, _, server) = in_redis().await;
+    for store in [&file, &redis] {
+        let rare = AuditEntry { act: "key.rotate".to_owned(), ..row("rare") };
+        for (row, count) in [(&rare, 3), (&row("k"), 6_000), (&rare, 3), (&row("k"), 6_000)] {
+            for some in vec![Write::Audit(row.clone()); count].chunks(2_000) {
+                store.apply(some.to_vec()).await.unwrap();
+            }
+        }
+    }
+    let of_act = AuditQuery { act: Some("key.rotate".to_owned()), limit: PAGE, ..AuditQuery::default() };
+    let of_target = AuditQuery { act: None, target: Some("rare".to_owned()), ..of_act.clone() };
+    let in_project = AuditQuery { project: Some("acme".to_owned()), ..of_target.clone() };
+    for query in [of_act, of_target, in_project] {
+        let before = (embedded.looked_at(), looked_at(&server).await);
+        for store in [&file, &redis] {
+            let page = store.audit(query.clone()).await.unwrap();
+            assert_eq!((page.rows.len(), page.goes_on_before), (0, Some(12_006 - 4_999)), "{query:?}");
+        }
+        let cost = (embedded.looked_at() - before.0, looked_at(&server).await - before.1);
+        assert_eq!(cost.0, 5_000);
+        assert!(query.project.is_some() || cost.1 == 10, "pages of 500: {cost:?}");
+        for store in [&file, &redis] {
+            let (rows, count) = all(store, query.clone()).await;
+            let numbers: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+            assert_eq!((&*numbers, count), (&[6_006, 6_005, 6_004, 3, 2, 1][..], 3), "{query:?}");
+        }
+    }
+}
+
+/// With rows that clocks have dated forward and back, as far as they are allowed to be wrong.
+#[tokio::test]
+async fn a_search_until_a_time_begins_where_all_is_newer() {
+    const DAY: u64 = 24 * 3600 * 1000;
+    let (file, embedded) = in_memory();
+    let (redis, _, server) = in_redis().await;
+    for store in [&file, &redis] {
+        for (count, day, target) in [
+            (600, 1, "old"),
+            (499, 90, "dated forward"),
+            (100, 1, "old"),
+            (8_000, 10, "new"),
+            (200, 1, "dated back"),
+            (4_000, 10, "new"),
+        ] {
+            let of_day = AuditEntry { at: at(day * DAY), ..row(target) };
+            for some in vec![Write::Audit(of_day); count].chunks(2_000) {
+                store.apply(some.to_vec()).await.unwrap();
+            }
+        }
+    }
+    let until = |day: u64| AuditQuery { until: Some(at(day * DAY)), limit: PAGE, ..AuditQuery::default() };
+    let before = (embedded.looked_at(), looked_at(&server).await);
+    for store in [&file, &redis] {
+        let page = store.audit(AuditQuery { act: Some(row("old").act), ..until(2) }).await.unwrap();
+        assert_eq!(page.goes_on_before, None);
+        assert!(page.rows.len() == PAGE && page.rows.iter().all(|row| row.target == "old"), "{page:?}");
+    }
+    let cost = (embedded.looked_at() - before.0, looked_at(&server).await - before.1);
+    assert!(cost.0 <= 8 * 500, "{cost:?}");
+    assert!(cost.1 <= 12, "pages of 500: {cost:?}");
+    for store in [&file, &redis] {
+        let (rows, _) = all(store, AuditQuery { limit: 9_999, ..until(2) }).await;
+        assert!(rows.len() >= 700 && rows.iter().all(|row| row.at < at(2 * DAY)), "{}", rows.len());
+        // Not two days before the others: all of them are looked at, page by page.
+        let (rows, _) = all(store, AuditQuery { limit: 9_999, ..until(9) }).await;
+        assert_eq!(rows.len(), 900);
+        assert_eq!(store.audit(until(91)).await.unwrap().rows.len(), PAGE);
+        assert_eq!(store.audit(until(0)).await.unwrap(), AuditRows::default());
+        let page = store.audit(AuditQuery { before: Some(601), limit: 9_999, ..until(2) }).await.unwrap();
+        assert_eq!((page.rows.len(), page.rows[0].sequence), (600, 600));
     }
 }
 
@@ -167,7 +257,7 @@ async fn the_indexes_of_an_older_file_are_made_anew() {
     let store = Store::Embedded(open(&path, Format::Three));
     assert_eq!(pages(&store, 1_000).await, before);
     assert_eq!(
-        store.audit(AuditQuery { since: Some(at(0)), limit: 1_000, ..AuditQuery::default() }).await.unwrap().len(),
+        store.audit(AuditQuery { since: Some(at(0)), limit: 1_000, ..AuditQuery::default() }).await.unwrap().rows.len(),
         220
     );
 }

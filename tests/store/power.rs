@@ -241,7 +241,7 @@ fn check(store: &Embedded, acknowledged: &mut BTreeMap<u64, ApiKey>, asked: &mut
         return Err("there is more than was ever asked for".to_owned());
     }
     // Each version of a record was written with a row of its own.
-    let rows = store.audit(&AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).unwrap();
+    let rows = store.audit(&AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).unwrap().rows;
     let numbers = rows.iter().rev().map(|row| row.sequence);
     if !numbers.eq(1..=all.iter().map(|key| key.version).sum()) {
         return Err(format!("{} rows of the audit log are not one for each change", rows.len()));

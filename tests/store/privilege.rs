@@ -495,9 +495,9 @@ async fn what_is_elsewhere_looks_like_what_is_nowhere() {
     }
     // Each was written down, as work of the same kind, and in no place where the actor could read it.
     assert_eq!(world.desk.log().await.iter().filter(|row| row.outcome == Outcome::Refused).count(), 10);
-    let seen = registry.audit(&acme, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    let seen = registry.audit(&acme, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap().rows;
     assert!(seen.is_empty(), "{seen:#?}");
     let beta = actor("beta", "beta", &EVERYTHING);
-    let seen = registry.audit(&beta, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    let seen = registry.audit(&beta, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap().rows;
     assert!(seen.iter().any(|row| row.actor == "key:acme" && row.target == "user:beta/ben"), "{seen:#?}");
 }

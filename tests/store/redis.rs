@@ -131,7 +131,7 @@ async fn what_changed_between_reading_and_writing_is_not_overwritten() {
     }
     let rows = each(&|n| vec![Write::Audit(row(&n.to_string())), Write::Audit(row(&n.to_string()))]);
     assert_eq!(successes(rows).await, 6);
-    let rows = redis.audit(&AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+    let rows = redis.audit(&AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap().rows;
     assert_eq!(rows.iter().map(|row| row.sequence).collect::<Vec<_>>(), (1..=12).rev().collect::<Vec<u64>>());
     assert!(rows.chunks(2).all(|pair| pair[0].target == pair[1].target), "the rows of a batch stand together");
 }

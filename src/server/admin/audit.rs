@@ -36,10 +36,12 @@ pub async fn list(
         limit: limit + 1,
     };
     let mut found = state.registry.audit(&caller.actor, query).await?;
-    let more = found.len() > limit;
-    found.truncate(limit);
-    let next = found.last().filter(|_| more).map(|entry| entry.sequence);
-    reply::record(StatusCode::OK, &AuditPage { entries: found.iter().map(AuditBody::from).collect(), next })
+    let more = found.rows.len() > limit;
+    found.rows.truncate(limit);
+    let last = found.rows.last().filter(|_| more).map(|entry| entry.sequence);
+    let page =
+        AuditPage { entries: found.rows.iter().map(AuditBody::from).collect(), next: last.or(found.goes_on_before) };
+    reply::record(StatusCode::OK, &page)
 }
 
 pub async fn trim(

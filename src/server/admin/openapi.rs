@@ -25,7 +25,7 @@ is `NOT_FOUND`. Nobody can grant what they do not hold.
 **Errors** are `{\"error\": {\"code\", \"message\", \"details\"}}`; `details` is null where there is nothing to add. The message \
 says what to do. Read the code, not the message, in a program.
 
-**Lists** come in pages, in a fixed order. Where `next` is not null, ask again with `after` (for the audit log: `before`) set to it.
+**Lists** come in pages, in a fixed order. Where `next` is not null, ask again with `after` (for the audit log: `before`) set to it; a page of the audit log may be short, even empty, and still have a `next`.
 
 **Lost updates.** A single record comes with its version as `ETag`. Send it back as `If-Match`, and a change is made only \
 if nobody else has changed the record since: otherwise it is 412. `PATCH` needs it; `If-Match: *` says that you do not mind.

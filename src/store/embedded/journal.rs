@@ -6,10 +6,11 @@ use std::ops::Bound;
 use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::super::format::Format;
-use super::super::keyspace::{self, Bytes, is_part, rest_of, rest_of_timed, scope, scoped, timed, within};
+use super::super::keyspace::{self, Bytes, is_part, rest_of_timed, scope, scoped, timed, within};
 use super::super::records::{decode_audit, decode_once, encode_audit, encode_once};
-use super::super::rules::{Past, check_once, check_parts};
-use super::super::{AuditQuery, ONCE_KEPT, OnceRecord, StoreError};
+use super::super::rules::{check_once, check_parts};
+use super::super::search::{Beginning, ENOUGH, Search};
+use super::super::{AuditQuery, AuditRows, ONCE_KEPT, OnceRecord, StoreError};
 use super::engine::Act;
 use super::{Embedded, damaged, format_in, has_indexes};
 use crate::domain::record::AuditEntry;
@@ -19,63 +20,76 @@ use crate::domain::time::Timestamp;
 const FORGOTTEN_AT_ONCE: usize = 8;
 
 impl Embedded {
-    pub fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
-        let before = query.before.unwrap_or(u64::MAX);
+    /// As [`super::super::Store::audit`].
+    pub fn audit(&self, query: &AuditQuery) -> Result<AuditRows, StoreError> {
+        let parts = [&query.project, &query.actor].into_iter().flatten();
+        if !parts.into_iter().all(|part| is_part(part)) {
+            return Ok(AuditRows::default());
+        }
         self.engine.read(|read| {
             let rows = read.open_table(keyspace::AUDIT)?;
-            let (mut page, mut past) = (Vec::new(), Past::of(query));
-            let parts = [&query.project, &query.actor].into_iter().flatten();
-            if !parts.into_iter().all(|part| is_part(part)) {
-                return Ok(page);
-            }
+            let before = self.beginning(&rows, query)?;
+            let mut search = Search::new(query);
             if let (Some(actor), true) = (&query.actor, has_indexes(read)?) {
                 let index = read.open_table(keyspace::AUDIT_BY_ACTOR)?;
                 let parts = [actor.as_str(), query.project.as_deref().unwrap_or_default()];
-                let (first, end) = (scope(parts), within(parts, &before.to_be_bytes()));
-                for entry in index.range::<&[u8]>((Bound::Included(&*first), Bound::Excluded(&*end)))?.rev() {
-                    if page.len() == query.limit {
-                        break;
-                    }
-                    self.look_at_one();
-                    let entry = entry?.0;
-                    let sequence = entry.value().get(first.len()..).unwrap_or_default();
-                    let row = listed_row(&rows, sequence)?;
-                    if past.is_reached(&row) {
-                        break;
-                    }
-                    page.extend(Some(row).filter(|row| query.matches(row)));
-                }
+                self.search_list(&mut search, &index, &rows, (&scope(parts), before))?;
             } else if let Some(project) = &query.project {
                 let index = read.open_table(keyspace::AUDIT_BY_PROJECT)?;
-                let (first, end) = (scoped(project, b""), scoped(project, &before.to_be_bytes()));
-                for entry in index.range::<&[u8]>((Bound::Included(&*first), Bound::Excluded(&*end)))?.rev() {
-                    if page.len() == query.limit {
-                        break;
-                    }
-                    self.look_at_one();
-                    let entry = entry?.0;
-                    let sequence = rest_of(entry.value()).unwrap_or_default();
-                    let row = listed_row(&rows, sequence)?;
-                    if past.is_reached(&row) {
-                        break;
-                    }
-                    page.extend(Some(row).filter(|row| query.matches(row)));
-                }
+                self.search_list(&mut search, &index, &rows, (&scoped(project, b""), before))?;
             } else {
-                for entry in rows.range(..before)?.rev() {
-                    if page.len() == query.limit {
-                        break;
-                    }
+                let mut rows = rows.range(..before)?.rev();
+                while search.goes_on()
+                    && let Some(row) = rows.next()
+                {
                     self.look_at_one();
-                    let row = decode_audit(entry?.1.value())?;
-                    if past.is_reached(&row) {
-                        break;
-                    }
-                    page.extend(Some(row).filter(|row| query.matches(row)));
+                    search.look_at(decode_audit(row?.1.value())?);
                 }
             }
-            Ok(page)
+            Ok(search.end())
         })
+    }
+
+    /// Searches the rows of a list, which is its scope in an index, with smaller numbers than this one.
+    fn search_list(
+        &self,
+        search: &mut Search<'_>,
+        index: &impl ReadableTable<Bytes, ()>,
+        rows: &impl ReadableTable<u64, Bytes>,
+        (scope, before): (&[u8], u64),
+    ) -> Act<()> {
+        let end = [scope, &before.to_be_bytes()].concat();
+        let mut listed = index.range::<&[u8]>((Bound::Included(scope), Bound::Excluded(&*end)))?.rev();
+        while search.goes_on()
+            && let Some(entry) = listed.next()
+        {
+            self.look_at_one();
+            let entry = entry?.0;
+            search.look_at(listed_row(rows, entry.value().get(scope.len()..).unwrap_or_default())?);
+        }
+        Ok(())
+    }
+
+    /// The number behind that of the first row that may be wanted.
+    fn beginning(&self, rows: &impl ReadableTable<u64, Bytes>, query: &AuditQuery) -> Act<u64> {
+        let before = query.before.unwrap_or(u64::MAX);
+        let oldest = rows.first()?.map_or(1, |(oldest, _)| oldest.value());
+        let newest = rows.range(..before)?.next_back().transpose()?.map_or(0, |(newest, _)| newest.value());
+        let Some(mut beginning) = Beginning::of(query, oldest, newest) else { return Ok(before) };
+        while let Some(from) = beginning.asks_for() {
+            let mut shown = Vec::new();
+            for entry in rows.range(..=from)?.rev().take(ENOUGH) {
+                self.look_at_one();
+                let row = decode_audit(entry?.1.value())?;
+                let is_last = !beginning.is_too_new(&row);
+                shown.push(row);
+                if is_last {
+                    break;
+                }
+            }
+            beginning.show(&shown);
+        }
+        Ok(beginning.found())
     }
 
     /// As [`super::super::Store::trim_audit`].

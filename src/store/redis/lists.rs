@@ -11,8 +11,8 @@ use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, Resource, 
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{decode_audit, decode_once, decode_project, decode_sessions, decode_signing_key};
-use crate::store::rules::Past;
-use crate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
+use crate::store::search::{Beginning, ENOUGH, Search};
+use crate::store::{AuditQuery, AuditRows, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
 
 /// How much is read at once: a script must not hold everybody else up.
 pub(super) const PAGE: usize = 500;
@@ -218,10 +218,11 @@ impl Redis {
         Ok(found)
     }
 
-    pub async fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditEntry>, StoreError> {
+    /// As [`crate::store::Store::audit`].
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditRows, StoreError> {
         let parts = [&query.project, &query.actor].into_iter().flatten();
         if !parts.into_iter().all(|part| is_part(part)) {
-            return Ok(Vec::new());
+            return Ok(AuditRows::default());
         }
         // A format never falls, so that a list that is whole stays so.
         let by_actor = query.actor.is_some() && self.format().await?.has_indexes_of_three();
@@ -236,20 +237,34 @@ impl Redis {
             == AuditQuery::default()
             && (by_actor || query.actor.is_none());
         let most = if is_exact { query.limit.min(PAGE) } else { PAGE };
-        let mut before = query.before.unwrap_or(MOST_ROWS).min(MOST_ROWS);
-        let (mut page, mut past) = (Vec::new(), Past::of(query));
-        while page.len() < query.limit && before > 1 {
+        let mut before = self.beginning(query).await?;
+        let mut search = Search::new(query);
+        while search.goes_on() && before > 1 {
             let rows = self.rows(list.as_deref(), before - 1, most).await?;
-            let is_last = rows.len() < most;
-            before = rows.last().map_or(0, |row| row.sequence);
-            let is_past = rows.iter().any(|row| past.is_reached(row));
-            let wanted = rows.into_iter().filter(|row| query.matches(row));
-            page.extend(wanted.take(query.limit - page.len()));
-            if is_last || is_past {
-                break;
+            before = rows.last().filter(|_| rows.len() == most).map_or(0, |row| row.sequence);
+            for row in rows {
+                if search.goes_on() {
+                    search.look_at(row);
+                }
             }
         }
-        Ok(page)
+        Ok(search.end())
+    }
+
+    /// The number behind that of the first row that may be wanted.
+    async fn beginning(&self, query: &AuditQuery) -> Result<u64, StoreError> {
+        let before = query.before.unwrap_or(MOST_ROWS).min(MOST_ROWS);
+        if query.until.is_none() {
+            return Ok(before);
+        }
+        let number = |rows: Vec<AuditEntry>| rows.first().map_or(0, |row| row.sequence);
+        let oldest = number(self.oldest_rows(1).await?.1);
+        let newest = number(self.rows(None, before.saturating_sub(1), 1).await?);
+        let Some(mut beginning) = Beginning::of(query, oldest, newest) else { return Ok(before) };
+        while let Some(from) = beginning.asks_for() {
+            beginning.show(&self.rows(None, from, ENOUGH).await?);
+        }
+        Ok(beginning.found())
     }
 
     /// A page of rows from this number downwards.

@@ -21,13 +21,7 @@ impl Redis {
 
     /// As [`super::super::Store::trim_audit`].
     pub async fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {
-        let mut script = OLDEST.prepare_invoke();
-        script.key(names::HEAD).key(names::AUDIT).arg(most.saturating_add(1));
-        let mut answer = self.lanes.ask(&script).await?;
-        let lineage = answer.as_of()?.lineage;
-        let (ids, rows) = (answer.list()?, answer.list()?);
-        let rows: Vec<_> =
-            ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect::<Result<_, _>>()?;
+        let (lineage, rows) = self.oldest_rows(most.saturating_add(1)).await?;
         let old = rows.iter().take(most).take_while(|row| row.at < before).count();
         // Of what was read, one row stays at least.
         let old = old.min(rows.len().saturating_sub(1));
@@ -43,6 +37,17 @@ impl Redis {
             return Ok(old);
         }
         Err(StoreError::Unavailable("the audit log was changed meanwhile: try again".to_owned()))
+    }
+
+    /// The oldest rows of the audit log, and the lineage of the store that holds them.
+    pub(super) async fn oldest_rows(&self, most: usize) -> Result<(String, Vec<AuditEntry>), StoreError> {
+        let mut script = OLDEST.prepare_invoke();
+        script.key(names::HEAD).key(names::AUDIT).arg(most);
+        let mut answer = self.lanes.ask(&script).await?;
+        let lineage = answer.as_of()?.lineage;
+        let (ids, rows) = (answer.list()?, answer.list()?);
+        let rows: Result<_, _> = ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect();
+        Ok((lineage, rows?))
     }
 }
 

@@ -18,11 +18,11 @@ fn all() -> AuditQuery {
 
 /// The targets of the rows, the newest first.
 async fn targets(store: &Store, query: AuditQuery) -> Vec<String> {
-    store.audit(query).await.unwrap().into_iter().map(|row| row.target).collect()
+    store.audit(query).await.unwrap().rows.into_iter().map(|row| row.target).collect()
 }
 
 async fn the_log_counts_its_rows(store: Store) {
-    assert!(store.audit(all()).await.unwrap().is_empty());
+    assert!(store.audit(all()).await.unwrap().rows.is_empty());
     let refused = AuditEntry {
         sequence: 77,
         outcome: Outcome::Refused,
@@ -34,7 +34,7 @@ async fn the_log_counts_its_rows(store: Store) {
     write(&store, [refused.clone()]).await;
     let numbered = |sequence, row| AuditEntry { sequence, ..row };
     let expected = [numbered(3, refused), numbered(2, row("key:2")), numbered(1, row("key:1"))];
-    assert_eq!(store.audit(all()).await.unwrap(), expected, "the store gives the numbers");
+    assert_eq!(store.audit(all()).await.unwrap().rows, expected, "the store gives the numbers");
 }
 
 async fn the_log_is_read_from_its_end_in_pages(store: Store) {
@@ -100,7 +100,7 @@ async fn a_change_and_its_row_are_one(store: Store) {
     assert_eq!(store.once([1; 32]).await.unwrap(), None);
     // No number is lost with a batch that was refused.
     store.apply(vec![Write::CreateUser(user("ann")), Write::Audit(row("user:ann"))]).await.unwrap();
-    assert_eq!(store.audit(all()).await.unwrap()[0].sequence, 2);
+    assert_eq!(store.audit(all()).await.unwrap().rows[0].sequence, 2);
 }
 
 async fn many_write_rows_at_once(store: Store) {
@@ -113,7 +113,7 @@ async fn many_write_rows_at_once(store: Store) {
     for task in tasks {
         task.await.unwrap();
     }
-    let rows = store.audit(all()).await.unwrap();
+    let rows = store.audit(all()).await.unwrap().rows;
     let numbers: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
     assert_eq!(numbers, (1..=40).rev().collect::<Vec<u64>>());
     for pair in rows.chunks(2) {

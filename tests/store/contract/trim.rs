@@ -12,7 +12,7 @@ async fn add(store: &Store, time: u64, project: &str) {
 
 async fn numbers(store: &Store, project: Option<&str>) -> Vec<u64> {
     let query = AuditQuery { project: project.map(str::to_owned), limit: 99, ..AuditQuery::default() };
-    let mut numbers: Vec<u64> = store.audit(query).await.unwrap().into_iter().map(|row| row.sequence).collect();
+    let mut numbers: Vec<u64> = store.audit(query).await.unwrap().rows.into_iter().map(|row| row.sequence).collect();
     numbers.reverse();
     numbers
 }

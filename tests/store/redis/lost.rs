@@ -56,7 +56,7 @@ impl Replica {
 
     /// Who did what to what.
     async fn rows(&self) -> Vec<String> {
-        let rows = self.redis.audit(&AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap();
+        let rows = self.redis.audit(&AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap().rows;
         assert!(rows.iter().all(|row| row.outcome == Outcome::Done));
         let mut rows: Vec<_> = rows.iter().map(|row| format!("{} {} {}", row.actor, row.act, row.target)).collect();
         rows.sort();

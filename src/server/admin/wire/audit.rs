@@ -100,7 +100,8 @@ impl From<&AuditEntry> for AuditBody {
 /// A page of the audit log, newest first.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct AuditPage {
+    /// It may be fewer than were asked for, even none, with more to come: a page passes over 5,000 rows that are not asked for at most.
     pub entries: Vec<AuditBody>,
-    /// The `before` of the next page; null on the last one.
+    /// The `before` of the next page; null on the last one, and there alone.
     pub next: Option<u64>,
 }

@@ -1,9 +1,10 @@
 //! What the operator's machines ask: live, ready, metrics. Tells nothing of keys or requests, and changes nothing.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::http::{self, Answering, Limits, Shared};
-use super::places::Room;
+use super::places::{Room, Seat};
 use super::runtime::{self, Crowd};
 use crate::resolve::Resolver;
 use crate::store::Store;
@@ -33,8 +34,10 @@ const LIMITS: Limits =
 /// How often the metrics are written anew in such a time. Whoever asks more often is told what was written last.
 const METRICS_FRESH: u32 = 4;
 const METRICS_AGE: Duration = Duration::from_millis(100);
-/// Texts of metrics that are held while peers do not read them. With so many, whoever asks is told what was written last.
+/// Texts of metrics that are held while peers do not read them. With so many, whoever asks is told what was written last, until
+/// that is so old: then whoever holds the oldest is hung up on.
 const METRICS_TEXTS: usize = 16;
+const METRICS_OLD: Duration = Duration::from_secs(1);
 /// A store that takes longer is not available.
 const STORE_TIME: Duration = Duration::from_secs(1);
 
@@ -79,7 +82,12 @@ fn router(state: OpsState) -> Router {
     Router::new()
         .route("/live", get(async || Json(json!({"live": true}))))
         .route("/ready", get(ready))
-        .route("/metrics", get(move |State(state): State<OpsState>| async move { metrics(&state, &latest) }))
+        .route(
+            "/metrics",
+            get(move |State(state): State<OpsState>, Extension(seat): Extension<Arc<Seat>>| async move {
+                metrics(&state, &latest, &seat)
+            }),
+        )
         .with_state(state)
 }
 
@@ -109,61 +117,105 @@ async fn ready(State(state): State<OpsState>) -> Response {
     (status, Json(answer)).into_response()
 }
 
-/// The metrics as they were last written.
+/// The metrics as they were last written, and all texts that are still held.
 struct Latest {
     since: Instant,
     /// How often they were written since then.
     fresh: u32,
-    text: Bytes,
-    /// One for each text that is still held.
-    held: Arc<()>,
+    text: Arc<String>,
+    written: Instant,
+    /// The oldest first.
+    held: VecDeque<Held>,
+}
+
+/// A text, and whoever has been given it and has yet to read it.
+struct Held {
+    text: Weak<String>,
+    readers: Vec<Weak<Reader>>,
+}
+
+/// Holds a text until its answer has left.
+struct Reader {
+    text: Arc<String>,
+    seat: Arc<Seat>,
+}
+
+struct Unread(Arc<Reader>);
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        self.0.text.as_bytes()
+    }
 }
 
 impl Latest {
     fn new(since: Instant) -> Self {
-        Self { since, fresh: 0, text: Bytes::new(), held: Arc::default() }
+        Self { since, fresh: 0, text: Arc::default(), written: since, held: VecDeque::new() }
     }
-}
 
-/// Held by everybody who has yet to read it.
-struct Text {
-    text: String,
-    _held: Arc<()>,
-}
+    /// Whether whoever asks is to be told something new: not each of a crowd.
+    fn is_to_be_written(&mut self) -> bool {
+        if self.since.elapsed() >= METRICS_AGE {
+            (self.since, self.fresh) = (Instant::now(), 0);
+        }
+        if self.fresh >= METRICS_FRESH {
+            return false;
+        }
+        self.held.retain(|held| held.text.strong_count() > 0);
+        if self.held.len() < METRICS_TEXTS {
+            return true;
+        }
+        let is_old = self.written.elapsed() >= METRICS_OLD;
+        if is_old && let Some(oldest) = self.held.pop_front() {
+            oldest.readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.seat.give_up());
+        }
+        is_old
+    }
 
-impl AsRef<[u8]> for Text {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
+    fn write(&mut self, text: String) {
+        self.text = Arc::new(text);
+        (self.written, self.fresh) = (Instant::now(), self.fresh + 1);
+        self.held.push_back(Held { text: Arc::downgrade(&self.text), readers: Vec::new() });
+    }
+
+    fn give(&mut self, seat: &Arc<Seat>) -> Bytes {
+        let reader = Arc::new(Reader { text: Arc::clone(&self.text), seat: Arc::clone(seat) });
+        if let Some(Held { readers, .. }) = self.held.back_mut() {
+            if readers.len() == readers.capacity() {
+                readers.retain(|reader| reader.strong_count() > 0);
+            }
+            readers.push(Arc::downgrade(&reader));
+        }
+        Bytes::from_owner(Unread(reader))
     }
 }
 
 /// Written anew for whoever asks, but not for each of a crowd.
-fn metrics(state: &OpsState, latest: &Mutex<Latest>) -> Response {
+fn metrics(state: &OpsState, latest: &Mutex<Latest>, seat: &Arc<Seat>) -> Response {
     let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
-    if latest.since.elapsed() >= METRICS_AGE {
-        (latest.since, latest.fresh) = (Instant::now(), 0);
-    }
-    if latest.fresh < METRICS_FRESH && Arc::strong_count(&latest.held) <= METRICS_TEXTS {
-        latest.text = match state.telemetry.render(&state.resolver) {
-            Ok(text) => Bytes::from_owner(Text { text, _held: Arc::clone(&latest.held) }),
+    if latest.is_to_be_written() {
+        match state.telemetry.render(&state.resolver) {
+            Ok(text) => latest.write(text),
             Err(error) => {
                 tracing::error!(%error, "the metrics could not be written");
                 return StatusCode::INTERNAL_SERVER_ERROR.into_response();
             }
-        };
-        latest.fresh += 1;
+        }
     }
     let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (Extension(Shared), kind, latest.text.clone()).into_response()
+    (Extension(Shared), kind, latest.give(seat)).into_response()
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::oneshot;
     use tokio::task::JoinSet;
+    use tokio::time::timeout;
 
     use super::*;
+    use crate::server::places::{Place, Places};
     use crate::server::socket::FEW_UNREAD;
     use crate::server::testing::{Fixture, stranger};
 
@@ -181,40 +233,94 @@ mod tests {
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
         // For as long as the test takes, no time has passed.
         let since = Instant::now() + Duration::from_secs(3600);
-        let latest = Mutex::new(Latest::new(since));
+        let (latest, place) = (Mutex::new(Latest::new(since)), Places::new(ROOM).enter(None).unwrap());
+        let is_anew = || {
+            let before = Arc::clone(&latest.lock().unwrap().text);
+            metrics(&state, &latest, place.seat());
+            !Arc::ptr_eq(&before, &latest.lock().unwrap().text)
+        };
         for _ in 0..METRICS_FRESH {
-            latest.lock().unwrap().text = Bytes::from_static(b"before");
-            metrics(&state, &latest);
-            assert_ne!(latest.lock().unwrap().text, "before");
+            assert!(is_anew());
         }
-        latest.lock().unwrap().text = Bytes::from_static(b"before");
-        metrics(&state, &latest);
-        assert_eq!(latest.lock().unwrap().text, "before");
+        assert!(!is_anew());
         latest.lock().unwrap().since = Instant::now().checked_sub(METRICS_AGE).unwrap();
-        metrics(&state, &latest);
-        assert_ne!(latest.lock().unwrap().text, "before");
+        assert!(is_anew());
     }
 
     #[tokio::test]
-    async fn texts_that_nobody_reads_are_few() {
+    async fn texts_that_nobody_reads_are_few_and_none_is_told_for_long() {
         let fixture = Fixture::new().await;
         let (_drain, draining) = watch::channel(false);
         let state =
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
-        let latest = Mutex::new(Latest::new(Instant::now()));
-        let unread: Vec<Bytes> = (0..MANY)
-            .map(|_| {
-                latest.lock().unwrap().fresh = 0;
-                metrics(&state, &latest);
-                latest.lock().unwrap().text.clone()
-            })
-            .collect();
-        let texts: std::collections::HashSet<_> = unread.iter().map(|text| text.as_ptr()).collect();
-        assert_eq!(texts.len(), METRICS_TEXTS);
-        drop(unread);
-        let last = latest.lock().unwrap().text.as_ptr();
-        metrics(&state, &latest);
-        assert_ne!(latest.lock().unwrap().text.as_ptr(), last);
+        // For as long as the test takes, the last one was only just written.
+        let (latest, places) = (Mutex::new(Latest::new(Instant::now())), Places::new(ROOM));
+        let ask = |seat: &Arc<Seat>, is_old: bool| {
+            let mut now = latest.lock().unwrap();
+            now.fresh = 0;
+            now.written = if is_old {
+                Instant::now().checked_sub(METRICS_OLD).unwrap()
+            } else {
+                Instant::now() + Duration::from_secs(3600)
+            };
+            drop(now);
+            let answer = metrics(&state, &latest, seat);
+            (answer, Arc::clone(&latest.lock().unwrap().text))
+        };
+        let strangers: Vec<_> = (0..MANY).map(|_| Places::new(ROOM).enter(None).unwrap()).collect();
+        let mut unread: Vec<Response> = strangers.iter().map(|place| ask(place.seat(), false).0).collect();
+        let is_told_to_leave = |place: &Place| place.taken_away().now_or_never().is_some();
+        assert_eq!(latest.lock().unwrap().held.len(), METRICS_TEXTS);
+        assert!(!strangers.iter().any(is_told_to_leave));
+        // Whoever asks is told what is new nevertheless, and whoever has not read the oldest for so long goes.
+        let prober = places.enter(None).unwrap();
+        let before = ask(prober.seat(), false).1;
+        let now = ask(prober.seat(), true).1;
+        assert!(!Arc::ptr_eq(&before, &now));
+        assert!(is_told_to_leave(&strangers[0]) && !strangers[1..].iter().any(is_told_to_leave));
+        assert!(!is_told_to_leave(&prober) && latest.lock().unwrap().held.len() == METRICS_TEXTS);
+        unread.clear();
+        drop((before, now));
+        ask(prober.seat(), false);
+        let mut latest = latest.lock().unwrap();
+        latest.held.retain(|held| held.text.strong_count() > 0);
+        assert_eq!(latest.held.len(), 1);
+    }
+
+    /// Strangers that hold as many texts as there may be.
+    #[tokio::test]
+    async fn strangers_that_read_no_metrics_do_not_keep_them_old() {
+        let fixture = Fixture::new().await;
+        let tasks = fixture.resolver.tasks().clone();
+        let (_drain, draining) = watch::channel(false);
+        let state =
+            OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
+        let listener = crate::server::socket::bind_tcp(([127, 0, 0, 1], 0).into(), Some(FEW_UNREAD)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = start(listener, state, Budget::new(), async { drop(stopped.await) }).unwrap();
+        let requests = "GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(200);
+        let mut strangers = Vec::new();
+        for number in 0..4 * METRICS_TEXTS {
+            let mut stream = stranger(address, number, b"").await;
+            // As much of it as is taken, which is less than all where nothing is read.
+            let _ = timeout(METRICS_AGE / 2, stream.write_all(requests.as_bytes())).await;
+            tokio::time::sleep(METRICS_AGE / 2).await;
+            strangers.push(stream);
+        }
+        let _new = tasks.task("new");
+        let client = reqwest::Client::builder().pool_max_idle_per_host(0).timeout(SOON).build().unwrap();
+        let is_told = async {
+            loop {
+                let answer = client.get(format!("http://{address}/metrics")).send().await.unwrap();
+                if answer.text().await.unwrap().contains(r#"task="new""#) {
+                    break;
+                }
+            }
+        };
+        timeout(SOON, is_told).await.expect("the metrics are not old");
+        drop((strangers, stop));
+        let _ = ended.await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

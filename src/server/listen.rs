@@ -188,11 +188,8 @@ impl CheckListener {
         for name in ["", SERVICE] {
             health.set_service_status(name, ServingStatus::NotServing).await;
         }
-        // Who has connected already is served as well, but a worker that hears nobody holds up no end.
-        let waiting = workers.hand_over_all(acceptor.close(), &places);
-        if timeout(settings.drain, waiting).await.is_err() {
-            tracing::warn!("connections that waited to be served were closed");
-        }
+        // Who has connected already is served as well.
+        workers.hand_over_last(acceptor.close(), &places, settings.drain).await;
         stop.cancel();
         workers.join().await
     }
@@ -352,6 +349,13 @@ impl Workers {
         }
     }
 
+    /// As [`Workers::hand_over_all`], but a worker that hears nobody holds up no end.
+    async fn hand_over_last(&mut self, waiting: Vec<Accepted>, places: &Arc<Places>, drain: Duration) {
+        if timeout(drain, self.hand_over_all(waiting, places)).await.is_err() {
+            tracing::warn!("connections that waited to be served were closed");
+        }
+    }
+
     async fn join(self) -> io::Result<()> {
         let (senders, threads): (Vec<_>, Vec<_>) = self.threads.into_iter().unzip();
         drop(senders);
@@ -386,13 +390,11 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
         for (accepted, place) in newcomers.drain(..) {
             let (settings, turns) = (settings.clone(), turns.clone());
             open.spawn(async move {
-                tokio::select! {
-                    biased;
-                    () = place.taken_away() => tracing::debug!("a connection made room for another one"),
+                match turns.take_until_taken_away(&place, connect(accepted, &place, settings)).await {
+                    None => tracing::debug!("a connection made room for another one"),
                     // A peer that breaks off, or speaks something else, is its own affair.
-                    ended = turns.take(place.seat(), connect(accepted, &place, settings)) => if let Err(error) = ended {
-                        tracing::debug!(%error, "a connection could not be set up");
-                    },
+                    Some(Err(error)) => tracing::debug!(%error, "a connection could not be set up"),
+                    Some(Ok(())) => {}
                 }
             });
         }

@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio_util::sync::PollSemaphore;
 
-use super::places::{Seat, Stage};
+use super::places::{Place, Seat, Stage};
 
 /// Of those who have yet to say something whole, so many have a turn between two looks, in which as many more come.
 pub const ARRIVING: usize = 4;
@@ -28,6 +28,15 @@ impl Turns {
     pub fn new() -> Self {
         let together = |count| Arc::new(Semaphore::new(count));
         Self { arriving: together(ARRIVING), busy: together(1), idle: together(1) }
+    }
+
+    /// As [`Turns::take`], until the place is taken away: then there is no other turn, and `None`.
+    pub async fn take_until_taken_away<F: Future>(&self, place: &Place, work: F) -> Option<F::Output> {
+        tokio::select! {
+            biased;
+            () = place.taken_away() => None,
+            done = self.take(place.seat(), work) => Some(done),
+        }
     }
 
     /// Does `work` for the peer in this seat, a turn each time that something has come for it. Waits neither for the first of them nor
@@ -74,7 +83,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::server::places::{Place, Places, Room};
+    use crate::server::places::{Places, Room};
 
     const ROOM: Room = Room { places: 9, strangers: 9, share: 9, cuts_answers: true };
 
@@ -111,5 +120,18 @@ mod tests {
         assert!(end('f') < end('e'), "{log}");
         assert!(end('d').max(end('e')) < end('a').min(end('b')).min(end('c')), "{log}");
         assert_eq!(log.len(), 24, "{log}");
+    }
+
+    #[tokio::test]
+    async fn whoever_has_to_leave_has_no_other_turn() {
+        let (places, turns) = (Places::new(ROOM), Turns::new());
+        for stage in [Stage::Arriving, Stage::Idle, Stage::Busy, Stage::Known].repeat(16) {
+            let place = places.enter(None).unwrap();
+            place.seat().set(stage);
+            place.seat().give_up();
+            let mut is_done = false;
+            assert_eq!(turns.take_until_taken_away(&place, async { is_done = true }).await, None);
+            assert!(!is_done);
+        }
     }
 }

@@ -31,6 +31,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tower::service_fn;
 
+mod bounds;
 mod held;
 
 use super::*;

@@ -64,6 +64,8 @@ pub struct Registry {
     refusals: Arc<std::sync::Mutex<Refusals>>,
     limits: Arc<ArcSwap<Limits>>,
     pace: Arc<Pace>,
+    /// Of sessions that begin.
+    logins: Arc<Pace>,
     /// Where this replica hears of its own changes by the store's log.
     heard: Option<Heard>,
     /// What the fleet finds out once, if there is a fleet.
@@ -201,8 +203,21 @@ impl Registry {
         last_used: Arc<LastUsed>,
         clock: Clock,
     ) -> Self {
-        let (unsettled, refusals, limits, pace) = Default::default();
-        Self { store, digester, stamps, last_used, clock, unsettled, refusals, limits, pace, heard: None, l2: None }
+        let (unsettled, refusals, limits, pace, logins) = Default::default();
+        Self {
+            store,
+            digester,
+            stamps,
+            last_used,
+            clock,
+            unsettled,
+            refusals,
+            limits,
+            pace,
+            logins,
+            heard: None,
+            l2: None,
+        }
     }
 
     /// A registry of a fleet: it acknowledges its changes when this replica has heard of them in their turn, and has what the

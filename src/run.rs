@@ -17,6 +17,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use futures_util::future::join_all;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
@@ -108,7 +109,7 @@ impl Core {
     ) -> Result<(Self, Fleet), RunError> {
         let (clock, digester) = (Clock::System, Arc::new(digester));
         let stamps = Arc::new(Stamps::leased(clock.clone()).with_longest_grace(grace));
-        let cache = SharedCache::new(joined.redis.connector().clone());
+        let cache = SharedCache::new(joined.redis.connector().clone(), Handle::current());
         let l2 = L2::new(cache, Arc::clone(&digester), clock.clone());
         let store = Store::Redis(Arc::clone(&joined.redis));
         let (following, reconciling) = (tasks.task("fleet_log"), tasks.task("reconcile"));

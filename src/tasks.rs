@@ -16,8 +16,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const STEADY: Duration = Duration::from_secs(60);
 
 /// How far behind the threads that answer checks the others stand (`nice`), so that no crowd at a door takes their core. Signatures stand
-/// no further, so that a good token still passes on a busy machine; and a password is still hashed while a crowd holds the logins' door.
-pub const DOORS: i32 = 10;
+/// far, and not last, so that a good token still passes on a busy machine; and a password is still hashed while a crowd holds the logins'
+/// door. Doors stand not far: what they begin for one caller, such as a look-up, a check may wait for.
+pub const DOORS: i32 = 5;
 pub const SIGNATURES: i32 = 10;
 pub const PASSWORDS: i32 = 15;
 

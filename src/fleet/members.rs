@@ -45,8 +45,9 @@ impl Members {
         let mut unlisted = unlisted?;
         // More than before: the list was lost once more.
         let since = known.filter(|(known, ..)| known.count >= unlisted.count).map_or(now, |(_, since, _)| since);
-        // The server tells it by its own clock, which somebody may set forward, as may a failover.
-        let until = known.map_or(now, |(.., until)| until).max(now.plus(unlisted.still));
+        // The server tells it by its own clock, which somebody may set forward or back, as may a failover.
+        let still = unlisted.still.min(unlisted.grace + FENCE);
+        let until = known.map_or(now, |(.., until)| until).max(now.plus(still));
         unlisted.still = until.since(now);
         self.unlisted = Some((unlisted, since, until));
         (unlisted.still.is_zero() && now.since(since) >= FENCE).then_some(unlisted.count)
@@ -129,7 +130,7 @@ mod tests {
     fn a_list_that_was_lost_is_whole_again_once_nobody_else_can_act() {
         let (at, mut members) = (Moment::from_millis, Members::default());
         let missing =
-            |count, still| Some(Unlisted { count, still: Duration::from_millis(still), grace: Duration::ZERO });
+            |count, still| Some(Unlisted { count, still: Duration::from_millis(still), grace: Duration::from_secs(2) });
         assert_eq!(members.miss(None, at(0)), None);
         for (now, unlisted, whole) in [
             (1_000, missing(2, 1_500), None),
@@ -149,7 +150,8 @@ mod tests {
     #[test]
     fn a_grace_of_somebody_who_is_missing_ends_no_sooner_than_was_heard_once() {
         let (at, mut members) = (Moment::from_millis, Members::default());
-        let missing = |still| Some(Unlisted { count: 1, still: Duration::from_secs(still), grace: Duration::ZERO });
+        let grace = Duration::from_secs(60);
+        let missing = |still| Some(Unlisted { count: 1, still: Duration::from_secs(still), grace });
         assert_eq!(members.miss(missing(60), at(0)), None);
         for now in [2_000, 59_999] {
             assert_eq!(members.miss(missing(0), at(now)), None, "the server's clock was set forward");

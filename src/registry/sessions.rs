@@ -11,14 +11,19 @@ use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKe
 use crate::store::{StoreError, Write};
 
 impl Registry {
-    /// Whether one more session of this user may begin: each leaves rows that stay, whoever ends it. So it counts as something made in
-    /// the project.
+    /// Whether one more session of this user may begin: each leaves rows that stay, whoever ends it. Counted by the rates of what is
+    /// made, and apart from it, so that whoever makes too much keeps nobody from logging in.
     ///
     /// # Errors
     /// [`RegistryError::TooFast`]
     pub fn admit_session(&self, user: &User) -> Result<()> {
-        let actor = Actor { subject: format!("user:{}", user.name), held: Held::Only(Vec::new()), ..Actor::tollgate() };
-        self.demand_pace(&Attempt::on_user(&actor, "session.begin", &user.name), Some(&user.project))
+        let rates = &self.limits.load().rates;
+        let admitted = self.logins.admit(rates, &user.name, Some(&user.project), self.clock.moment());
+        admitted.map_err(|(retry_after, _)| {
+            let message =
+                "too many sessions have begun of late: wait, or raise `rates` in the configuration".to_owned();
+            RegistryError::TooFast { message, retry_after }
+        })
     }
 
     /// Puts a session that begins now on the list of its user. When the user has as many as there may be, the oldest is ended,

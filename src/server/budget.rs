@@ -1,5 +1,5 @@
 //! What the process holds in memory for its peers: what is arriving, and answers that nobody has read yet. Never grows beyond its
-//! limits for long, and never takes from a peer that is known what strangers hold. Whoever is known is hung up on only where nothing
+//! limits for long, and never takes from a peer that is known what others hold. Whoever is known is hung up on only where nothing
 //! is left to refuse, and it holds many times what those do who would be refused in its place.
 //!
 //! Each connection counts by itself and asks for more in chunks, so that a check that is answered at once costs two additions
@@ -17,6 +17,9 @@ use super::places::Seat;
 
 /// Bytes for all connections of peers that are known.
 pub const LIMIT: usize = 32 << 20;
+/// Bytes for those that come from where somebody known has come from: as much as an Envoy sends at once that connects again, with bodies
+/// of 32 KiB.
+const VOUCHED: usize = 12 << 20;
 /// Bytes for all others.
 const STRANGERS: usize = 8 << 20;
 /// What each connection has besides.
@@ -39,11 +42,21 @@ const LEAVING_TIME: Duration = Duration::from_millis(200);
 /// What all connections hold together, in whole chunks.
 pub struct Budget {
     known: AtomicUsize,
+    vouched: AtomicUsize,
     strangers: AtomicUsize,
     /// Of those that are known.
     known_leaving: Leaving,
+    vouched_leaving: Leaving,
     strangers_leaving: Leaving,
     accounts: Mutex<Vec<Weak<Account>>>,
+}
+
+/// Who is counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pool {
+    Known,
+    Vouched,
+    Strangers,
 }
 
 /// Whether somebody who has to leave has not gone yet.
@@ -63,6 +76,8 @@ pub struct Account {
     seat: Arc<Seat>,
     /// Whether it is counted among the known.
     is_known: AtomicBool,
+    /// Whether it is counted apart from other strangers until then.
+    is_vouched_for: bool,
     held: AtomicUsize,
     /// Of the budget, in whole chunks.
     granted: AtomicUsize,
@@ -114,8 +129,10 @@ impl Budget {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             known: AtomicUsize::default(),
+            vouched: AtomicUsize::default(),
             strangers: AtomicUsize::default(),
             known_leaving: Leaving::new(),
+            vouched_leaving: Leaving::new(),
             strangers_leaving: Leaving::new(),
             accounts: Mutex::default(),
         })
@@ -125,6 +142,7 @@ impl Budget {
     pub fn open(self: &Arc<Self>, seat: Arc<Seat>) -> Arc<Account> {
         let account = Arc::new(Account {
             budget: Arc::clone(self),
+            is_vouched_for: seat.is_vouched_for(),
             seat,
             is_known: AtomicBool::default(),
             held: AtomicUsize::default(),
@@ -143,31 +161,44 @@ impl Budget {
         account
     }
 
-    /// What the known, or the others, hold, and how much that may be.
-    fn of(&self, is_known: bool) -> (&AtomicUsize, usize) {
-        if is_known { (&self.known, LIMIT) } else { (&self.strangers, STRANGERS) }
+    /// What those who are counted together hold, and how much that may be.
+    fn of(&self, pool: Pool) -> (&AtomicUsize, usize) {
+        match pool {
+            Pool::Known => (&self.known, LIMIT),
+            Pool::Vouched => (&self.vouched, VOUCHED),
+            Pool::Strangers => (&self.strangers, STRANGERS),
+        }
     }
 
-    fn take(&self, bytes: usize, is_known: bool) -> bool {
-        let (used, limit) = self.of(is_known);
+    fn leaving(&self, pool: Pool) -> &Leaving {
+        match pool {
+            Pool::Known => &self.known_leaving,
+            Pool::Vouched => &self.vouched_leaving,
+            Pool::Strangers => &self.strangers_leaving,
+        }
+    }
+
+    fn take(&self, bytes: usize, pool: Pool) -> bool {
+        let (used, limit) = self.of(pool);
         let more = |used: usize| used.checked_add(bytes).filter(|used| *used <= limit);
         used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
-    /// Has the stranger that holds most hung up on, one at a time. There is room only when it has gone. If that is who asks, for a
+    /// Has the stranger that holds most of those who are counted with this one hung up on, one at a time. There is room only when it has gone. If that is who asks, for a
     /// message of its own, the message is refused, and nobody hung up on.
     fn close_stranger(&self, asks: &Account, message: Option<&Message>) {
-        if !self.strangers_leaving.begin() {
+        let (pool, leaving) = (asks.pool(), self.leaving(asks.pool()));
+        if !leaving.begin() {
             return;
         }
-        let mut strangers = self.all(false);
+        let mut strangers = self.all(pool);
         strangers.retain(|account| {
             let (is_leaving, held) = (account.is_leaving.load(Ordering::Relaxed), account.held.load(Ordering::Relaxed));
             !account.seat.is_trusted() && !is_leaving && held > OWN
         });
         match Account::that_holds_most(&strangers) {
             Some(most) if message.is_none() || !std::ptr::eq(Arc::as_ptr(most), asks) => most.leave(),
-            _ => self.strangers_leaving.end(),
+            _ => leaving.end(),
         }
     }
 
@@ -181,7 +212,7 @@ impl Budget {
         if !self.known_leaving.begin() {
             return true;
         }
-        let mut known = self.all(true);
+        let mut known = self.all(Pool::Known);
         known.retain(|account| !account.is_leaving.load(Ordering::Relaxed));
         let held = |account: &Account| account.held.load(Ordering::Relaxed);
         match Account::that_holds_most(&known) {
@@ -199,7 +230,7 @@ impl Budget {
 
     /// Has the known give up their largest message. Whether it was another than this one.
     fn refuse_one(&self, message: Option<&Message>) -> bool {
-        let known = self.all(true);
+        let known = self.all(Pool::Known);
         let messages = known.iter().filter_map(|account| account.largest_message());
         let largest = messages.max_by_key(|message| message.bytes.load(Ordering::Relaxed));
         let own = message.map_or(0, |message| message.bytes.load(Ordering::Relaxed));
@@ -211,11 +242,11 @@ impl Budget {
         true
     }
 
-    fn all(&self, is_known: bool) -> Vec<Arc<Account>> {
+    fn all(&self, pool: Pool) -> Vec<Arc<Account>> {
         let accounts = lock(&self.accounts);
         let mut all: Vec<_> = accounts.iter().filter_map(Weak::upgrade).collect();
         drop(accounts);
-        all.retain(|account| account.is_known.load(Ordering::Relaxed) == is_known);
+        all.retain(|account| account.pool() == pool);
         all
     }
 }
@@ -252,15 +283,24 @@ impl Account {
         &self.seat
     }
 
-    /// Whether its peer has proved who it is, or comes from where somebody has who did. What it holds is counted accordingly from then
-    /// on.
+    /// With whom it is counted.
+    fn pool(&self) -> Pool {
+        match (self.is_known.load(Ordering::Relaxed), self.is_vouched_for) {
+            (true, _) => Pool::Known,
+            (false, true) => Pool::Vouched,
+            (false, false) => Pool::Strangers,
+        }
+    }
+
+    /// Whether its peer has proved who it is. What it holds is counted accordingly from then on.
     fn is_known(&self) -> bool {
         let is_known = self.is_known.load(Ordering::Relaxed);
-        if is_known || !self.seat.is_trusted() && !self.seat.is_vouched_for() {
+        if is_known || !self.seat.is_trusted() {
             return is_known;
         }
         let granted = self.granted.load(Ordering::Relaxed);
-        self.budget.strangers.fetch_sub(granted, Ordering::Relaxed);
+        let (before, _) = self.budget.of(self.pool());
+        before.fetch_sub(granted, Ordering::Relaxed);
         self.budget.known.fetch_add(granted, Ordering::Relaxed);
         self.is_known.store(true, Ordering::Relaxed);
         true
@@ -288,7 +328,7 @@ impl Account {
     }
 
     fn is_granted(&self, more: usize, is_known: bool, message: Option<&Message>) -> bool {
-        if self.budget.take(more, is_known) {
+        if self.budget.take(more, self.pool()) {
             return true;
         }
         if !is_known {
@@ -314,7 +354,7 @@ impl Account {
     /// Keeps no more than this of the budget.
     fn give_back(&self, kept: usize) {
         let granted = self.granted.fetch_min(kept, Ordering::Relaxed);
-        let (used, _) = self.budget.of(self.is_known.load(Ordering::Relaxed));
+        let (used, _) = self.budget.of(self.pool());
         used.fetch_sub(granted.saturating_sub(kept), Ordering::Relaxed);
     }
 
@@ -390,8 +430,7 @@ impl Drop for Account {
         self.give_back(0);
         if *self.is_leaving.get_mut() {
             // What a stranger does frees no place in the turn of the known.
-            let is_known = self.seat.is_trusted();
-            if is_known { &self.budget.known_leaving } else { &self.budget.strangers_leaving }.end();
+            self.budget.leaving(self.pool()).end();
         }
     }
 }
@@ -612,21 +651,28 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_vouched_for_is_counted_among_the_known() {
+    fn whoever_is_vouched_for_is_counted_apart_and_takes_nothing_from_the_known() {
         let (places, budget) = (Places::new(ROOM), Budget::new());
         let home = Some(std::net::IpAddr::from([192, 0, 2, 1]));
-        let bytes = OWN + 1;
-        let counted = || {
+        let come = || {
             let place = places.enter(home).unwrap();
-            let held = budget.open(Arc::clone(place.seat())).hold(bytes).unwrap();
-            let counted = self::held(&budget);
-            drop(held);
-            counted
+            let account = budget.open(Arc::clone(place.seat()));
+            Peer { place, account }
         };
-        assert_eq!(counted(), (0, CHUNK));
-        places.enter(home).unwrap().seat().set(Stage::Known);
-        assert_eq!(counted(), (KNOWN_CHUNK, 0));
-        assert_eq!(self::held(&budget), (0, 0));
+        let known = come();
+        known.place.seat().set(Stage::Known);
+        let (first, second) = (come(), come());
+        let large = first.account.hold(VOUCHED).unwrap();
+        assert_eq!((held(&budget), budget.vouched.load(Ordering::Relaxed)), ((0, 0), VOUCHED - OWN));
+        assert_eq!(second.account.hold(OWN + CHUNK + 1).err(), Some(Exhausted));
+        assert!(first.is_closed() && !known.is_closed(), "the one that holds most");
+        let much = known.account.hold(LIMIT).unwrap();
+        drop((large, first));
+        assert_eq!(budget.vouched.load(Ordering::Relaxed), 0);
+        let own = second.account.hold(OWN + CHUNK).unwrap();
+        second.place.seat().trust();
+        drop((own, much));
+        assert_eq!((held(&budget), budget.vouched.load(Ordering::Relaxed)), ((0, 0), 0));
     }
 
     #[test]

@@ -25,7 +25,8 @@ pub struct Room {
     pub strangers: usize,
     /// What one network may hold while others wait.
     pub share: usize,
-    /// Whether even a peer that is being answered goes, where there is no other. Of a network with more than its share one always does.
+    /// Whether even a peer that is being answered goes, where there is no other. Of a network with more than its share a stranger always
+    /// does.
     pub cuts_answers: bool,
 }
 
@@ -207,8 +208,8 @@ impl Places {
             arriving <= strangers / if is_young { YOUNG_LISTENED_TO } else { LISTENED_TO }
         };
         let is_within_share = |seat: &Seat| seat.network_holds() <= share;
-        let may_leave =
-            unknown.into_iter().filter(|(stage, seat)| *stage != Stage::Busy || cuts_answers || !is_within_share(seat));
+        let is_cut = |seat: &Seat| cuts_answers || !is_within_share(seat) && !seat.is_trusted();
+        let may_leave = unknown.into_iter().filter(|(stage, seat)| *stage != Stage::Busy || is_cut(seat));
         let mut in_turn = [0; Turn::COUNT];
         let mut ranked: Vec<_> = may_leave
             .map(|(stage, seat)| {
@@ -249,6 +250,10 @@ impl Places {
 impl Inner {
     fn remove(&mut self, seat: &Seat) {
         if self.seats.remove(&seat.number).is_some() {
+            // It may come again.
+            if let Some(network) = seat.network().filter(|_| seat.is_trusted()) {
+                self.vouch(network, since(seat.start));
+            }
             self.name(seat, None);
         }
     }
@@ -494,8 +499,10 @@ mod tests {
         let places = Places::new(ROOM);
         let busy: Vec<Place> = [1, 1, 1, 2].map(|n| places.enter(from(n)).unwrap()).into_iter().collect();
         busy.iter().for_each(|place| place.seat().set(Stage::Busy));
+        // Of somebody known no answer is cut.
+        busy[0].seat().trust();
         let next = places.enter(from(3)).unwrap();
-        assert!(is_told_to_leave(&busy[0]) && !busy[1..].iter().any(is_told_to_leave));
+        assert!(is_told_to_leave(&busy[1]) && ![&busy[0], &busy[2], &busy[3]].into_iter().any(is_told_to_leave));
         next.seat().set(Stage::Busy);
         assert!(places.enter(from(4)).is_none(), "all are being answered, none beyond its share");
     }

@@ -30,7 +30,11 @@ impl Fleet {
     fn replica(&self, pepper: u8) -> L2 {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([pepper; 32])), &[]));
         let connector = Connector::single(&self.server.address()).unwrap();
-        L2::new(SharedCache::new(connector), digester, Clock::Manual(Arc::clone(&self.now)))
+        L2::new(
+            SharedCache::new(connector, tokio::runtime::Handle::current()),
+            digester,
+            Clock::Manual(Arc::clone(&self.now)),
+        )
     }
 
     async fn values(&self) -> Vec<String> {
@@ -178,7 +182,7 @@ async fn a_server_that_takes_connections_and_says_nothing_holds_nobody_up() {
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
     let connector = Connector::single(&silent.local_addr().unwrap().to_string()).unwrap();
-    let l2 = L2::new(SharedCache::new(connector), digester, Clock::System);
+    let l2 = L2::new(SharedCache::new(connector, tokio::runtime::Handle::current()), digester, Clock::System);
     let begun = std::time::Instant::now();
     // As many as would take 16 s, one after the other.
     let asked = (0..16).map(|_| {

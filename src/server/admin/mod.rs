@@ -118,8 +118,9 @@ fn finished(
         Door::Socket => router,
         Door::Http => router.layer(from_fn_with_state(state.clone(), guard::check_host)),
         Door::ThroughEnvoy => router
-            .layer(from_fn_with_state(state.clone(), guard::demand_proof))
+            // Nobody is taken for whom they name before the proof is there.
             .layer(from_fn_with_state(state.clone(), client::tell_apart))
+            .layer(from_fn_with_state(state.clone(), guard::demand_proof))
             .layer(from_fn_with_state(state.clone(), guard::check_host)),
     };
     router.layer(Extension(door)).layer(from_fn_with_state(state, finish))

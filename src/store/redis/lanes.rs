@@ -58,7 +58,7 @@ impl Lanes {
         let asked = async {
             match self.ask_once(script).await {
                 // A server that was restarted or demoted: there may be a better one already, and nothing is lost by asking it.
-                Err(Silence::Refused(_) | Silence::Unknown(_)) => self.ask_once(script).await,
+                Err(Silence::Refused(_) | Silence::Unknown(_) | Silence::Ended(_)) => self.ask_once(script).await,
                 answer => answer,
             }
         };

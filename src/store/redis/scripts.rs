@@ -64,6 +64,8 @@ pub(super) enum Silence {
     Full(String),
     /// Nobody knows what became of it.
     Unknown(String),
+    /// The server ended it, perhaps in the middle.
+    Ended(String),
     /// What it answered makes no sense.
     Damaged(String),
 }
@@ -86,7 +88,7 @@ const BEFORE_IT_RUNS: [&str; 11] = [
 impl Silence {
     pub(super) fn into_error(self) -> StoreError {
         match self {
-            Self::Refused(reason) | Self::Unknown(reason) => StoreError::Unavailable(reason),
+            Self::Refused(reason) | Self::Unknown(reason) | Self::Ended(reason) => StoreError::Unavailable(reason),
             Self::Full(reason) => StoreError::Full(reason),
             Self::Damaged(reason) => StoreError::Damaged(reason),
         }
@@ -99,8 +101,11 @@ impl From<&RedisError> for Silence {
         if error.code() == Some("OOM") {
             return Self::Full(reason);
         }
-        let is_refused = error.code().is_some_and(|code| BEFORE_IT_RUNS.contains(&code));
-        if is_refused { Self::Refused(reason) } else { Self::Unknown(reason) }
+        match error.code() {
+            Some(code) if BEFORE_IT_RUNS.contains(&code) => Self::Refused(reason),
+            Some(_) => Self::Ended(reason),
+            None => Self::Unknown(reason),
+        }
     }
 }
 

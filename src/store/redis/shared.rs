@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use redis::Script;
+use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
@@ -27,6 +28,8 @@ const DIGITS: usize = 20;
 /// The cache that a fleet shares.
 pub struct SharedCache {
     connector: Connector,
+    /// Where the connection lives, whoever asked for it first.
+    runtime: Handle,
     state: Arc<Mutex<State>>,
 }
 
@@ -56,8 +59,9 @@ pub struct Found {
 }
 
 impl SharedCache {
-    pub fn new(connector: Connector) -> Self {
-        Self { connector, state: Arc::default() }
+    /// Connects to nothing yet. The connection lives on this runtime.
+    pub fn new(connector: Connector, runtime: Handle) -> Self {
+        Self { connector, runtime, state: Arc::default() }
     }
 
     /// # Errors
@@ -145,7 +149,7 @@ impl SharedCache {
             }
             let connector = self.connector.clone();
             // A task of its own: who asked may give up before there is a connection, and the next one finds it.
-            let opening = tokio::spawn(async move {
+            let opening = self.runtime.spawn(async move {
                 let open = connector.spread().await;
                 *state = open.clone().map_or_else(|_| State::paused(), State::open);
                 open

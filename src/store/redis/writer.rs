@@ -142,7 +142,7 @@ impl Writer {
         let mut held = self.connection.lock().await;
         self.acknowledged.check()?;
         let histories = self.acknowledged.histories();
-        let mut is_again = false;
+        let mut unheard = None;
         for _ in 0..ATTEMPTS {
             let kept = held.take().filter(|line| self.is_good(line));
             let is_used = kept.is_some();
@@ -166,7 +166,11 @@ impl Writer {
                 Err(Setback::Stale) => {}
                 // It may have been broken for long, as by a restart of the server.
                 Err(Setback::Broken(_)) if is_used => {}
-                Err(Setback::Unheard(_)) if !std::mem::replace(&mut is_again, true) => {}
+                Err(Setback::Unheard(error)) if unheard.is_none() => unheard = Some(error),
+                // It was made, as it seems, and judged by itself.
+                Err(Setback::Refused(StoreError::Conflict(_))) if unheard.is_some() => {
+                    return Err(unheard.unwrap_or_else(lost));
+                }
                 Err(
                     Setback::Broken(error) | Setback::Unheard(error) | Setback::Failed(error) | Setback::Refused(error),
                 ) => return Err(error),
@@ -335,7 +339,7 @@ fn asked(answer: Result<Answer, Silence>) -> Result<Answer, Setback> {
 /// Of a write that nobody answered for.
 fn unknown_end(silence: Silence) -> StoreError {
     match silence {
-        Silence::Unknown(reason) => {
+        Silence::Unknown(reason) | Silence::Ended(reason) => {
             StoreError::Unavailable(format!("{reason}; the change may have been made, and trying again is safe"))
         }
         silence => silence.into_error(),

@@ -38,7 +38,7 @@ use crate::revocation::sticky::Sticky;
 use crate::store::format::Format;
 use crate::store::{Counted, Store, StoreError, Write};
 use audit::Attempt;
-use limits::{Pace, Slower};
+use limits::{Paces, Slower};
 use refusals::Refusals;
 
 pub use actor::{Actor, Held};
@@ -63,9 +63,7 @@ pub struct Registry {
     unsettled: Arc<Mutex<Vec<Touched>>>,
     refusals: Arc<std::sync::Mutex<Refusals>>,
     limits: Arc<ArcSwap<Limits>>,
-    pace: Arc<Pace>,
-    /// Of sessions that begin.
-    logins: Arc<Pace>,
+    paces: Arc<Paces>,
     /// Where this replica hears of its own changes by the store's log.
     heard: Option<Heard>,
     /// What the fleet finds out once, if there is a fleet.
@@ -203,21 +201,8 @@ impl Registry {
         last_used: Arc<LastUsed>,
         clock: Clock,
     ) -> Self {
-        let (unsettled, refusals, limits, pace, logins) = Default::default();
-        Self {
-            store,
-            digester,
-            stamps,
-            last_used,
-            clock,
-            unsettled,
-            refusals,
-            limits,
-            pace,
-            logins,
-            heard: None,
-            l2: None,
-        }
+        let (unsettled, refusals, limits, paces) = Default::default();
+        Self { store, digester, stamps, last_used, clock, unsettled, refusals, limits, paces, heard: None, l2: None }
     }
 
     /// A registry of a fleet: it acknowledges its changes when this replica has heard of them in their turn, and has what the
@@ -307,7 +292,7 @@ impl Registry {
             return Ok(());
         }
         let limits = self.limits.load();
-        let admitted = self.pace.admit(&limits.rates, &attempt.actor.subject, project, self.clock.moment());
+        let admitted = self.paces.made.admit(&limits.rates, &attempt.actor.subject, project, self.clock.moment());
         admitted.map_err(|(retry_after, slower)| {
             let (who, setting) = match slower {
                 Slower::Actor => ("you have", "actor"),

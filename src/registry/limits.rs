@@ -80,7 +80,15 @@ pub struct Rate {
     pub per_second: u32,
 }
 
-/// What was made of late.
+/// What was done of late.
+#[derive(Debug, Default)]
+pub(super) struct Paces {
+    /// What was made or changed.
+    pub(super) made: Pace,
+    /// Sessions that began.
+    pub(super) begun: Pace,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Pace(Mutex<Made>);
 

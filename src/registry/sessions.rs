@@ -18,7 +18,7 @@ impl Registry {
     /// [`RegistryError::TooFast`]
     pub fn admit_session(&self, user: &User) -> Result<()> {
         let rates = &self.limits.load().rates;
-        let admitted = self.logins.admit(rates, &user.name, Some(&user.project), self.clock.moment());
+        let admitted = self.paces.begun.admit(rates, &user.name, Some(&user.project), self.clock.moment());
         admitted.map_err(|(retry_after, _)| {
             let message =
                 "too many sessions have begun of late: wait, or raise `rates` in the configuration".to_owned();

@@ -29,7 +29,7 @@ const CHUNK: usize = 16 << 10;
 const KNOWN_CHUNK: usize = 64 << 10;
 /// Bytes that are read from a peer before what came is answered.
 const TURN: usize = 64 << 10;
-/// The same where little is left.
+/// The same where little is left, and for those that come from where somebody known has come from.
 const SHORT_TURN: usize = 8 << 10;
 /// The same for strangers: a few calls, so that the known, who take turns with them, do not wait for long.
 const STRANGERS_TURN: usize = 1 << 10;
@@ -397,6 +397,7 @@ impl Account {
     /// What came before has been answered: more may be read.
     pub fn begin_turn(&self) {
         let turn = match self.is_known() {
+            false if self.is_vouched_for => SHORT_TURN,
             false => STRANGERS_TURN,
             true if self.budget.known.load(Ordering::Relaxed) > LIMIT / 2 => SHORT_TURN,
             true => TURN,

@@ -59,7 +59,7 @@ pub enum LoginError {
     NotConfigured,
     /// The name, the password or both are wrong, or the user is disabled.
     Refused,
-    /// Too many attempts for this user or from this address, or too much was made of late by this user or in their project.
+    /// Too many attempts for this user or from this address, or too many sessions of this user or of their project began of late.
     Throttled { retry_after: Duration },
     /// Too many passwords wait to be checked.
     Busy,
@@ -142,9 +142,7 @@ impl Logins {
         now: Timestamp,
         address: Option<IpAddr>,
     ) -> Result<Issued, LoginError> {
-        if let Err(RegistryError::TooFast { retry_after, .. }) = self.registry.admit_session(user) {
-            return Err(LoginError::Throttled { retry_after });
-        }
+        self.registry.admit_session(user).map_err(|retry_after| LoginError::Throttled { retry_after })?;
         self.renew_keys().await?;
         let session = Session {
             id: random_id().ok_or(LoginError::Unavailable)?,

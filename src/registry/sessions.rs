@@ -1,6 +1,8 @@
 //! Sessions: which go on, their end, and the keys that sign them. Never opens a session again that was ended, and never shows
 //! those of a user beyond the actor's reach.
 
+use std::time::Duration;
+
 use super::actor::{Actor, Held};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
@@ -15,15 +17,11 @@ impl Registry {
     /// made, and apart from it, so that whoever makes too much keeps nobody from logging in.
     ///
     /// # Errors
-    /// [`RegistryError::TooFast`]
-    pub fn admit_session(&self, user: &User) -> Result<()> {
+    /// How long it has to wait.
+    pub fn admit_session(&self, user: &User) -> std::result::Result<(), Duration> {
         let rates = &self.limits.load().rates;
         let admitted = self.paces.begun.admit(rates, &user.name, Some(&user.project), self.clock.moment());
-        admitted.map_err(|(retry_after, _)| {
-            let message =
-                "too many sessions have begun of late: wait, or raise `rates` in the configuration".to_owned();
-            RegistryError::TooFast { message, retry_after }
-        })
+        admitted.map_err(|(retry_after, _)| retry_after)
     }
 
     /// Puts a session that begins now on the list of its user. When the user has as many as there may be, the oldest is ended,

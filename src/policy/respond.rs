@@ -52,6 +52,7 @@ pub struct Allow<'r> {
     subject: Option<String>,
     /// Instead of the subject, where logs may not have that.
     logged_subject: Option<String>,
+    request_id: Option<&'r str>,
     endpoint: Cow<'r, str>,
     /// Header and value, for our own API behind Envoy.
     proof: Option<(String, String)>,
@@ -64,8 +65,17 @@ pub fn allow<'r>(policy: &'r Policy, request: &'r Attributes<'r>, permit: Permit
     let logged_subject = permit.principal().and_then(Principal::logged_instead).map(str::to_owned);
     let path = request.path();
     let endpoint = if permit.is_literal() { Cow::Borrowed(path) } else { redact::path(&policy.planes, path) };
-    let granted = Trace { denied: None, ..trace };
-    let allow = Allow { policy, request, permit, subject, logged_subject, endpoint, proof: None, trace: granted };
+    let allow = Allow {
+        policy,
+        request,
+        permit,
+        subject,
+        logged_subject,
+        request_id: request.request_id(),
+        endpoint,
+        proof: None,
+        trace: Trace { denied: None, ..trace },
+    };
     if policy.carriage.carries(request, allow.headers_to_set()) {
         Decision::Allow(allow)
     } else {
@@ -94,7 +104,7 @@ impl<'r> Allow<'r> {
             (&names.key_id, principal.and_then(Principal::key_id)),
             (&names.plane, principal.map(Principal::plane)),
             (&names.permissions, principal.map(Principal::permissions)),
-            (&names.request_id, self.request.request_id()),
+            (&names.request_id, self.request_id),
         ]
         .into_iter()
         .filter_map(|(name, value)| Some((name.as_deref()?, value.filter(|value| !value.is_empty()))))

@@ -19,7 +19,7 @@ use super::places::Seat;
 pub const LIMIT: usize = 32 << 20;
 /// Bytes for those that come from where somebody known has come from: as much as an Envoy sends at once that connects again, with bodies
 /// of 32 KiB.
-const VOUCHED: usize = 12 << 20;
+const VOUCHED: usize = 20 << 20;
 /// Bytes for all others.
 const STRANGERS: usize = 8 << 20;
 /// What each connection has besides.
@@ -28,10 +28,11 @@ const OWN: usize = 16 << 10;
 const CHUNK: usize = 16 << 10;
 const KNOWN_CHUNK: usize = 64 << 10;
 /// Bytes that are read from a peer before what came is answered.
-const TURN: usize = 64 << 10;
-/// The same where little is left, and for those that come from where somebody known has come from.
-const SHORT_TURN: usize = 8 << 10;
-/// The same for strangers: a few calls, so that the known, who take turns with them, do not wait for long.
+const TURN: usize = 256 << 10;
+/// The same where little is left, for those that come from where somebody known has come from, and for strangers where it is quiet: one
+/// who comes now waits for a few of these.
+const SHORT_TURN: usize = 16 << 10;
+/// The same for strangers among the known: a few calls, so that these, who take turns with them, do not wait for long.
 const STRANGERS_TURN: usize = 1 << 10;
 /// A peer that is known and holds more than this, and so many times as much as another one whose call would be refused, is hung up on.
 const TOO_LARGE: usize = 1 << 20;
@@ -394,10 +395,10 @@ impl Account {
         messages.iter().filter_map(Weak::upgrade).max_by_key(|message| message.bytes.load(Ordering::Relaxed))
     }
 
-    /// What came before has been answered: more may be read.
-    pub fn begin_turn(&self) {
+    /// What came before has been answered: more may be read. `is_quiet`: there is nobody for whom it should be short.
+    pub fn begin_turn(&self, is_quiet: bool) {
         let turn = match self.is_known() {
-            false if self.is_vouched_for => SHORT_TURN,
+            false if is_quiet || self.is_vouched_for => SHORT_TURN,
             false => STRANGERS_TURN,
             true if self.budget.known.load(Ordering::Relaxed) > LIMIT / 2 => SHORT_TURN,
             true => TURN,
@@ -638,12 +639,12 @@ mod tests {
         let (places, budget) = (Places::new(ROOM), Budget::new());
         let peer = Peer::of(&places, &budget, Stage::Known);
         let account = &peer.account;
-        account.begin_turn();
+        account.begin_turn(false);
         account.has_read(TURN - 1);
         assert!(account.may_read() == 1 && !account.is_paused());
         account.has_read(1);
         assert!(account.may_read() == 0 && account.is_paused());
-        account.begin_turn();
+        account.begin_turn(false);
         assert!(account.may_read() == TURN && !account.is_paused());
         let answer = account.hold(OWN + 1).unwrap().until_dropped(vec![1, 2]);
         assert_eq!((&*answer, held(&budget)), ([1, 2].as_slice(), (KNOWN_CHUNK, 0)));

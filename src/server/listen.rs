@@ -33,7 +33,7 @@ use super::budget::Budget;
 use super::ext_authz::{CheckService, SERVICE};
 use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
-use super::turns::{self, Turns};
+use super::turns::{self, Onlooker, Turns};
 use crate::config::CheckAddress;
 use crate::tasks::{Down, Task};
 use grpc::{Calls, Peer};
@@ -389,8 +389,9 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
     while connections.recv_many(&mut newcomers, NEWCOMERS).await > 0 {
         for (accepted, place) in newcomers.drain(..) {
             let (settings, turns) = (settings.clone(), turns.clone());
+            let onlooker = turns.onlooker();
             open.spawn(async move {
-                match turns.take_until_taken_away(&place, connect(accepted, &place, settings)).await {
+                match turns.take_until_taken_away(&place, connect(accepted, &place, onlooker, settings)).await {
                     None => tracing::debug!("a connection made room for another one"),
                     // A peer that breaks off, or speaks something else, is its own affair.
                     Some(Err(error)) => tracing::debug!(%error, "a connection could not be set up"),
@@ -407,7 +408,7 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
     }
 }
 
-async fn connect(accepted: Accepted, place: &Place, settings: Settings) -> io::Result<()> {
+async fn connect(accepted: Accepted, place: &Place, onlooker: Onlooker, settings: Settings) -> io::Result<()> {
     let Settings { service, routes, tls, drain: _, stop, budget } = settings;
     let calls = |whoever_speaks| {
         let peer = Peer { account: budget.open(Arc::clone(place.seat())), whoever_speaks };
@@ -417,19 +418,19 @@ async fn connect(accepted: Accepted, place: &Place, settings: Settings) -> io::R
         Accepted::Unix(stream) => {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, calls(Stage::Known), stop.clone()).await;
+            connection::serve(stream, calls(Stage::Known), onlooker, stop.clone()).await;
         }
         Accepted::Tcp(stream, _) => {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
             match tls {
-                None => connection::serve(stream, calls(Stage::Idle), stop.clone()).await,
+                None => connection::serve(stream, calls(Stage::Idle), onlooker, stop.clone()).await,
                 Some(tls) => {
                     let stream = timeout(connection::GREETING_TIME, tls.accept(stream)).await??;
                     // Its certificate was verified.
                     place.seat().set(Stage::Known);
-                    connection::serve(stream, calls(Stage::Known), stop.clone()).await;
+                    connection::serve(stream, calls(Stage::Known), onlooker, stop.clone()).await;
                 }
             }
         }

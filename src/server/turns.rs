@@ -1,10 +1,12 @@
 //! Turns of the strangers at one thread: between two looks at what has come in, a few of those who have yet to say something whole get
 //! one, one of those who are being answered, and one of those who were. So whoever is known waits for no crowd, and whoever comes, or
-//! waits for an answer, for no crowd that had its answers. Knows nothing of what is done in a turn.
+//! waits for an answer, for no crowd that had its answers. Tells strangers whether it is quiet, or there are others for whom their turns
+//! should be short. Knows nothing of what is done in a turn.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Poll;
 
 use tokio::sync::Semaphore;
@@ -15,6 +17,8 @@ use super::places::{Place, Seat, Stage};
 
 /// Of those who have yet to say something whole, so many have a turn between two looks, in which as many more come.
 pub const ARRIVING: usize = 4;
+/// As many connections as the threads of one Envoy have; more are a crowd.
+const FEW: usize = 16;
 
 /// For the connections of one thread, whose runtime is its own. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -22,12 +26,49 @@ pub struct Turns {
     arriving: Arc<Semaphore>,
     busy: Arc<Semaphore>,
     idle: Arc<Semaphore>,
+    watch: Arc<Watch>,
+}
+
+/// What the connections of one thread see of each other.
+#[derive(Debug, Default)]
+struct Watch {
+    connections: AtomicUsize,
+    /// Turns of the known.
+    known: AtomicU64,
+}
+
+/// What one connection sees of the others. Held for as long as it is there.
+#[derive(Debug)]
+pub struct Onlooker {
+    watch: Arc<Watch>,
+    seen: Option<u64>,
+}
+
+impl Onlooker {
+    /// Looks whether it is quiet: there are few connections, and nobody known has had a turn since the last look. At the first look
+    /// nobody can say so.
+    pub fn sees_quiet(&mut self) -> bool {
+        let known = self.watch.known.load(Ordering::Relaxed);
+        let was_nobody = self.seen.replace(known) == Some(known);
+        was_nobody && self.watch.connections.load(Ordering::Relaxed) <= FEW
+    }
+}
+
+impl Drop for Onlooker {
+    fn drop(&mut self) {
+        self.watch.connections.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Turns {
     pub fn new() -> Self {
         let together = |count| Arc::new(Semaphore::new(count));
-        Self { arriving: together(ARRIVING), busy: together(1), idle: together(1) }
+        Self { arriving: together(ARRIVING), busy: together(1), idle: together(1), watch: Arc::default() }
+    }
+
+    pub fn onlooker(&self) -> Onlooker {
+        self.watch.connections.fetch_add(1, Ordering::Relaxed);
+        Onlooker { watch: Arc::clone(&self.watch), seen: None }
     }
 
     /// As [`Turns::take`], until the place is taken away: then there is no other turn, and `None`.
@@ -46,7 +87,13 @@ impl Turns {
         let mut is_new = true;
         let mut waiting = None;
         poll_fn(|cx| {
-            if std::mem::take(&mut is_new) || seat.is_trusted() {
+            let is_trusted = seat.is_trusted();
+            if is_trusted {
+                // No other thread counts here.
+                let known = &self.watch.known;
+                known.store(known.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+            }
+            if std::mem::take(&mut is_new) || is_trusted {
                 waiting = None;
                 return work.as_mut().poll(cx);
             }
@@ -120,6 +167,27 @@ mod tests {
         assert!(end('f') < end('e'), "{log}");
         assert!(end('d').max(end('e')) < end('a').min(end('b')).min(end('c')), "{log}");
         assert_eq!(log.len(), 24, "{log}");
+    }
+
+    #[tokio::test]
+    async fn it_is_quiet_until_somebody_known_has_a_turn_or_a_crowd_comes() {
+        let (places, turns) = (Places::new(ROOM), Turns::new());
+        let come = |stage| {
+            let place = places.enter(None).unwrap();
+            place.seat().set(stage);
+            place
+        };
+        let (stranger, known, mut onlooker) = (come(Stage::Busy), come(Stage::Known), turns.onlooker());
+        assert!(!onlooker.sees_quiet(), "nobody can say so yet");
+        turns.take(stranger.seat(), async {}).await;
+        assert!(onlooker.sees_quiet());
+        turns.take(known.seat(), async {}).await;
+        assert!(!onlooker.sees_quiet());
+        assert!(onlooker.sees_quiet());
+        let crowd: Vec<_> = (0..FEW).map(|_| turns.onlooker()).collect();
+        assert!(!onlooker.sees_quiet());
+        drop(crowd);
+        assert!(onlooker.sees_quiet());
     }
 
     #[tokio::test]

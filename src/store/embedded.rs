@@ -22,7 +22,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redb::backends::InMemoryBackend;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
+use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
 
 use super::format::Format;
 use super::keyspace::{
@@ -42,6 +42,8 @@ use source::Source;
 
 pub use source::BackendFactory;
 
+/// Records that are passed over to come to the next one of a page, before it is looked up.
+const NEAR: usize = 4;
 /// How often a lock that another process holds is tried.
 const LOCK_RETRY: Duration = Duration::from_millis(20);
 
@@ -135,12 +137,13 @@ impl Embedded {
     pub fn keys(&self, query: &KeyQuery) -> Result<Vec<ApiKey>, StoreError> {
         let (after, limit) = (query.after.as_ref(), query.limit);
         self.engine.read(|read| {
+            if let Some(project) = query.project.as_ref().filter(|project| is_part(project))
+                && has_indexes(read)?
+            {
+                return self.keys_in_project(read, project, query);
+            }
             let key_ids = read.open_table(keyspace::KEY_IDS)?;
             let page = match (&query.project, &query.plane) {
-                (Some(project), Some(plane)) if has_indexes(read)? => {
-                    let index = read.open_table(keyspace::KEYS_BY_BOTH)?;
-                    self.key_ids_of_both(&index, [project, plane], after, limit)?
-                }
                 (Some(project), plane) => {
                     let index = read.open_table(keyspace::KEYS_BY_PROJECT)?;
                     let wanted = |of: &[u8]| {
@@ -173,6 +176,27 @@ impl Embedded {
             };
             page.into_iter().map(record).collect()
         })
+    }
+
+    /// A page of the keys of one project, where all of them lie together.
+    fn keys_in_project(&self, read: &ReadTransaction, project: &str, query: &KeyQuery) -> Act<Vec<ApiKey>> {
+        let (after, limit) = (query.after.as_ref(), query.limit);
+        let records = read.open_table(keyspace::KEYS_IN_PROJECTS)?;
+        if let Some(plane) = &query.plane {
+            let index = read.open_table(keyspace::KEYS_BY_BOTH)?;
+            let page = self.key_ids_of_both(&index, [project, plane], after, limit)?;
+            return records_of(&records, project, &page);
+        }
+        let (first, end) = (scoped(project, b""), scope_end(project));
+        let after = after.map(|id| scoped(project, &id_key(id)));
+        let start = after.as_deref().map_or(Bound::Included(&*first), Bound::Excluded);
+        let mut page = Vec::new();
+        for entry in records.range::<&[u8]>((start, Bound::Excluded(&*end)))?.take(limit) {
+            self.look_at_one();
+            let (place, bytes) = entry?;
+            page.push(listed_key(place.value(), bytes.value())?);
+        }
+        Ok(page)
     }
 
     /// A page of the ids of one project and plane, in order.
@@ -464,6 +488,48 @@ fn key_ids_in<V: redb::Value + 'static>(
         }
     }
     Ok(page)
+}
+
+/// The records of these ids, which are in order. Mostly they lie behind each other: then they are read as they lie.
+fn records_of(records: &ReadOnlyTable<Bytes, Bytes>, project: &str, ids: &[KeyId]) -> Act<Vec<ApiKey>> {
+    let end = scope_end(project);
+    let from = |place: &[u8]| records.range::<&[u8]>((Bound::Included(place), Bound::Excluded(&*end)));
+    let seek = |walk: &mut Range<'_, Bytes, Bytes>, place: &[u8]| -> Act<Option<ApiKey>> {
+        for entry in walk.take(NEAR) {
+            let (key, bytes) = entry?;
+            if key.value() == place {
+                return listed_key(key.value(), bytes.value()).map(Some);
+            }
+        }
+        Ok(None)
+    };
+    let mut walk = None;
+    let mut found = Vec::with_capacity(ids.len());
+    for id in ids {
+        let place = scoped(project, &id_key(id));
+        let mut record = match &mut walk {
+            Some(walk) => seek(walk, &place)?,
+            None => None,
+        };
+        if record.is_none() {
+            record = seek(walk.insert(from(&place)?), &place)?;
+        }
+        match record {
+            Some(record) => found.push(record),
+            None => return damaged(format!("key {id} is listed and not there")),
+        }
+    }
+    Ok(found)
+}
+
+/// The record of a key as it stands among those of its project.
+fn listed_key(place: &[u8], bytes: &[u8]) -> Act<ApiKey> {
+    let key = decode_key(bytes)?;
+    if scoped(&key.project, &id_key(&key.id)) == place {
+        Ok(key)
+    } else {
+        damaged(format!("the record of key {} stands in the wrong place", key.id))
+    }
 }
 
 /// The record that an index points to.

@@ -21,6 +21,9 @@ pub const KEYS_BY_PROJECT: TableDefinition<'_, Bytes, Bytes> = TableDefinition::
 pub const KEYS_BY_PLANE: TableDefinition<'_, Bytes, ()> = TableDefinition::new("keys_by_plane");
 /// [`scope`] project and plane, and id of a key. Since the third format.
 pub const KEYS_BY_BOTH: TableDefinition<'_, Bytes, ()> = TableDefinition::new("keys_by_both");
+/// [`scoped`] project and id of a key, to its record once more: where those of a project lie together, a page of them is a few reads.
+/// Since the third format.
+pub const KEYS_IN_PROJECTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("keys_in_projects");
 /// Id of a key to the milliseconds since the Unix epoch of its last use. Apart from the records, so that use changes none.
 pub const LAST_USED: TableDefinition<'_, IdKey, u64> = TableDefinition::new("last_used");
 /// [`scoped`] kind and id, to `tollgate.v1.Resource`.

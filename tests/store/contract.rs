@@ -1,10 +1,10 @@
 //! What every backend must do, as functions over a store; run for each backend there is. Here: keys, resources and batches.
 
-use tollgate::domain::credential::Digest;
-use tollgate::domain::record::{ApiKey, AuditEntry, Resource, User};
-use tollgate::store::{KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
+use tollgate::domain::credential::{Digest, ProjectId};
+use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
+use tollgate::store::{Belonging, KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
 
-use crate::support::{Apply, at, id, key, key_of, resource, revoked, row, user};
+use crate::support::{Apply, at, id, key, key_of, project, resource, revoked, row, user};
 
 macro_rules! for_every_backend {
     ($($name:ident),* $(,)?) => {
@@ -173,6 +173,42 @@ async fn keys_are_listed_by_project_and_plane(store: Store) {
     assert_eq!(list("acme", "", None, 9).await, ["2", "5"]);
     assert_eq!(list("beta", "", None, 9).await, ["1", "4"]);
     assert_eq!(list("", "control", None, 9).await, ["1", "2"]);
+}
+
+/// However a key is looked for, it is the same one.
+async fn a_list_shows_the_records_as_they_are(store: Store) {
+    create(&store, [key(1), key(2), key_of(3, "control", "beta"), key_of(4, "data", "beta")]).await;
+    let id_of_acme = ProjectId::parse("0000000000000001").unwrap();
+    let acme = Project { id: Some(id_of_acme), ..project("acme", ProjectState::Active) };
+    let belongs = Write::GiveProjectId { to: Belonging::Key(id(1)), project: acme.name.clone(), id: id_of_acme };
+    let renamed = ApiKey { name: "renamed".to_owned(), version: 2, ..key(2) };
+    let changes = [
+        vec![Write::PutProject(acme)],
+        vec![belongs],
+        vec![Write::UpdateKey(renamed.clone())],
+        vec![Write::UpdateKey(ApiKey { digest: key(7).digest, version: 3, ..renamed.clone() })],
+        vec![Write::UpdateKey(ApiKey { digest: key(7).digest, plane: "control".to_owned(), version: 4, ..renamed })],
+        vec![Write::UpdateKey(ApiKey { version: 2, ..key_of(3, "data", "acme") })],
+        vec![Write::UpdateKey(revoked(&key_of(4, "data", "beta")))],
+    ];
+    for change in changes {
+        store.apply(change).await.unwrap();
+        let mut listed = 0;
+        for project in [None, Some("acme"), Some("beta")] {
+            for plane in [None, Some("data"), Some("control")] {
+                let named = |name: Option<&str>| name.map(str::to_owned);
+                let query = KeyQuery { project: named(project), plane: named(plane), after: None, limit: 9 };
+                for found in store.keys(query).await.unwrap() {
+                    assert_eq!(store.key(found.id).await.unwrap().as_ref(), Some(&found));
+                    assert!(project.is_none_or(|project| found.project == project));
+                    assert!(plane.is_none_or(|plane| found.plane == plane));
+                    listed += 1;
+                }
+            }
+        }
+        // In every list of its plane, of its project, of both, and of all.
+        assert_eq!(listed, 4 * 4);
+    }
 }
 
 async fn an_update_needs_the_version_it_saw(store: Store) {
@@ -418,6 +454,7 @@ for_every_backend!(
     ids_and_digests_are_taken_once,
     keys_are_listed_by_id_in_pages,
     keys_are_listed_by_project_and_plane,
+    a_list_shows_the_records_as_they_are,
     an_update_needs_the_version_it_saw,
     a_digest_can_change,
     revoked_is_for_good,

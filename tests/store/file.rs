@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use redb::{ReadableDatabase, TableHandle};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::{AuditQuery, PepperCheck, StoreError, UserQuery, Write};
+use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, StoreError, UserQuery, Write};
 
 use crate::support::{at, every_key, id, key, user};
 
@@ -193,6 +193,7 @@ fn an_older_store_gets_what_it_lacks() {
         "sessions",
         "sessions_by_expiry",
         "users_by_plain_name",
+        "keys_in_projects",
         "signing_keys",
         "audit",
         "audit_by_project",
@@ -200,7 +201,7 @@ fn an_older_store_gets_what_it_lacks() {
         "once_by_time",
         "projects",
     ];
-    let since_three = ["sessions", "sessions_by_expiry", "users_by_plain_name"];
+    let since_three = ["keys_in_projects", "sessions", "sessions_by_expiry", "users_by_plain_name"];
     for later in [&since_users[..], &[&["projects"], &since_three[..]].concat(), &since_three] {
         gets_what_it_lacks(later);
     }
@@ -233,6 +234,10 @@ fn gets_what_it_lacks(later: &[&str]) {
     assert_eq!(store.project("acme").unwrap(), None);
     assert!(store.load_key(&[key(1).digest]).unwrap().is_some());
     assert_eq!(every_key(&store), [key(1)]);
+    for plane in [None, Some(key(1).plane)] {
+        let query = KeyQuery { project: Some(key(1).project), plane, after: None, limit: 9 };
+        assert_eq!(store.keys(&query).unwrap(), [key(1)]);
+    }
     assert_eq!(store.apply(&[Write::CreateUser(user("ann"))]).unwrap(), sequence + 1);
     assert_eq!(store.sequence().unwrap(), sequence + 1);
     drop(store);

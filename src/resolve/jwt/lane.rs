@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use zeroize::Zeroizing;
 
@@ -25,6 +26,10 @@ use crate::tasks::{self, Task};
 /// proxy gives up.
 const QUEUE: usize = 256;
 const MAX_THREADS: usize = 4;
+/// While more signatures wait, whoever asked is told together with so many others, or after this time and one signature: one write
+/// answers for a crowd on one connection, and one wake-up for a crowd on one thread.
+const TOLD_TOGETHER: usize = 16;
+const TOLD_WITHIN: Duration = Duration::from_millis(1);
 /// Tokens that are asked about in the fleet's cache at a time; beyond them a signature is verified here.
 const MAX_LOOKS: usize = 64;
 /// A refused token is remembered this long, and no more of them than this.
@@ -68,6 +73,16 @@ struct Job {
     name: Digest,
     work: Box<dyn FnOnce() -> Verdict + Send>,
     done: oneshot::Sender<Verdict>,
+    /// Of whoever asked.
+    runtime: Handle,
+}
+
+/// What was found out, and is still to be told.
+struct Found {
+    name: Digest,
+    verdict: Option<Verdict>,
+    done: oneshot::Sender<Verdict>,
+    runtime: Handle,
 }
 
 impl Default for Lane {
@@ -179,6 +194,7 @@ impl Queue {
 
     /// What will be found out about this token: by the signature that is under way, or by another one.
     fn flight(self: &Arc<Self>, name: Digest, work: impl FnOnce() -> Verdict + Send + 'static) -> Result<Flight, Busy> {
+        let runtime = Handle::current();
         let mut state = self.lock();
         if let Some(flight) = state.flights.get(&name).and_then(WeakShared::upgrade) {
             return Ok(flight);
@@ -192,7 +208,7 @@ impl Queue {
         if let Some(weak) = flight.downgrade() {
             state.flights.insert(name, weak);
         }
-        state.jobs.push_back(Job { name, work: Box::new(work), done });
+        state.jobs.push_back(Job { name, work: Box::new(work), done, runtime });
         drop(state);
         self.changed.notify_one();
         Ok(flight)
@@ -218,13 +234,42 @@ impl Queue {
 
     fn work(&self) {
         tasks::stand_behind_checks(tasks::SIGNATURES, "signatures");
-        while let Some(Job { name, work, done }) = self.next() {
+        let (mut found, mut since) = (Vec::with_capacity(TOLD_TOGETHER), Instant::now());
+        while let Some(Job { name, work, done, runtime }) = self.next(&mut found) {
+            if found.is_empty() {
+                since = Instant::now();
+            }
             // Whoever asked may have gone away.
             let verdict = if done.is_closed() { None } else { self.verdict(work) };
-            self.lock().flights.remove(&name);
-            if let Some(verdict) = verdict {
-                let _ = done.send(verdict);
+            found.push(Found { name, verdict, done, runtime });
+            // A check that has come meanwhile waits for one signature, and not for this thread's share of time.
+            thread::yield_now();
+            if found.len() >= TOLD_TOGETHER || since.elapsed() >= TOLD_WITHIN {
+                self.tell(&mut found);
             }
+        }
+    }
+
+    /// Tells everybody who asked, on the thread that they asked on: all of one thread together.
+    fn tell(&self, found: &mut Vec<Found>) {
+        let mut state = self.lock();
+        for Found { name, done, .. } in &*found {
+            // Where nobody waits for this one any more, somebody may have begun another.
+            let is_another = done.is_closed() && state.flights.get(name).is_some_and(|it| it.upgrade().is_some());
+            if !is_another {
+                state.flights.remove(name);
+            }
+        }
+        drop(state);
+        found.retain(|one| one.verdict.is_some());
+        while let Some(runtime) = found.first().map(|first| first.runtime.clone()) {
+            let theirs = found.extract_if(.., |one| one.runtime.id() == runtime.id());
+            let told: Vec<_> = theirs.filter_map(|one| Some((one.done, one.verdict?))).collect();
+            runtime.spawn(async move {
+                for (done, verdict) in told {
+                    let _ = done.send(verdict);
+                }
+            });
         }
     }
 
@@ -240,8 +285,8 @@ impl Queue {
         verdict
     }
 
-    /// The next job, once there is one; `None` when nobody can send another.
-    fn next(&self) -> Option<Job> {
+    /// The next job, once there is one; `None` when nobody can send another. Nobody is kept waiting for what was found while there is none.
+    fn next(&self, found: &mut Vec<Found>) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -250,7 +295,13 @@ impl Queue {
             if let Some(job) = state.jobs.pop_front() {
                 return Some(job);
             }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            if found.is_empty() {
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            } else {
+                drop(state);
+                self.tell(found);
+                state = self.lock();
+            }
         }
     }
 }

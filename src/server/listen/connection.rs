@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::grpc::Calls;
 use super::stream::Metered;
+use crate::server::turns::Onlooker;
 
 /// Calls under way on one connection; Envoy opens another connection beyond.
 const MAX_STREAMS: u32 = 512;
@@ -35,10 +36,16 @@ const PING_TIME: Duration = Duration::from_secs(10);
 /// Calls that are answered before more is read, so that one connection leaves time for the others.
 const TOGETHER: usize = 128;
 
-/// Serves one connection until it ends, or until `stop` and all its calls have finished.
-pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls>, stop: CancellationToken) {
+/// Serves one connection until it ends, or until `stop` and all its calls have finished. `onlooker` sees the others of
+/// this thread.
+pub async fn serve(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    calls: Arc<Calls>,
+    mut onlooker: Onlooker,
+    stop: CancellationToken,
+) {
     let account = calls.account();
-    account.begin_turn();
+    account.begin_turn(onlooker.sees_quiet());
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
@@ -50,16 +57,21 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
     let mut pings = connection.ping_pong().map(Pings::new);
     let mut stopped = pin!(stop.cancelled());
     let mut stopping = false;
-    let mut arrived = Vec::new();
+    let (mut arrived, mut is_quiet) = (Vec::new(), false);
     poll_fn(|cx| {
         let mut is_answered = false;
+        // What is still to be answered belongs to the turn in which it came.
+        if arrived.is_empty() {
+            is_quiet = onlooker.sees_quiet();
+            account.begin_turn(is_quiet);
+        }
         loop {
-            let is_stranger = !account.seat().is_trusted();
-            if arrived.is_empty() || !is_stranger {
+            let in_steps = !is_quiet && !account.seat().is_trusted();
+            if arrived.is_empty() || !in_steps {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok(call))) => {
                         arrived.push(call);
-                        if !is_stranger && arrived.len() < TOGETHER {
+                        if !in_steps && arrived.len() < TOGETHER {
                             continue;
                         }
                     }
@@ -67,8 +79,8 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
                     Poll::Pending => {}
                 }
             }
-            if is_stranger && is_answered && !arrived.is_empty() {
-                // Strangers have one call a turn: this one is answered in the next.
+            if in_steps && is_answered && !arrived.is_empty() {
+                // Strangers among the known have one call a turn: this one is answered in the next.
                 let _ = pin!(yield_now()).poll(cx);
                 return Poll::Pending;
             }
@@ -81,9 +93,7 @@ pub async fn serve(stream: impl AsyncRead + AsyncWrite + Unpin, calls: Arc<Calls
                 stopping = true;
                 connection.graceful_shutdown();
             } else {
-                let has_more = account.is_paused();
-                account.begin_turn();
-                if has_more {
+                if account.is_paused() {
                     // Behind all others who are ready, and whoever has sent something meanwhile.
                     let _ = pin!(yield_now()).poll(cx);
                 }

@@ -1,5 +1,5 @@
-//! gRPC over HTTP/2, as far as one unary method over bytes needs it; all other paths go to tonic. Never holds more of a
-//! message than has arrived, and never waits for the rest of one for ever.
+//! gRPC over HTTP/2, as far as one unary method over bytes needs it; all other paths go to tonic. Never holds more room for a
+//! message than four times what has arrived of it, and never waits for the rest of one for ever.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -14,7 +14,6 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tonic::service::Routes;
-use zeroize::Zeroizing;
 
 use super::others;
 use crate::server::budget::{Account, Exhausted, Held, HeldMessage};
@@ -139,7 +138,7 @@ impl Calls {
         if body.is_end_stream() {
             return Ok((whole(first)?, None));
         }
-        let mut message = Arriving { bytes: Zeroizing::default(), held: self.peer.account.message() };
+        let mut message = Arriving { bytes: Wiped::default(), held: self.peer.account.message() };
         message.push(&first)?;
         drop(first);
         loop {
@@ -211,30 +210,48 @@ fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
     }
 }
 
-/// A message that is arriving, counted until it has been answered or is given up. It holds the credential of a client, so it is
-/// wiped then, and so is what it has outgrown.
+/// A message that is arriving, counted until it has been answered or is given up.
 struct Arriving {
-    bytes: Zeroizing<Vec<u8>>,
+    bytes: Wiped,
     held: HeldMessage,
 }
 
 impl Arriving {
     fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let (room, needed) = (self.bytes.capacity(), self.bytes.len() + data.len());
+        let Wiped(bytes) = &self.bytes;
+        let (room, needed) = (bytes.capacity(), bytes.len() + data.len());
         if needed > room {
             // Never more than the whole message takes.
-            let whole = declared(&self.bytes)?.map_or(needed, |length| PREFIX + length);
-            let room_then = needed.max((2 * room).min(whole));
+            let whole = declared(bytes)?.map_or(needed, |length| PREFIX + length);
+            let room_then = needed.max((4 * room).min(whole));
             self.held.grow(room_then - room)?;
-            let mut roomier = Zeroizing::new(Vec::with_capacity(room_then));
-            roomier.extend_from_slice(&self.bytes);
-            self.bytes = roomier;
+            let mut roomier = Vec::with_capacity(room_then);
+            roomier.extend_from_slice(bytes);
+            self.bytes = Wiped(roomier);
         }
-        self.bytes.put_slice(data);
-        match declared(&self.bytes)? {
-            Some(length) if self.bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
+        let Wiped(bytes) = &mut self.bytes;
+        bytes.put_slice(data);
+        match declared(bytes)? {
+            Some(length) if bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
             _ => Ok(()),
         }
+    }
+}
+
+/// Bytes that hold the credential of a client, wiped when they are dropped. At once, where `Zeroizing` goes byte by byte: bodies are long.
+#[derive(Default)]
+struct Wiped(Vec<u8>);
+
+impl AsRef<[u8]> for Wiped {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Wiped {
+    fn drop(&mut self) {
+        self.0.fill(0);
+        zeroize::optimization_barrier(&*self.0);
     }
 }
 

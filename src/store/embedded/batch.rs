@@ -25,6 +25,7 @@ pub(super) struct Batch<'t> {
     keys_by_project: Table<'t, Bytes, Bytes>,
     keys_by_plane: Table<'t, Bytes, ()>,
     keys_by_both: Table<'t, Bytes, ()>,
+    keys_in_projects: Table<'t, Bytes, Bytes>,
     resources: Table<'t, Bytes, Bytes>,
     resources_by_project: Table<'t, Bytes, ()>,
     meta: Table<'t, &'static str, u64>,
@@ -42,6 +43,7 @@ impl<'t> Batch<'t> {
             keys_by_project: transaction.open_table(keyspace::KEYS_BY_PROJECT)?,
             keys_by_plane: transaction.open_table(keyspace::KEYS_BY_PLANE)?,
             keys_by_both: transaction.open_table(keyspace::KEYS_BY_BOTH)?,
+            keys_in_projects: transaction.open_table(keyspace::KEYS_IN_PROJECTS)?,
             resources: transaction.open_table(keyspace::RESOURCES)?,
             resources_by_project: transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?,
             meta: transaction.open_table(keyspace::META)?,
@@ -115,15 +117,15 @@ impl<'t> Batch<'t> {
         counts.moved(Counted::Keys, &stored.project, &key.project);
         let project_id = project_id_after((&stored.project, stored.project_id), (&key.project, key.project_id));
         let key = &ApiKey { project_id, ..key.clone() };
-        if stored.digest == key.digest {
-            self.keys.insert(&key.digest.0, &*encode_key(key))?;
-        } else {
-            self.put_new_digest(key)?;
-            self.keys.remove(&stored.digest.0)?;
-        }
         if stored.digest != key.digest || stored.project != key.project || stored.plane != key.plane {
             self.remove_indexes(&stored)?;
             self.put_indexes(key)?;
+        }
+        if stored.digest == key.digest {
+            self.put_record(key)?;
+        } else {
+            self.put_new_digest(key)?;
+            self.keys.remove(&stored.digest.0)?;
         }
         Ok(())
     }
@@ -140,10 +142,19 @@ impl<'t> Batch<'t> {
     }
 
     fn put_new_digest(&mut self, key: &ApiKey) -> Act<()> {
-        if self.keys.insert(&key.digest.0, &*encode_key(key))?.is_some() {
+        if self.put_record(key)? {
             return conflict(format!("the digest of key {} is taken by another key", key.id));
         }
         Ok(())
+    }
+
+    /// Wherever it stands. Whether it took the place of another one.
+    fn put_record(&mut self, key: &ApiKey) -> Act<bool> {
+        let record = encode_key(key);
+        if self.format.has_three() {
+            self.keys_in_projects.insert(&*scoped(&key.project, &id_key(&key.id)), &*record)?;
+        }
+        Ok(self.keys.insert(&key.digest.0, &*record)?.is_some())
     }
 
     fn put_indexes(&mut self, key: &ApiKey) -> Act<()> {
@@ -163,6 +174,7 @@ impl<'t> Batch<'t> {
         self.keys_by_project.remove(&*scoped(&key.project, &id))?;
         self.keys_by_plane.remove(&*scoped(&key.plane, &id))?;
         self.keys_by_both.remove(&*within([&key.project, &key.plane], &id))?;
+        self.keys_in_projects.remove(&*scoped(&key.project, &id))?;
         Ok(())
     }
 
@@ -229,7 +241,7 @@ impl<'t> Batch<'t> {
         match to {
             Belonging::Key(key) => {
                 if let Some(key) = self.stored_key(key)?.filter(|key| lacks(key.project_id, &key.project)) {
-                    self.keys.insert(&key.digest.0, &*encode_key(&ApiKey { project_id, ..key }))?;
+                    self.put_record(&ApiKey { project_id, ..key })?;
                 }
             }
             Belonging::User(name) => users::give_project_id(self.transaction, name, (project, id), self.format)?,

@@ -16,6 +16,7 @@ use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabas
 use super::super::StoreError;
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, META, META_FORMAT, META_SEQUENCE};
+use super::indexes;
 use super::source::{Boxed, Source};
 
 /// How often a broken database is tried again.
@@ -313,6 +314,9 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
     }
     write(database, |transaction| {
         make_tables(transaction)?;
+        if !complete && format.has_indexes_of_three() {
+            indexes::fill_keys(transaction)?;
+        }
         transaction.open_table(META)?.insert(META_FORMAT, format.in_file())?;
         Ok(sequence)
     })
@@ -320,7 +324,7 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
 
 /// Whether the last table that was ever added is there; tables are made all at once.
 fn has_every_table(read: &ReadTransaction) -> Act<bool> {
-    match read.open_table(keyspace::USERS_BY_PLAIN_NAME) {
+    match read.open_table(keyspace::KEYS_IN_PROJECTS) {
         Ok(_) => Ok(true),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
         Err(error) => Err(error.into()),
@@ -334,6 +338,7 @@ fn make_tables(transaction: &WriteTransaction) -> Act<()> {
     transaction.open_table(keyspace::KEYS_BY_PROJECT)?;
     transaction.open_table(keyspace::KEYS_BY_PLANE)?;
     transaction.open_table(keyspace::KEYS_BY_BOTH)?;
+    transaction.open_table(keyspace::KEYS_IN_PROJECTS)?;
     transaction.open_table(keyspace::LAST_USED)?;
     transaction.open_table(keyspace::RESOURCES)?;
     transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?;

@@ -3,8 +3,8 @@
 use redb::{ReadableTable, WriteTransaction};
 
 use super::super::StoreError;
-use super::super::keyspace::{self, rest_of, within};
-use super::super::records::{decode_audit, decode_user};
+use super::super::keyspace::{self, id_key, rest_of, scoped, within};
+use super::super::records::{decode_audit, decode_key, decode_user};
 use super::engine::Act;
 use super::{Embedded, damaged, journal};
 
@@ -20,7 +20,6 @@ impl Embedded {
 
 pub(super) fn fill(transaction: &WriteTransaction) -> Act<()> {
     // A release that does not know them may have written to the store since they were filled.
-    transaction.delete_table(keyspace::KEYS_BY_BOTH)?;
     transaction.delete_table(keyspace::LISTED_USERS)?;
     transaction.delete_table(keyspace::AUDIT_BY_ACTOR)?;
     fill_keys(transaction)?;
@@ -28,7 +27,9 @@ pub(super) fn fill(transaction: &WriteTransaction) -> Act<()> {
     fill_audit(transaction)
 }
 
-fn fill_keys(transaction: &WriteTransaction) -> Act<()> {
+pub(super) fn fill_keys(transaction: &WriteTransaction) -> Act<()> {
+    transaction.delete_table(keyspace::KEYS_BY_BOTH)?;
+    transaction.delete_table(keyspace::KEYS_IN_PROJECTS)?;
     let mut index = transaction.open_table(keyspace::KEYS_BY_BOTH)?;
     for entry in transaction.open_table(keyspace::KEYS_BY_PROJECT)?.iter()? {
         let (key, plane) = entry?;
@@ -39,6 +40,12 @@ fn fill_keys(transaction: &WriteTransaction) -> Act<()> {
             return damaged("a list of keys has a name that is no text".to_owned());
         };
         index.insert(&*within([project, plane], id), ())?;
+    }
+    let mut index = transaction.open_table(keyspace::KEYS_IN_PROJECTS)?;
+    for entry in transaction.open_table(keyspace::KEYS)?.iter()? {
+        let (_, bytes) = entry?;
+        let key = decode_key(bytes.value())?;
+        index.insert(&*scoped(&key.project, &id_key(&key.id)), bytes.value())?;
     }
     Ok(())
 }

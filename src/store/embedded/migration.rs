@@ -18,7 +18,7 @@ use super::super::{PepperCheck, StoreError, Write};
 use super::batch::{Batch, conflict};
 use super::counts::Counts;
 use super::engine::{Act, Admits};
-use super::{Embedded, indexed_key, journal, known_id, sessions};
+use super::{Embedded, indexed_key, indexes, journal, known_id, sessions};
 use crate::domain::record::{AuditEntry, EndedSession};
 use crate::domain::time::Timestamp;
 
@@ -58,6 +58,10 @@ impl Embedded {
             let mut meta = transaction.open_table(keyspace::META)?;
             if meta.insert(META_FORMAT, format.in_file())?.map(|format| format.value()) == Some(UNFINISHED) {
                 drop(meta);
+                if format.has_indexes_of_three() {
+                    // The source may have been raised meanwhile, with records that were carried over before.
+                    indexes::fill(transaction)?;
+                }
                 return Batch::begin(transaction, format)?.number();
             }
             Ok(0)

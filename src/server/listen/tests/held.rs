@@ -170,3 +170,31 @@ async fn a_first_message_that_is_too_large_is_refused_and_its_connection_stays()
     assert_eq!(timeout(SOON, client.call(&[&good])).await.unwrap().code(), 0);
     server.stop().await.unwrap();
 }
+
+#[tokio::test]
+async fn whoever_connects_again_with_large_bodies_is_answered_whole() {
+    let server = Server::start(on_tcp()).await;
+    assert_serves(over_tcp(server.tcp()).await, &server.fixture.key).await;
+    let mut check = check_of(PATH, &server.fixture.key);
+    let http = check.attributes.as_mut().unwrap().request.as_mut().unwrap().http.as_mut().unwrap();
+    http.raw_body = vec![7; 32 << 10];
+    let message = Bytes::from(framed(&check.encode_to_vec()));
+    // All at once, so that a part of each is here before the first is whole.
+    let mut clients = JoinSet::new();
+    for _ in 0..8 {
+        let (mut client, message) = (RawClient::connect(server.tcp()).await, message.clone());
+        clients.spawn(async move {
+            let send = |client: &mut RawClient| {
+                let (response, mut body) = client.open("application/grpc");
+                body.send_data(message.clone(), true).unwrap();
+                response
+            };
+            let calls: Vec<_> = (0..64).map(|_| send(&mut client)).collect();
+            for response in calls {
+                assert_eq!(RawAnswer::of(response).await.code(), 0);
+            }
+        });
+    }
+    timeout(5 * SOON, clients.join_all()).await.unwrap();
+    server.stop().await.unwrap();
+}

@@ -1,12 +1,14 @@
 //! Child processes: pinned to a core, waited for, accounted, and ended by their own id. Never touches a process that it
 //! did not start.
 
+use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -136,9 +138,21 @@ impl Cpu {
     }
 }
 
-/// A loopback address that was free a moment ago.
+/// A loopback address that was free a moment ago, and is not one of the last ones that were given: their servers may not listen yet.
 pub fn free_address() -> Outcome<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const REMEMBERED: usize = 64;
+    static GIVEN: Mutex<VecDeque<SocketAddr>> = Mutex::new(VecDeque::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        if !given.contains(&address) {
+            given.push_back(address);
+            if given.len() > REMEMBERED {
+                given.pop_front();
+            }
+            return Ok(address);
+        }
+    }
 }
 
 /// Whether somebody listens there: `ADDRESS:PORT` or `unix:PATH`.

@@ -29,8 +29,10 @@ const CHUNK: usize = 16 << 10;
 const KNOWN_CHUNK: usize = 64 << 10;
 /// Bytes that are read from a peer before what came is answered.
 const TURN: usize = 256 << 10;
-/// The same where little is left, for those that come from where somebody known has come from, and for strangers where it is quiet: one
-/// who comes now waits for a few of these.
+/// The same for strangers where it is quiet: one who comes now waits for a few of these.
+const QUIET_TURN: usize = 64 << 10;
+/// The same where little is left, for those that come from where somebody known has come from, and for strangers of which parts of
+/// messages are here: one becomes whole after the other, and not all of them at last.
 const SHORT_TURN: usize = 16 << 10;
 /// The same for strangers among the known: a few calls, so that these, who take turns with them, do not wait for long.
 const STRANGERS_TURN: usize = 1 << 10;
@@ -397,7 +399,9 @@ impl Account {
 
     /// What came before has been answered: more may be read. `is_quiet`: there is nobody for whom it should be short.
     pub fn begin_turn(&self, is_quiet: bool) {
+        let has_room = self.is_vouched_for || self.granted.load(Ordering::Relaxed) == 0;
         let turn = match self.is_known() {
+            false if is_quiet && has_room => QUIET_TURN,
             false if is_quiet || self.is_vouched_for => SHORT_TURN,
             false => STRANGERS_TURN,
             true if self.budget.known.load(Ordering::Relaxed) > LIMIT / 2 => SHORT_TURN,

@@ -338,4 +338,26 @@ mod tests {
         assert_eq!(verify(3, || Ok(())).await, Ok(Ok(())));
         assert_eq!((tasks.restarts(), tasks.down()), (vec![("signatures", 3)], vec![]));
     }
+
+    #[test]
+    fn a_crowd_on_two_threads_is_told_what_each_asked() {
+        let lane = Arc::new(Lane::default());
+        let verdict = |number: u8| if number.is_multiple_of(2) { Ok(()) } else { Err(NotSigned::WrongSignature) };
+        let ask = |numbers: std::ops::Range<u8>| {
+            let lane = Arc::clone(&lane);
+            let crowd = async move {
+                let flight = |number| lane.queue.flight(Digest([number; 32]), move || verdict(number)).unwrap();
+                let flights: Vec<_> = numbers.map(|number| (number, flight(number))).collect();
+                for (number, flight) in flights {
+                    assert_eq!(flight.await, Ok(verdict(number)));
+                }
+            };
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            thread::spawn(move || runtime.block_on(crowd))
+        };
+        for asked in [ask(0..60), ask(30..90)] {
+            asked.join().unwrap();
+        }
+        assert!(lane.queue.lock().flights.is_empty());
+    }
 }

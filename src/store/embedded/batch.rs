@@ -12,7 +12,8 @@ use super::super::rules::{
 use super::super::{Belonging, Counted, Quota, StoreError, Write};
 use super::counts::{Counts, in_scope};
 use super::engine::{Act, Failure};
-use super::{indexed_key, journal, key_ids_in, projects, sessions, users};
+use super::keys::{indexed_key, key_ids_in};
+use super::{journal, projects, sessions, users};
 use crate::domain::credential::{KeyId, ProjectId};
 use crate::domain::record::{ApiKey, KeyState, Resource};
 use crate::domain::time::Timestamp;

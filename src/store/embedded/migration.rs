@@ -18,7 +18,8 @@ use super::super::{PepperCheck, StoreError, Write};
 use super::batch::{Batch, conflict};
 use super::counts::Counts;
 use super::engine::{Act, Admits};
-use super::{Embedded, indexed_key, indexes, journal, known_id, sessions};
+use super::keys::{indexed_key, known_id};
+use super::{Embedded, indexes, journal, sessions};
 use crate::domain::record::{AuditEntry, EndedSession};
 use crate::domain::time::Timestamp;
 

@@ -114,7 +114,7 @@ impl Logins {
         };
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let is_known = user.as_ref().is_some_and(|user| attempt.is_known(user.sessions));
-        let lane = if is_known { Lane::Known } else { Lane::Anyone };
+        let lane = if is_known { Lane::Known } else { Lane::Anyone(address.map(network_of)) };
         let is_right = self.passwords.verify(lane, password, hash).await.map_err(|_| LoginError::Busy)?;
         let Some(user) = user.filter(|_| is_right) else {
             attempt.failed();

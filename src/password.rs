@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -40,7 +41,8 @@ pub struct Busy;
 pub enum Lane {
     /// Of somebody who has been authenticated, by this address before or by the request itself.
     Known,
-    Anyone,
+    /// From this network, if it is known where they are. Where all places are taken, the one with most of them gives one up.
+    Anyone(Option<IpAddr>),
 }
 
 /// The threads that hash. Cheap to clone; they end with the last clone.
@@ -59,7 +61,8 @@ struct Queue {
 #[derive(Default)]
 struct Jobs {
     known: VecDeque<Job>,
-    anyone: VecDeque<Job>,
+    /// Each with its network.
+    anyone: VecDeque<(Option<IpAddr>, Job)>,
     /// Jobs of the known that were taken since one of anyone's was.
     streak: u32,
     closed: bool,
@@ -77,7 +80,18 @@ impl Jobs {
             return Some(job);
         }
         self.streak = 0;
-        self.anyone.pop_front().or_else(|| self.known.pop_front())
+        self.anyone.pop_front().map(|(_, job)| job).or_else(|| self.known.pop_front())
+    }
+
+    /// Takes a place away for one more of this network: the last of the network that has most, and would still have no fewer. Whoever
+    /// waited there is told that we are busy. Whether there was one.
+    fn make_room_for(&mut self, network: Option<IpAddr>) -> bool {
+        let places_of = |network| self.anyone.iter().filter(|(other, _)| *other == network).count();
+        let places = self.anyone.iter().enumerate().map(|(at, (network, _))| (places_of(*network), at));
+        match places.max() {
+            Some((most, last)) if most > places_of(network) + 1 => self.anyone.remove(last).is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -155,14 +169,13 @@ impl Queue {
 
     fn push(&self, lane: Lane, job: Job) -> Result<(), Busy> {
         let mut jobs = self.lock();
-        let waiting = match lane {
-            Lane::Known => &mut jobs.known,
-            Lane::Anyone => &mut jobs.anyone,
-        };
-        if waiting.len() >= QUEUE {
-            return Err(Busy);
+        match lane {
+            Lane::Known if jobs.known.len() < QUEUE => jobs.known.push_back(job),
+            Lane::Anyone(network) if jobs.anyone.len() < QUEUE || jobs.make_room_for(network) => {
+                jobs.anyone.push_back((network, job));
+            }
+            Lane::Known | Lane::Anyone(_) => return Err(Busy),
         }
-        waiting.push_back(job);
         drop(jobs);
         self.changed.notify_one();
         Ok(())
@@ -238,33 +251,77 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         let other = passwords.hash(secret("correct horse")).await.unwrap();
         assert_ne!(hash, other, "each with a salt of its own");
-        assert_eq!(passwords.verify(Lane::Anyone, secret("correct horse"), Some(hash.clone())).await, Ok(true));
+        assert_eq!(passwords.verify(Lane::Anyone(None), secret("correct horse"), Some(hash.clone())).await, Ok(true));
         for wrong in ["", "Correct horse", "correct horse ", "correct"] {
-            assert_eq!(passwords.verify(Lane::Anyone, secret(wrong), Some(hash.clone())).await, Ok(false), "{wrong}");
+            assert_eq!(
+                passwords.verify(Lane::Anyone(None), secret(wrong), Some(hash.clone())).await,
+                Ok(false),
+                "{wrong}"
+            );
         }
         for broken in ["", "plain", "$argon2id$v=19$m=1,t=1,p=1$", "$2b$12$x"] {
             assert_eq!(
-                passwords.verify(Lane::Anyone, secret("correct horse"), Some(broken.to_owned())).await,
+                passwords.verify(Lane::Anyone(None), secret("correct horse"), Some(broken.to_owned())).await,
                 Ok(false),
                 "{broken}"
             );
         }
-        assert_eq!(passwords.verify(Lane::Anyone, secret("correct horse"), None).await, Ok(false));
+        assert_eq!(passwords.verify(Lane::Anyone(None), secret("correct horse"), None).await, Ok(false));
     }
 
     #[tokio::test]
     async fn a_flood_is_turned_away_and_not_queued() {
         let passwords = Passwords::start().unwrap();
-        let asked = (0..200).map(|_| passwords.verify(Lane::Anyone, secret("x"), None));
+        let asked = (0..200).map(|_| passwords.verify(Lane::Anyone(None), secret("x"), None));
         let answers = futures_util::future::join_all(asked).await;
         let busy = answers.iter().filter(|answer| **answer == Err(Busy)).count();
         assert!((100..200).contains(&busy), "{busy} of 200 were turned away");
         // Whoever is known has a lane of their own.
-        let flood = (0..100).map(|_| passwords.verify(Lane::Anyone, secret("x"), None));
+        let flood = (0..100).map(|_| passwords.verify(Lane::Anyone(None), secret("x"), None));
         let (known, _) =
             tokio::join!(passwords.verify(Lane::Known, secret("x"), None), futures_util::future::join_all(flood));
         assert_eq!(known, Ok(false));
-        assert_eq!(passwords.verify(Lane::Anyone, secret("x"), None).await, Ok(false), "and the next one is served");
+        assert_eq!(
+            passwords.verify(Lane::Anyone(None), secret("x"), None).await,
+            Ok(false),
+            "and the next one is served"
+        );
+    }
+
+    #[test]
+    fn no_network_holds_every_place_while_others_wait() {
+        let queue = Queue::default();
+        let network = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
+        let ask = |network| {
+            let (done, answer) = oneshot::channel();
+            queue.push(Lane::Anyone(network), Job::Verify { password: secret("x"), hash: None, done }).map(|()| answer)
+        };
+        let waits = |asked: &mut [oneshot::Receiver<bool>]| {
+            asked
+                .iter_mut()
+                .map(|one| usize::from(one.try_recv() == Err(oneshot::error::TryRecvError::Empty)))
+                .sum::<usize>()
+        };
+        // Alone it may have them all, and no more.
+        let mut crowd: Vec<_> = (0..QUEUE).map(|_| ask(network(0)).unwrap()).collect();
+        assert_eq!(ask(network(0)).unwrap_err(), Busy);
+        let mut others: Vec<_> =
+            (1..4).flat_map(|n| (0..8).map(move |_| n)).map(|n| ask(network(n)).unwrap()).collect();
+        assert_eq!((waits(&mut crowd), waits(&mut others)), (8, 24));
+        assert_eq!(waits(&mut crowd[..8]), 8, "those that came first stay");
+        // All have as many: one more of theirs has to wait, and a newcomer has not.
+        for n in [None, network(0), network(1)] {
+            let is_in = ask(n).is_ok();
+            assert_eq!(is_in, n.is_none(), "{n:?}");
+        }
+        assert_eq!(queue.lock().anyone.len(), QUEUE);
+        // Each with a place of their own: none is taken away.
+        let queue = Queue::default();
+        for n in 0..40 {
+            let (done, _) = oneshot::channel();
+            let job = Job::Verify { password: secret("x"), hash: None, done };
+            assert_eq!(queue.push(Lane::Anyone(network(n)), job).is_ok(), usize::from(n) < QUEUE, "{n}");
+        }
     }
 
     #[test]

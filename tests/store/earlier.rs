@@ -80,7 +80,7 @@ async fn means_what_it_meant(store: &Store) {
     let passwords = Passwords::start().unwrap();
     for (password, is_right) in [(PASSWORD, true), ("another horse battery", false)] {
         let password = Zeroizing::new(password.to_owned());
-        let verified = passwords.verify(Lane::Anyone, password, Some(ada.password_hash.clone())).await;
+        let verified = passwords.verify(Lane::Anyone(None), password, Some(ada.password_hash.clone())).await;
         assert_eq!(verified.ok(), Some(is_right));
     }
     assert!(store.user("gone".to_owned()).await.unwrap().is_some_and(|user| user.deleted));

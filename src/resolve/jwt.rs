@@ -3,6 +3,7 @@
 
 pub mod key_set;
 pub mod lane;
+mod refusals;
 pub mod source;
 mod weak;
 
@@ -29,6 +30,7 @@ use crate::store::redis::shared::SharedKey;
 use crate::tasks::Tasks;
 use key_set::{KeySet, NotSigned};
 use lane::{Busy, Lane};
+use refusals::Refusals;
 use source::{Freshness, IssuerKeys, Withdrawals};
 
 /// The issuers of one policy, and what their tokens were found to be.
@@ -39,6 +41,7 @@ pub struct Issuers {
     withdrawals: Withdrawals,
     l2: Option<L2>,
     lane: Arc<Lane>,
+    refusals: Refusals,
     pub(super) cache: Cache<Principal>,
 }
 
@@ -76,6 +79,7 @@ impl Issuers {
             withdrawals: Withdrawals::default(),
             l2,
             lane: Arc::default(),
+            refusals: Refusals::default(),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
     }
@@ -98,6 +102,8 @@ impl Issuers {
             withdrawals: before.withdrawals.clone(),
             l2: before.l2.clone(),
             lane: Arc::clone(&before.lane),
+            // What other rules refused, these may not.
+            refusals: Refusals::default(),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
     }
@@ -144,8 +150,11 @@ impl Issuers {
         // Nobody vouches for the claims yet: this only says whose keys to try.
         let Some(issuer) = claimed_issuer(&claims) else { return Err(Denial::TokenIssuer.into()) };
         if let Some(login) = self.login.as_ref().filter(|login| *login.issuer == *issuer) {
+            self.refusals.check(digest, own, now)?;
             self.lane.verify(digest, own, &header, token).await?.map_err(denial)?;
-            return Ok(Genuine::Session(login.session(&claims, now)?, login.plane.clone()));
+            let session = login.session(&claims, now);
+            let session = session.inspect_err(|denial| self.refusals.note(digest, own, *denial, now))?;
+            return Ok(Genuine::Session(session, login.plane.clone()));
         }
         let Some(follows) = self.others.iter().find(|follows| *follows.rules.issuer == *issuer) else {
             return Err(Denial::TokenIssuer.into());
@@ -153,9 +162,18 @@ impl Issuers {
         if !follows.rules.algorithms.contains(&header.algorithm) {
             return Err(Denial::TokenHeader.into());
         }
+        let keys = follows.keys.keys();
+        if let Some(keys) = &keys {
+            self.refusals.check(digest, keys, now)?;
+        }
         let candidate = Candidate { header: &header, token, digest, lane: &self.lane };
         follows.verify(&candidate, self.l2.as_ref()).await?;
-        follows.genuine(&claims, now)
+        let genuine = follows.genuine(&claims, now);
+        // Others than these may have signed it, if there are newer ones by now.
+        if let (Err(denial), Some(keys)) = (&genuine, keys.filter(|keys| follows.has(keys))) {
+            self.refusals.note(digest, &keys, *denial, now);
+        }
+        Ok(genuine?)
     }
 }
 
@@ -203,7 +221,7 @@ impl Follows {
             Known::Nothing(ticket) => {
                 self.verify_here(candidate).await?;
                 // It may have taken newer keys than those that this is for.
-                if self.keys.keys().is_some_and(|now| Arc::ptr_eq(&now, &keys)) {
+                if self.has(&keys) {
                     let (l2, tenant) = (l2.clone(), self.rules.name.clone());
                     let (kind, name) = (key.kind, key.name);
                     tokio::spawn(async move {
@@ -237,13 +255,18 @@ impl Follows {
         }
     }
 
+    /// Whether these are still its keys.
+    fn has(&self, keys: &Arc<KeySet>) -> bool {
+        self.keys.keys().is_some_and(|now| Arc::ptr_eq(&now, keys))
+    }
+
     /// Under the keys that there are now.
     async fn attempt(&self, candidate: &Candidate<'_>) -> Result<Result<(), NotSigned>, ResolveError> {
         let Some(keys) = self.keys.keys() else { return Ok(Err(NotSigned::UnknownKey)) };
         Ok(candidate.lane.verify(candidate.digest, &keys, candidate.header, candidate.token).await?)
     }
 
-    fn genuine(&self, claims: &Claims, now: Timestamp) -> Result<Genuine, ResolveError> {
+    fn genuine(&self, claims: &Claims, now: Timestamp) -> Result<Genuine, Denial> {
         let rules = &self.rules;
         let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
         let Granted { subject, id, grant } = rules.grant(claims)?;

@@ -7,6 +7,8 @@ use tollgate::domain::decision::Denial;
 
 use crate::idp::{Answer, Idp};
 use crate::mint::{SigningKey, encoded, jwks};
+#[cfg(feature = "test-panic")]
+use crate::world::NOW;
 use crate::world::{World, claims, claims_with};
 
 #[cfg(feature = "test-panic")]
@@ -63,6 +65,38 @@ async fn while_the_lane_is_full_the_known_are_answered() {
         world.wait_for(&fresh(key), None).await;
         assert_eq!(world.denial(&forged(key, 2)).await, Some(Denial::TokenSignature), "{}", key.algorithm);
     }
+}
+
+#[cfg(feature = "test-panic")]
+#[tokio::test]
+async fn a_genuine_token_that_will_always_be_refused_costs_no_other_signature() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "ES384");
+    let mut world = World::with_keys(folder.path(), &jwks([&key]), &key.token(&claims())).await;
+    let token = |changes: serde_json::Value| key.token(&claims_with(&changes));
+    let refused = [
+        (token(json!({"exp": NOW - 60})), Denial::Expired),
+        (token(json!({"aud": "others"})), Denial::TokenAudience),
+        (token(json!({"sub": null})), Denial::TokenClaims),
+    ];
+    let early = token(json!({"nbf": NOW + 60}));
+    for (token, denial) in &refused {
+        assert_eq!(world.denial(token).await, Some(*denial));
+    }
+    assert_eq!(world.denial(&early).await, Some(Denial::TokenNotYetValid));
+
+    let full = world.core.resolver.lane().fill();
+    for (token, denial) in &refused {
+        assert_eq!(world.denial(token).await, Some(*denial), "while no signature is verified");
+    }
+    assert_eq!(world.denial(&early).await, Some(Denial::Unavailable), "time may make it right");
+    drop(full);
+    world.set_now(NOW + 60);
+    world.wait_for(&early, None).await;
+    // Other rules know nothing of what these refused.
+    world.policy.issuers[0].audiences = vec!["others".into()];
+    world.core.resolver.adopt(&world.policy);
+    world.wait_for(&refused[1].0, None).await;
 }
 
 #[tokio::test]

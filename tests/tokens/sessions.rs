@@ -168,6 +168,18 @@ async fn whoever_is_turned_away_is_not_charged_for_it() {
     assert!(house.login("ada", PASSWORD).await.is_ok());
 }
 
+#[cfg(feature = "test-panic")]
+#[tokio::test]
+async fn a_session_that_is_over_costs_no_other_signature() {
+    let house = House::new();
+    house.user("ada", "acme", &["manage_keys"]).await;
+    let token = house.token("ada").await;
+    house.world.set_now(NOW + 700);
+    assert_eq!(house.denial(&token).await, Some(Denial::Expired));
+    let _full = house.world.core.resolver.lane().fill();
+    assert_eq!(house.denial(&token).await, Some(Denial::Expired), "while no signature is verified");
+}
+
 #[tokio::test]
 async fn what_ends_a_session_ends_it_with_the_next_request() {
     let house = House::new();

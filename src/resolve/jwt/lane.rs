@@ -33,8 +33,8 @@ const TOLD_WITHIN: Duration = Duration::from_millis(1);
 /// Tokens that are asked about in the fleet's cache at a time; beyond them a signature is verified here.
 const MAX_LOOKS: usize = 64;
 /// A refused token is remembered this long, and no more of them than this.
-const REFUSED_FOR: Duration = Duration::from_secs(60);
-const MAX_REFUSED: u64 = 16_384;
+pub const REFUSED_FOR: Duration = Duration::from_secs(60);
+pub const MAX_REFUSED: u64 = 16_384;
 
 /// Too many signatures wait already: try again in a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ fn most_threads() -> usize {
 }
 
 /// Under which a token is remembered as refused: of the token and of the very keys, so that no other set is spoken for.
-fn name(token: Digest, keys: &KeySet) -> Digest {
+pub fn name(token: Digest, keys: &KeySet) -> Digest {
     let mut name = token;
     for (byte, mixed) in name.0.iter_mut().zip(keys.fingerprint()) {
         *byte ^= mixed;

@@ -410,6 +410,7 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
 
 async fn connect(accepted: Accepted, place: &Place, onlooker: Onlooker, settings: Settings) -> io::Result<()> {
     let Settings { service, routes, tls, drain: _, stop, budget } = settings;
+    let stop = stop.child_token();
     let calls = |whoever_speaks| {
         let peer = Peer { account: budget.open(Arc::clone(place.seat())), whoever_speaks };
         Arc::new(Calls::new(service, routes, stop.clone(), peer))

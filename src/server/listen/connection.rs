@@ -32,12 +32,14 @@ pub const GREETING_TIME: Duration = Duration::from_secs(5);
 /// A peer is asked this often whether it is there, and has this long to answer.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIME: Duration = Duration::from_secs(10);
+/// Pings that a stranger may answer without asking anything, in five minutes and a little.
+const IDLE_PINGS: u32 = 16;
 
 /// Calls that are answered before more is read, so that one connection leaves time for the others.
 const TOGETHER: usize = 128;
 
-/// Serves one connection until it ends, or until `stop` and all its calls have finished. `onlooker` sees the others of
-/// this thread.
+/// Serves one connection until it ends, or until `stop`, which is its own, and all its calls have finished; it stops a stranger that
+/// only answers pings. `onlooker` sees the others of this thread.
 pub async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     calls: Arc<Calls>,
@@ -86,11 +88,14 @@ pub async fn serve(
             }
             if !arrived.is_empty() {
                 is_answered = true;
+                pings.iter_mut().for_each(|pings| pings.since_call = 0);
                 arrived.drain(..).for_each(|call| start(call, &calls, cx));
             } else if !account.is_paused() && pings.as_mut().is_some_and(|pings| pings.poll_lost(cx).is_ready()) {
                 return Poll::Ready(());
-            } else if !stopping && stopped.as_mut().poll(cx).is_ready() {
+            } else if !stopping && (stopped.as_mut().poll(cx).is_ready() || is_idle(pings.as_ref(), &calls)) {
                 stopping = true;
+                // Of an idle peer what streams on, too.
+                stop.cancel();
                 connection.graceful_shutdown();
             } else {
                 if account.is_paused() {
@@ -112,19 +117,26 @@ fn start((request, respond): (Request<RecvStream>, SendResponse<Bytes>), calls: 
     }
 }
 
+/// Whether it is a stranger that has said for a while that it is there, and nothing else.
+fn is_idle(pings: Option<&Pings>, calls: &Calls) -> bool {
+    pings.is_some_and(|pings| pings.since_call >= IDLE_PINGS) && calls.are_of_a_stranger()
+}
+
 /// Finds out whether the peer is still there.
 struct Pings {
     channel: PingPong,
     /// Until the next ping, or until the answer to the last one is too late.
     timer: Pin<Box<Sleep>>,
     asked: bool,
+    /// Those that were answered since the last call began.
+    since_call: u32,
 }
 
 impl Pings {
     /// Asks at once: whoever answers speaks HTTP/2 beyond its preface.
     fn new(mut channel: PingPong) -> Self {
         let asked = channel.send_ping(Ping::opaque()).is_ok();
-        Self { channel, timer: Box::pin(sleep(GREETING_TIME)), asked }
+        Self { channel, timer: Box::pin(sleep(GREETING_TIME)), asked, since_call: 0 }
     }
 
     /// Ready once a ping was not answered in time.
@@ -132,6 +144,7 @@ impl Pings {
         loop {
             if self.asked && self.channel.poll_pong(cx).is_ready() {
                 self.asked = false;
+                self.since_call += 1;
                 self.timer.as_mut().reset(Instant::now() + PING_EVERY);
             }
             ready!(self.timer.as_mut().poll(cx));

@@ -76,6 +76,11 @@ impl Calls {
         Arc::clone(&self.peer.account)
     }
 
+    /// Whether their peer could still be anybody.
+    pub fn are_of_a_stranger(&self) -> bool {
+        self.peer.whoever_speaks < Stage::Known && !self.peer.account.seat().is_trusted()
+    }
+
     /// Answers one call. A peer that has gone meanwhile gets nothing.
     pub async fn answer(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
         if request.uri().path() != CHECK {

@@ -32,6 +32,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tower::service_fn;
 
 mod bounds;
+mod deadlines;
 mod held;
 
 use super::*;

@@ -302,6 +302,10 @@ mod tests {
 
     impl Door {
         async fn open() -> Self {
+            Self::with(LIMITS).await
+        }
+
+        async fn with(limits: Limits) -> Self {
             let asked = Arc::new(AtomicUsize::default());
             let count = Arc::clone(&asked);
             let never = move || {
@@ -317,7 +321,7 @@ mod tests {
             let (stop, stopped) = oneshot::channel::<()>();
             let arrive = move |_: &_, peer: &SocketAddr| Answering { service: router.clone(), peer: Some(peer.ip()) };
             tokio::spawn(
-                async move { serve(listener, LIMITS, Budget::new(), async { drop(stopped.await) }, arrive).await },
+                async move { serve(listener, limits, Budget::new(), async { drop(stopped.await) }, arrive).await },
             );
             Self { address, asked, _stop: stop }
         }
@@ -353,6 +357,19 @@ mod tests {
             door.assert_answers().await;
             drop(held);
         }
+    }
+
+    #[tokio::test]
+    async fn the_first_byte_and_every_head_have_to_come_in_time() {
+        let door = Door::with(Limits { head_time: Duration::from_millis(50), ..LIMITS }).await;
+        for opening in ["", "G", "GET /live HTTP/1.1\r\nhost: a", "GET /live HTTP/1.1\r\nhost: a\r\n\r\n"] {
+            let mut silent = stranger(door.address, 1, opening.as_bytes()).await;
+            let mut told = Vec::new();
+            let end = timeout(SOON, silent.read_to_end(&mut told));
+            // Perhaps with an error, as something was not read.
+            let _ = end.await.unwrap_or_else(|_| panic!("{opening:?} is waited for"));
+        }
+        door.assert_answers().await;
     }
 
     #[tokio::test]

@@ -94,6 +94,16 @@ fn no_key_is_made_into_a_store_that_was_removed() {
 }
 
 #[test]
+fn a_store_that_was_removed_ends_readiness_without_a_write() {
+    let server = Server::start();
+    let ready = || get(server.ops(), "/ready");
+    wait_for("readiness", || ready().starts_with("HTTP/1.1 200"));
+    fs::remove_file(std::path::Path::new(&server.socket()).with_file_name("store.redb")).unwrap();
+    let ready = ready();
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("store_unavailable"), "{ready}");
+}
+
+#[test]
 fn a_check_socket_that_something_else_replaced_is_told_until_it_is_back() {
     let server = Server::start();
     let socket = server.check_socket();

@@ -101,6 +101,21 @@ fn every_denial_of_the_rules_is_reached() {
 }
 
 #[test]
+fn headers_of_too_many_bytes_are_refused_as_such_in_our_shape() {
+    let of_bytes = |bytes: usize| {
+        let (target, name) = ("/data", "x-large");
+        let rest = target.len() + "api.test".len() + name.len();
+        decide(policy(), &Request::new("POST", target).with(name, "v".repeat(bytes - rest)), None, None, NOW)
+    };
+    assert_eq!(of_bytes(60 << 10).denial(), Some(Denial::CredentialMissing));
+    let refused = of_bytes((60 << 10) + 1);
+    assert_eq!(refused.status(), 431);
+    let body: serde_json::Value = serde_json::from_str(refused.body()).unwrap();
+    assert_eq!(body["error"]["code"], "VALIDATION_ERROR", "{body}");
+    assert!(body["error"]["message"].as_str().is_some_and(|message| message.contains("too large")), "{body}");
+}
+
+#[test]
 fn no_host_path_or_method_is_matched_by_accident() {
     for (method, host, target, expected) in [
         ("POST", "api.test", "/data", Denial::CredentialMissing),

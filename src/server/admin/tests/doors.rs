@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Api, KEYS, policy};
+use crate::config::UnixAddress;
 use crate::server::admin::Door;
 use crate::server::admin::operations::{Access, OPERATIONS};
+use crate::server::admin::router;
+use crate::server::admin::serve::start_unix;
+use crate::server::socket;
 
 #[tokio::test]
 async fn http_takes_an_admin_key_with_the_permission_and_nothing_else() {
@@ -228,4 +234,32 @@ async fn every_operation_demands_what_the_table_says() {
             }
         }
     }
+}
+
+#[test]
+fn the_operators_door_has_blocking_threads_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("admin.sock");
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(1).max_blocking_threads(1).enable_all().build().unwrap();
+    let (hold, held) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let (listener, file) = socket::bind(&UnixAddress { path: path.clone(), mode: 0o600, group: None }).unwrap();
+        let router = router(&Api::new().state, Door::Socket);
+        let _end = start_unix(listener, file, router, std::future::pending()).unwrap();
+        let (begun, begins) = tokio::sync::oneshot::channel();
+        tokio::task::spawn_blocking(move || {
+            let _ = begun.send(());
+            let _ = held.recv();
+        });
+        begins.await.unwrap();
+        let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+        let request = format!("GET {KEYS} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let read = stream.read_to_string(&mut answer);
+        tokio::time::timeout(Duration::from_secs(5), read).await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    });
+    drop(hold);
 }

@@ -189,3 +189,45 @@ fn nothing_that_becomes_a_response_has_a_default() {
         }
     }
 }
+
+/// What runs beside its caller and is not begun again after a panic: how often a file begins such a thing, and what it is. All else
+/// that runs for long is kept by `tasks`.
+const UNKEPT: [(&str, usize, &str); 18] = [
+    ("cli::client", 1, "the connection of one command"),
+    ("fleet::driver", 2, "the thread whose loop is kept; one wait for the bell"),
+    ("fleet::driver::losses", 2, "one question to the servers each"),
+    ("registry", 1, "one write"),
+    ("resolve::cache", 1, "one look-up"),
+    ("resolve::jwt", 1, "one entry for the fleet's cache"),
+    ("resolve::jwt::lane", 3, "threads that catch each panic; a crowd that is told; what fills the lane in tests"),
+    ("server::admin", 1, "one request"),
+    ("server::http", 1, "one connection"),
+    ("server::listen", 1, "one connection"),
+    ("server::listen::connection", 1, "one call"),
+    ("server::runtime", 1, "a door: its end is the end of the process"),
+    ("server::turns", 1, "the end of a turn"),
+    ("store::redis::connection", 1, "one connection, whose end is noticed"),
+    ("store::redis::lanes", 1, "one connecting"),
+    ("store::redis::shared", 1, "one connecting"),
+    ("store::redis::usage", 1, "one connecting"),
+    ("store::redis::writer", 1, "one connecting"),
+];
+
+#[test]
+fn what_runs_for_long_is_begun_again_after_a_panic() {
+    let is_kept = |rest: &str| {
+        let begins: String = rest.chars().take(160).collect();
+        [".keep(", ".keep_blocking(", "(keep)"].iter().any(|kept| begins.contains(kept))
+    };
+    for Source { module, path, text } in sources() {
+        let is_test = module.contains("::tests") || module.ends_with("::testing");
+        let begun = text.match_indices("spawn(").map(|(at, word)| &text[at + word.len() - 1..]);
+        let unkept = begun.filter(|rest| !rest.starts_with("()") && !is_kept(rest)).count();
+        let allowed = UNKEPT.iter().find(|(file, ..)| *file == module).map_or(0, |(_, count, _)| *count);
+        assert!(
+            is_test || unkept == allowed,
+            "{} begins {unkept} things that are not kept, and may begin {allowed}: use `tasks`, or say in UNKEPT what they are",
+            path.display()
+        );
+    }
+}

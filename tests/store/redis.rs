@@ -4,28 +4,26 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Touched};
-use tollgate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, ProjectState, User};
+use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState, User};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::revocation::stamps::Stamps;
 use tollgate::revocation::sticky::Sticky;
-use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::{Init, Redis};
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
 use zeroize::Zeroizing;
 
 use crate::redis_server::RedisServer;
 use crate::support::{at, id, in_redis, key, key_of, on_server, project, resource, revoked, row, user};
-use proxy::Proxy;
 
 pub mod alike;
 mod channel;
 mod lost;
 mod proxy;
+mod unheard;
 
 const DAY: u64 = 24 * 3600 * 1000;
 
@@ -433,62 +431,6 @@ async fn what_is_not_ours_is_damage_and_not_an_answer() {
     assert!(matches!(redis.key(id(1)).await, Err(StoreError::Damaged(_))));
     let update = write(&redis, vec![Write::UpdateKey(revoked(&key(1)))]).await;
     assert!(matches!(update, Err(StoreError::Damaged(_))));
-}
-
-/// The answers to what holds these words are lost on the way.
-async fn through_a_proxy(server: &RedisServer, words: &str) -> (Redis, Proxy) {
-    let proxy = Proxy::start(server.port(), words).await;
-    let connector = Connector::single(&proxy.address.to_string()).unwrap();
-    (Redis::new(connector, Handle::current()), proxy)
-}
-
-#[tokio::test]
-async fn a_write_whose_answer_is_lost_may_have_been_made() {
-    let (_, direct, server) = in_redis().await;
-    // From here on the server knows the script.
-    assert_eq!(write(&direct, vec![Write::Audit(row("x"))]).await, Ok(1));
-    let (redis, proxy) = through_a_proxy(&server, "key.create").await;
-    let batch = vec![Write::CreateKey(key(1)), Write::Audit(row("key:1"))];
-    assert_unavailable(write(&redis, batch.clone()).await, "may have been made");
-    assert_eq!(proxy.lost(), 1);
-    // A write of which nobody knows is not sent twice.
-    assert_eq!(direct.load_key(&[key(1).digest]).await.unwrap().position.unwrap().sequence, 2);
-    assert!(matches!(write(&redis, batch).await, Err(StoreError::Conflict(_))), "trying again is safe");
-    assert_eq!(write(&redis, vec![]).await, Ok(3));
-}
-
-#[tokio::test]
-async fn an_end_whose_answer_is_lost_is_made_again_over_another_connection() {
-    let (_, direct, server) = in_redis().await;
-    let session = EndedSession { id: "s".to_owned(), user: "ann".to_owned(), ended_at: at(1), expires_at: at(2) };
-    assert_eq!(write(&direct, vec![Write::CreateKey(key(1))]).await, Ok(1));
-    // From here on the server knows the script.
-    assert_eq!(
-        write(&direct, vec![Write::EndSession(EndedSession { id: "r".to_owned(), ..session.clone() })]).await,
-        Ok(2)
-    );
-    let (redis, proxy) = through_a_proxy(&server, "key.revoke").await;
-    let told = AuditEntry { act: "key.revoke".to_owned(), ..row("session:s") };
-    assert_eq!(write(&redis, vec![Write::EndSession(session), Write::Audit(told)]).await, Ok(4));
-    assert_eq!(proxy.lost(), 2);
-    assert!(direct.ended_session("s").await.unwrap());
-    // One that can be made but once was made, as whoever asks for it again is told.
-    let (redis, proxy) = through_a_proxy(&server, "key.revoke").await;
-    let told = AuditEntry { act: "key.revoke".to_owned(), ..row("key:1") };
-    let result = write(&redis, vec![Write::UpdateKey(revoked(&key(1))), Write::Audit(told)]).await;
-    assert_unavailable(result, "may have been made");
-    assert_eq!(proxy.lost(), 1);
-    assert!(direct.load_key(&[key(1).digest]).await.unwrap().found.unwrap().key.revoked_at.is_some());
-}
-
-#[tokio::test]
-async fn a_confirmation_that_is_lost_is_none() {
-    let (_, direct, server) = in_redis().await;
-    let (redis, proxy) = through_a_proxy(&server, "WAIT").await;
-    let result = write(&redis.with_replicas(1), vec![Write::CreateKey(key(1))]).await;
-    assert!(matches!(result, Err(StoreError::Unreplicated(_))), "{result:?}");
-    assert_eq!(proxy.lost(), 1);
-    assert!(direct.load_key(&[key(1).digest]).await.unwrap().found.is_some());
 }
 
 #[tokio::test]

@@ -53,17 +53,31 @@ impl From<StoreError> for Halt {
 
 pub(super) type Step<T> = Result<T, Halt>;
 
-enum Put {
+enum Change {
     Value(Vec<u8>),
     /// Gone by itself after this time.
     Kept(Vec<u8>, Duration),
     Nothing,
 }
 
+/// What a batch puts, by which one can tell afterwards whether it did.
+pub(super) struct Put {
+    pub(super) records: HashMap<String, Option<Vec<u8>>>,
+    /// Those of a batch that only removes: whoever else has removed the same leaves the same.
+    rows: Vec<(Vec<String>, Vec<u8>)>,
+}
+
+impl Put {
+    /// Adds to a script what may have been written by somebody else.
+    pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
+        add_rows(&self.rows, script);
+    }
+}
+
 pub(super) struct Draft<'s> {
     seen: &'s Seen,
     wanted: Wanted,
-    records: BTreeMap<String, Put>,
+    records: BTreeMap<String, Change>,
     /// Whether a member of a list is on it.
     lists: BTreeMap<(String, String), bool>,
     /// Each with the lists that it stands on.
@@ -114,8 +128,8 @@ impl<'s> Draft<'s> {
     /// What stands under a name, with what the batch has put there.
     pub(super) fn record(&mut self, name: &str) -> Step<Option<Vec<u8>>> {
         match self.records.get(name) {
-            Some(Put::Value(value) | Put::Kept(value, _)) => return Ok(Some(value.clone())),
-            Some(Put::Nothing) => return Ok(None),
+            Some(Change::Value(value) | Change::Kept(value, _)) => return Ok(Some(value.clone())),
+            Some(Change::Nothing) => return Ok(None),
             None => {}
         }
         match self.seen.records.get(name) {
@@ -145,15 +159,15 @@ impl<'s> Draft<'s> {
     }
 
     pub(super) fn put(&mut self, name: String, value: Vec<u8>) {
-        self.records.insert(name, Put::Value(value));
+        self.records.insert(name, Change::Value(value));
     }
 
     pub(super) fn keep(&mut self, name: String, value: Vec<u8>, time: Duration) {
-        self.records.insert(name, Put::Kept(value, time));
+        self.records.insert(name, Change::Kept(value, time));
     }
 
     pub(super) fn remove(&mut self, name: String) {
-        self.records.insert(name, Put::Nothing);
+        self.records.insert(name, Change::Nothing);
     }
 
     pub(super) fn enlist(&mut self, list: impl Into<String>, member: impl Into<String>) {
@@ -173,27 +187,41 @@ impl<'s> Draft<'s> {
         self.records.keys()
     }
 
+    pub(super) fn put_by_it(&self) -> Put {
+        let put = |change: &Change| match change {
+            Change::Value(value) | Change::Kept(value, _) => Some(value.clone()),
+            Change::Nothing => None,
+        };
+        let records: HashMap<_, _> = self.records.iter().map(|(name, change)| (name.clone(), put(change))).collect();
+        let only_removes = records.values().all(Option::is_none);
+        Put { records, rows: if only_removes { self.rows.clone() } else { Vec::new() } }
+    }
+
     /// Adds what is to be written to a script that has its [`guards`].
     pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
         // They count what is there before anything is written.
         for (at, (lists, quota)) in self.quotas.iter().enumerate() {
             script.arg("MOST").arg(at).arg(quota.most).arg(lists.len()).arg(lists);
         }
-        for (name, put) in &self.records {
-            match put {
-                Put::Value(value) => script.arg("SET").arg(name).arg(value),
-                Put::Kept(value, time) => script.arg("KEEP").arg(name).arg(value).arg(millis(*time)),
-                Put::Nothing => script.arg("DEL").arg(name),
+        for (name, change) in &self.records {
+            match change {
+                Change::Value(value) => script.arg("SET").arg(name).arg(value),
+                Change::Kept(value, time) => script.arg("KEEP").arg(name).arg(value).arg(millis(*time)),
+                Change::Nothing => script.arg("DEL").arg(name),
             };
         }
         for ((list, member), listed) in &self.lists {
             script.arg(if *listed { "LIST" } else { "UNLIST" }).arg(list).arg(member);
         }
-        for (lists, row) in &self.rows {
-            script.arg("ROW").arg(lists.len()).arg(row);
-            for list in lists {
-                script.arg(list);
-            }
+        add_rows(&self.rows, script);
+    }
+}
+
+fn add_rows(rows: &[(Vec<String>, Vec<u8>)], script: &mut ScriptInvocation<'_>) {
+    for (lists, row) in rows {
+        script.arg("ROW").arg(lists.len()).arg(row);
+        for list in lists {
+            script.arg(list);
         }
     }
 }

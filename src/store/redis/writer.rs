@@ -13,7 +13,7 @@ use super::acknowledged::Acknowledged;
 use super::batch::{judge, judge_pepper, lists_of_actor};
 use super::connect::Connector;
 use super::connection::Connection;
-use super::draft::{Draft, Seen, Wanted, guards};
+use super::draft::{Draft, Put, Seen, Wanted, guards};
 use super::room::Room;
 use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained, lost, missed, run};
 use super::standing::Standing;
@@ -23,7 +23,7 @@ use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{encode_audit, encode_event};
-use crate::store::{PepperCheck, StoreError, Write};
+use crate::store::{PepperCheck, Quota, StoreError, Write};
 
 /// How long an answer may take: one script, or the replicas' confirmation.
 const LIMIT: Duration = Duration::from_secs(2);
@@ -62,7 +62,7 @@ enum Setback {
     /// Nothing was written, and the connection is of no use any more.
     Broken(StoreError),
     /// Nobody knows whether it was written, and the connection is of no use any more. It only ends something, which may be done twice.
-    Unheard(StoreError),
+    Unheard(StoreError, Put),
     /// Final. The connection is sound.
     Refused(StoreError),
     /// Final, and the connection is of no use any more.
@@ -142,7 +142,7 @@ impl Writer {
         let mut held = self.connection.lock().await;
         self.acknowledged.check()?;
         let histories = self.acknowledged.histories();
-        let mut unheard = None;
+        let mut unheard: Option<(StoreError, Put)> = None;
         for _ in 0..ATTEMPTS {
             let kept = held.take().filter(|line| self.is_good(line));
             let is_used = kept.is_some();
@@ -150,9 +150,12 @@ impl Writer {
                 Some(line) => line,
                 None => self.connect().await?,
             };
-            let result = self.attempt(&mut line, judge, &payload).await;
+            let result = match &unheard {
+                Some((_, put)) => self.attempt_again(&mut line, put, judge, &payload).await,
+                None => self.attempt(&mut line, judge, &payload).await,
+            };
             let is_good = self.is_good(&line);
-            if !matches!(result, Err(Setback::Broken(_) | Setback::Unheard(_) | Setback::Failed(_))) {
+            if !matches!(result, Err(Setback::Broken(_) | Setback::Unheard(..) | Setback::Failed(_))) {
                 *held = Some(line);
             }
             match result {
@@ -166,20 +169,24 @@ impl Writer {
                 Err(Setback::Stale) => {}
                 // It may have been broken for long, as by a restart of the server.
                 Err(Setback::Broken(_)) if is_used => {}
-                Err(Setback::Unheard(error)) if unheard.is_none() => unheard = Some(error),
-                // It was made, as it seems, and judged by itself.
+                Err(Setback::Unheard(error, put)) if unheard.is_none() => unheard = Some((error, put)),
+                // It was made, as it seems, and changed by somebody since.
                 Err(Setback::Refused(StoreError::Conflict(_))) if unheard.is_some() => {
-                    return Err(unheard.unwrap_or_else(lost));
+                    return Err(unheard.map_or_else(lost, |(error, _)| error));
                 }
                 Err(
-                    Setback::Broken(error) | Setback::Unheard(error) | Setback::Failed(error) | Setback::Refused(error),
+                    Setback::Broken(error)
+                    | Setback::Unheard(error, _)
+                    | Setback::Failed(error)
+                    | Setback::Refused(error),
                 ) => return Err(error),
             }
         }
         Err(StoreError::Unavailable("others keep changing the same records: try again".to_owned()))
     }
 
-    /// Runs a script that is no change of a record, and waits for the replicas.
+    /// Runs a script that is no change of a record, and waits for the replicas. Where its answer is lost it is run once more over
+    /// another connection: it must be the same if it is run twice.
     pub(super) async fn run_alone(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
         let mut held = self.connection.lock().await;
         self.acknowledged.check()?;
@@ -187,7 +194,14 @@ impl Writer {
             Some(line) => line,
             None => self.connect().await?,
         };
-        let answer = run(&mut line.connection, script).await.map_err(unknown_end)?.found()?;
+        let answer = match run(&mut line.connection, script).await {
+            Err(Silence::Refused(_) | Silence::Unknown(_)) => {
+                line = self.connect().await?;
+                run(&mut line.connection, script).await
+            }
+            answer => answer,
+        };
+        let answer = answer.map_err(unknown_end)?.found()?;
         self.confirm(&mut line.connection).await?;
         *held = Some(line);
         Ok(answer)
@@ -244,33 +258,51 @@ impl Writer {
         if let Ok(draft) = &judged {
             draft.add_to(&mut script);
         }
-        let quotas = judged.as_ref().map(Draft::quotas).unwrap_or_default();
-        let refusal = judged.err();
-        let mut answer = match run(connection, &script).await {
-            Ok(answer) => answer,
-            Err(silence @ Silence::Full(_)) => return Err(Setback::Refused(silence.into_error())),
-            Err(silence) if refusal.is_some() => return Err(Setback::Broken(silence.into_error())),
-            Err(silence @ Silence::Unknown(_)) if uses_reserve => return Err(Setback::Unheard(unknown_end(silence))),
-            Err(silence) => return Err(Setback::Failed(unknown_end(silence))),
+        let answer = match (run(connection, &script).await, &judged) {
+            (Ok(answer), _) => answer,
+            (Err(silence @ Silence::Full(_)), _) => return Err(Setback::Refused(silence.into_error())),
+            (Err(silence), Err(_)) => return Err(Setback::Broken(silence.into_error())),
+            (Err(silence @ Silence::Unknown(_)), Ok(draft)) if uses_reserve => {
+                return Err(Setback::Unheard(unknown_end(silence), draft.put_by_it()));
+            }
+            (Err(silence), Ok(_)) => return Err(Setback::Failed(unknown_end(silence))),
         };
-        match (&*answer.word, refusal) {
-            ("LOST", _) => Err(Setback::Refused(lost())),
-            ("MISSED", _) => Err(Setback::Refused(missed())),
-            ("OVER", _) => {
-                let which = answer.number().map_err(Setback::Failed)?;
-                let over = usize::try_from(which).ok().and_then(|which| quotas.into_iter().nth(which));
-                let unknown = || StoreError::Damaged("a script refused a quota that was not asked for".to_owned());
-                Err(Setback::Refused(over.map_or_else(unknown, StoreError::OverQuota)))
-            }
-            ("STALE", _) => Err(Setback::Stale),
-            ("DAMAGED", _) => Err(Setback::Refused(StoreError::Damaged(answer.text().map_err(Setback::Failed)?))),
-            (_, Some(refusal)) => Err(Setback::Refused(refusal)),
-            (_, None) => {
-                let made = answer.head().map_err(Setback::Failed)?;
-                self.confirm(connection).await.map_err(Setback::Failed)?;
-                Ok(made)
-            }
+        let quotas = judged.as_ref().map(Draft::quotas).unwrap_or_default();
+        let answer = believed(answer, quotas)?;
+        judged.map_err(Setback::Refused)?;
+        self.made(connection, answer).await
+    }
+
+    /// As [`Writer::attempt`], once nobody has heard whether it was made. Where every record is as it would have put it, it was: that
+    /// is said once more, in the log alone.
+    async fn attempt_again(
+        &self,
+        line: &mut Line,
+        put: &Put,
+        judge: &Judge<'_>,
+        payload: &[u8],
+    ) -> Result<Head, Setback> {
+        let mut seen = Seen::new(Format::NEWEST);
+        let wanted = Wanted { records: put.records.keys().cloned().collect(), ..Wanted::default() };
+        let lineage = look(&mut line.connection, wanted, &mut seen).await?;
+        if put.records.is_empty() || seen.records != put.records {
+            return self.attempt(line, judge, payload).await;
         }
+        let mut script = END.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).key(names::AUDIT).arg(lineage).arg(seen.format.in_head());
+        script.arg("write").arg(self.log_length).arg(payload);
+        guards(&seen, &mut script);
+        put.add_to(&mut script);
+        let answer = run(&mut line.connection, &script).await;
+        let answer = answer.map_err(|silence| Setback::Failed(unknown_end(silence)))?;
+        let answer = believed(answer, Vec::new())?;
+        self.made(&mut line.connection, answer).await
+    }
+
+    async fn made(&self, connection: &mut Connection, mut answer: Answer) -> Result<Head, Setback> {
+        let made = answer.head().map_err(Setback::Failed)?;
+        self.confirm(connection).await.map_err(Setback::Failed)?;
+        Ok(made)
     }
 
     /// Waits until the replicas have what was written over this connection.
@@ -322,6 +354,23 @@ async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> R
         seen.lists.insert(list, members);
     }
     Ok(lineage)
+}
+
+/// What the script that writes has answered, unless it did not.
+fn believed(mut answer: Answer, quotas: Vec<Quota>) -> Result<Answer, Setback> {
+    match &*answer.word {
+        "LOST" => Err(Setback::Refused(lost())),
+        "MISSED" => Err(Setback::Refused(missed())),
+        "OVER" => {
+            let which = answer.number().map_err(Setback::Failed)?;
+            let over = usize::try_from(which).ok().and_then(|which| quotas.into_iter().nth(which));
+            let unknown = || StoreError::Damaged("a script refused a quota that was not asked for".to_owned());
+            Err(Setback::Refused(over.map_or_else(unknown, StoreError::OverQuota)))
+        }
+        "STALE" => Err(Setback::Stale),
+        "DAMAGED" => Err(Setback::Refused(StoreError::Damaged(answer.text().map_err(Setback::Failed)?))),
+        _ => Ok(answer),
+    }
 }
 
 fn broken(error: &RedisError) -> Setback {

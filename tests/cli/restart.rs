@@ -388,7 +388,7 @@ fn every_command_of_a_script_is_allowed_and_known() {
         commands.extend(calls);
     }
     assert!(commands.len() > 20, "{commands:?}");
-    let known: BTreeSet<&str> = tollgate::store::redis::survey::WRITES.iter().map(|words| words[0]).collect();
+    let known: BTreeSet<&str> = tollgate::store::redis::survey::WRITES.iter().map(|(command, ..)| *command).collect();
     for command in &commands {
         let mut told: Vec<(String, i64, Vec<String>)> = shipped
             .command::<Vec<Vec<redis::Value>>>(&["COMMAND", "INFO", command])
@@ -456,7 +456,7 @@ fn nothing_is_replayed_that_was_not_asked_for() {
     let begins = lines.windows(3).filter(|lines| is_count(lines[0]) && lines[1].starts_with('$'));
     let found: BTreeSet<String> = begins.map(|lines| lines[2].to_uppercase()).collect();
     let mut known: BTreeSet<String> =
-        tollgate::store::redis::survey::WRITES.iter().map(|words| words[0].to_owned()).collect();
+        tollgate::store::redis::survey::WRITES.iter().map(|(command, ..)| (*command).to_owned()).collect();
     known.extend(["SELECT", "MULTI", "EXEC"].map(str::to_owned));
     let unknown: Vec<_> = found.difference(&known).collect();
     assert!(found.contains("XADD") && unknown.is_empty(), "{unknown:?}");

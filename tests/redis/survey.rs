@@ -43,6 +43,33 @@ async fn what_a_restart_may_lose() {
     assert!(says(&survey, Severity::Note, "everysec"), "{survey:#?}");
 }
 
+/// Whatever the default user may do, but not everything that is replayed.
+#[tokio::test]
+async fn a_default_user_who_may_not_write_everything_is_found() {
+    for (rules, refused) in [
+        ("~other:* +@all", "SET on tg:{tg}:k:"),
+        ("~tg:{tg}:head +@all", "SET on tg:{tg}:k:"),
+        ("~tg:{tg}:* +@all", "INCR on tg:l2:{x}"),
+        ("~tg:{tg}:* ~tg:l2:* +@all", "SET on tg:use:{x}"),
+        ("~tg:* +@all -xdel", "XDEL on tg:{tg}:log"),
+        ("%R~* +@all", "SET on"),
+        ("~* +@all -@stream", "XADD on tg:{tg}:log"),
+        ("~* +@all -hincrby", "HINCRBY on"),
+        ("~tg:* +@write +@read", ""),
+        ("~* +@all", ""),
+    ] {
+        let asks = "+@connection +info +role +config|get +acl|dryrun";
+        let server = Server::with(&[&format!("user default on nopass &* {rules} {asks}")]);
+        let survey = of(&server).await;
+        let found: Vec<_> = survey.findings.iter().filter(|finding| finding.what.contains("may not do")).collect();
+        match (&*found, refused) {
+            ([], "") => {}
+            ([one], part) if !part.is_empty() => assert!(one.what.contains(part), "{rules}: {}", one.what),
+            _ => panic!("{rules}: {survey:#?}"),
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_managed_server_forbids_config() {
     for settings in [&["rename-command CONFIG \"\""][..], &["user default on nopass ~* &* +@all -config"]] {

@@ -191,12 +191,13 @@ const MEND_DEFAULT: &str = "give the default user `off resetpass ~* &* +@all`, i
                             SAVE`, before the server is restarted: see \"The default user\" in docs/fleet.md";
 
 fn replay(facts: &Facts, findings: &mut Vec<Finding>) {
-    match facts.replay {
+    match &facts.replay {
         _ if !facts.appendonly => {}
         Replay::Allowed => {}
-        Replay::Refused(command) => {
+        Replay::Refused(command, name) => {
             let what = format!(
-                "a restart loses the keys: the server replays its append-only file as the default user, who may not do {command}"
+                "a restart loses the keys: the server replays its append-only file as the default user, who may not do {command} \
+                 on {name}"
             );
             findings.push(finding(Severity::Warn, what, MEND_DEFAULT));
         }
@@ -257,7 +258,7 @@ fn fencing(facts: &Facts, findings: &mut Vec<Finding>) -> Vec<String> {
     if !facts.appendonly && facts.settings.as_ref().is_some_and(|settings| settings.snapshots) {
         reasons.push("a restart goes back to the last snapshot".to_owned());
     }
-    if facts.appendonly && matches!(facts.replay, Replay::Refused(_)) {
+    if facts.appendonly && matches!(facts.replay, Replay::Refused(..)) {
         reasons.push("a restart forgets what the default user may not do".to_owned());
     }
     reasons

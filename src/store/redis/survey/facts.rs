@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
-use redis::{RedisError, RedisResult, cmd};
+use redis::{ErrorKind, RedisError, RedisResult, cmd};
 
 use crate::domain::fleet::Term;
 use crate::store::StoreError;
@@ -79,8 +79,8 @@ pub(super) struct Facts {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Replay {
     Allowed,
-    /// Not this command.
-    Refused(&'static str),
+    /// Not this command on this name.
+    Refused(&'static str, String),
     /// The server does not say: `ACL DRYRUN` is not permitted.
     Unknown,
 }
@@ -160,41 +160,72 @@ pub(in crate::store::redis) fn memory_of(info: &str) -> Option<Memory> {
     Some(Memory { used, limit: number(&info, "maxmemory")? })
 }
 
-/// What a script of Tollgate leaves in the append-only file, one command of each kind.
-pub const WRITES: [&[&str]; 15] = [
-    &["SET", "x"],
-    &["DEL"],
-    &["UNLINK"],
-    &["INCR"],
-    &["PEXPIREAT", "1"],
-    &["HSET", "x", "x"],
-    &["HDEL", "x"],
-    &["HINCRBY", "x", "1"],
-    &["ZADD", "0", "x"],
-    &["ZREM", "x"],
-    &["ZREMRANGEBYSCORE", "0", "1"],
-    &["ZINCRBY", "1", "x"],
-    &["XADD", "1-0", "x", "x"],
-    &["XDEL", "1-0"],
-    &["XTRIM", "MAXLEN", "1"],
+/// What a script of Tollgate, or the end of what it keeps for a time, leaves in the append-only file: each command, a name that it is
+/// used on, and what follows.
+pub const WRITES: [(&str, &str, &[&str]); 15] = [
+    ("SET", names::KEYS, &["x"]),
+    ("DEL", names::SESSIONS, &[]),
+    ("UNLINK", names::ONCE, &[]),
+    ("INCR", SHARED, &[]),
+    ("PEXPIREAT", SHARED, &["1"]),
+    ("HSET", names::HEAD, &["x", "x"]),
+    ("HDEL", names::MEMBERS, &["x"]),
+    ("HINCRBY", names::HEAD, &["x", "1"]),
+    ("ZADD", names::KEY_LIST, &["0", "x"]),
+    ("ZREM", names::KEY_LIST, &["x"]),
+    ("ZREMRANGEBYSCORE", names::AUDIT, &["0", "1"]),
+    ("ZINCRBY", names::USER_LIST, &["1", "x"]),
+    ("XADD", names::LOG, &["1-0", "x", "x"]),
+    ("XDEL", names::LOG, &["1-0"]),
+    ("XTRIM", names::AUDIT, &["MAXLEN", "1"]),
+];
+
+/// Names of what may spread over a Cluster; see [`names::last_used`].
+const SHARED: &str = "tg:l2:{x}";
+const USED: &str = "tg:use:{x}";
+
+/// Where everything stands of which a rule may let some be written, and some not.
+const PLACES: [&str; 20] = [
+    names::HEAD,
+    names::LOG,
+    names::MEMBERS,
+    names::CLOCK,
+    names::MIGRATION,
+    names::AUDIT,
+    names::KEYS,
+    names::KEY_IDS,
+    names::USERS,
+    names::PROJECTS,
+    names::ENDED_SESSIONS,
+    names::SESSIONS,
+    names::RESOURCES,
+    names::SIGNING_KEYS,
+    names::PEPPERS,
+    names::ONCE,
+    names::KEY_LIST,
+    names::USER_LIST,
+    SHARED,
+    USED,
 ];
 
 impl Replay {
     /// Runs nothing: it asks what the default user might.
     async fn ask(connection: &mut Connection) -> RedisResult<Self> {
-        for words in WRITES {
-            let [name, rest @ ..] = words else { continue };
-            let mut command = cmd("ACL");
-            command.arg("DRYRUN").arg("default").arg(*name).arg(names::HEAD).arg(rest);
-            match command.query_async::<String>(connection).await {
-                Ok(answer) if answer == "OK" => {}
-                Ok(_) => return Ok(Self::Refused(name)),
-                // NOPERM, an unknown command, or what a managed server says instead.
-                Err(error) if error.code().is_some() => return Ok(Self::Unknown),
-                Err(error) => return Err(error),
-            }
+        let places = PLACES.iter().map(|name| ("SET", *name, &["x"][..]));
+        let asked: Vec<_> = WRITES.into_iter().chain(places).collect();
+        let mut pipe = redis::pipe();
+        for (command, name, rest) in &asked {
+            pipe.cmd("ACL").arg("DRYRUN").arg("default").arg(*command).arg(*name).arg(*rest);
         }
-        Ok(Self::Allowed)
+        match pipe.query_async::<Vec<String>>(connection).await {
+            Ok(answers) => {
+                let refused = asked.into_iter().zip(answers).find(|(_, answer)| answer != "OK");
+                Ok(refused.map_or(Self::Allowed, |((command, name, _), _)| Self::Refused(command, name.to_owned())))
+            }
+            // NOPERM, an unknown command, or what a managed server says instead.
+            Err(error) if error.code().is_some() || error.kind() == ErrorKind::Extension => Ok(Self::Unknown),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -76,7 +76,7 @@ fn findings_and_levels() {
         (
             "replays nothing",
             sound,
-            |f| f.replay = Replay::Refused("SET"),
+            |f| f.replay = Replay::Refused("SET", "x".to_owned()),
             &[(Warn, "may not do SET")],
             "bounded except failover (a restart forgets what the default user may not do)",
         ),
@@ -84,7 +84,7 @@ fn findings_and_levels() {
         (
             "replays nothing, and has nothing to replay",
             sound,
-            |f| (f.appendonly, f.replay) = (false, Replay::Refused("SET")),
+            |f| (f.appendonly, f.replay) = (false, Replay::Refused("SET", "x".to_owned())),
             &[(Warn, "lose every key")],
             BOUNDED,
         ),

@@ -174,11 +174,12 @@ impl Stamps {
         }
     }
 
-    /// Applies a change that is durable, by its number in the store, in its turn.
+    /// Applies a change that is durable, by its number in the store, in its turn. The position first: no load that is stamped with
+    /// this number takes an answer from before it.
     pub fn apply(&self, sequence: u64, touched: &Touched) {
         let _turn = self.turn();
-        self.advance(self.offset.load(Ordering::SeqCst).wrapping_add(sequence), touched);
         self.position.fetch_max(sequence, Ordering::SeqCst);
+        self.advance(self.offset.load(Ordering::SeqCst).wrapping_add(sequence), touched);
     }
 
     /// What is touched first, so that no load is stamped with this number that began before.
@@ -191,14 +192,14 @@ impl Stamps {
     }
 
     /// Goes over to another history, of which everything up to `sequence` counts as applied. Nothing that was loaded before
-    /// is good any more, and no number is given again.
+    /// is good any more, and no number is given again. The position first, as in [`Stamps::apply`].
     pub fn adopt(&self, sequence: u64) {
         let _turn = self.turn();
+        self.position.store(sequence, Ordering::SeqCst);
         self.raise_all();
         let next = self.applied.load(Ordering::SeqCst).saturating_add(1);
         self.offset.store(next.wrapping_sub(sequence), Ordering::SeqCst);
         self.applied.store(next, Ordering::SeqCst);
-        self.position.store(sequence, Ordering::SeqCst);
     }
 
     /// Every change before the lease's beginning has been applied, and the store promises to say so of no other.
@@ -314,6 +315,30 @@ mod tests {
         stamps.raise_all();
         let last = stamps.take();
         assert!(Stamps::began_after(last, later) && !Stamps::began_after(later, last));
+    }
+
+    /// It would take an answer from before the change that it is stamped with.
+    #[test]
+    fn no_load_is_stamped_with_a_change_that_the_position_is_behind() {
+        const CHANGES: u64 = 3_000_000;
+        let adopts = |stamps: &Stamps, n: u64| stamps.adopt(n);
+        let applies = |stamps: &Stamps, n: u64| stamps.apply(n, &Touched::Slots(vec![]));
+        let changes: [(fn(&Stamps, u64), fn(Stamp) -> u64); 2] =
+            [(applies, |stamp| stamp.applied), (adopts, |stamp| stamp.epoch)];
+        for (change, newest) in changes {
+            let stamps = Stamps::leased(Clock::System);
+            std::thread::scope(|scope| {
+                scope.spawn(|| (1..=CHANGES).for_each(|n| change(&stamps, n)));
+                loop {
+                    let stamped = newest(stamps.take());
+                    let position = stamps.position();
+                    assert!(position >= stamped, "at {position}, stamped with {stamped}");
+                    if stamped == CHANGES {
+                        break;
+                    }
+                }
+            });
+        }
     }
 
     #[test]

@@ -198,7 +198,7 @@ pub struct OnceRecord {
 }
 
 impl OnceRecord {
-    /// Whether it still counts.
+    /// Whether it still counts. It outlasts processes, and so goes by the time of day; what is dated ahead of now counts as made now.
     pub fn holds(&self, now: Timestamp) -> bool {
         now < self.at.plus(ONCE_KEPT)
     }

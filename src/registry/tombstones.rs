@@ -15,6 +15,7 @@ use crate::store::{KeyQuery, OnceRecord, StoreError, Write};
 
 /// How much is read, and at most removed, at once.
 const PAGE: usize = 256;
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Which keys leave nothing behind, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,10 +56,12 @@ impl Registry {
         }
     }
 
-    /// Whoever notes first that it does today's round. A store without room has to be purged all the more.
+    /// Whoever notes first that it does today's round. A store without room has to be purged all the more. Each day has a name of its
+    /// own, so that a round that a wrong clock has dated ahead holds up no other.
     async fn is_todays_purger(&self) -> Result<bool> {
-        let name = self.digester.of_name("round", "key.purge").0;
-        let once = OnceRecord { digest: name, fingerprint: name, target: "key.purge".to_owned(), at: self.clock.now() };
+        let at = self.clock.now();
+        let name = self.digester.of_name("round", &format!("key.purge {}", at.as_secs() / DAY.as_secs())).0;
+        let once = OnceRecord { digest: name, fingerprint: name, target: "key.purge".to_owned(), at };
         match self.store.commit(vec![Write::Once(once)], Event::touching(&[])).await {
             Ok(_) | Err(StoreError::Full(_)) => Ok(true),
             Err(StoreError::Conflict(_)) => Ok(false),

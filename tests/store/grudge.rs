@@ -219,6 +219,27 @@ async fn what_was_revoked_makes_room_once_no_copy_of_the_store_has_it_valid() {
     desk.try_key(&operator, "acme").await.unwrap();
 }
 
+#[tokio::test]
+async fn a_round_that_a_wrong_clock_has_dated_ahead_holds_up_no_other() {
+    let desk = Desk::new();
+    let rule = Tombstones { backups_kept: 90 * DAY, planes: ["data".to_owned()].into() };
+    desk.registry.limit(Limits { tombstones: Some(rule), ..limits(1_000, 6) });
+    let operator = Actor::operator();
+    let spec = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
+    let key = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record;
+    desk.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
+    desk.pass(100 * DAY);
+    let now = desk.now();
+    desk.pass(1_000 * DAY);
+    // By the log it is too early.
+    desk.registry.purge_tombstones().await.unwrap();
+    assert!(desk.registry.key(&operator, key.id).await.is_ok());
+    desk.set(now);
+    desk.user("later", "beta", &["run"]).await;
+    desk.registry.purge_tombstones().await.unwrap();
+    assert!(desk.registry.key(&operator, key.id).await.is_err(), "today's round was held up");
+}
+
 /// By what it writes itself, either: all who share the store have the store's time in common.
 #[tokio::test]
 async fn a_replica_whose_clock_runs_ahead_removes_nothing() {

@@ -49,6 +49,8 @@ const ENVOY: Duration = Duration::from_millis(200);
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+/// The one that the keys of `tests/store/earlier` were made with.
+const EARLIER_PEPPER: &str = "5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a";
 
 const CONFIG: &str = r#"
 version: 1
@@ -161,16 +163,31 @@ impl Here {
 pub struct House {
     pub server: servers::Server,
     folder: TempDir,
+    pepper: &'static str,
+    /// What the one route demands.
+    permission: &'static str,
 }
 
 impl House {
     /// On a server with these settings beside its own.
     pub async fn with(settings: &[&str]) -> Self {
         let server = tokio::task::block_in_place(|| servers::Server::with(settings));
-        let house = Self { server, folder: tempfile::tempdir().unwrap() };
+        let folder = tempfile::tempdir().unwrap();
+        let house = Self { server, folder, pepper: PEPPER, permission: "run_inference" };
         write_pepper(&house.folder);
         assert!(matches!(house.init().await, Init::Made { .. }));
         house
+    }
+
+    /// On the store that the release before format 3 has left behind.
+    pub fn of_an_earlier_release() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dump = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/store/earlier/dump.rdb");
+        fs::copy(dump, folder.path().join("dump.rdb")).unwrap();
+        let dir = format!("dir {}", folder.path().display());
+        let server = tokio::task::block_in_place(|| servers::Server::with(&[&dir, "appendonly no"]));
+        write_this_pepper(&folder, EARLIER_PEPPER);
+        Self { server, folder, pepper: EARLIER_PEPPER, permission: "run" }
     }
 
     /// What `tollgate store init` does.
@@ -194,7 +211,7 @@ impl House {
 
     /// One that reaches the store at another address.
     pub async fn replica_through(&self, address: &str) -> Here {
-        join(&format!("url: 'redis://{address}'"), &self.folder).await
+        join_with(&self.configured(&format!("url: 'redis://{address}'"), &self.folder)).await
     }
 
     pub async fn replicas(&self, count: usize) -> Vec<Here> {
@@ -203,25 +220,35 @@ impl House {
 
     pub fn process(&self) -> Process {
         let folder = tempfile::tempdir().unwrap();
-        write_pepper(&folder);
-        let config = configured(&self.store(), &folder);
+        write_this_pepper(&folder, self.pepper);
+        let config = self.configured(&self.store(), &folder);
         Process::start(folder, &config)
+    }
+
+    fn configured(&self, store: &str, folder: &TempDir) -> String {
+        configured(store, folder).replace("run_inference", self.permission)
     }
 }
 
 /// What `tollgate store init` does.
 pub async fn init(store: &str, folder: &TempDir) -> Init {
-    let StoreSettings::Redis(settings) = compiled(store, folder).settings.store else { panic!("a fleet's store") };
+    let StoreSettings::Redis(settings) = compiled(&configured(store, folder)).settings.store else {
+        panic!("a fleet's store")
+    };
     Redis::new(Connector::open(settings.place).unwrap(), Handle::current()).init().await.unwrap()
 }
 
-fn compiled(store: &str, folder: &TempDir) -> Compiled {
-    config::parse(&configured(store, folder)).unwrap_or_else(|problems| panic!("{problems}"))
+fn compiled(config: &str) -> Compiled {
+    config::parse(config).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 /// Joins the fleet on a store, as the process does at its start.
 pub async fn join(store: &str, folder: &TempDir) -> Here {
-    let compiled = compiled(store, folder);
+    join_with(&configured(store, folder)).await
+}
+
+async fn join_with(config: &str) -> Here {
+    let compiled = compiled(config);
     let opened = open(&compiled.settings.store, PATIENCE, &Tasks::default()).await.unwrap();
     let (current, older) = pepper::load(&compiled.settings.pepper, &opened.store()).await.unwrap();
     let Opened::Joined(joined) = opened else { panic!("a fleet's store") };
@@ -232,8 +259,12 @@ pub async fn join(store: &str, folder: &TempDir) -> Here {
 }
 
 pub fn write_pepper(folder: &TempDir) {
+    write_this_pepper(folder, PEPPER);
+}
+
+fn write_this_pepper(folder: &TempDir, pepper: &str) {
     let file = folder.path().join("pepper.1");
-    fs::write(&file, PEPPER).unwrap();
+    fs::write(&file, pepper).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
 }
 

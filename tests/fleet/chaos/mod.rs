@@ -10,7 +10,7 @@ mod floods;
 pub mod house;
 mod killed;
 pub mod load;
-mod process;
+pub mod process;
 mod propagation;
 pub mod proxy;
 mod row;

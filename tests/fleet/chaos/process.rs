@@ -62,6 +62,12 @@ impl Process {
         kill_process(self.id, signal).unwrap();
     }
 
+    /// Tells it to end, and waits until it has.
+    pub fn end(mut self) {
+        self.signal(Signal::TERM);
+        assert!(self.child.get_mut().unwrap().wait().unwrap().success(), "{}", self.log());
+    }
+
     /// Ends it with this signal, waits for its end, and starts another one on what it leaves behind.
     pub fn restart(mut self, signal: Signal) -> Self {
         self.signal(signal);

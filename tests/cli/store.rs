@@ -126,10 +126,13 @@ fn who_is_told_to_end_while_the_store_is_waited_for_ends() {
     }
     // Nor does whoever waits for a file.
     let server = server::Server::start();
+    let started = Instant::now();
     let mut second =
         Running(tollgate().args(["serve", "--config", &server.config()]).stdout(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(second.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     lines.find(|line| line.contains("another process has the store open")).expect("it waits");
+    // It goes on waiting for a minute.
+    assert!(started.elapsed() < Duration::from_secs(5), "it said so after {:?}", started.elapsed());
     let told = Instant::now();
     kill_process(Pid::from_child(&second.0), Signal::TERM).unwrap();
     assert!(second.0.wait().unwrap().success() && told.elapsed() < Duration::from_secs(10), "{:?}", told.elapsed());

@@ -1,5 +1,6 @@
 //! Names of users in several projects: whom one means, and that nobody learns which names others have.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tollgate::store::embedded::Embedded;
 use tollgate::store::{UserQuery, Write};
 
 use crate::desk::{Desk, actor};
-use crate::support::{Apply, user};
+use crate::redis_server::RedisServer;
+use crate::support::{Apply, in_redis, user};
 
 const RUN: [&str; 1] = ["run"];
 
@@ -35,22 +37,68 @@ async fn logs_in(desk: &Desk, name: &str) -> Option<String> {
     whoever_logs_in(&desk.store, name).await.unwrap().map(|found| found.user.unwrap().name)
 }
 
+const ELSEWHERE: [&str; 5] = ["nowhere", "named", "older", "of every project", "deleted"];
+
+/// Takes the name `ann` where beta is not, or nowhere.
+async fn take_ann(desk: &Desk, elsewhere: &str) {
+    match elsewhere {
+        "named" => drop(desk.user("ann", "acme", &RUN).await),
+        "older" => older(desk, "ann", "acme").await,
+        "of every project" => drop(desk.user("ann", "*", &RUN).await),
+        "deleted" => {
+            older(desk, "ann", "acme").await;
+            desk.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
+        }
+        _ => {}
+    }
+}
+
+/// How often a server has done what, but for telling that.
+async fn commands(server: &RedisServer) -> BTreeMap<String, u64> {
+    let stats: String = server.send("INFO commandstats").await;
+    let calls = |line: &str| {
+        let (name, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        // Whether a record is as it was seen is asked with one of two commands.
+        let name = if name == "exists" { "get" } else { name };
+        let is_asked_here = ["info", "client|setinfo", "hello"].contains(&name);
+        (!is_asked_here).then_some((name.to_owned(), rest.split(',').next()?.parse::<u64>().ok()?))
+    };
+    let mut counts = BTreeMap::new();
+    for (name, calls) in stats.lines().filter_map(calls) {
+        *counts.entry(name).or_default() += calls;
+    }
+    counts
+}
+
+/// As below, by what the server is asked to do for it.
+#[tokio::test]
+async fn a_name_that_is_taken_elsewhere_costs_a_server_what_it_would_cost_otherwise() {
+    let mut costs = Vec::new();
+    for elsewhere in ELSEWHERE {
+        let (store, _, server) = in_redis().await;
+        let desk = Desk::on(store);
+        take_ann(&desk, elsewhere).await;
+        // From here on the server knows the scripts, and the project is there.
+        desk.try_user(&boss("beta"), "bob", "beta", &RUN).await.unwrap();
+        let before = commands(&server).await;
+        let made = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();
+        assert_eq!((&*made.name, made.version), ("beta/ann", 1), "{elsewhere}");
+        let mut cost = commands(&server).await;
+        cost.iter_mut().for_each(|(name, calls)| *calls -= before.get(name).copied().unwrap_or_default());
+        cost.retain(|_, calls| *calls > 0);
+        costs.push(cost);
+    }
+    println!("{:?}", costs[0]);
+    assert!(costs[0].contains_key("get") && costs.iter().all(|cost| *cost == costs[0]), "{costs:#?}");
+}
+
 /// The same answer, the same row and nothing in any other project, whether or not the name is taken elsewhere.
 #[tokio::test]
 async fn a_name_that_is_taken_elsewhere_is_made_as_if_it_were_not() {
     let mut tried = 0;
-    for elsewhere in ["nowhere", "named", "older", "of every project", "deleted"] {
+    for elsewhere in ELSEWHERE {
         let desk = Desk::new();
-        match elsewhere {
-            "named" => drop(desk.user("ann", "acme", &RUN).await),
-            "older" => older(&desk, "ann", "acme").await,
-            "of every project" => drop(desk.user("ann", "*", &RUN).await),
-            "deleted" => {
-                older(&desk, "ann", "acme").await;
-                desk.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
-            }
-            _ => {}
-        }
+        take_ann(&desk, elsewhere).await;
         let before = (desk.log().await.len(), desk.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await);
         let looked_at = looked_at(&desk);
         let made = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();

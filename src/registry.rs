@@ -292,7 +292,7 @@ impl Registry {
             return Ok(());
         }
         let limits = self.limits.load();
-        let admitted = self.paces.made.admit(&limits.rates, &attempt.actor.subject, project, self.clock.moment());
+        let admitted = self.paces.made.admit(&limits.rates, &attempt.actor.identity(), project, self.clock.moment());
         admitted.map_err(|(retry_after, slower)| {
             let (who, setting) = match slower {
                 Slower::Actor => ("you have", "actor"),

@@ -147,7 +147,7 @@ impl Registry {
 
     pub(super) fn admits_refusal_of(&self, actor: &Actor) -> bool {
         let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        refusals.admit(&actor.subject, actor.project.as_deref(), self.clock.moment())
+        refusals.admit(&actor.identity(), actor.project.as_deref(), self.clock.moment())
     }
 
     /// Refuses, and writes down why.

@@ -30,7 +30,7 @@ impl Registry {
             return invalid("Idempotency-Key", "must be 1 to 255 visible ASCII characters");
         }
         // Neither the act nor the key holds a line break, so that no two can be taken for one.
-        let name = format!("{}\n{key}\n{}", attempt.act, attempt.actor.subject);
+        let name = format!("{}\n{key}\n{}", attempt.act, attempt.actor.identity());
         let digest = self.digester.of_name("once", &name).0;
         Ok(Some(Ticket { digest, fingerprint: self.digester.of_name("asked", &asked.to_string()).0 }))
     }

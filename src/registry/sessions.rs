@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use super::actor::{Actor, Held};
+use super::actor::{Actor, Held, identity};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
 use super::{ATTEMPTS, Change, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event, SIGNING_KEYS, Slots, named};
+use crate::domain::credential::UserId;
 use crate::domain::name::{USER_NAME_RULE, is_login_name};
 use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKey, User, UserSessions};
 use crate::store::{StoreError, Write};
@@ -20,7 +21,8 @@ impl Registry {
     /// How long it has to wait.
     pub fn admit_session(&self, user: &User) -> std::result::Result<(), Duration> {
         let rates = &self.limits.load().rates;
-        let admitted = self.paces.begun.admit(rates, &user.name, Some(&user.project), self.clock.moment());
+        let who = identity(user.id.as_ref().map(UserId::as_str), &user.name);
+        let admitted = self.paces.begun.admit(rates, &who, Some(&user.project), self.clock.moment());
         admitted.map_err(|(retry_after, _)| retry_after)
     }
 
@@ -110,7 +112,8 @@ impl Registry {
     /// The user whose sessions are asked for.
     async fn owner(&self, attempt: &Attempt<'_>, name: &str) -> Result<User> {
         if attempt.actor.user() == Some(name)
-            && let Some(user) = self.store.user(name.to_owned()).await?.filter(|user| !user.deleted)
+            && let Some(user) =
+                self.store.user(name.to_owned()).await?.filter(|user| !user.deleted && attempt.actor.is(user))
         {
             return Ok(user);
         }

@@ -135,6 +135,7 @@ pub fn user_spec(name: &str, project: &str, permissions: &[&str]) -> UserSpec {
 pub fn actor(name: &str, project: &str, held: &[&str]) -> Actor {
     Actor {
         subject: format!("key:{name}"),
+        id: None,
         project: (project != "*").then(|| project.to_owned()),
         held: Held::Only(names(held)),
         peer: "10.0.0.9:4711".to_owned(),

@@ -103,6 +103,28 @@ async fn whoever_makes_too_much_waits_and_others_do_not() {
 }
 
 #[tokio::test]
+async fn whoever_is_given_a_name_again_begins_with_a_rate_of_their_own() {
+    let desk = desk(limits(40, 10_000));
+    let ann = |id: &str| Actor {
+        subject: "user:acme/ann".to_owned(),
+        id: Some(id.to_owned()),
+        project: None,
+        ..of("ann", "acme")
+    };
+    assert_eq!(desk.try_keys(&ann("abcdEFGH01234567"), 50).await.len(), 40);
+    assert_eq!(desk.try_keys(&ann("abcdEFGH01234567"), 50).await.len(), 0);
+    assert_eq!(desk.try_keys(&ann("otherEFGH0123456"), 50).await.len(), 40);
+    // Nor is what one was refused counted as the other's.
+    for (id, expected) in [("abcdEFGH01234567", 120), ("otherEFGH0123456", 240)] {
+        for _ in 0..200 {
+            desk.registry.refused(&ann(id), "key.show", "key:abcdefghijkl", None, "not yours").await;
+        }
+        let rows = desk.log().await;
+        assert_eq!(rows.iter().filter(|row| row.act == "key.show").count(), expected);
+    }
+}
+
+#[tokio::test]
 async fn what_is_ended_again_and_again_fills_no_log() {
     let desk = desk(limits(40, 10_000));
     let a = of("a", "acme");

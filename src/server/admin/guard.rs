@@ -159,6 +159,7 @@ impl Caller {
         let held = principal.permissions().split(',').filter(|held| !held.is_empty()).map(str::to_owned);
         let actor = Actor {
             subject: principal.subject().into_owned(),
+            id: principal.user_id().map(str::to_owned),
             project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
             held: Held::Only(held.collect()),
             peer: String::new(),

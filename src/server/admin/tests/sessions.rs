@@ -135,6 +135,31 @@ async fn whoever_stands_on_another_plane_can_log_out_and_do_nothing_else() {
     api.call("GET", WHOAMI, &token, Value::Null).await.is(401, "AUTHENTICATION_FAILED");
 }
 
+/// The name is the same, and the person another one.
+#[tokio::test]
+async fn whoever_is_given_a_name_again_inherits_no_idempotency_key() {
+    let api = Api::new();
+    let http = api.at(Door::Http);
+    let key = json!({"name": "n", "plane": "admin", "workloads": ["*"], "permissions": ["manage_keys"]});
+    for _ in 0..2 {
+        let user = json!({"name": "ada", "password": PASSWORD, "project": "acme", "permissions": ["manage_keys"]});
+        let made = api.operate("POST", "/api/v1/users", user).await;
+        assert_eq!(made.status.as_u16(), 201, "{}", made.body);
+        let token = http.call("POST", LOGIN, "", credentials("acme/ada", PASSWORD)).await.text("token");
+        let create = async || {
+            http.call_with("POST", "/api/v1/auth/api-keys", &token, &[("idempotency-key", "first")], key.clone()).await
+        };
+        let (_, id) = create().await.key_and_id();
+        let again = create().await;
+        again.is(409, "CONFLICT");
+        assert_eq!(again.body["error"]["details"]["target"], format!("key:{id}"));
+        let gone = api.operate("DELETE", "/api/v1/users/acme:ada", Value::Null).await;
+        assert_eq!(gone.status.as_u16(), 200, "{}", gone.body);
+        let freed = api.operate("POST", "/api/v1/users/acme:ada/free", Value::Null).await;
+        assert_eq!(freed.status.as_u16(), 200, "{}", freed.body);
+    }
+}
+
 const SESSIONS: &str = "/api/v1/auth/sessions";
 
 fn ids(list: &super::Answer) -> Vec<String> {

@@ -64,7 +64,8 @@ enum UsersCommand {
     #[command(after_help = "Example:
   tollgate users free acme/alice@example.com
 
-Keys and resources are listed that say the name: for whoever reads it there, the next user of this name would be the same.")]
+Keys, resources, users and projects are listed that say the name, and the rows of the audit log by it are counted: for whoever
+reads it there, the next user of this name would be the same.")]
     Free(OneArgs),
 }
 
@@ -261,6 +262,7 @@ fn freed(freed: &FreedBody) -> String {
         ("Resources of it", listed(&freed.resources)),
         ("Users by it", listed(&freed.users)),
         ("Projects by it", listed(&freed.projects)),
+        ("Audit rows by it", format!("{}{}", freed.audit_rows, if freed.more_audit_rows { " or more" } else { "" })),
     ];
     if freed.more {
         rows.push(("And more", "only the first hundred of each are listed".to_owned()));

@@ -9,12 +9,14 @@ use super::{Change, Made, Registry, RegistryError, Result};
 use crate::domain::credential::{KeyId, UserId};
 use crate::domain::name::split_login_name;
 use crate::domain::record::{EVERY, User};
-use crate::store::{KeyQuery, ResourceQuery, SessionLoad, Store, StoreError, UserQuery};
+use crate::store::{AuditQuery, KeyQuery, ResourceQuery, SessionLoad, Store, StoreError, UserQuery};
 
 /// How much is read at once.
 const PAGE: usize = 500;
 /// How much of each kind is told.
 const TOLD: usize = 100;
+/// So many rows of the audit log are counted.
+const ROWS: usize = 1_000;
 
 /// A name that is free, and what still says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,10 @@ pub struct Freed {
     pub projects: Vec<String>,
     /// Whether there are more of any.
     pub more: bool,
+    /// How many rows of the audit log are of what it did, up to [`ROWS`].
+    pub audit_rows: usize,
+    /// Whether there may be more of these.
+    pub more_audit_rows: bool,
 }
 
 /// So many of one name are told to whoever has to choose among them.
@@ -186,9 +192,14 @@ impl Registry {
             after = page.last().map(|project| project.name.clone());
             projects.take(&page, |project| (project.changed_by == subject).then(|| project.name.clone()));
         }
+        let by_it = AuditQuery { actor: Some(subject), limit: ROWS + 1, ..AuditQuery::default() };
+        let rows = store.audit(by_it).await?;
+        let audit_rows = rows.rows.len().min(ROWS);
+        let more_audit_rows = rows.rows.len() > ROWS || rows.goes_on_before.is_some();
         let more = keys.more || resources.more || users.more || projects.more;
         let (keys, resources, users, projects) = (keys.told, resources.told, users.told, projects.told);
-        Ok(Freed { name: name.to_owned(), id: None, keys, resources, users, projects, more })
+        let name = name.to_owned();
+        Ok(Freed { name, id: None, keys, resources, users, projects, more, audit_rows, more_audit_rows })
     }
 }
 

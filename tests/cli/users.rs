@@ -50,6 +50,9 @@ fn users_from_the_first_to_the_last() {
     assert!(on(&["audit", "list", "--limit", "1"]).ends(0).err.contains("--before"));
     on(&["audit", "list", "--since", "soon"]).ends(2);
 
+    let freed = on(&["users", "free", "acme/alice@example.com"]).ends(0).out;
+    assert!(freed.lines().any(|line| line.starts_with("Audit rows by it") && line.ends_with(" 0")), "{freed}");
+
     let logged = server.stop();
     for text in [&logged, &made.out, &set.out, &log.to_string()] {
         assert!(!text.contains(PASSWORD) && !text.contains(other) && !text.contains("argon2"), "{text}");

@@ -171,8 +171,8 @@ pub static OPERATIONS: [Operation; 35] = [
         .by(MANAGE_USERS, PRIVATE)
         .says(
             "Give the name of a deleted user free",
-            "Another user can be made under it afterwards. Says which keys were made by it and which resources it owns: they \
-             would name whoever has it next. Only an administrator of every project may. Doing it again is no error.",
+            "Another user can be made under it afterwards. Says which keys, users and projects were made by it, which resources \
+             it owns and how many rows of the audit log are by it: they would name whoever has it next. Only an administrator of every project may. Doing it again is no error.",
         )
         .on::<UserPath>("user:{name}"),
     Operation::new::<Changed<UserBody>>("user.password", "PUT", PASSWORD, || put(users::set_password), 200)

@@ -1,9 +1,12 @@
 //! The audit log over the API: what was done and what was refused, to whom, and who may read it.
 
+use std::sync::atomic::Ordering;
+
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
 use super::{Answer, Api, KEYS};
+use crate::registry::Actor;
 use crate::server::admin::Door;
 
 const AUDIT: &str = "/api/v1/audit";
@@ -95,6 +98,32 @@ async fn the_log_needs_its_permission_and_ends_at_the_project() {
     for method in ["POST", "PUT", "PATCH"] {
         api.operate(method, AUDIT, Value::Null).await.is(405, "VALIDATION_ERROR");
     }
+}
+
+#[tokio::test]
+async fn whoever_frees_a_name_is_told_how_much_of_the_log_it_stands_in() {
+    let api = Api::new();
+    let user = json!({"name": "ada", "password": "correct horse battery staple", "project": "acme",
+        "permissions": ["manage_keys"]});
+    assert_eq!(api.operate("POST", "/api/v1/users", user).await.status, StatusCode::CREATED);
+    let ada = Actor { subject: "user:acme/ada".to_owned(), ..Actor::operator() };
+    let refuse = async |times: usize| {
+        for _ in 0..times {
+            // Each in another minute: no more are written down in one.
+            api.clock.fetch_add(60_000, Ordering::Relaxed);
+            api.state.registry.refused(&ada, "key.create", "project:beta", None, "not yours").await;
+        }
+    };
+    let free = async || {
+        api.operate("DELETE", "/api/v1/users/acme:ada", Value::Null).await;
+        let freed = api.operate("POST", "/api/v1/users/acme:ada/free", Value::Null).await;
+        assert_eq!(freed.status, StatusCode::OK, "{}", freed.body);
+        (freed.body["audit_rows"].clone(), freed.body["more_audit_rows"].clone())
+    };
+    refuse(3).await;
+    assert_eq!(free().await, (json!(3), json!(false)));
+    refuse(1_000).await;
+    assert_eq!(free().await, (json!(1_000), json!(true)));
 }
 
 #[tokio::test]

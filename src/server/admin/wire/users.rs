@@ -181,6 +181,11 @@ pub struct FreedBody {
     pub projects: Vec<String>,
     /// Whether there are more of any than are listed.
     pub more: bool,
+    /// How many rows of the audit log are of what it did, up to 1,000: `actor=user:<name>` lists them. From now on those of
+    /// whoever has the name next come among them; the row `user.free` stands in between.
+    pub audit_rows: usize,
+    /// Whether there may be more such rows.
+    pub more_audit_rows: bool,
 }
 
 impl From<&Freed> for FreedBody {
@@ -193,6 +198,8 @@ impl From<&Freed> for FreedBody {
             users: freed.users.clone(),
             projects: freed.projects.clone(),
             more: freed.more,
+            audit_rows: freed.audit_rows,
+            more_audit_rows: freed.more_audit_rows,
         }
     }
 }

@@ -129,7 +129,12 @@ async fn trim(target: &Target, before: String) -> Result<(), Failure> {
     let query = query(&[("before", Some(before))]);
     let mut removed = 0;
     loop {
-        let trimmed: TrimmedBody = read(target.call(Method::DELETE, &format!("{AUDIT}{query}"), None).await?)?;
+        let answer = target.call(Method::DELETE, &format!("{AUDIT}{query}"), None).await;
+        let trimmed: TrimmedBody = read(answer.inspect_err(|_| {
+            if removed > 0 {
+                note(&format!("Removed {removed} rows before this."));
+            }
+        })?)?;
         removed += trimmed.removed;
         if !trimmed.more {
             return output::print(&format!("Removed {removed} rows.\n"));

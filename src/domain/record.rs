@@ -322,6 +322,9 @@ impl Outcome {
     }
 }
 
+/// The act of a row that tells how many older rows were removed.
+pub const AUDIT_TRIM: &str = "audit.trim";
+
 /// One row of the audit log: an administrative act, or the attempt of one. Never changed and never removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuditEntry {

@@ -8,13 +8,12 @@ use super::{Registry, RegistryError, Result};
 use crate::domain::change::Event;
 use crate::domain::credential::KeyId;
 use crate::domain::name::is_name;
-use crate::domain::record::{AuditEntry, EVERY, Outcome, ResourceRef};
+use crate::domain::record::{AUDIT_TRIM, AuditEntry, EVERY, Outcome, ResourceRef};
 use crate::domain::time::Timestamp;
 use crate::policy::redact;
 use crate::store::{AuditQuery, AuditRows, Write};
 
 /// How many rows are removed in one transaction, and in one call.
-const TRIM: &str = "audit.trim";
 const TRIMMED_AT_ONCE: usize = 1_000;
 const MOST_TRIMMED: usize = 20_000;
 
@@ -71,9 +70,9 @@ impl Registry {
     /// whether there may be more.
     ///
     /// # Errors
-    /// [`RegistryError::Forbidden`] to all but the operator.
+    /// [`RegistryError::Forbidden`] to all but the operator. [`RegistryError::Unavailable`] says how many are gone all the same.
     pub async fn trim_audit(&self, actor: &Actor, before: Timestamp) -> Result<(usize, bool)> {
-        let attempt = Attempt { actor, act: TRIM, target: "audit".to_owned() };
+        let attempt = Attempt { actor, act: AUDIT_TRIM, target: "audit".to_owned() };
         if !actor.is_operator() {
             let reason = "only the operator removes rows";
             return self.refuse(&attempt, None, reason, RegistryError::Forbidden(reason.to_owned())).await;
@@ -82,17 +81,25 @@ impl Registry {
     }
 
     async fn trim(&self, attempt: &Attempt<'_>, before: Timestamp, now: Timestamp) -> Result<(usize, bool)> {
-        let mut removed = 0;
-        let mut more = true;
-        while more && removed < MOST_TRIMMED {
-            let gone = self.store.trim_audit(before, TRIMMED_AT_ONCE).await?;
-            (removed, more) = (removed + gone, gone == TRIMMED_AT_ONCE);
+        let (mut removed, mut more, mut failed) = (0, true, None);
+        while more && failed.is_none() && removed < MOST_TRIMMED {
+            match self.store.trim_audit(before, TRIMMED_AT_ONCE).await {
+                Ok(gone) => (removed, more) = (removed + gone, gone == TRIMMED_AT_ONCE),
+                Err(error) => failed = Some(RegistryError::from(error)),
+            }
         }
         if removed > 0 {
-            let reason = format!("{removed} rows were removed");
-            let row = AuditEntry { at: now, ..self.row(attempt, None, Outcome::Done, Some(&reason)) };
-            self.apply(vec![Write::Audit(row)], Event::touching(&[])).await?;
+            let told = format!("{removed} rows were removed");
+            let row = AuditEntry { at: now, ..self.row(attempt, None, Outcome::Done, Some(&told)) };
+            let written = self.apply(vec![Write::Audit(row)], Event::touching(&[])).await.err();
+            // They are gone, whatever else can be said.
+            let unwritten = written.map(|error| format!("{told}, and it is not certain that a row says so: {error}"));
+            let cut_off = || failed.as_ref().map(|error| format!("{told}, and then no more could be: {error}"));
+            if let Some(reason) = unwritten.or_else(cut_off) {
+                return Err(RegistryError::Unavailable(reason));
+            }
         }
+        failed.map_or(Ok(()), Err)?;
         Ok((removed, more))
     }
 
@@ -104,7 +111,7 @@ impl Registry {
         let Some(keep) = self.limits.load().audit_kept else { return Ok(()) };
         let Some(now) = self.time_to_remove().await? else { return Ok(()) };
         let actor = Actor::tollgate();
-        let attempt = Attempt { actor: &actor, act: TRIM, target: "audit".to_owned() };
+        let attempt = Attempt { actor: &actor, act: AUDIT_TRIM, target: "audit".to_owned() };
         while self.trim(&attempt, now.minus(keep), now).await?.1 {}
         Ok(())
     }

@@ -5,7 +5,9 @@ use super::keyspace::is_part;
 use super::{OnceRecord, StoreError, Write};
 use crate::domain::credential::{ProjectId, UserId};
 use crate::domain::name::split_login_name;
-use crate::domain::record::{ApiKey, EVERY, OpenSession, Project, ProjectState, Resource, User, UserSessions};
+use crate::domain::record::{
+    AUDIT_TRIM, ApiKey, EVERY, OpenSession, Outcome, Project, ProjectState, Resource, User, UserSessions,
+};
 use crate::domain::time::Timestamp;
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
@@ -41,6 +43,8 @@ impl Purpose {
         let ends = match step {
             Write::UpdateUser(user) if stored.is_some_and(|stored| logs_out(stored, user)) => true,
             Write::Quota(_) | Write::InProject { .. } => return,
+            // In place of at least as much.
+            Write::Audit(row) if row.act == AUDIT_TRIM && row.outcome == Outcome::Done => true,
             Write::Audit(_) => {
                 self.has_rows = true;
                 return;

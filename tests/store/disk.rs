@@ -4,14 +4,17 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tollgate::domain::record::User;
+use tollgate::domain::record::{AuditEntry, Outcome, User};
+use tollgate::registry::{Actor, RegistryError};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::{StoreError, Write};
+use tollgate::store::{AuditQuery, Store, StoreError, Write};
 
-use crate::faults::RECOVERY;
-use crate::support::{at, every_key, id, key, revoked, row, user};
+use crate::desk::Desk;
+use crate::faults::{Fault, Faulty, RECOVERY};
+use crate::support::{Apply, at, every_key, id, key, revoked, row, user};
 
 /// Where the small disk is; in a process that has one.
 const SMALL_DISK: &str = "TOLLGATE_TEST_SMALL_DISK";
@@ -81,6 +84,10 @@ fn fill(disk: &Path) {
         store.apply(&[Write::UpdateKey(revoked(&key(n))), Write::Audit(row("end"))]).unwrap();
     }
     fill_up(disk);
+    assert_eq!(store.trim_audit(at(9), 9).unwrap(), 9);
+    let trimmed = AuditEntry { act: "audit.trim".to_owned(), ..row("audit") };
+    store.apply(&[Write::Audit(trimmed.clone())]).unwrap();
+    assert_full(store.apply(&[Write::Audit(AuditEntry { outcome: Outcome::Refused, ..trimmed })]));
 
     drop(store);
     let store = Embedded::open(&path, Duration::ZERO).unwrap();
@@ -125,4 +132,37 @@ fn assert_full<T: std::fmt::Debug>(result: Result<T, StoreError>) {
         Err(StoreError::Full(reason)) => assert!(reason.contains("only revocations"), "{reason}"),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn rows_that_were_removed_are_told_of_whatever_fails_then() {
+    let mut told = 0;
+    for after in 0.. {
+        let disk = Faulty::default();
+        let desk = Desk::on(Store::Embedded(Arc::new(disk.open().unwrap())));
+        desk.store.apply((0..5).map(|n| Write::Audit(row(&n.to_string()))).collect()).await.unwrap();
+        disk.fail(Fault::Full, after, u64::MAX);
+        let trimmed = desk.registry.trim_audit(&Actor::operator(), at(9)).await;
+        let ended = disk.end();
+        let rows = loop {
+            match desk.store.audit(AuditQuery { limit: 9, ..AuditQuery::default() }).await {
+                Ok(found) => break found.rows,
+                Err(error) => assert!(ended.elapsed() < RECOVERY, "{error}"),
+            }
+        };
+        let left = rows.iter().filter(|row| row.act == "key.create").count();
+        match trimmed {
+            Err(RegistryError::Unavailable(why)) if why.contains("4 rows were removed") => {
+                assert_eq!(left, 1, "{why}");
+                told += 1;
+            }
+            Err(error) => assert!(matches!(error, RegistryError::Unavailable(_)), "{error:?}"),
+            Ok(done) => {
+                assert_eq!((done, left, rows.len()), ((4, false), 1, 2));
+                break;
+            }
+        }
+        assert!(after < 1_000, "it always fails");
+    }
+    assert!(told > 0);
 }

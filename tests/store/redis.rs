@@ -16,6 +16,7 @@ use tollgate::store::redis::{Init, Redis};
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
 use zeroize::Zeroizing;
 
+use crate::desk::Desk;
 use crate::redis_server::RedisServer;
 use crate::support::{at, id, in_redis, key, key_of, on_server, project, resource, revoked, row, user};
 
@@ -157,7 +158,8 @@ async fn a_server_that_was_demoted_is_not_believed() {
 
 #[tokio::test]
 async fn a_server_that_was_filled_keeps_room_for_every_end() {
-    let (_, redis, server) = in_redis().await;
+    let (store, redis, server) = in_redis().await;
+    let desk = Desk::on(store);
     let barred = project("acme", ProjectState::Suspended);
     let thing = resource("workload", "w-1", "acme");
     let disabled = User { disabled: true, sessions: 2, version: 2, ..user("ann") };
@@ -165,6 +167,8 @@ async fn a_server_that_was_filled_keeps_room_for_every_end() {
         Write::CreateUser(user("ann")),
         Write::CreateUser(user("bob")),
         Write::CreateResource(thing.clone()),
+        Write::Audit(row("old")),
+        Write::Audit(row("old")),
     ]);
     write(&redis, made.collect()).await.unwrap();
     // What the server frees by itself, such as the garbage of scripts, is little beside a tenth of this.
@@ -205,6 +209,8 @@ async fn a_server_that_was_filled_keeps_room_for_every_end() {
         }
         let n = limit.unwrap_or(0) + 10;
         write(&redis, vec![Write::UpdateKey(revoked(&key(n))), Write::Audit(row("end"))]).await.unwrap();
+        let (removed, more) = desk.registry.trim_audit(&Actor::operator(), at(9)).await.unwrap();
+        assert!(removed > 0 && !more, "what makes room is written down, too");
         let load = redis.load_key(&[key(n).digest]).await.unwrap();
         assert_eq!(load.found.map(|load| load.key), Some(revoked(&key(n))));
         assert!(redis.load_key(&[key(200).digest]).await.unwrap().found.is_some(), "checks go on");

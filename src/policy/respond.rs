@@ -251,6 +251,9 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
     Decision::Deny(Deny { status: text.status, headers, body, denial, policy, request, endpoint, trace })
 }
 
+/// To whoever sends one of our keys in a path or a query.
+pub const KEY_IN_URL: &str = "A key stands in the URL, which proxies and logs keep: send it in a header, and rotate it, as it may have been seen.";
+
 const UNAUTHENTICATED: &str = "AUTHENTICATION_FAILED";
 const FORBIDDEN: &str = "PERMISSION_DENIED";
 const INVALID: &str = "VALIDATION_ERROR";
@@ -272,11 +275,7 @@ fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText
             INVALID,
             "The path is not canonical: send it without empty or dot segments, `;`, `\\` or needless percent-encoding.",
         ),
-        Denial::CredentialInTarget => plain(
-            400,
-            INVALID,
-            "A key stands in the URL, which proxies and logs keep: send it in a header, and rotate it, as it may have been seen.",
-        ),
+        Denial::CredentialInTarget => plain(400, INVALID, KEY_IN_URL),
         Denial::CredentialMissing => ErrorText {
             details: json!({"accepted": accepted(policy)}),
             ..plain(401, UNAUTHENTICATED, "No credential was presented.")

@@ -25,7 +25,7 @@ use crate::domain::record::EVERY;
 use crate::domain::time::Timestamp;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::extract::Kinds;
-use crate::policy::respond::{Decision, Deny};
+use crate::policy::respond::{Decision, Deny, KEY_IN_URL};
 use crate::policy::route::{
     self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
@@ -320,6 +320,17 @@ pub(super) async fn demand_proof(State(state): State<AdminState>, mut request: R
         }
     }
     next.run(request).await
+}
+
+/// Refuses a request with one of our keys in its URL, also where there is nothing: it may have been seen on its way.
+pub(super) async fn refuse_key_in_url(State(state): State<AdminState>, request: Request, next: Next) -> Response {
+    if !redact::holds_key(&state.live.load().planes, &request.uri().to_string()) {
+        return next.run(request).await;
+    }
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    let (reason, method) = (Denial::CredentialInTarget.as_str(), redact::method(request.method().as_str()));
+    tracing::warn!(reason, peer = peer.0, method, "admin request denied");
+    ApiError::invalid(KEY_IN_URL).into_response()
 }
 
 /// Refuses a request for another host: a name that was rebound to our address in somebody's browser, or a mistake.

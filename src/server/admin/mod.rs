@@ -123,6 +123,7 @@ fn finished(
             .layer(from_fn_with_state(state.clone(), guard::demand_proof))
             .layer(from_fn_with_state(state.clone(), guard::check_host)),
     };
+    let router = router.layer(from_fn_with_state(state.clone(), guard::refuse_key_in_url));
     router.layer(Extension(door)).layer(from_fn_with_state(state, finish))
 }
 

@@ -169,6 +169,40 @@ async fn paths_with_two_readings_get_nowhere() {
 }
 
 #[tokio::test]
+async fn a_key_in_a_url_is_refused_also_where_there_is_nothing() {
+    let api = Api::new();
+    let (admin, id) = api.mint("admin", "*", &["manage_keys"]).await;
+    let (data, _) = api.mint("data", "acme", &["run_inference"]).await;
+    let secret = |key: &str| key[key.len() - 30..].to_owned();
+    for door in [Door::Socket, Door::Http, Door::ThroughEnvoy] {
+        let api = api.at(door);
+        for key in [&admin, &data] {
+            for path in [
+                format!("/{key}"),
+                format!("/nowhere/{key}/more"),
+                format!("/nowhere?key={key}"),
+                format!("/nowhere;key={}", key.replace('_', "%5F")),
+                format!("/api/v1/auth/login?key={key}"),
+                format!("{KEYS}/{}", &key[..key.len() - 30]),
+                format!("{KEYS}?after={key}"),
+            ] {
+                for method in ["GET", "POST", "DELETE"] {
+                    for with in ["", &admin] {
+                        let answer = api.call(method, &path, with, Value::Null).await;
+                        answer.is(400, "VALIDATION_ERROR");
+                        let text = format!("{} {:?}", answer.body, answer.headers);
+                        assert!(text.contains("A key stands in the URL") && !text.contains(&secret(key)), "{text}");
+                        assert!(!text.contains(&key[..key.len() - 30]), "{text}");
+                    }
+                }
+            }
+        }
+        api.call("GET", "/nowhere", &admin, Value::Null).await.is(404, "NOT_FOUND");
+        assert_eq!(api.call("GET", &format!("{KEYS}/{id}"), &admin, Value::Null).await.status, StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn the_rules_follow_the_live_policy() {
     let api = Api::new();
     let (admin, _) = api.mint("admin", "*", &["manage_keys"]).await;

@@ -19,7 +19,7 @@ use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::connection::Connection;
 use tollgate::store::upgrade::{Upgraded, upgrade};
-use tollgate::store::{AuditQuery, KeyQuery, Store, StoreError, UserQuery, Write};
+use tollgate::store::{AuditQuery, Counted, KeyQuery, Quota, Store, StoreError, UserQuery, Write};
 
 use crate::redis_server::RedisServer;
 use crate::support::{Apply, at, in_redis, key, key_of, project, resource, row, user};
@@ -287,6 +287,45 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
     }
     let raw: String = server.send("HGET tg:{tg}:head format").await;
     assert_eq!(raw, "3", "an older Tollgate compares it with 1, and refuses");
+}
+
+/// An older Tollgate beside this one would not keep them.
+#[tokio::test]
+async fn quotas_begin_with_the_upgrade() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    drop(open(&path).unwrap());
+    file_says(&path, 2);
+    let (in_redis, _, server) = in_redis().await;
+    head_says(&server, Format::Two).await;
+    let quota = |counted, most| Write::Quota(Quota { counted, project: "acme".to_owned(), most });
+    for store in [open(&path).unwrap(), in_redis] {
+        let make_key =
+            async |n: u64, most| store.apply(vec![quota(Counted::Keys, most), Write::CreateKey(key(n))]).await;
+        let make_user = async |n: u64, most| {
+            store.apply(vec![quota(Counted::Users, most), Write::CreateUser(user(&format!("user-{n}")))]).await
+        };
+        let make_thing = async |n: u64, most| {
+            let made = Write::CreateResource(resource("workload", &format!("w-{n}"), "acme"));
+            store.apply(vec![quota(Counted::Resources, most), made]).await
+        };
+        for n in 1..=3 {
+            make_key(n, 1).await.unwrap();
+            make_user(n, 1).await.unwrap();
+            make_thing(n, 1).await.unwrap();
+        }
+        let gone = User { deleted: true, sessions: 2, version: 2, password_hash: String::new(), ..user("user-3") };
+        store.apply(vec![Write::UpdateUser(gone)]).await.unwrap();
+        upgrade(&store).await.unwrap();
+        // What was there before counts, too.
+        let over = [make_key(4, 3).await, make_user(4, 3).await, make_thing(4, 3).await];
+        for result in over {
+            assert!(matches!(result, Err(StoreError::OverQuota(_))), "{result:?}");
+        }
+        make_key(4, 4).await.unwrap();
+        make_user(4, 4).await.unwrap();
+        make_thing(4, 4).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -37,7 +37,7 @@ impl Default for Rates {
     }
 }
 
-/// How many keys, users and resources each project may have. What is beyond it is answered with 403.
+/// How many keys, users and resources each project may have, in a store of format 3. What is beyond it is answered with 403.
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quotas {

@@ -94,6 +94,9 @@ impl<'t> Batch<'t> {
 
     fn check_quota(&self, quota: &Quota, counts: &mut Counts) -> Act<()> {
         check_parts([&quota.project])?;
+        if !self.format.has_three() {
+            return Ok(());
+        }
         counts.check(quota, |counts| match quota.counted {
             Counted::Keys => in_scope(&self.keys_by_project, &quota.project),
             Counted::Users => counts.count_users(self.transaction, &quota.project),

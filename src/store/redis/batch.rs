@@ -182,6 +182,9 @@ fn no_active_key(draft: &mut Draft<'_>, plane: &str, now: Timestamp) -> Step<()>
 fn limit(draft: &mut Draft<'_>, quota: &Quota) -> Step<()> {
     let project = &*quota.project;
     check_parts([project])?;
+    if !draft.format().has_three() {
+        return Ok(());
+    }
     let lists = match quota.counted {
         Counted::Keys => vec![names::keys_of_project(project)],
         Counted::Users => vec![names::users_of_project(project), names::deleted_users_of_project(project)],

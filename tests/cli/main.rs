@@ -5,6 +5,7 @@
 mod audit;
 mod held;
 mod help;
+mod limits;
 mod login;
 mod memory;
 mod migrate;
@@ -14,6 +15,7 @@ mod restart;
 mod server;
 #[path = "../support/servers.rs"]
 mod servers;
+mod sessions;
 #[path = "../support/shipped.rs"]
 mod shipped;
 mod start;

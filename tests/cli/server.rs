@@ -49,11 +49,12 @@ pub struct Server {
 
 /// Writes the configuration with this store into a folder.
 pub fn write_config(folder: &Path, store: &str, admin_port: u16) -> PathBuf {
-    write_config_with(folder, store, admin_port, ON_A_SOCKET)
+    write_config_with(folder, store, admin_port, (ON_A_SOCKET, ""))
 }
 
-fn write_config_with(folder: &Path, store: &str, admin_port: u16, check: &str) -> PathBuf {
-    let config = CONFIG
+/// With this check listener, and these lines more.
+fn write_config_with(folder: &Path, store: &str, admin_port: u16, (check, more): (&str, &str)) -> PathBuf {
+    let config = format!("{CONFIG}{more}")
         .replace("CHECK", check)
         .replace("STORE", store)
         .replace("FOLDER", folder.to_str().unwrap())
@@ -103,7 +104,12 @@ impl Server {
     /// Starts one and waits until it answers.
     pub fn start() -> Self {
         // A port that was free may be taken when the server wants it.
-        (0..5).find_map(|_| Self::try_start(EMBEDDED, None, ON_A_SOCKET)).expect("the server starts")
+        (0..5).find_map(|_| Self::try_start(EMBEDDED, None, (ON_A_SOCKET, ""))).expect("the server starts")
+    }
+
+    /// Starts one whose configuration has these lines, too.
+    pub fn start_with(more: &str) -> Self {
+        (0..5).find_map(|_| Self::try_start(EMBEDDED, None, (ON_A_SOCKET, more))).expect("the server starts")
     }
 
     /// Starts one whose check listener is on TCP; where that is.
@@ -111,7 +117,7 @@ impl Server {
         let start = || {
             let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
             let check = format!("{{tcp: {{address: '{address}'}}}}");
-            Some((Self::try_start(EMBEDDED, None, &check)?, address))
+            Some((Self::try_start(EMBEDDED, None, (&check, ""))?, address))
         };
         (0..5).find_map(|_| start()).expect("the server starts")
     }
@@ -124,13 +130,13 @@ impl Server {
 
     /// Starts one on a store that is there, with this pepper.
     pub fn start_on(store: &str, pepper: &str) -> Self {
-        (0..5).find_map(|_| Self::try_start(store, Some(pepper), ON_A_SOCKET)).expect("the server starts")
+        (0..5).find_map(|_| Self::try_start(store, Some(pepper), (ON_A_SOCKET, ""))).expect("the server starts")
     }
 
-    fn try_start(store: &str, pepper: Option<&str>, check: &str) -> Option<Self> {
+    fn try_start(store: &str, pepper: Option<&str>, rules: (&str, &str)) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let admin_port = free_port();
-        let file = write_config_with(folder.path(), store, admin_port, check);
+        let file = write_config_with(folder.path(), store, admin_port, rules);
         if let Some(pepper) = pepper {
             write_secret(&folder.path().join("pepper.1"), pepper);
         }

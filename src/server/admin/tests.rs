@@ -5,6 +5,7 @@ mod conventions;
 mod doors;
 mod fleet;
 mod keys;
+mod limits;
 mod projects;
 mod resources;
 mod sessions;

@@ -56,6 +56,7 @@ impl Door {
             place.seat().trust();
         }
         let Settings { service, routes, stop, budget, .. } = self.settings.clone();
+        let stop = stop.child_token();
         let peer = Peer { account: budget.open(Arc::clone(place.seat())), whoever_speaks };
         let calls = Arc::new(Calls::new(service, routes, stop.clone(), peer));
         let client = async {
@@ -79,7 +80,7 @@ impl Door {
         };
         let begun = time::Instant::now();
         tokio::select! {
-            () = connection::serve(ours, calls, self.turns.onlooker(), stop.child_token()) => {}
+            () = connection::serve(ours, calls, self.turns.onlooker(), stop) => {}
             () = async { client.await; pending().await } => {}
             () = time::sleep(HOUR) => {}
         }

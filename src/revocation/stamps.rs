@@ -321,17 +321,15 @@ mod tests {
     #[test]
     fn no_load_is_stamped_with_a_change_that_the_position_is_behind() {
         const CHANGES: u64 = 3_000_000;
-        let adopts = |stamps: &Stamps, n: u64| stamps.adopt(n);
-        let applies = |stamps: &Stamps, n: u64| stamps.apply(n, &Touched::Slots(vec![]));
-        let changes: [(fn(&Stamps, u64), fn(Stamp) -> u64); 2] =
-            [(applies, |stamp| stamp.applied), (adopts, |stamp| stamp.epoch)];
-        for (change, newest) in changes {
+        for adopts in [false, true] {
             let stamps = Stamps::leased(Clock::System);
+            let change = |n| if adopts { stamps.adopt(n) } else { stamps.apply(n, &Touched::Slots(vec![])) };
             std::thread::scope(|scope| {
-                scope.spawn(|| (1..=CHANGES).for_each(|n| change(&stamps, n)));
+                scope.spawn(|| (1..=CHANGES).for_each(change));
                 loop {
-                    let stamped = newest(stamps.take());
+                    let Stamp { epoch, applied } = stamps.take();
                     let position = stamps.position();
+                    let stamped = if adopts { epoch } else { applied };
                     assert!(position >= stamped, "at {position}, stamped with {stamped}");
                     if stamped == CHANGES {
                         break;

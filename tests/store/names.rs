@@ -63,7 +63,7 @@ async fn commands(server: &RedisServer) -> BTreeMap<String, u64> {
         let is_asked_here = ["info", "client|setinfo", "hello"].contains(&name);
         (!is_asked_here).then_some((name.to_owned(), rest.split(',').next()?.parse::<u64>().ok()?))
     };
-    let mut counts = BTreeMap::new();
+    let mut counts = BTreeMap::<String, u64>::new();
     for (name, calls) in stats.lines().filter_map(calls) {
         *counts.entry(name).or_default() += calls;
     }

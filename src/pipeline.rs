@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, Trace};
+use crate::domain::decision::{Denial, Tier, Trace};
 use crate::domain::principal::Principal;
 use crate::domain::record::Resource;
 use crate::policy::authorize::{Permit, authorize, qualify};
@@ -15,6 +15,7 @@ use crate::policy::respond::{self, Decision};
 use crate::policy::{Admission, Ask, Policy, admit};
 use crate::resolve::cache::Resolved;
 use crate::resolve::check_proof::CheckProofs;
+use crate::resolve::jwt::spare;
 use crate::resolve::last_used::LastUsed;
 use crate::resolve::{ResolveError, Resolver};
 use crate::tasks::Tasks;
@@ -59,6 +60,9 @@ impl Pipeline {
         let mut trace = Trace::begin();
         match self.judge(policy, request, &mut trace).await {
             Ok(permit) => {
+                if trace.principal != Some(Tier::Verified) {
+                    spare::is_wanted();
+                }
                 let proof = leads_to_us(&permit, request).then(|| self.proof(request)).flatten();
                 respond::allow(policy, request, permit, trace).with_proof(proof)
             }

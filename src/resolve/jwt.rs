@@ -5,6 +5,7 @@ pub mod key_set;
 pub mod lane;
 mod refusals;
 pub mod source;
+pub mod spare;
 mod weak;
 
 use std::sync::Arc;

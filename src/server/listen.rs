@@ -35,6 +35,7 @@ use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
 use super::turns::{self, Onlooker, Turns};
 use crate::config::CheckAddress;
+use crate::resolve::jwt::spare;
 use crate::tasks::{Down, Task};
 use grpc::{Calls, Peer};
 
@@ -314,6 +315,7 @@ impl Workers {
         let start = |index: usize| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .max_blocking_threads(BLOCKING_THREADS)
+                .on_thread_park(spare::begin_turn)
                 .enable_all()
                 .build()?;
             let (sender, mut receiver) = mpsc::channel(NEWCOMERS);

@@ -1,5 +1,5 @@
 //! Where signatures are verified: beside the checks, on threads of their own, few and of low priority, behind a bounded queue,
-//! so that a flood of forged tokens slows neither API keys nor tokens that are remembered. Remembers for a while which tokens
+//! so that a flood of forged tokens slows neither API keys nor tokens that are remembered; or where they are asked for, in time to spare. Remembers for a while which tokens
 //! a set of keys has not signed. Never remembers that a token is good, and never queues without bound.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use zeroize::Zeroizing;
 
 use super::key_set::{KeySet, NotSigned};
+use super::spare;
 use crate::domain::credential::Digest;
 use crate::domain::token::PresentedToken;
 use crate::policy::issuer::Header;
@@ -112,6 +113,25 @@ impl Lane {
         if self.refused.contains_key(&name.0) {
             return Ok(Err(NotSigned::WrongSignature));
         }
+        let here = spare::spend(|| keys.verify(header, token.signed(), token.signature()));
+        let verdict = match here {
+            Some(verdict) => verdict,
+            None => self.beside(name, keys, header, token).await?,
+        };
+        if verdict == Err(NotSigned::WrongSignature) {
+            self.refused.insert(name.0, ());
+        }
+        Ok(verdict)
+    }
+
+    /// By a thread of the lane.
+    async fn beside(
+        &self,
+        name: Digest,
+        keys: &Arc<KeySet>,
+        header: &Header,
+        token: &PresentedToken<'_>,
+    ) -> Result<Verdict, Busy> {
         let (keys, header) = (Arc::clone(keys), header.clone());
         let signed = Zeroizing::new(token.signed().to_vec());
         let signature = Zeroizing::new(token.signature().to_owned());
@@ -119,11 +139,7 @@ impl Lane {
         let flight = flight.inspect_err(|Busy| {
             self.turned_away.fetch_add(1, Ordering::Relaxed);
         })?;
-        let verdict = flight.await.map_err(|_| Busy)?;
-        if verdict == Err(NotSigned::WrongSignature) {
-            self.refused.insert(name.0, ());
-        }
-        Ok(verdict)
+        flight.await.map_err(|_| Busy)
     }
 
     /// Has panics of verifications counted under this task, if nothing else was said before.

@@ -1,0 +1,85 @@
+//! Signatures that a thread which answers checks verifies itself, in time that it has to spare: where the whole process has let nobody
+//! in for a while who needed none. Otherwise they go to the lane, which stands behind checks.
+
+use std::cell::Cell;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long nobody must have been let in without a signature.
+const QUIET_FOR: Duration = Duration::from_millis(50);
+/// Whoever comes first after that waits this long at most, and for one signature.
+const AT_A_TIME: Duration = Duration::from_millis(8);
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+/// When somebody was let in last without a signature, in milliseconds after the start.
+static WANTED_AT: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    /// Whether this thread let somebody in without a signature since it looked at what has come.
+    static IS_WANTED: Cell<bool> = const { Cell::new(false) };
+    /// What it has spent since then; `None` where it answers no checks.
+    static SPENT: Cell<Option<Duration>> = const { Cell::new(None) };
+}
+
+/// This thread answers checks, and is about to look at what has come.
+pub fn begin_turn() {
+    SPENT.set(Some(Duration::ZERO));
+    if IS_WANTED.replace(false) {
+        WANTED_AT.store(now(), Ordering::Relaxed);
+    }
+}
+
+/// This thread let somebody in who needed no signature.
+pub fn is_wanted() {
+    IS_WANTED.set(true);
+}
+
+/// Does the work at once, if this thread has time for it.
+pub fn spend<T>(work: impl FnOnce() -> T) -> Option<T> {
+    let spent = SPENT.get().filter(|spent| *spent < AT_A_TIME && is_quiet(now()))?;
+    let start = Instant::now();
+    let done = work();
+    SPENT.set(Some(spent + start.elapsed()));
+    Some(done)
+}
+
+fn is_quiet(now: u64) -> bool {
+    let quiet_for = now.saturating_sub(WANTED_AT.load(Ordering::Relaxed));
+    !IS_WANTED.get() && u128::from(quiet_for) >= QUIET_FOR.as_millis()
+}
+
+fn now() -> u64 {
+    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_quiet_once_nobody_was_let_in_without_a_signature_for_a_while() {
+        is_wanted();
+        assert!(!is_quiet(u64::MAX), "it is not told yet");
+        begin_turn();
+        let seen = WANTED_AT.load(Ordering::Relaxed);
+        assert!(!is_quiet(seen + 49));
+        assert!(is_quiet(seen + 50));
+    }
+
+    #[test]
+    fn a_thread_spends_a_little_at_a_time_and_only_if_it_answers_checks() {
+        let work = || std::thread::sleep(AT_A_TIME / 2);
+        while !is_quiet(now()) {
+            std::thread::yield_now();
+        }
+        assert_eq!(spend(work), None, "it answers no checks");
+        begin_turn();
+        assert_eq!((spend(work), spend(work)), (Some(()), Some(())));
+        assert_eq!(spend(work), None, "whoever has come is answered first");
+        begin_turn();
+        assert_eq!(spend(work), Some(()));
+        is_wanted();
+        assert_eq!(spend(work), None);
+    }
+}

@@ -275,6 +275,22 @@ mod tests {
     }
 
     #[test]
+    fn other_characters_are_refused_though_the_checksum_fits() {
+        let minted = key("ik_live", 3);
+        let body = &minted.expose()[..minted.expose().len() - CHECKSUM_LEN];
+        // In the id and in the secret.
+        for at in ["ik_live_".len(), body.len() - 1] {
+            for (other, is_good) in [("0", true), ("z", true), ("-", false), ("_", false), ("%", false), (" ", false)] {
+                let mut text = body.to_owned();
+                text.replace_range(at..=at, other);
+                let checksum = checksum_of(text.as_bytes());
+                text.extend(checksum.map(char::from));
+                assert_eq!(PresentedKey::parse(&text, "ik_live").is_ok(), is_good, "{at} {other}");
+            }
+        }
+    }
+
+    #[test]
     fn a_swapped_prefix_is_refused() {
         let minted = key("ik_live", 3);
         let swapped = minted.expose().replace("ik_live", "ik_sdkk");

@@ -108,7 +108,7 @@ mod tests {
     use envoy_types::pb::envoy::service::auth::v3::{CheckRequest, CheckResponse, DeniedHttpResponse};
     use prost::Message;
 
-    use crate::server::testing::{BROKEN_PATH, Fixture, PATH, check_of};
+    use crate::server::testing::{BROKEN_PATH, Fixture, NOT_OUR_PATH, OUR_PATH, PATH, check_of};
 
     async fn ask(fixture: &Fixture, message: &[u8]) -> CheckResponse {
         let mut answer = b"before".to_vec();
@@ -138,6 +138,28 @@ mod tests {
             let both = set.iter().filter(|header| allowed.headers_to_remove.contains(&header.key));
             assert_eq!(both.count(), 0);
             assert!(response.dynamic_metadata.unwrap().fields.contains_key("key_id"));
+        }
+    }
+
+    #[tokio::test]
+    async fn only_what_goes_to_our_own_api_has_a_proof_of_the_check() {
+        let fixture = Fixture::new().await;
+        for (path, has_proof) in [(PATH, false), (NOT_OUR_PATH, false), (OUR_PATH, true)] {
+            let response = ask(&fixture, &check_of(path, &fixture.key).encode_to_vec()).await;
+            let Some(HttpResponse::OkResponse(allowed)) = response.http_response else { panic!("{path} not allowed") };
+            let mut set = allowed.headers.iter().filter_map(|option| option.header.as_ref());
+            assert_eq!(set.any(|header| header.key == "x-tollgate-proof"), has_proof, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_check_of_which_headers_are_withheld_is_denied() {
+        let fixture = Fixture::new().await;
+        for withheld in [":method", ":path"] {
+            let mut check = check_of(PATH, &fixture.key);
+            let request = check.attributes.as_mut().and_then(|of| of.request.as_mut()?.http.as_mut()).unwrap();
+            request.headers.remove(withheld).unwrap();
+            assert_eq!(denied(ask(&fixture, &check.encode_to_vec()).await).0, 503, "{withheld}");
         }
     }
 

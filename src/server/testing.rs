@@ -44,6 +44,10 @@ pub struct Fixture {
 }
 
 pub const PATH: &str = "/v1/chat/completions";
+/// A guarded path of our own API, whose route keeps the credential.
+pub const OUR_PATH: &str = "/api/v1/auth/ours";
+/// A guarded path beside it whose route does not.
+pub const NOT_OUR_PATH: &str = "/api/v1/auth/not-ours";
 /// A guarded path whose rule is broken: judging a key there panics.
 pub const BROKEN_PATH: &str = "/broken";
 
@@ -88,7 +92,7 @@ fn policy() -> Policy {
         kinds: Kinds::ALL,
     };
     let name = |name: &str| Some(format!("x-tollgate-{name}").into());
-    let route = |name: &str, path: &str, plane| {
+    let route = |name: &str, path: &str, plane, keep_credential| {
         let requirement = Requirement {
             plane,
             all_of: vec!["run_inference".into()],
@@ -101,14 +105,19 @@ fn policy() -> Policy {
             name: name.into(),
             access: Access::Guarded(requirement),
             errors: ErrorShape::Tollgate,
-            keep_credential: false,
+            keep_credential,
         };
         (route, vec![("POST".to_owned(), PathPattern::parse(path).unwrap())])
     };
     let host = HostRules {
         patterns: vec!["api.example.com".into()],
         errors: ErrorShape::Tollgate,
-        routes: vec![route("chat", PATH, PlaneId(0)), route("broken", BROKEN_PATH, PlaneId(9))],
+        routes: vec![
+            route("chat", PATH, PlaneId(0), false),
+            route("ours", OUR_PATH, PlaneId(0), true),
+            route("not ours", NOT_OUR_PATH, PlaneId(0), false),
+            route("broken", BROKEN_PATH, PlaneId(9), false),
+        ],
     };
     Policy {
         planes: vec![Plane {

@@ -132,6 +132,7 @@ fn no_host_path_or_method_is_matched_by_accident() {
         ("POST", "api.test", "*", Denial::PathNotCanonical),
         ("POST", "api.test", "http://api.test/data", Denial::PathNotCanonical),
         ("POST", "api.test", "/open/../data", Denial::PathNotCanonical),
+        ("POST", "api.test", "/~open//data", Denial::PathNotCanonical),
         ("POST", "api.test", "/data#x", Denial::PathNotCanonical),
         ("POST", "api.test", "/data?a#x", Denial::PathNotCanonical),
         ("POST", "api.test.", "/data", Denial::HostUnknown),
@@ -262,6 +263,9 @@ fn the_address_of_the_client() {
         (hops(1), vec![(forwarded, "1.1.1.1"), (forwarded, "2.2.2.2, 3.3.3.3")], Some("3.3.3.3")),
         (hops(3), vec![(forwarded, "1.1.1.1"), (forwarded, "2.2.2.2, 3.3.3.3")], Some("1.1.1.1")),
         (hops(1), vec![], None),
+        // What is no address was made up by somebody, and could be anything.
+        (hops(1), vec![(forwarded, "1.1.1.1, someone@example.test")], None),
+        ("{from: x-envoy-external-address}".to_owned(), vec![("x-envoy-external-address", "a secret")], None),
     ] {
         let policy = client_ip(&from);
         let request = headers.iter().fold(Request::new("GET", "/"), |request, (name, value)| request.with(name, value));

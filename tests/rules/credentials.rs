@@ -124,6 +124,23 @@ fn the_wrong_plane_wins_over_revoked() {
 }
 
 #[test]
+fn a_prefix_that_begins_another_takes_nothing_from_it() {
+    let text = format!(
+        "{HEAD}
+planes: {{data: {{prefix: ik_live}}, control: {{prefix: ik_live2}}, admin: {{prefix: ik_adm, admin: true}}}}
+hosts: [{{match: ['*'], routes: [
+  {{name: one, match: [POST /one], plane: data, all_of: [run], in: {{project: key}}}},
+  {{name: two, match: [POST /two], plane: control, all_of: [run], in: {{project: key}}}}]}}]
+"
+    );
+    let policy = compiled(&text);
+    for (path, prefix, plane) in [("/one", "ik_live", "data"), ("/two", "ik_live2", "control")] {
+        let request = Request::new("POST", path).bearing(prefix);
+        assert_eq!(decide(&policy, &request, Some(&holder(plane, &["run"])), None, NOW).denial(), None, "{path}");
+    }
+}
+
+#[test]
 fn a_header_takes_its_own_kinds_alone() {
     let policy = compiled(&format!(
         "{HEAD}

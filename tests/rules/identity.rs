@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 
+use tollgate::domain::decision::{Denial, Trace};
 use tollgate::domain::record::ApiKey;
+use tollgate::policy::IdentityHeaders;
+use tollgate::policy::respond::{self, Decision};
 
-use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, policy, resource, workloads};
+use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, mint, policy, resource, workloads};
 
 const IDENTITY: [&str; 8] = [
     "x-tollgate-subject",
@@ -110,6 +113,50 @@ fn metadata_has_what_was_decided_and_no_secret() {
         ("endpoint", "/own"),
     ];
     assert_eq!(metadata, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+}
+
+/// As long as a secret, and a name all the same.
+const LONG: &str = "abcdefghijklmnopqrstuvwxyz0123456789abcdefgh";
+
+#[test]
+fn metadata_repeats_no_name_of_a_client_that_looks_like_a_secret() {
+    let shown = |target: &str, prefix: &str, holder: &ApiKey, name: &str| {
+        let request = Request::new("POST", target).bearing(prefix);
+        let Answer::Allow { metadata, .. } = decide(policy(), &request, Some(holder), None, NOW) else {
+            panic!("{target} denied")
+        };
+        metadata.into_iter().find(|(known, _)| known == name).map(|(_, value)| value)
+    };
+    let (data, admin) = (holder("data", &["run"]), holder("admin", &["manage_keys"]));
+    let every = ApiKey { project: "*".to_owned(), ..admin };
+    let (project, workload) = (format!("/t/{LONG}"), format!("/p/acme/w/{LONG}"));
+    assert_eq!(shown("/t/acme", "ik_adm", &every, "project").as_deref(), Some("acme"));
+    assert_eq!(shown(&project, "ik_adm", &every, "project").as_deref(), Some("…"));
+    assert_eq!(shown(&project, "ik_adm", &every, "endpoint").as_deref(), Some("/t/…"));
+    assert_eq!(shown("/p/acme/w/chat", "ik_live", &data, "workload").as_deref(), Some("chat"));
+    assert_eq!(shown(&workload, "ik_live", &data, "workload").as_deref(), Some("…"));
+    assert_eq!(shown(&workload, "ik_live", &data, "endpoint").as_deref(), Some("/p/acme/w/…"));
+    let request = Request::new("POST", &workload);
+    let attributes = request.attributes();
+    let decision = respond::deny(policy(), &attributes, Denial::CredentialMissing, Trace::begin());
+    let Decision::Deny(deny) = &decision else { panic!("allowed") };
+    assert_eq!(deny.metadata().find(|(name, _)| *name == "endpoint").map(|(_, value)| value), Some("/p/acme/w/…"));
+}
+
+#[test]
+fn a_refusal_repeats_no_request_id_that_looks_like_a_secret() {
+    let key = mint("ik_live", 1);
+    for (id, repeated) in [("r-1", Some("r-1")), (LONG, None), (key.expose(), None)] {
+        let answer = decide(policy(), &Request::new("POST", "/data").with("x-request-id", id), None, None, NOW);
+        assert_eq!((answer.status(), answer.header("x-request-id")), (401, repeated));
+    }
+}
+
+#[test]
+fn a_name_that_is_sent_is_kept_from_clients_whatever_the_prefixes_are() {
+    let identity = IdentityHeaders { reserved_prefixes: Vec::new(), ..policy().identity.clone() };
+    assert!(identity.reserves("X_Tollgate_Subject") && identity.reserves("x.tollgate.project"));
+    assert!(!identity.reserves("x-tollgate-other"));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tollgate::login::Logins;
 use tollgate::password::Passwords;
 use tollgate::policy::Policy;
 use tollgate::policy::respond::Decision;
-use tollgate::registry::{Actor, Expected, KeySpec, NewKey, ResourceSpec, UserChange, UserSpec};
+use tollgate::registry::{Actor, Expected, KeyChange, KeySpec, NewKey, ResourceSpec, UserChange, UserSpec};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
 use tollgate::run::Core;
@@ -133,6 +133,12 @@ impl House {
     /// The denial of a request, with a change that is made and acknowledged after everything it asks of the store was read, and
     /// before any of that reaches it.
     fn overtaken(&self, path: &str, credential: &str, change: impl FnOnce()) -> Option<Denial> {
+        let mut change = Some(change);
+        self.overtaken_each_time(path, credential, || change.take().map_or((), |change| change()))
+    }
+
+    /// The same with a change for every time that it asks the store.
+    fn overtaken_each_time(&self, path: &str, credential: &str, mut change: impl FnMut()) -> Option<Denial> {
         let bearer = format!("Bearer {credential}");
         let request = Attributes {
             method: "POST",
@@ -142,27 +148,28 @@ impl House {
             ..Attributes::default()
         };
         let mut decision = pin!(self.core.pipeline.decide(&self.policy, &request));
-        let (release, held) = mpsc::channel::<()>();
-        self.deciding.handle().spawn_blocking(move || held.recv());
-        let early = self.deciding.block_on(async {
-            for _ in 0..10 {
-                if let std::task::Poll::Ready(decision) = poll!(&mut decision) {
-                    return Some(denial(&decision));
+        loop {
+            let (release, held) = mpsc::channel::<()>();
+            self.deciding.handle().spawn_blocking(move || held.recv());
+            let decided = self.deciding.block_on(async {
+                for _ in 0..10 {
+                    if let std::task::Poll::Ready(decision) = poll!(&mut decision) {
+                        return Some(denial(&decision));
+                    }
+                    tokio::task::yield_now().await;
                 }
-                tokio::task::yield_now().await;
+                None
+            });
+            release.send(()).unwrap();
+            if let Some(decided) = decided {
+                return decided;
             }
-            None
-        });
-        release.send(()).unwrap();
-        if let Some(early) = early {
-            return early;
+            // Behind the read, on the only thread.
+            let (tell, has_read) = mpsc::channel();
+            self.deciding.handle().spawn_blocking(move || tell.send(()));
+            has_read.recv().unwrap();
+            change();
         }
-        // Behind the read, on the only thread.
-        let (tell, has_read) = mpsc::channel();
-        self.deciding.handle().spawn_blocking(move || tell.send(()));
-        has_read.recv().unwrap();
-        change();
-        self.deciding.block_on(async { denial(&decision.await) })
     }
 }
 
@@ -188,6 +195,21 @@ fn a_key_that_is_revoked_while_it_is_judged_is_refused() {
         house.made(house.core.registry.revoke_key(&Actor::operator(), other.record.id, Expected::Any));
     });
     assert_eq!(found, None);
+}
+
+#[test]
+fn a_decision_that_is_overtaken_each_time_is_none() {
+    let house = House::new();
+    let key = house.key();
+    let mut changes = 0;
+    let found = house.overtaken_each_time("/run", key.secret.expose(), || {
+        changes += 1;
+        let (actor, id) = (Actor::operator(), key.record.id);
+        let change = KeyChange { name: Some(format!("Name {changes}")), ..KeyChange::default() };
+        house.made(house.core.registry.update_key(&house.policy, &actor, id, change, Expected::Any));
+    });
+    assert_eq!((found, changes), (Some(Denial::Unavailable), 3));
+    assert_eq!(house.denial("/run", key.secret.expose()), None);
 }
 
 #[test]

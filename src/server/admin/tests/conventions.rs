@@ -36,6 +36,26 @@ async fn every_failure_has_the_one_shape() {
 }
 
 #[tokio::test]
+async fn a_request_id_that_looks_like_a_secret_is_not_repeated() {
+    let api = Api::new();
+    let (key, _) = api.mint("data", "acme", &["run_inference"]).await;
+    for id in [&*key, "ada@example.test"] {
+        let named = Request::get("/nowhere").header("x-request-id", id).body(Body::empty()).unwrap();
+        assert_ne!(api.send(named).await.headers["x-request-id"], id);
+    }
+}
+
+#[tokio::test]
+async fn a_client_does_not_choose_the_shape_of_an_error() {
+    let http = Api::new().at(Door::Http);
+    for kind in ["application/grpc", "application/grpc+proto"] {
+        let answer = http.call_with("GET", KEYS, "", &[("content-type", kind)], Value::Null).await;
+        answer.is(401, "AUTHENTICATION_FAILED");
+        assert_eq!(answer.headers["content-type"], "application/json");
+    }
+}
+
+#[tokio::test]
 async fn the_description_is_public_and_not_for_everybody() {
     let api = Api::new();
     for door in [Door::Socket, Door::Http] {

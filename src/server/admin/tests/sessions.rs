@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Api, START};
 use crate::clock::Clock;
 use crate::config::KeyDefaults;
+use crate::policy::{ClientIp, Policy};
 use crate::server::admin::Door;
 
 const LOGIN: &str = "/api/v1/auth/login";
@@ -157,6 +158,44 @@ async fn whoever_is_given_a_name_again_inherits_no_idempotency_key() {
         assert_eq!(gone.status.as_u16(), 200, "{}", gone.body);
         let freed = api.operate("POST", "/api/v1/users/acme:ada/free", Value::Null).await;
         assert_eq!(freed.status.as_u16(), 200, "{}", freed.body);
+    }
+}
+
+#[tokio::test]
+async fn a_plane_that_is_no_admin_plane_any_more_administers_nothing() {
+    let policy_where = |admin| {
+        let mut policy = super::policy();
+        policy.planes[0].admin = admin;
+        if let Some(login) = &mut policy.login {
+            login.plane = "data".into();
+        }
+        policy
+    };
+    let api = Api::of(policy_where(true), KeyDefaults::default());
+    let user = json!({"name": "ada", "password": PASSWORD, "project": "acme", "permissions": ["manage_keys"]});
+    assert_eq!(api.operate("POST", "/api/v1/users", user).await.status.as_u16(), 201);
+    let api = api.at(Door::Http);
+    let token = api.call("POST", LOGIN, "", credentials("ada", PASSWORD)).await.text("token");
+    let keys = "/api/v1/auth/api-keys";
+    assert_eq!(api.call("GET", keys, &token, Value::Null).await.status.as_u16(), 200);
+    api.state.live.store(Arc::new(policy_where(false)));
+    api.call("GET", keys, &token, Value::Null).await.is(403, "PERMISSION_DENIED");
+    assert_eq!(api.call("GET", WHOAMI, &token, Value::Null).await.text("subject"), "user:acme/ada");
+}
+
+#[tokio::test]
+async fn only_envoy_is_believed_about_where_a_client_is() {
+    let policy = Policy { client_ip: ClientIp::ForwardedFor { trusted_hops: 1 }, ..super::policy() };
+    let api = Api::of(policy, KeyDefaults::default());
+    let user = json!({"name": "ada", "password": PASSWORD, "project": "acme", "permissions": ["manage_keys"]});
+    assert_eq!(api.operate("POST", "/api/v1/users", user).await.status.as_u16(), 201);
+    let named = "203.0.113.9";
+    for (door, address) in [(Door::Http, Value::Null), (Door::ThroughEnvoy, json!(named))] {
+        let api = api.at(door);
+        let headers = [("x-forwarded-for", named)];
+        let issued = api.call_with("POST", LOGIN, "", &headers, credentials("ada", PASSWORD)).await;
+        let listed = api.call("GET", SESSIONS, &issued.text("token"), Value::Null).await;
+        assert_eq!(listed.body["sessions"][0]["address"], address, "{door:?}: {}", listed.body);
     }
 }
 

@@ -296,3 +296,44 @@ async fn refusals_of_one_project_hide_none_of_another() {
     assert!(desk.try_key(&of("b", "beta"), "acme").await.is_err());
     assert_eq!(desk.log().await.len(), 601);
 }
+
+#[tokio::test]
+async fn only_the_operator_removes_rows_of_the_log() {
+    let desk = Desk::new();
+    desk.key("data", "acme", &["run"]).await;
+    desk.key("data", "acme", &["run"]).await;
+    desk.pass(Duration::from_secs(60));
+    let before = desk.now();
+    for actor in [of("acme", "acme"), of("root", "*")] {
+        let trimmed = desk.registry.trim_audit(&actor, before).await;
+        assert!(matches!(trimmed, Err(RegistryError::Forbidden(_))), "{trimmed:?}");
+    }
+    let log = desk.log().await;
+    let refused = |act: &str| log.iter().filter(|row| row.act == act && row.outcome == Outcome::Refused).count();
+    assert_eq!((log.len(), refused("audit.trim")), (4, 2));
+    assert_eq!(desk.registry.trim_audit(&Actor::operator(), before).await.unwrap(), (2, false));
+}
+
+#[tokio::test]
+async fn a_key_is_for_so_many_workloads_at_most() {
+    let desk = Desk::new();
+    let try_key = async |count: usize| {
+        let workloads = (0..count).map(|number| format!("w{number}")).collect();
+        let spec = KeySpec { workloads, ..spec("data", "acme", &["run"]) };
+        desk.registry.create_key(&desk.policy, &Actor::operator(), spec, None).await.map(|key| key.record)
+    };
+    assert_eq!(try_key(256).await.unwrap().workloads.len(), 256);
+    let more = try_key(257).await;
+    assert!(matches!(more, Err(RegistryError::Invalid { field: "workloads", .. })), "{more:?}");
+}
+
+#[tokio::test]
+async fn a_refusal_names_no_secret() {
+    let desk = Desk::new();
+    let key = desk.key("data", "acme", &["run"]).await.secret;
+    let found = desk.registry.user(&of("beta", "beta"), key.expose()).await;
+    assert!(matches!(found, Err(RegistryError::NotFound(_))), "{found:?}");
+    let log = desk.log().await;
+    assert_eq!((&*log[0].act, log[0].outcome), ("user.show", Outcome::Refused));
+    assert!(log[0].target.starts_with("user:") && !format!("{log:?}").contains(&key.expose()[20..]), "{log:?}");
+}

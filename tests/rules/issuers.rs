@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tollgate::config::{self, Problem};
+use tollgate::domain::decision::Denial;
 use tollgate::policy::extract::Kinds;
 use tollgate::policy::issuer::{Algorithm, KeySource};
 
@@ -53,6 +54,22 @@ fn a_good_one_is_what_it_says() {
     let login = policy.login.unwrap();
     assert_eq!((&*login.issuer, &*login.plane), ("https://tollgate.example.com", "admin"));
     assert_eq!(login.lifetime, Duration::from_secs(600));
+}
+
+#[test]
+fn a_token_reaches_every_workload_only_if_the_configuration_says_so() {
+    let granted = |from: &str, said: serde_json::Value| {
+        let text = GOOD.replace("workloads: [\"*\"]", from);
+        let policy = config::parse(&format!("{HEAD}{text}")).unwrap_or_else(|problems| panic!("{problems}")).policy;
+        let claims = serde_json::json!({"sub": "ada", "tenant": "acme", "workloads": said});
+        policy.issuers[0].grant(claims.as_object().unwrap()).map(|granted| granted.subject)
+    };
+    let claimed = "workloads: [\"{workloads}\"]";
+    for said in [serde_json::json!("*"), serde_json::json!(["*"])] {
+        assert_eq!(granted(claimed, said.clone()), Err(Denial::TokenClaims));
+        assert!(granted("workloads: [\"*\"]", said).is_ok());
+    }
+    assert!(granted(claimed, serde_json::json!(["chat"])).is_ok());
 }
 
 /// What is replaced, by what, the path of the problem, and a part of what is said.

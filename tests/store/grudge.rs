@@ -337,3 +337,43 @@ async fn a_refusal_names_no_secret() {
     assert_eq!((&*log[0].act, log[0].outcome), ("user.show", Outcome::Refused));
     assert!(log[0].target.starts_with("user:") && !format!("{log:?}").contains(&key.expose()[20..]), "{log:?}");
 }
+
+#[tokio::test]
+async fn a_clock_that_was_set_forward_removes_no_rows() {
+    let desk = desk(Limits { audit_kept: Some(400 * DAY), ..limits(9, 9) });
+    for _ in 0..3 {
+        desk.key("data", "acme", &["run"]).await;
+    }
+    desk.pass(4_000 * DAY);
+    desk.registry.trim_old_rows().await.unwrap();
+    assert_eq!(desk.log().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_key_that_no_longer_works_is_not_rotated() {
+    let desk = Desk::new();
+    let (operator, any) = (Actor::operator(), Expected::Any);
+    let rotate = async |id| desk.registry.rotate_key(&desk.policy, &operator, id, DAY, any).await.map(|_| ());
+    let revoked = desk.key("data", "acme", &["run"]).await.record.id;
+    desk.registry.revoke_key(&operator, revoked, any).await.unwrap();
+    let spec = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
+    let expired = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record.id;
+    desk.pass(2 * DAY);
+    for id in [revoked, expired] {
+        let rotated = rotate(id).await;
+        assert!(matches!(rotated, Err(RegistryError::Conflict(_))), "{rotated:?}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_sees_or_ends_sessions_of_a_user_elsewhere() {
+    let desk = Desk::new();
+    desk.user("ben", "beta", &["run"]).await;
+    let acme = of("acme", "acme");
+    for name in ["ben", "beta/ben", "beta/ghost"] {
+        let seen = desk.registry.sessions(&acme, name).await;
+        assert!(matches!(seen, Err(RegistryError::NotFound(_))), "{name}: {seen:?}");
+        let ended = desk.registry.end_listed_session(&acme, name, "s-1").await.map(|_| ());
+        assert!(matches!(ended, Err(RegistryError::NotFound(_))), "{name}: {ended:?}");
+    }
+}

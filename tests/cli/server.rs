@@ -1,8 +1,9 @@
 //! A server in a folder of its own. Ends with the test, by its id.
 
 use std::io::Read;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread::{JoinHandle, sleep};
@@ -155,9 +156,10 @@ impl Server {
         });
         let mut server = Self { folder, child, admin_port, log: Some(log) };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let socket = server.socket();
+        let (socket, ops) = (server.socket(), server.ops());
         while Instant::now() < deadline {
-            if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
+            // The one is opened before the other.
+            if UnixStream::connect(&socket).is_ok() && TcpStream::connect(ops).is_ok() {
                 return Some(server);
             }
             if server.child.try_wait().unwrap().is_some() {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::record::{ApiKey, Outcome};
+use tollgate::domain::record::{ApiKey, OpenSession, Outcome};
 use tollgate::registry::{
     Actor, Expected, KeyChange, KeySpec, Limits, ProjectQuotas, Quotas, Rate, Rates, RegistryError, ResourceSpec,
     Tombstones, UserChange,
@@ -136,6 +136,37 @@ async fn what_is_ended_again_and_again_fills_no_log() {
     let rows = desk.log().await.len();
     println!("{rows} rows of 1001 revocations of one key");
     assert!(rows < 200);
+}
+
+#[tokio::test]
+async fn whoever_ends_a_session_again_and_again_waits_and_ends_another_all_the_same() {
+    let desk = desk(limits(40, 10_000));
+    let a = of("a", "acme");
+    let ann = desk.user("ann", "acme", &["run"]).await;
+    for id in ["ended", "going-on"].map(str::to_owned) {
+        let (began_at, generation) = (desk.now(), ann.sessions);
+        let expires_at = began_at.plus(Duration::from_secs(60));
+        let session = OpenSession { id, generation, began_at, expires_at, address: None };
+        desk.registry.begin_session(&ann, session).await.unwrap();
+    }
+    let end = async |id: &str| desk.registry.end_listed_session(&a, &ann.name, id).await.map(drop);
+    let end_again = async |attempts: usize| {
+        let mut made = 0;
+        for _ in 0..attempts {
+            match end("ended").await {
+                Ok(()) => made += 1,
+                Err(error) => assert!(matches!(error, RegistryError::TooFast { .. }), "{error}"),
+            }
+        }
+        made
+    };
+    end("ended").await.unwrap();
+    let made = end_again(200).await;
+    println!("{made} of 200 attempts to end a session again");
+    assert_eq!(made, 40);
+    end("going-on").await.unwrap();
+    desk.pass(Duration::from_secs(7));
+    assert_eq!(end_again(50).await, 7);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, Store};
 use zeroize::Zeroizing;
 
-const CONFIG: &str = "
+pub const CONFIG: &str = "
 version: 1
 store: {embedded: {path: s}}
 pepper: {current: 1, keys: {1: {file: p}}}

@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::AsyncCommands;
+use tokio::sync::watch;
 use tollgate::clock::Clock;
+use tollgate::config;
+use tollgate::domain::credential::Digest;
 use tollgate::domain::time::Timestamp;
+use tollgate::registry::Actor;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::l2::{Known, L2, Ticket};
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::shared::{SharedCache, SharedKey};
 use zeroize::Zeroizing;
 
+use crate::desk::{CONFIG, Desk};
 use crate::redis_server::RedisServer;
 
 const LIFE: Duration = Duration::from_secs(60);
@@ -129,6 +134,34 @@ async fn a_purge_forgets_the_tenant_and_what_was_being_found_out() {
     assert_eq!(value(&l2, fresh).await, None, "it was begun before the purge");
     l2.tell(fresh, b"new", LIFE, ticket(&l2, fresh).await).await;
     assert!(value(&l2, fresh).await.is_some());
+}
+
+#[tokio::test]
+async fn what_the_fleet_has_verified_is_verified_anew_once_its_issuer_is_forgotten() {
+    const ISSUERS: &str = "
+issuers:
+  - {name: sso, issuer: https://sso.test, audience: [tollgate], jwks: {url: https://sso.test/jwks}, plane: data,
+     algorithms: [ES384], project: \"{tenant}\", workloads: [\"*\"], permissions: [\"{scope}\"]}
+";
+    let policy = config::parse(&format!("{CONFIG}{ISSUERS}")).unwrap_or_else(|problems| panic!("{problems}")).policy;
+    let fleet = Fleet::new().await;
+    let (one, two) = (fleet.replica(7), fleet.replica(7));
+    let [own, other] = ["sso", "else"].map(|issuer| one.signature(issuer, Digest([1; 32]), &[2; 32]));
+    let set = one.key_set("sso", "https://sso.test/jwks");
+    for key in [own, other, set] {
+        one.tell(key, b"found", LIFE, ticket(&one, key).await).await;
+    }
+    // One that is being verified.
+    let late = one.signature("sso", Digest([3; 32]), &[2; 32]);
+    let begun = ticket(&one, late).await;
+
+    let (_heard, hears) = watch::channel(u64::MAX);
+    let registry = Desk::new().registry.in_fleet(hears, Arc::default(), Some(two));
+    registry.forget_issuer(&policy, &Actor::operator(), "sso").await.unwrap();
+    one.tell(late, b"found", LIFE, begun).await;
+    for (key, is_known) in [(own, false), (set, false), (late, false), (other, true)] {
+        assert_eq!(value(&one, key).await.is_some(), is_known, "{} of {}", key.kind, key.tenant);
+    }
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use tollgate::registry::{Actor, Expected};
 use tollgate::resolve::Resolver;
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
+use tollgate::revocation::GUARD;
 use tollgate::revocation::stamps::Stamps;
 use zeroize::Zeroizing;
 
@@ -98,6 +99,30 @@ async fn a_token_follows_its_project_with_the_next_request() {
     assert_eq!(denials().await, (None, ended));
 }
 
+/// The resolver of a replica in a fleet, under a lease until 10,800.
+fn leased(world: &World, now: &Arc<AtomicU64>) -> Resolver {
+    let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(now))));
+    stamps.grant(Moment::from_millis(10_800));
+    let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
+    let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
+    let resolver = Resolver::new(world.core.store.clone(), digester, stamps, Arc::default(), sizes, None);
+    resolver.adopt(&world.policy);
+    resolver
+}
+
+/// Whether the project of a token is barred, and who said so.
+async fn look(resolver: &Resolver, token: &str, grace: Duration) -> (bool, Tier) {
+    let (presented, begun) = (PresentedToken::parse(token).unwrap(), Instant::now());
+    loop {
+        match resolver.token(&presented, Timestamp::from_secs(NOW), grace).await {
+            Ok(found) => return (found.value.as_ref().unwrap().revoked, found.tier()),
+            // Its keys have not been read yet.
+            Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// In a grace, too, nobody is refused by what may not be true any more.
 #[tokio::test]
 async fn a_project_that_was_barred_is_looked_up_again_without_a_lease() {
@@ -106,23 +131,10 @@ async fn a_project_that_was_barred_is_looked_up_again_without_a_lease() {
     let world = World::with_keys(folder.path(), &jwks([&key]), &key.token(&claims())).await;
     let (registry, operator) = (&world.core.registry, Actor::operator());
     let now = Arc::new(AtomicU64::new(10_000));
-    let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
-    stamps.grant(Moment::from_millis(10_800));
-    let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
-    let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
-    let resolver = Resolver::new(world.core.store.clone(), digester, stamps, Arc::default(), sizes, None);
-    resolver.adopt(&world.policy);
+    let resolver = leased(&world, &now);
     let is_barred = async |number: u64| {
         let token = key.token(&claims_with(&json!({"jti": number.to_string()})));
-        let (presented, begun) = (PresentedToken::parse(&token).unwrap(), Instant::now());
-        loop {
-            match resolver.token(&presented, Timestamp::from_millis(NOW * 1000), Duration::from_secs(30)).await {
-                Ok(found) => return found.value.unwrap().revoked,
-                // Its keys have not been read yet.
-                Err(error) => assert!(begun.elapsed() < Duration::from_secs(20), "{error:?}"),
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        look(&resolver, &token, Duration::from_secs(30)).await.0
     };
     registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
     assert!(is_barred(1).await);
@@ -131,6 +143,28 @@ async fn a_project_that_was_barred_is_looked_up_again_without_a_lease() {
     // The lease is over, and so is what a look-up is good for by itself.
     now.store(10_800, Ordering::SeqCst);
     assert!(!is_barred(3).await);
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_a_token_is_as_old_as_what_was_found_of_its_project() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let world = World::with_keys(folder.path(), &jwks([&key]), &key.token(&claims())).await;
+    let now = Arc::new(AtomicU64::new(10_799));
+    let resolver = leased(&world, &now);
+    let [first, second] = ["first", "second"].map(|id| key.token(&claims_with(&json!({"jti": id}))));
+    let look = async |token: &str| look(&resolver, token, Duration::ZERO).await;
+    assert_eq!(look(&first).await, (false, Tier::Verified));
+    // The log has not told of it.
+    world.core.registry.suspend_project(&Actor::operator(), "acme", Expected::Any).await.unwrap();
+    // The lease is over; what was found is good by itself for one more millisecond.
+    let good_until = 10_799 + u64::try_from(GUARD.as_millis()).unwrap();
+    now.store(good_until - 1, Ordering::SeqCst);
+    assert_eq!(look(&second).await, (false, Tier::Verified), "by the project as it was found with the first one");
+    assert_eq!(look(&second).await, (false, Tier::Cache));
+    now.store(good_until, Ordering::SeqCst);
+    assert_eq!(look(&first).await, (true, Tier::Verified));
+    assert_eq!(look(&second).await, (true, Tier::Verified), "what was found late");
 }
 
 #[tokio::test]

@@ -27,7 +27,10 @@ use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
 use zeroize::Zeroizing;
 
+use crate::idp::{Answer, Idp};
+use crate::mint::{SigningKey, jwks};
 use crate::sessions::{claims, secret};
+use crate::world::{self, World};
 
 const CONFIG: &str = "
 version: 1
@@ -289,4 +292,22 @@ fn a_session_whose_user_is_disabled_while_it_is_judged_is_refused() {
         house.made(house.core.registry.update_user(&house.policy, &Actor::operator(), "ada", change, Expected::Any));
     });
     assert_eq!(found, Some(Denial::RevokedUnauthenticated));
+}
+
+#[tokio::test]
+async fn a_token_whose_issuer_is_forgotten_while_it_is_verified_is_verified_anew() {
+    let (kept, stolen) = (SigningKey::generate("kept", "EdDSA"), SigningKey::generate("stolen", "EdDSA"));
+    let idp = Idp::start(Answer::Keys(jwks([&kept, &stolen]))).await;
+    let world = World::new(&format!("{{url: \"{}\"}}", idp.url()), "");
+    world.wait_for(&kept.token(&world::claims()), None).await;
+    let token = stolen.token(&world::claims());
+    let mut denial = pin!(world.denial(&token));
+    assert!(poll!(&mut denial).is_pending(), "its signature is verified by another thread");
+
+    // The issuer takes the key back, which somebody's unknown key finds out.
+    idp.answer_with(Answer::Keys(jwks([&kept])));
+    let unknown = SigningKey::generate("unknown", "EdDSA");
+    assert_eq!(world.denial(&unknown.token(&world::claims())).await, Some(Denial::TokenKey));
+    world.core.registry.forget_issuer(&world.policy, &Actor::operator(), "sso").await.unwrap();
+    assert_eq!(denial.await, Some(Denial::TokenKey));
 }

@@ -13,8 +13,10 @@ use tokio::runtime::{Builder, Runtime};
 use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::attributes::{Attributes, Header};
+use tollgate::domain::change::Event;
 use tollgate::domain::decision::Denial;
-use tollgate::domain::record::EndedSession;
+use tollgate::domain::record::{EndedSession, Resource};
+use tollgate::domain::time::Timestamp;
 use tollgate::login::Logins;
 use tollgate::password::Passwords;
 use tollgate::policy::Policy;
@@ -23,8 +25,8 @@ use tollgate::registry::{Actor, Expected, KeyChange, KeySpec, NewKey, ResourceSp
 use tollgate::resolve::api_key::{Digester, Pepper};
 use tollgate::resolve::cache::Sizes;
 use tollgate::run::Core;
-use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
+use tollgate::store::{Store, Write};
 use zeroize::Zeroizing;
 
 use crate::idp::{Answer, Idp};
@@ -248,6 +250,34 @@ fn a_resource_that_moves_while_it_is_judged_is_refused() {
     assert_eq!(found, Some(Denial::ResourceOutOfScope));
     house.workload("acme");
     assert_eq!(house.denial("/workloads/w-1", key.secret.expose()), None);
+}
+
+/// Such a record comes from no change that a registry makes.
+#[test]
+fn a_resource_that_no_rule_would_have_let_in_is_an_error() {
+    let house = House::new();
+    let key = house.key();
+    for (id, project, slug, denial) in [
+        ("w-1", "acme", "chat", None),
+        ("w-2", "acme\r\n", "chat", Some(Denial::Internal)),
+        ("w-3", "", "chat", Some(Denial::Internal)),
+        ("w-4", "*", "chat", Some(Denial::Internal)),
+        ("w-5", "acme", "chat\r\nx-tollgate-project: beta", Some(Denial::Internal)),
+        ("w-6", "acme", "", Some(Denial::Internal)),
+    ] {
+        let resource = Resource {
+            kind: "workload".to_owned(),
+            id: id.to_owned(),
+            slug: slug.to_owned(),
+            project: project.to_owned(),
+            project_id: None,
+            owner: None,
+            created_at: Timestamp::default(),
+            version: 1,
+        };
+        house.made(house.core.store.commit(vec![Write::CreateResource(resource)], Event::touching(&[])));
+        assert_eq!(house.denial(&format!("/workloads/{id}"), key.secret.expose()), denial, "{id}");
+    }
 }
 
 #[test]

@@ -59,9 +59,13 @@ struct Source {
     text: String,
 }
 
-fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file of Rust in a folder and below.
+fn files(folder: &str) -> Vec<PathBuf> {
+    let mut folders = vec![root().join(folder)];
     let mut found = Vec::new();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap() {
@@ -69,17 +73,24 @@ fn sources() -> Vec<Source> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|kind| kind == "rs") {
-                let relative = path.strip_prefix(&root).unwrap().with_extension("");
-                let module = relative.to_str().unwrap().replace('/', "::");
-                let module = module.strip_suffix("::mod").unwrap_or(&module).to_owned();
-                let text = fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
-                found.push(Source { module, path, text });
+                found.push(path);
             }
         }
     }
-    assert!(found.len() > 20, "the sources were not found");
+    assert!(found.len() > 20, "the files were not found");
     found
+}
+
+fn sources() -> Vec<Source> {
+    let source = |path: PathBuf| {
+        let relative = path.strip_prefix(root().join("src")).unwrap().with_extension("");
+        let module = relative.to_str().unwrap().replace('/', "::");
+        let module = module.strip_suffix("::mod").unwrap_or(&module).to_owned();
+        let text = fs::read_to_string(&path).unwrap();
+        let text = text.split("#[cfg(test)]\nmod tests").next().unwrap().to_owned();
+        Source { module, path, text }
+    };
+    files("src").into_iter().map(source).collect()
 }
 
 fn room(module: &str) -> &str {
@@ -230,4 +241,27 @@ fn what_runs_for_long_is_begun_again_after_a_panic() {
             path.display()
         );
     }
+}
+
+/// What proves a defence would be missed by nobody if it were renamed or removed.
+#[test]
+fn the_tests_that_the_documents_name_are_there() {
+    let all = [files("src"), files("tests")].concat();
+    let code: String = all.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let mut named = 0;
+    for document in ["docs/threats.md", "docs/mutants.md"] {
+        let text = fs::read_to_string(root().join(document)).unwrap();
+        for quoted in text.split('`').skip(1).step_by(2) {
+            let name = quoted.rsplit([':', ' ']).next().unwrap();
+            // Tests have sentences for names; a star stands for several.
+            if name.matches('_').count() >= 3 {
+                named += 1;
+                assert!(
+                    code.contains(name.trim_end_matches('*')),
+                    "{document} names {quoted}, and there is no such test"
+                );
+            }
+        }
+    }
+    assert!(named > 300, "{named} tests were found in the documents");
 }

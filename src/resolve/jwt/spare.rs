@@ -15,24 +15,35 @@ static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// When somebody was let in last without a signature, in milliseconds after the start.
 static WANTED_AT: AtomicU64 = AtomicU64::new(0);
 
+/// A thread tells the others once it has let so many in, however long it does not look at what has come.
+const TOLD_TOGETHER: u32 = 64;
+
 thread_local! {
-    /// Whether this thread let somebody in without a signature since it looked at what has come.
-    static IS_WANTED: Cell<bool> = const { Cell::new(false) };
-    /// What it has spent since then; `None` where it answers no checks.
+    /// How many this thread let in without a signature since it told the others.
+    static WANTED: Cell<u32> = const { Cell::new(0) };
+    /// What it has spent since it looked at what has come; `None` where it answers no checks.
     static SPENT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// This thread answers checks, and is about to look at what has come.
 pub fn begin_turn() {
     SPENT.set(Some(Duration::ZERO));
-    if IS_WANTED.replace(false) {
-        WANTED_AT.store(now(), Ordering::Relaxed);
+    if WANTED.get() > 0 {
+        tell();
     }
 }
 
 /// This thread let somebody in who needed no signature.
 pub fn is_wanted() {
-    IS_WANTED.set(true);
+    WANTED.set(WANTED.get() + 1);
+    if WANTED.get() >= TOLD_TOGETHER {
+        tell();
+    }
+}
+
+fn tell() {
+    WANTED.set(0);
+    WANTED_AT.store(now(), Ordering::Relaxed);
 }
 
 /// Does the work at once, if this thread has time for it.
@@ -46,7 +57,7 @@ pub fn spend<T>(work: impl FnOnce() -> T) -> Option<T> {
 
 fn is_quiet(now: u64) -> bool {
     let quiet_for = now.saturating_sub(WANTED_AT.load(Ordering::Relaxed));
-    !IS_WANTED.get() && u128::from(quiet_for) >= QUIET_FOR.as_millis()
+    WANTED.get() == 0 && u128::from(quiet_for) >= QUIET_FOR.as_millis()
 }
 
 fn now() -> u64 {
@@ -62,9 +73,14 @@ mod tests {
         is_wanted();
         assert!(!is_quiet(u64::MAX), "it is not told yet");
         begin_turn();
-        let seen = WANTED_AT.load(Ordering::Relaxed);
-        assert!(!is_quiet(seen + 49));
-        assert!(is_quiet(seen + 50));
+        let told = WANTED_AT.load(Ordering::Relaxed);
+        assert!(!is_quiet(told + 49));
+        assert!(is_quiet(told + 50));
+        while now() == told {
+            std::thread::yield_now();
+        }
+        (0..TOLD_TOGETHER).for_each(|_| is_wanted());
+        assert!(WANTED_AT.load(Ordering::Relaxed) > told, "a thread that has no time to look");
     }
 
     #[test]

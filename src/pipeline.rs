@@ -61,7 +61,7 @@ impl Pipeline {
         match self.judge(policy, request, &mut trace).await {
             Ok(permit) => {
                 if trace.principal != Some(Tier::Verified) {
-                    spare::is_wanted();
+                    spare::somebody_was_let_in();
                 }
                 let proof = leads_to_us(&permit, request).then(|| self.proof(request)).flatten();
                 respond::allow(policy, request, permit, trace).with_proof(proof)

@@ -1,6 +1,6 @@
 //! Where signatures are verified: beside the checks, on threads of their own, few and of low priority, behind a bounded queue,
-//! so that a flood of forged tokens slows neither API keys nor tokens that are remembered; or where they are asked for, in time to spare. Remembers for a while which tokens
-//! a set of keys has not signed. Never remembers that a token is good, and never queues without bound.
+//! so that a flood of forged tokens slows neither API keys nor tokens that are remembered; or where they are asked for, in time to
+//! spare. Remembers for a while which tokens a set of keys has not signed. Never remembers that a token is good, and never queues without bound.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;

@@ -33,8 +33,8 @@ pub fn begin_turn() {
     }
 }
 
-/// This thread let somebody in who needed no signature.
-pub fn is_wanted() {
+/// Says of this thread that it let somebody in who needed no signature.
+pub fn somebody_was_let_in() {
     WANTED.set(WANTED.get() + 1);
     if WANTED.get() >= TOLD_TOGETHER {
         tell();
@@ -70,7 +70,7 @@ mod tests {
 
     #[test]
     fn it_is_quiet_once_nobody_was_let_in_without_a_signature_for_a_while() {
-        is_wanted();
+        somebody_was_let_in();
         assert!(!is_quiet(u64::MAX), "it is not told yet");
         begin_turn();
         let told = WANTED_AT.load(Ordering::Relaxed);
@@ -79,23 +79,29 @@ mod tests {
         while now() == told {
             std::thread::yield_now();
         }
-        (0..TOLD_TOGETHER).for_each(|_| is_wanted());
+        (0..TOLD_TOGETHER).for_each(|_| somebody_was_let_in());
         assert!(WANTED_AT.load(Ordering::Relaxed) > told, "a thread that has no time to look");
     }
 
     #[test]
     fn a_thread_spends_a_little_at_a_time_and_only_if_it_answers_checks() {
-        let work = || std::thread::sleep(AT_A_TIME / 2);
         while !is_quiet(now()) {
             std::thread::yield_now();
         }
+        let work = || {
+            let begun = Instant::now();
+            while begun.elapsed().is_zero() {}
+        };
         assert_eq!(spend(work), None, "it answers no checks");
         begin_turn();
-        assert_eq!((spend(work), spend(work)), (Some(()), Some(())));
+        assert_eq!(spend(work), Some(()));
+        assert!(SPENT.get() > Some(Duration::ZERO));
+        SPENT.set(Some(AT_A_TIME - Duration::from_nanos(1)));
+        assert_eq!(spend(work), Some(()));
         assert_eq!(spend(work), None, "whoever has come is answered first");
         begin_turn();
         assert_eq!(spend(work), Some(()));
-        is_wanted();
+        somebody_was_let_in();
         assert_eq!(spend(work), None);
     }
 }

@@ -333,6 +333,8 @@ pub struct AuditEntry {
     pub at: Timestamp,
     /// `key:<id>`, `user:<name>`, `<issuer>:<subject>`, or `operator` for whoever holds the admin socket.
     pub actor: String,
+    /// The id of the user or of the subject of a token, which nobody else ever has. `None`: the actor has none, or had none then.
+    pub actor_id: Option<String>,
     /// Such as `key.create`.
     pub act: String,
     /// Such as `key:<id>`, `user:<name>` or `<kind>:<id>` of a resource.

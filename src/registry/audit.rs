@@ -241,6 +241,7 @@ impl Registry {
             sequence: 0,
             at: self.clock.now(),
             actor: plain(&attempt.actor.subject),
+            actor_id: attempt.actor.id.as_deref().map(plain),
             act: plain(attempt.act),
             target: plain(&attempt.target),
             project: project.filter(|project| is_project(project)).map(str::to_owned),

@@ -359,6 +359,7 @@ pub(super) fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
         reason: entry.reason.clone(),
         peer: entry.peer.clone(),
         request_id: entry.request_id.clone(),
+        actor_id: entry.actor_id.clone(),
     };
     wire.encode_to_vec()
 }
@@ -378,6 +379,7 @@ pub(super) fn decode_audit(bytes: &[u8]) -> Result<AuditEntry, StoreError> {
         sequence: wire.sequence,
         at: Timestamp::from_millis(wire.at_ms),
         actor: wire.actor,
+        actor_id: wire.actor_id,
         act: wire.act,
         target: wire.target,
         project: wire.project,

@@ -20,6 +20,7 @@ fn a_page_of_rare_rows_is_looked_for_until_it_is_full() {
         sequence: 0,
         at: Timestamp::from_millis(1),
         actor: "operator".to_owned(),
+        actor_id: None,
         act: act.to_owned(),
         target: "key:a".to_owned(),
         project: None,

@@ -56,6 +56,7 @@ fn row(n: u64) -> AuditEntry {
         sequence: 0,
         at: Timestamp::from_millis(n),
         actor: "operator".to_owned(),
+        actor_id: None,
         act: "key.create".to_owned(),
         target: format!("key:{n}"),
         project: Some("acme".to_owned()),

@@ -359,6 +359,7 @@ fn accepted() -> AuditEntry {
         sequence: 0,
         at: Timestamp::from_millis(1),
         actor: "operator".to_owned(),
+        actor_id: None,
         act: "store.accept".to_owned(),
         target: "store".to_owned(),
         project: None,

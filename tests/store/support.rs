@@ -119,6 +119,7 @@ pub fn row(target: &str) -> AuditEntry {
         sequence: 0,
         at: at(1),
         actor: "operator".to_owned(),
+        actor_id: None,
         act: "key.create".to_owned(),
         target: target.to_owned(),
         project: Some("acme".to_owned()),

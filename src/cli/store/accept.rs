@@ -105,6 +105,7 @@ impl Look {
             sequence: 0,
             at: Clock::System.now(),
             actor: Actor::operator().subject,
+            actor_id: None,
             act: "store.accept".to_owned(),
             target: format!("lineage:{}", self.standing.lineage),
             project: None,

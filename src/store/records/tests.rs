@@ -114,10 +114,11 @@ prop_compose! {
         at in times(),
         (actor, act, target, peer, request_id) in (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}"),
         (project, reason) in (proptest::option::of(".{0,20}"), proptest::option::of(".{0,20}")),
+        actor_id in proptest::option::of("[a-z]{0,20}"),
         refused: bool,
     ) -> AuditEntry {
         let outcome = if refused { Outcome::Refused } else { Outcome::Done };
-        AuditEntry { sequence, at, actor, act, target, project, outcome, reason, peer, request_id }
+        AuditEntry { sequence, at, actor, actor_id, act, target, project, outcome, reason, peer, request_id }
     }
 }
 

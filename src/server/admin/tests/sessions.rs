@@ -1,5 +1,6 @@
 //! Logging in and out over the API, as a person and as somebody who guesses.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -159,6 +160,9 @@ async fn whoever_is_given_a_name_again_inherits_no_idempotency_key() {
         let freed = api.operate("POST", "/api/v1/users/acme:ada/free", Value::Null).await;
         assert_eq!(freed.status.as_u16(), 200, "{}", freed.body);
     }
+    let log = api.operate("GET", "/api/v1/audit?actor=user:acme/ada&act=key.create", Value::Null).await;
+    let ids: HashSet<_> = log.body["entries"].as_array().unwrap().iter().map(|row| row["actor_id"].as_str()).collect();
+    assert!(ids.len() == 2 && !ids.contains(&None), "the log tells the one from the other: {}", log.body);
 }
 
 #[tokio::test]

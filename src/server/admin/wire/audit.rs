@@ -66,6 +66,8 @@ pub struct AuditBody {
     pub at: String,
     /// `key:<id>`, `user:<name>`, `<issuer>:<subject>`, or `operator` for whoever holds the admin socket.
     pub actor: String,
+    /// The `id` of the user or of the subject of a token, which nobody else ever has; null if the actor has none, or had none then.
+    pub actor_id: Option<String>,
     /// The name of the operation, such as `key.create`.
     pub act: String,
     /// Such as `key:<id>`, `user:<name>` or `workload:w-1`.
@@ -86,6 +88,7 @@ impl From<&AuditEntry> for AuditBody {
             sequence: entry.sequence,
             at: rfc3339(entry.at),
             actor: entry.actor.clone(),
+            actor_id: entry.actor_id.clone(),
             act: entry.act.clone(),
             target: entry.target.clone(),
             project: entry.project.clone(),

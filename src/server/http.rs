@@ -49,6 +49,11 @@ pub struct Answering<S> {
     pub peer: Option<IpAddr>,
 }
 
+/// Once a part of the places has changed hands, whoever comes next waits so long where the system keeps those who were not accepted yet:
+/// a crowd that comes again as soon as it is hung up on takes no more of the machine than this.
+const CROWD_PAUSE: Duration = Duration::from_millis(2);
+const CROWD: usize = 32;
+
 /// A place is not held for longer, whatever the client does or leaves undone.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 
@@ -74,15 +79,27 @@ where
     let (places, turns) = (Places::new(limits.room), Turns::new());
     let (open, closing) = (GracefulShutdown::new(), CancellationToken::new());
     let mut shutdown = pin!(shutdown);
+    let mut left = 0;
     loop {
+        let next = async {
+            if left * CROWD >= limits.room.strangers {
+                left = 0;
+                tokio::time::sleep(CROWD_PAUSE).await;
+            }
+            listener.accept().await
+        };
         let (stream, address) = tokio::select! {
             biased;
             () = &mut shutdown => break,
-            accepted = listener.accept() => accepted,
+            accepted = next => accepted,
         };
         let Answering { service, peer } = arrive(&stream, &address);
         // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
-        let Some(place) = places.enter(peer) else { continue };
+        let Some(place) = places.enter(peer) else {
+            left += 1;
+            continue;
+        };
+        left += place.left();
         let (http, watcher, closing, turns) = (http.clone(), open.watcher(), closing.clone(), turns.clone());
         let account = budget.open(Arc::clone(place.seat()));
         let ours = Arc::clone(&account);
@@ -275,6 +292,7 @@ impl HttpBody for Arriving {
 mod tests {
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Instant;
 
     use axum::Router;
     use axum::routing::{get, post};
@@ -286,7 +304,7 @@ mod tests {
     use super::*;
     use crate::server::testing::{stranger, strangers};
 
-    const ROOM: Room = Room { places: 64, strangers: 64, share: 8, cuts_answers: false };
+    const ROOM: Room = Room { places: 256, strangers: 256, share: 32, cuts_answers: false };
     const LIMITS: Limits =
         Limits { room: ROOM, head_time: Duration::from_secs(10), buffer: 8 << 10, drain: Duration::from_secs(1) };
     const MANY: usize = 1100;
@@ -357,6 +375,15 @@ mod tests {
             door.assert_answers().await;
             drop(held);
         }
+    }
+
+    #[tokio::test]
+    async fn a_crowd_is_let_in_a_few_at_a_time() {
+        let (door, begin) = (Door::open().await, Instant::now());
+        let _held = strangers(door.address, MANY, b"").await;
+        door.assert_answers().await;
+        let lots = (MANY - ROOM.strangers) / (ROOM.strangers / CROWD);
+        assert!(begin.elapsed() > CROWD_PAUSE * (lots as u32 - 1), "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -107,6 +107,8 @@ struct Inner {
 pub struct Place {
     places: Arc<Places>,
     seat: Arc<Seat>,
+    /// How many left for it.
+    left: usize,
 }
 
 /// How far the peer of one connection has come. Told by whatever serves it.
@@ -155,12 +157,13 @@ impl Places {
 
     /// A place for a connection, perhaps another one's; `None` if nobody's can be taken away.
     pub fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
-        let mut inner = self.lock();
+        let (mut inner, mut left) = (self.lock(), 0);
         loop {
             let leaving = self.next_to_leave(&inner).ok()?;
             if leaving.is_empty() {
                 break;
             }
+            left += leaving.len();
             for seat in leaving {
                 inner.remove(&seat);
                 seat.leave.notify_one();
@@ -182,7 +185,7 @@ impl Places {
         seat.set(Stage::Arriving);
         inner.name(&seat, peer);
         inner.seats.insert(seat.number, Arc::clone(&seat));
-        Some(Place { places: Arc::clone(self), seat })
+        Some(Place { places: Arc::clone(self), seat, left })
     }
 
     /// Connections that are open, but for those that are about to leave.
@@ -294,6 +297,11 @@ impl Place {
     /// For whatever serves the connection.
     pub fn seat(&self) -> &Arc<Seat> {
         &self.seat
+    }
+
+    /// How many gave up theirs for it, which is room for as many more.
+    pub fn left(&self) -> usize {
+        self.left
     }
 
     /// Returns when somebody else has got this place, or it was given up.

@@ -100,7 +100,7 @@ impl Replica {
 
     pub fn stop(self) -> Outcome<()> {
         self.tollgate.stop()?;
-        self.redis.server.stop(Signal::TERM)
+        self.redis.stop()
     }
 }
 
@@ -124,6 +124,10 @@ impl Redis {
         let mut server = Server::start("redis-server", command, &bench.folder.join(format!("{name}.log")))?;
         server.wait_for(Duration::from_secs(10), || is_open(&address.to_string()))?;
         Ok(Some(Self { server, address }))
+    }
+
+    pub fn stop(self) -> Outcome<()> {
+        self.server.stop(Signal::TERM)
     }
 
     /// Without waiting for the disk meanwhile.

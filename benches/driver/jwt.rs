@@ -87,7 +87,7 @@ impl Tokens {
     pub fn make(bench: &Bench) -> Outcome<Self> {
         let keys = ALGORITHMS.map(|(algorithm, _)| SigningKey::generate(algorithm, algorithm));
         fs::write(bench.folder.join(JWKS), jwks(&keys).to_string())?;
-        let per_round = bench.scaled(3_000);
+        let per_round = bench.scaled(6_000);
         let mut batches = Vec::new();
         for (key, (algorithm, row)) in keys.iter().zip(ALGORITHMS) {
             let made: Vec<String> = (0..per_round * bench.rounds).map(|number| token(key, number)).collect();

@@ -1,21 +1,17 @@
-//! The tables `list` and `list-redis`: what a page of the keys of one project and plane takes, read from the store as the admin
-//! API reads it, among a thousand keys and among a million. Never measures a page twice in a row.
+//! The tables `list` and `list-redis`: what whoever asks the admin API for a page of the keys of one project and plane waits for,
+//! among a thousand keys and among a million. Never measures a page twice in a row.
 
-use std::net::SocketAddr;
-use std::path::Path;
-use std::sync::Arc;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use tollgate::domain::credential::KeyId;
-use tollgate::store::embedded::Embedded;
-use tollgate::store::redis::Redis;
-use tollgate::store::redis::connect::Connector;
-use tollgate::store::{KeyQuery, Store};
-
-use crate::fleet;
-use crate::keys::{Keys, PROJECT};
+use crate::fleet::Redis;
+use crate::jwt::JWKS;
+use crate::keys::{KEY_LENGTH, Keys, PROJECT};
+use crate::process::SERVER_CORE;
 use crate::report::{Row, Samples};
+use crate::tollgate::Tollgate;
 use crate::{Bench, Outcome};
 
 /// A page among a million keys takes at most one and a half times one among a thousand.
@@ -32,88 +28,115 @@ pub const ROWS: [Row; 4] = [
     Row::new("list-redis", "list-1m", "us", "list-1k").bar(BAR),
 ];
 
-/// Two stores that differ in how many keys they hold.
-struct Pair {
-    table: &'static str,
-    few: Store,
-    many: Store,
-    /// The ids in each, in order: where pages begin.
-    of_few: Vec<KeyId>,
-    of_many: Vec<KeyId>,
+/// A server, and an administrator of the project on a connection to it.
+struct Listed {
+    tollgate: Tollgate,
+    connection: BufReader<TcpStream>,
+    admin: String,
+    /// Of all its keys, in order: where pages begin.
+    ids: Vec<String>,
 }
 
 pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let folder = bench.folder.join("list");
-    std::fs::create_dir_all(&folder)?;
+    fs::create_dir_all(&folder)?;
     bench.say(&format!("{FEW} keys for pages"));
     let few = Keys::make(&folder, FEW)?;
-    let pair = runtime.block_on(Pair::of("list", file(&few.store)?, file(&keys.store)?))?;
-    runtime.block_on(pair.measure(bench, samples))?;
-    drop(pair);
-    let (Some(small), Some(large)) = (fleet::Redis::start(bench, "list-1k")?, fleet::Redis::start(bench, "list-1m")?)
-    else {
+    let of_file = |keys: &Keys, name| {
+        Listed::start(bench, name, &format!("{{embedded: {{path: {}}}}}", keys.store.display()), keys)
+    };
+    compare("list", of_file(&few, "list-1k")?, of_file(keys, "list-1m")?, bench, samples)?;
+
+    let (Some(small), Some(large)) = (Redis::start(bench, "redis-1k")?, Redis::start(bench, "redis-1m")?) else {
         return Ok(());
     };
     bench.say(&format!("{FEW} and {} keys into Redis", keys.count));
     small.fill(keys, FEW)?;
     large.fill(keys, keys.count)?;
-    let store = |address: SocketAddr| -> Outcome<Store> {
-        let connector = Connector::single(&address.to_string())?;
-        Ok(Store::Redis(Arc::new(Redis::new(connector, runtime.handle().clone()))))
+    let of_redis = |redis: &Redis, name, keys| {
+        Listed::start(bench, name, &format!("{{redis: {{url: \"redis://{}\"}}}}", redis.address), keys)
     };
-    let pair = runtime.block_on(Pair::of("list-redis", store(small.address)?, store(large.address)?))?;
-    runtime.block_on(pair.measure(bench, samples))?;
-    small.server.stop(Signal::TERM)?;
-    large.server.stop(Signal::TERM)
+    compare("list-redis", of_redis(&small, "list-1k", &few)?, of_redis(&large, "list-1m", keys)?, bench, samples)?;
+    small.stop()?;
+    large.stop()
 }
 
-fn file(path: &Path) -> Outcome<Store> {
-    Ok(Store::Embedded(Arc::new(Embedded::open(path, Duration::from_secs(10))?)))
+fn compare(
+    table: &'static str,
+    mut few: Listed,
+    mut many: Listed,
+    bench: &Bench,
+    samples: &mut Samples,
+) -> Outcome<()> {
+    for round in 1..=bench.rounds {
+        bench.say(&format!("{table}: round {round} of {}", bench.rounds));
+        samples.add(table, "list-1k", few.pages(round)?);
+        samples.add(table, "list-1m", many.pages(round)?);
+    }
+    few.tollgate.stop()?;
+    many.tollgate.stop()
 }
 
-impl Pair {
-    async fn of(table: &'static str, few: Store, many: Store) -> Outcome<Self> {
-        let ids = async |store: &Store| -> Outcome<Vec<KeyId>> {
-            let (mut ids, mut after) = (Vec::new(), None);
-            loop {
-                let page = store.keys(KeyQuery { after, limit: 10_000, ..KeyQuery::default() }).await?;
-                let Some(last) = page.last() else { return Ok(ids) };
-                after = Some(last.id);
-                ids.extend(page.iter().map(|key| key.id));
+impl Listed {
+    fn start(bench: &Bench, name: &str, store: &str, keys: &Keys) -> Outcome<Self> {
+        let folder = bench.folder.join(name);
+        fs::create_dir_all(&folder)?;
+        fs::copy(bench.folder.join(JWKS), folder.join(JWKS))?;
+        let tollgate = Tollgate::start_on(store, &bench.tollgate, &folder, keys, SERVER_CORE, false)?;
+        let admin = tollgate.create_key(&bench.tollgate, "lists", "admin", "manage_keys")?;
+        let connection = TcpStream::connect(tollgate.admin)?;
+        connection.set_nodelay(true)?;
+        connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let text = fs::read_to_string(&keys.file)?;
+        let key = |at: usize| text.get(at..at + KEY_LENGTH).and_then(|key| key.split('_').nth(2)).ok_or("an odd key");
+        let mut ids =
+            (0..keys.count).map(|number| Ok(key(number * KEY_LENGTH)?.to_owned())).collect::<Outcome<Vec<_>>>()?;
+        ids.sort_unstable();
+        Ok(Self { tollgate, connection: BufReader::new(connection), admin, ids })
+    }
+
+    /// Microseconds for a page, the mean of many that begin all over the list.
+    fn pages(&mut self, round: usize) -> Outcome<f64> {
+        let places = self.ids.len().checked_sub(PAGE + 1).ok_or("too few keys for a page")?;
+        let begin = Instant::now();
+        for number in 0..PAGES {
+            // The golden ratio spreads them evenly, and no two alike.
+            let at = ((number + round * PAGES) as f64 * 0.618_033_988_75).fract() * places as f64;
+            let found = self.page(at as usize)?;
+            if found != PAGE {
+                return Err(format!("a page of {found} keys instead of {PAGE}").into());
             }
-        };
-        let (of_few, of_many) = (ids(&few).await?, ids(&many).await?);
-        Ok(Self { table, few, many, of_few, of_many })
+        }
+        Ok(begin.elapsed().as_secs_f64() * 1e6 / PAGES as f64)
     }
 
-    async fn measure(&self, bench: &Bench, samples: &mut Samples) -> Outcome<()> {
-        for round in 1..=bench.rounds {
-            bench.say(&format!("{}: round {round} of {}", self.table, bench.rounds));
-            samples.add(self.table, "list-1k", pages(&self.few, &self.of_few, round).await?);
-            samples.add(self.table, "list-1m", pages(&self.many, &self.of_many, round).await?);
+    /// How many keys there are in the page behind this one.
+    fn page(&mut self, at: usize) -> Outcome<usize> {
+        let (after, admin) = (&self.ids[at], &self.admin);
+        let request = format!(
+            "GET /api/v1/keys?project={PROJECT}&plane=data&after={after}&limit={PAGE} HTTP/1.1\r\nhost: localhost\r\n\
+             authorization: Bearer {admin}\r\n\r\n"
+        );
+        self.connection.get_mut().write_all(request.as_bytes())?;
+        let (mut head, mut length) = (String::new(), 0);
+        while !head.ends_with("\r\n\r\n") {
+            let from = head.len();
+            if self.connection.read_line(&mut head)? == 0 {
+                return Err("the connection was closed before an answer".into());
+            }
+            if let Some((name, value)) = head[from..].split_once(':')
+                && name.eq_ignore_ascii_case("content-length")
+            {
+                length = value.trim().parse()?;
+            }
         }
-        Ok(())
-    }
-}
-
-/// Microseconds for a page, the mean of many that begin all over the list.
-async fn pages(store: &Store, ids: &[KeyId], round: usize) -> Outcome<f64> {
-    let places = ids.len().checked_sub(PAGE + 1).ok_or("too few keys for a page")?;
-    let begin = Instant::now();
-    for number in 0..PAGES {
-        // The golden ratio spreads them evenly, and no two alike.
-        let at = ((number + round * PAGES) as f64 * 0.618_033_988_75).fract() * places as f64;
-        let query = KeyQuery {
-            project: Some(PROJECT.to_owned()),
-            plane: Some("data".to_owned()),
-            after: ids.get(at as usize).copied(),
-            limit: PAGE,
-        };
-        let found = store.keys(query).await?.len();
-        if found != PAGE {
-            return Err(format!("a page of {found} keys instead of {PAGE}").into());
+        let mut body = vec![0; length];
+        self.connection.read_exact(&mut body)?;
+        if !head.starts_with("HTTP/1.1 200 ") {
+            return Err(
+                format!("{}: {}", head.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body)).into()
+            );
         }
+        Ok(String::from_utf8(body)?.matches("{\"id\":").count())
     }
-    Ok(begin.elapsed().as_secs_f64() * 1e6 / PAGES as f64)
 }

@@ -8,9 +8,9 @@ use rustix::process::Signal;
 
 use crate::Outcome;
 use crate::jwt::{ISSUER, JWKS};
-use crate::keys::{Keys, PREFIX};
+use crate::keys::{Keys, PREFIX, PROJECT};
 use crate::payload::{HOST, PATH};
-use crate::process::{self, Server, free_address, get};
+use crate::process::{self, LOAD_CORE, Server, free_address, get, output_of};
 
 /// A running Tollgate.
 pub struct Tollgate {
@@ -87,6 +87,19 @@ impl Tollgate {
             }
         }
         Ok(counted)
+    }
+
+    /// Runs the command line against the admin socket, and gives what it printed.
+    pub fn cli(&self, binary: &Path, arguments: &[&str]) -> Outcome<String> {
+        let mut command = process::pinned(LOAD_CORE, binary);
+        output_of(command.args(arguments).arg("--socket").arg(&self.socket))
+    }
+
+    /// Makes a key of the project for every workload, and gives its text.
+    pub fn create_key(&self, binary: &Path, name: &str, plane: &str, permissions: &str) -> Outcome<String> {
+        let made = ["keys", "create", "-q", "--name", name, "--plane", plane, "--permissions", permissions];
+        let text = self.cli(binary, &[&made[..], &["--project", PROJECT, "--workloads", "*"]].concat())?;
+        Ok(text.trim().to_owned())
     }
 
     pub fn stop(self) -> Outcome<()> {

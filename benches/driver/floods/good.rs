@@ -15,7 +15,6 @@ use super::cells::{Door, Way};
 use super::{Floods, Message, PEERS};
 use crate::Outcome;
 use crate::flood::log_in;
-use crate::keys::PROJECT;
 use crate::load::{Order, Plan};
 use crate::process::{self, LOAD_CORE, SERVER_CORE, Server, ask, free_address, is_open, output_of};
 use crate::tollgate::Tollgate;
@@ -116,45 +115,9 @@ pub fn measure(floods: &Floods, door: Door, way: Way, is_control: bool) -> Outco
     let tollgate = start(floods)?;
     let sink = if is_control { Some(sink(floods, door)?) } else { None };
     let target = sink.as_ref().map_or_else(|| address_of(&tollgate, door), |(_, address)| address.clone());
-    let admin = cli(
-        floods,
-        &tollgate,
-        &[
-            "keys",
-            "create",
-            "-q",
-            "--name",
-            "asks",
-            "--plane",
-            "admin",
-            "--project",
-            PROJECT,
-            "--workloads",
-            "*",
-            "--permissions",
-            "manage_keys",
-        ],
-    )?;
-    let doomed = cli(
-        floods,
-        &tollgate,
-        &[
-            "keys",
-            "create",
-            "-q",
-            "--name",
-            "doomed",
-            "--plane",
-            "data",
-            "--project",
-            PROJECT,
-            "--workloads",
-            "*",
-            "--permissions",
-            "run_inference",
-        ],
-    )?;
-    let doomed = doomed.trim().split('_').nth(2).ok_or("an odd key")?.to_owned();
+    let admin = tollgate.create_key(&bench.tollgate, "asks", "admin", "manage_keys")?;
+    let doomed = tollgate.create_key(&bench.tollgate, "doomed", "data", "run_inference")?;
+    let doomed = doomed.split('_').nth(2).ok_or("an odd key")?.to_owned();
     if door == Door::Login {
         // Known where they come from, as those are who logged in yesterday.
         log_in(tollgate.door)?;
@@ -170,12 +133,12 @@ pub fn measure(floods: &Floods, door: Door, way: Way, is_control: bool) -> Outco
         let strangers = scope.spawn(|| text(flood(floods, door, way, &target)));
         thread::sleep(KNOCKING);
         let live = scope.spawn(|| slowest(&over, || ask(tollgate.ops, "/live", &[]).is_ok_and(|status| status == 200)));
-        let good_at_door = scope.spawn(|| share_in_time(&over, || good_request(floods, &tollgate, door, admin.trim())));
+        let good_at_door = scope.spawn(|| share_in_time(&over, || good_request(floods, &tollgate, door, &admin)));
         let grown = scope.spawn(|| text(most_resident(&over, &tollgate.server)));
         let revoked = scope.spawn(|| {
             thread::sleep(Duration::from_secs(floods.seconds) / 4);
             let start = Instant::now();
-            text(cli(floods, &tollgate, &["keys", "revoke", &doomed])).map(|_| start.elapsed())
+            text(tollgate.cli(&bench.tollgate, &["keys", "revoke", &doomed])).map(|_| start.elapsed())
         });
         let checks = checks.join().map_err(|_| "the load panicked")?;
         over.store(true, Ordering::Relaxed);
@@ -267,12 +230,6 @@ fn flood(floods: &Floods, door: Door, way: Way, address: &str) -> Outcome<Value>
     };
     command.arg("peers").arg(address).arg(protocol).arg(way).arg(seconds.to_string()).arg(path);
     Ok(serde_json::from_str(&output_of(&mut command)?)?)
-}
-
-/// Runs the command line against the admin socket.
-fn cli(floods: &Floods, tollgate: &Tollgate, arguments: &[&str]) -> Outcome<String> {
-    let mut command = process::pinned(LOAD_CORE, &floods.bench.tollgate);
-    output_of(command.args(arguments).arg("--socket").arg(&tollgate.socket))
 }
 
 /// The longest that one took; what fails counts as for ever.

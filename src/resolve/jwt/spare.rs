@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long nobody must have been let in without a signature.
-const QUIET_FOR: Duration = Duration::from_millis(50);
+const QUIET_FOR: Duration = Duration::from_millis(10);
 /// Whoever comes first after that waits this long at most, and for one signature.
-const AT_A_TIME: Duration = Duration::from_millis(8);
+const AT_A_TIME: Duration = Duration::from_millis(2);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// When somebody was let in last without a signature, in milliseconds after the start.
@@ -74,8 +74,8 @@ mod tests {
         assert!(!is_quiet(u64::MAX), "it is not told yet");
         begin_turn();
         let told = WANTED_AT.load(Ordering::Relaxed);
-        assert!(!is_quiet(told + 49));
-        assert!(is_quiet(told + 50));
+        assert!(!is_quiet(told + 9));
+        assert!(is_quiet(told + 10));
         while now() == told {
             std::thread::yield_now();
         }

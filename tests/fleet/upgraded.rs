@@ -1,7 +1,9 @@
 //! A fleet on the store of the release before, whose replicas are replaced one by one and whose store is then raised to the newer
 //! format, while it answers: nobody is refused who was let in, whoever is ended meanwhile is refused, and nothing begins before every
-//! replica can write the new format. The old replicas themselves are missing: there is one binary.
+//! replica can write the new format. The replicas that are replaced are of that release where `TOLLGATE_EARLIER` names its program, and
+//! else of this one.
 
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -38,15 +40,21 @@ fn at(place: &Place) -> Arc<Process> {
     Arc::clone(&place.lock().unwrap())
 }
 
-async fn ready(house: &House) -> Arc<Process> {
-    let process = Arc::new(block_in_place(|| house.process()));
+/// The program of the release before, if there is one.
+fn earlier() -> Option<PathBuf> {
+    std::env::var_os("TOLLGATE_EARLIER").map(PathBuf::from)
+}
+
+async fn ready(house: &House, program: Option<&Path>) -> Arc<Process> {
+    let start = || program.map_or_else(|| house.process(), |program| house.process_of(program));
+    let process = Arc::new(block_in_place(start));
     wait_for("a first allow", async || process.check(GOOD).await == Answer::Allowed).await;
     process
 }
 
 /// The new one is there before the old one goes, and nobody is asked who is going.
 async fn replace(house: &House, place: &Place) {
-    let new = ready(house).await;
+    let new = ready(house, None).await;
     let mut old = std::mem::replace(&mut *place.lock().unwrap(), new);
     wait_for("its last answer", async || Arc::get_mut(&mut old).is_some()).await;
     block_in_place(|| Arc::into_inner(old).unwrap().end());
@@ -99,13 +107,18 @@ async fn a_store_of_the_release_before_is_rolled_and_then_upgraded_under_load() 
     let (operator, here) = (operator(&house), house.replica().await);
     assert_eq!(operator.format().await.unwrap(), Format::Two);
     let (kept, ended) = (made(&here).await, made(&here).await);
-    let places = [ready(&house).await, ready(&house).await].map(|process| Place::new(Mutex::new(process)));
+    let earlier = earlier();
+    let first = [ready(&house, earlier.as_deref()).await, ready(&house, earlier.as_deref()).await];
+    let places = first.map(|process| Place::new(Mutex::new(process)));
     let load = Arc::<Load>::default();
     let askers = places.clone().map(|place| {
         let (load, keys) = (Arc::clone(&load), [GOOD.to_owned(), kept.text.clone()]);
         tokio::spawn(async move { load.ask(&place, &keys).await })
     });
     load.goes_on().await;
+    if earlier.is_some() {
+        assert!(matches!(upgrade(&operator).await, Err(StoreError::Conflict(_))), "older ones are there");
+    }
     for place in &places {
         replace(&house, place).await;
         load.goes_on().await;

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -219,10 +220,15 @@ impl House {
     }
 
     pub fn process(&self) -> Process {
+        self.process_of(Path::new(env!("CARGO_BIN_EXE_tollgate")))
+    }
+
+    /// Another Tollgate than this one.
+    pub fn process_of(&self, program: &Path) -> Process {
         let folder = tempfile::tempdir().unwrap();
         write_this_pepper(&folder, self.pepper);
         let config = self.configured(&self.store(), &folder);
-        Process::start(folder, &config)
+        Process::of(program, folder, &config)
     }
 
     fn configured(&self, store: &str, folder: &TempDir) -> String {

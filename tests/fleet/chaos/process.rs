@@ -34,10 +34,15 @@ pub struct Process {
 impl Process {
     /// Starts one in a folder that has its pepper, and waits until its check socket is there.
     pub fn start(folder: TempDir, config: &str) -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_tollgate")), folder, config)
+    }
+
+    /// The same with another Tollgate than this one.
+    pub fn of(program: &Path, folder: TempDir, config: &str) -> Self {
         let file = folder.path().join("tollgate.yaml");
         fs::write(&file, config).unwrap();
         let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        let child = Command::new(program)
             .env_clear()
             .args(["serve", "--config"])
             .arg(&file)

@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
@@ -63,6 +63,8 @@ const FIRST_LEASE: Duration = Duration::from_secs(2);
 const FLUSH_EVERY: Duration = Duration::from_secs(30);
 /// How often it is looked for rows of the audit log that are too old, and whether today's tombstones were.
 const TRIM_EVERY: Duration = Duration::from_secs(3600);
+/// Nobody reads the whole store while this process has yet to fill its caches.
+const SETTLED: Duration = Duration::from_secs(15 * 60);
 const RECONCILE_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the process could not start, or ended.
@@ -493,7 +495,7 @@ async fn trim_audit(registry: Registry) {
 }
 
 async fn purge_tombstones(registry: Registry) {
-    let mut ticks = tokio::time::interval(TRIM_EVERY);
+    let mut ticks = tokio::time::interval_at(Instant::now() + SETTLED, TRIM_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;

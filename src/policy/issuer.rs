@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use serde_json::{Map, Value};
 
 use crate::domain::change::named as named_digest;
@@ -310,7 +311,7 @@ fn id_of(issuer: &str, claims: &Claims, subject: &str) -> Box<str> {
     // With the length in front no issuer and subject can pass for two others.
     let named = format!("{} {issuer} {claim} {subject}", issuer.len());
     let Digest(bytes) = named_digest("token", &named);
-    bytes.iter().take(ID_BYTES).map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    HEXLOWER.encode(&bytes[..ID_BYTES]).into()
 }
 
 impl Meaning {

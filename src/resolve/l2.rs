@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use zeroize::Zeroizing;
 
 use super::api_key::Digester;
@@ -108,10 +109,7 @@ impl L2 {
 
     /// The key of a verified signature: of this token, under these very keys.
     pub fn signature<'t>(&self, tenant: &'t str, token: Digest, keys: &[u8; 32]) -> SharedKey<'t> {
-        let mut text = String::with_capacity(128);
-        for byte in token.0.iter().chain(keys) {
-            text.push_str(&format!("{byte:02x}"));
-        }
+        let text = HEXLOWER.encode(&[token.0, *keys].concat());
         SharedKey { tenant, kind: "signature", name: self.0.digester.of_name("signature", &text) }
     }
 
@@ -139,6 +137,6 @@ impl fmt::Debug for L2 {
 
 /// What a value is sealed under: moved, or given another age, it does not open.
 fn name(key: SharedKey<'_>, version: u64) -> String {
-    let name: String = key.name.0.iter().map(|byte| format!("{byte:02x}")).collect();
+    let name = HEXLOWER.encode(&key.name.0);
     format!("l2:{}:{}:{name}:{version}", key.tenant, key.kind)
 }

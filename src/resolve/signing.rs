@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -145,7 +146,7 @@ impl SigningKeys {
         let mut seed = Zeroizing::new([0u8; 32]);
         let mut name = [0u8; 8];
         getrandom::fill(seed.as_mut()).and_then(|()| getrandom::fill(&mut name)).ok()?;
-        let id: String = name.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = HEXLOWER.encode(&name);
         let sealed = self.digester.sealer().seal(&sealed_name(&id), &*seed).ok()?;
         Some(SigningKey { id, sealed, created_at: now })
     }

@@ -8,11 +8,11 @@ mod depot;
 mod record;
 mod walk;
 
+use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use super::StoreError;
 use super::format::Format;
-use super::keyspace::redis::hex;
 use crate::domain::time::Timestamp;
 use walk::{PAGE, Walk};
 
@@ -80,7 +80,7 @@ pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<R
         return Err(StoreError::Conflict(reason.to_owned()));
     }
     target.end(format, &source.former().await?).await?;
-    Ok(Report { counts, digest: hex(&digest.finalize()) })
+    Ok(Report { counts, digest: HEXLOWER.encode(&digest.finalize()) })
 }
 
 /// Writes what the target does not have. Gives how many those were.

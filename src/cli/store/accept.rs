@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use clap::Args;
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
@@ -95,7 +96,7 @@ impl Look {
         let Standing { lineage, sequence, chain, log, witnesses, .. } = &self.standing;
         let missed: BTreeSet<&String> = witnesses.iter().flat_map(|witness| &witness.missed).collect();
         let digest = Sha256::digest(json!([lineage, sequence, chain, log, self.known, missed]).to_string());
-        digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&digest[..6])
     }
 
     /// That it was accepted.

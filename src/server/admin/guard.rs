@@ -12,6 +12,7 @@ use axum::http::uri::Authority;
 use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use data_encoding::HEXLOWER;
 
 use super::AdminState;
 use super::operations::{Access, OPERATIONS, Operation};
@@ -379,7 +380,7 @@ impl RequestId {
         let mut bytes = [0u8; 16];
         // Without random bytes the request is served all the same, with a name that says nothing.
         let _ = getrandom::fill(&mut bytes);
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(HEXLOWER.encode(&bytes))
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Names from outside stand at the end only, or behind a NUL that no name holds, so that none can pass for another.
 
-use std::fmt::Write as _;
+use data_encoding::HEXLOWER;
 
 use crate::domain::credential::{Digest, KeyId};
 
@@ -50,7 +50,7 @@ pub const SIGNING_KEY_LIST: &str = "tg:{tg}:list:signing";
 pub const PEPPER_LIST: &str = "tg:{tg}:list:peppers";
 
 pub fn key(digest: &Digest) -> String {
-    format!("{KEYS}{}", hex(&digest.0))
+    format!("{KEYS}{}", HEXLOWER.encode(&digest.0))
 }
 
 pub fn key_id(id: &KeyId) -> String {
@@ -86,7 +86,7 @@ pub fn pepper(version: u32) -> String {
 }
 
 pub fn once(digest: &[u8; 32]) -> String {
-    format!("{ONCE}{}", hex(digest))
+    format!("{ONCE}{}", HEXLOWER.encode(digest))
 }
 
 pub fn keys_of_project(project: &str) -> String {
@@ -140,15 +140,6 @@ pub fn last_used(id: &KeyId) -> String {
     format!("tg:use:{{{bucket}}}")
 }
 
-/// The bytes of a digest, as they stand in a name.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-        // Writing to a text cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +160,5 @@ mod tests {
         let id = KeyId::parse("abcdefABCDEF").unwrap();
         assert_eq!(key_id(&id), "tg:{tg}:i:abcdefABCDEF");
         assert_eq!(last_used(&id), "tg:use:{ab}");
-        assert_eq!(hex(&[0, 255, 16]), "00ff10");
     }
 }

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use super::draft::{Draft, Halt, Seen, Step};
 use super::values::{key_of, key_value, user_of, user_value};
 use crate::domain::credential::{KeyId, ProjectId, UserId};
@@ -132,7 +134,7 @@ fn digest_taken(key: &ApiKey) -> Step<()> {
 }
 
 pub(super) fn put_key(draft: &mut Draft<'_>, key: &ApiKey) {
-    draft.put(names::key_id(&key.id), names::hex(&key.digest.0).into_bytes());
+    draft.put(names::key_id(&key.id), HEXLOWER.encode(&key.digest.0).into_bytes());
     draft.put(names::key(&key.digest), key_value(key));
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use redis::Script;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -182,7 +183,7 @@ impl SharedKey<'_> {
     }
 
     fn value(&self) -> String {
-        format!("{}:{}:{}", tag(self.tenant), self.kind, hex(&self.name))
+        format!("{}:{}:{}", tag(self.tenant), self.kind, HEXLOWER.encode(&self.name.0))
     }
 
     fn flight(&self) -> String {
@@ -198,10 +199,6 @@ fn tag(tenant: &str) -> String {
 
 fn purges_of(tenant: &str) -> String {
     format!("{}:purges", tag(tenant))
-}
-
-fn hex(digest: &Digest) -> String {
-    digest.0.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn millis(time: Duration) -> u64 {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
 use redis::{RedisError, ScriptInvocation};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -325,7 +326,7 @@ impl Writer {
 fn fresh_lineage() -> Result<String, StoreError> {
     let mut lineage = [0; 16];
     getrandom::fill(&mut lineage).map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    Ok(names::hex(&lineage))
+    Ok(HEXLOWER.encode(&lineage))
 }
 
 /// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.

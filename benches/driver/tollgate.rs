@@ -135,6 +135,7 @@ hosts:
       - {{name: health, match: [GET /healthz], public: true}}
       - {{name: chat, match: [\"POST {PATH}\", \"GET {PATH}\"], plane: data, all_of: [run_inference],
          in: {{project: key, workload: key}}}}
+quotas: {{keys: 2000000}}
 cache: {{known: 1000000, unknown: 20000, loads: 256}}
 log: {{level: info, decisions: denied}}
 workers: 1

@@ -17,6 +17,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use super::ResolveError;
 use super::cache::{Cache, Sizes};
 use super::l2::{Known, L2};
+use crate::domain::change::named;
 use crate::domain::credential::Digest;
 use crate::domain::decision::Denial;
 use crate::domain::json::parse_object;
@@ -53,6 +54,7 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(3600);
 #[derive(Clone, Debug)]
 struct Follows {
     rules: Issuer,
+    digest: Digest,
     keys: Arc<IssuerKeys>,
 }
 
@@ -61,7 +63,8 @@ struct Follows {
 pub enum Genuine {
     /// Somebody that another issuer speaks for.
     Other {
-        issuer: Box<str>,
+        /// The digest of the issuer's name.
+        issuer: Digest,
         subject: String,
         /// As [`Issuer::grant`] gives it.
         id: Box<str>,
@@ -94,7 +97,7 @@ impl Issuers {
             let keys = before.others.iter().find(same).map(|old| Arc::clone(&old.keys));
             let task = || tasks.task("issuer_keys");
             let follow = || Arc::new(IssuerKeys::follow(rules, &before.withdrawals, before.l2.clone(), task()));
-            Follows { rules: rules.clone(), keys: keys.unwrap_or_else(follow) }
+            Follows { rules: rules.clone(), digest: named("issuer", &rules.name), keys: keys.unwrap_or_else(follow) }
         };
         let others = policy.issuers.iter().map(followed).collect();
         Self {
@@ -271,7 +274,7 @@ impl Follows {
         let rules = &self.rules;
         let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
         let Granted { subject, id, grant } = rules.grant(claims)?;
-        Ok(Genuine::Other { issuer: rules.name.clone(), subject, id, grant, expires_at })
+        Ok(Genuine::Other { issuer: self.digest, subject, id, grant, expires_at })
     }
 }
 

@@ -227,14 +227,15 @@ impl Resolver {
         }
         match verified? {
             Genuine::Other { issuer, subject, id, grant, expires_at } => {
-                let barred = self.barred(grant.project()).await?;
+                let project = named("project", grant.project());
+                let barred = self.barred(grant.project(), project).await?;
                 let logged = self.digester.logged(&subject).map(String::into_boxed_str);
                 let beside = Beside { logged, id: Some(id) };
                 let mut principal = Principal::of_subject(&subject, beside, self.grants.share(&grant), expires_at);
                 principal.revoked = barred.value.is_some();
                 // The project was found to be as it is after the stamp was taken, by whichever load.
-                let digests = [digest, named("project", grant.project()), named("issuer", &issuer)];
-                let proof = Proof { stamp, slots: Slots::of_digests(&digests), sent: barred.proof.sent };
+                let proof =
+                    Proof { stamp, slots: Slots::of_digests(&[digest, project, issuer]), sent: barred.proof.sent };
                 Ok(issuers.cache.put(name, Arc::new(principal), proof))
             }
             Genuine::Session(session, plane) => issuers.cache.load(name, || self.session(&session, &plane)).await,
@@ -311,9 +312,8 @@ impl Resolver {
         self.resources.load(digest, load).await
     }
 
-    /// Whether nobody of a project is let in.
-    async fn barred(&self, project: &str) -> Result<Resolved<Barred>, ResolveError> {
-        let digest = named("project", project);
+    /// Whether nobody of a project is let in. `digest` is that of the project.
+    async fn barred(&self, project: &str, digest: Digest) -> Result<Resolved<Barred>, ResolveError> {
         if let Some(hit) = self.barred.get(&digest, Duration::ZERO) {
             return Ok(hit);
         }

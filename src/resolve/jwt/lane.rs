@@ -17,6 +17,7 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 use zeroize::Zeroizing;
 
 use super::key_set::{KeySet, NotSigned};
+use super::refusals::Refused;
 use super::spare;
 use crate::domain::credential::Digest;
 use crate::domain::token::PresentedToken;
@@ -33,9 +34,6 @@ const TOLD_TOGETHER: usize = 16;
 const TOLD_WITHIN: Duration = Duration::from_millis(1);
 /// Tokens that are asked about in the fleet's cache at a time; beyond them a signature is verified here.
 const MAX_LOOKS: usize = 64;
-/// A refused token is remembered this long, and no more of them than this.
-pub const REFUSED_FOR: Duration = Duration::from_secs(60);
-pub const MAX_REFUSED: u64 = 16_384;
 
 /// Too many signatures wait already: try again in a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +46,7 @@ type Flight = Shared<oneshot::Receiver<Verdict>>;
 pub struct Lane {
     queue: Arc<Queue>,
     /// By the names of tokens that their sets of keys have not signed.
-    refused: moka::sync::Cache<[u8; 32], ()>,
+    refused: Refused<()>,
     looks: Semaphore,
     turned_away: AtomicU64,
 }
@@ -88,8 +86,12 @@ struct Found {
 
 impl Default for Lane {
     fn default() -> Self {
-        let refused = moka::sync::Cache::builder().max_capacity(MAX_REFUSED).time_to_live(REFUSED_FOR).build();
-        Self { queue: Arc::default(), refused, looks: Semaphore::new(MAX_LOOKS), turned_away: AtomicU64::new(0) }
+        Self {
+            queue: Arc::default(),
+            refused: Refused::new(),
+            looks: Semaphore::new(MAX_LOOKS),
+            turned_away: AtomicU64::new(0),
+        }
     }
 }
 
@@ -110,7 +112,7 @@ impl Lane {
             return Ok(Err(NotSigned::UnknownKey));
         }
         let name = name(digest, keys);
-        if self.refused.contains_key(&name.0) {
+        if self.refused.get(&name).is_some() {
             return Ok(Err(NotSigned::WrongSignature));
         }
         let here = spare::spend(|| keys.verify(header, token.signed(), token.signature()));
@@ -119,7 +121,7 @@ impl Lane {
             None => self.beside(name, keys, header, token).await?,
         };
         if verdict == Err(NotSigned::WrongSignature) {
-            self.refused.insert(name.0, ());
+            self.refused.insert(&name, ());
         }
         Ok(verdict)
     }
@@ -149,7 +151,7 @@ impl Lane {
 
     /// Whether this set of keys was seen not to have signed the token.
     pub fn has_refused(&self, digest: Digest, keys: &KeySet) -> bool {
-        self.refused.contains_key(&name(digest, keys).0)
+        self.refused.get(&name(digest, keys)).is_some()
     }
 
     /// The right to ask the fleet's cache, while there is one left.

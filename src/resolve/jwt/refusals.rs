@@ -1,16 +1,40 @@
-//! Tokens with a good signature that were refused for what they say: presented again, they cost no other signature. Remembers none that
-//! time may make right, and none for longer than the rules that refused it are in force.
+//! Tokens that were refused, so that they cost no other signature when they are presented again: those that no key has signed, and those
+//! with a good signature for what they say. Of the latter it remembers none that time may make right, and none for longer than the rules
+//! that refused it are in force.
 
 use std::fmt;
+use std::time::Duration;
 
 use super::key_set::KeySet;
-use super::lane::{MAX_REFUSED, REFUSED_FOR, name};
+use super::lane::name;
 use crate::domain::credential::Digest;
 use crate::domain::decision::Denial;
 use crate::domain::time::Timestamp;
 
+const REMEMBERED_FOR: Duration = Duration::from_secs(60);
+const MOST: u64 = 16_384;
+
+/// What was refused in the last minute, by name. While nothing was, a look costs next to nothing.
+pub struct Refused<V>(moka::sync::Cache<[u8; 32], V>);
+
+impl<V: Clone + Send + Sync + 'static> Refused<V> {
+    pub fn new() -> Self {
+        Self(moka::sync::Cache::builder().max_capacity(MOST).time_to_live(REMEMBERED_FOR).build())
+    }
+
+    pub fn get(&self, name: &Digest) -> Option<V> {
+        if self.0.entry_count() == 0 { None } else { self.0.get(&name.0) }
+    }
+
+    pub fn insert(&self, name: &Digest, value: V) {
+        self.0.insert(name.0, value);
+        // Else it is not counted yet.
+        self.0.run_pending_tasks();
+    }
+}
+
 /// Of the issuers of one policy.
-pub struct Refusals(moka::sync::Cache<[u8; 32], Refusal>);
+pub struct Refusals(Refused<Refusal>);
 
 #[derive(Clone, Copy)]
 struct Refusal {
@@ -21,7 +45,7 @@ struct Refusal {
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self(moka::sync::Cache::builder().max_capacity(MAX_REFUSED).time_to_live(REFUSED_FOR).build())
+        Self(Refused::new())
     }
 }
 
@@ -29,7 +53,7 @@ impl Refusals {
     /// # Errors
     /// Why the token was refused that one of these keys has signed.
     pub fn check(&self, token: Digest, keys: &KeySet, now: Timestamp) -> Result<(), Denial> {
-        match self.0.get(&name(token, keys).0) {
+        match self.0.get(&name(token, keys)) {
             Some(Refusal { denial, at }) if at <= now => Err(denial),
             _ => Ok(()),
         }
@@ -39,7 +63,7 @@ impl Refusals {
     pub fn note(&self, token: Digest, keys: &KeySet, denial: Denial, now: Timestamp) {
         use Denial::{Expired, TokenAudience, TokenClaims, TokenIssuer, WrongPlane};
         if matches!(denial, Expired | TokenAudience | TokenClaims | TokenIssuer | WrongPlane) {
-            self.0.insert(name(token, keys).0, Refusal { denial, at: now });
+            self.0.insert(&name(token, keys), Refusal { denial, at: now });
         }
     }
 }

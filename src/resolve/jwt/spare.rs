@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 /// How long nobody must have been let in without a signature.
 const QUIET_FOR: Duration = Duration::from_millis(10);
 /// Whoever comes first after that waits this long at most, and for one signature.
-const AT_A_TIME: Duration = Duration::from_millis(2);
+const AT_A_TIME: Duration = Duration::from_millis(4);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// When somebody was let in last without a signature, in milliseconds after the start.
@@ -48,8 +48,8 @@ fn tell() {
 
 /// Does the work at once, if this thread has time for it.
 pub fn spend<T>(work: impl FnOnce() -> T) -> Option<T> {
-    let spent = SPENT.get().filter(|spent| *spent < AT_A_TIME && is_quiet(now()))?;
     let start = Instant::now();
+    let spent = SPENT.get().filter(|spent| *spent < AT_A_TIME && is_quiet(millis(start)))?;
     let done = work();
     SPENT.set(Some(spent + start.elapsed()));
     Some(done)
@@ -61,7 +61,11 @@ fn is_quiet(now: u64) -> bool {
 }
 
 fn now() -> u64 {
-    u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+    millis(Instant::now())
+}
+
+fn millis(at: Instant) -> u64 {
+    u64::try_from(at.saturating_duration_since(*START).as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::http::header::RETRY_AFTER;
@@ -49,10 +49,11 @@ pub struct Answering<S> {
     pub peer: Option<IpAddr>,
 }
 
-/// Once a part of the places has changed hands, whoever comes next waits so long where the system keeps those who were not accepted yet:
-/// a crowd that comes again as soon as it is hung up on takes no more of the machine than this.
-const CROWD_PAUSE: Duration = Duration::from_millis(2);
-const CROWD: usize = 32;
+/// Of the places, one part in so many is given away at once. Whoever comes next waits where the system keeps those who were not accepted
+/// yet, if that many came in so short a time: a crowd that comes again as soon as it is hung up on takes no more of the machine than this.
+const TOGETHER: usize = 32;
+const SHORT: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_millis(2);
 
 /// A place is not held for longer, whatever the client does or leaves undone.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
@@ -79,13 +80,10 @@ where
     let (places, turns) = (Places::new(limits.room), Turns::new());
     let (open, closing) = (GracefulShutdown::new(), CancellationToken::new());
     let mut shutdown = pin!(shutdown);
-    let mut left = 0;
+    let mut pace = Pace::new(limits.room);
     loop {
         let next = async {
-            if left * CROWD >= limits.room.strangers {
-                left = 0;
-                tokio::time::sleep(CROWD_PAUSE).await;
-            }
+            pace.keep().await;
             listener.accept().await
         };
         let (stream, address) = tokio::select! {
@@ -95,11 +93,7 @@ where
         };
         let Answering { service, peer } = arrive(&stream, &address);
         // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
-        let Some(place) = places.enter(peer) else {
-            left += 1;
-            continue;
-        };
-        left += place.left();
+        let Some(place) = places.enter(peer) else { continue };
         let (http, watcher, closing, turns) = (http.clone(), open.watcher(), closing.clone(), turns.clone());
         let account = budget.open(Arc::clone(place.seat()));
         let ours = Arc::clone(&account);
@@ -129,6 +123,30 @@ where
     drop(listener);
     closing.cancel();
     tokio::time::timeout(limits.drain, open.shutdown()).await.map_err(|_| places.taken())
+}
+
+/// How fast connections are let in.
+struct Pace {
+    together: usize,
+    come: usize,
+    since: Instant,
+}
+
+impl Pace {
+    fn new(room: Room) -> Self {
+        Self { together: (room.places / TOGETHER).max(1), come: 0, since: Instant::now() }
+    }
+
+    /// Returns when the next one may come.
+    async fn keep(&mut self) {
+        if self.come == self.together {
+            if self.since.elapsed() < SHORT {
+                tokio::time::sleep(PAUSE).await;
+            }
+            (self.come, self.since) = (0, Instant::now());
+        }
+        self.come += 1;
+    }
 }
 
 /// A connection on which something has been said: the first byte, and the rest, all of it counted. Before that it has no buffers.
@@ -292,7 +310,6 @@ impl HttpBody for Arriving {
 mod tests {
     use std::net::SocketAddr;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::time::Instant;
 
     use axum::Router;
     use axum::routing::{get, post};
@@ -382,8 +399,8 @@ mod tests {
         let (door, begin) = (Door::open().await, Instant::now());
         let _held = strangers(door.address, MANY, b"").await;
         door.assert_answers().await;
-        let lots = (MANY - ROOM.strangers) / (ROOM.strangers / CROWD);
-        assert!(begin.elapsed() > CROWD_PAUSE * (lots as u32 - 1), "{:?}", begin.elapsed());
+        let pauses = MANY / (ROOM.places / TOGETHER);
+        assert!(begin.elapsed() > PAUSE * pauses as u32, "{:?}", begin.elapsed());
     }
 
     #[tokio::test]

@@ -107,8 +107,6 @@ struct Inner {
 pub struct Place {
     places: Arc<Places>,
     seat: Arc<Seat>,
-    /// How many left for it.
-    left: usize,
 }
 
 /// How far the peer of one connection has come. Told by whatever serves it.
@@ -157,13 +155,12 @@ impl Places {
 
     /// A place for a connection, perhaps another one's; `None` if nobody's can be taken away.
     pub fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<Place> {
-        let (mut inner, mut left) = (self.lock(), 0);
+        let mut inner = self.lock();
         loop {
             let leaving = self.next_to_leave(&inner).ok()?;
             if leaving.is_empty() {
                 break;
             }
-            left += leaving.len();
             for seat in leaving {
                 inner.remove(&seat);
                 seat.leave.notify_one();
@@ -185,7 +182,7 @@ impl Places {
         seat.set(Stage::Arriving);
         inner.name(&seat, peer);
         inner.seats.insert(seat.number, Arc::clone(&seat));
-        Some(Place { places: Arc::clone(self), seat, left })
+        Some(Place { places: Arc::clone(self), seat })
     }
 
     /// Connections that are open, but for those that are about to leave.
@@ -218,12 +215,10 @@ impl Places {
             .map(|(stage, seat)| {
                 let is_within_share = is_within_share(seat);
                 let turn = match stage {
-                    _ if is_within_share && seat.is_vouched_for() && !seat.is_full.load(Ordering::Relaxed) => {
-                        Turn::Vouched
-                    }
+                    _ if is_within_share && seat.is_vouched_for() && !seat.is_full() => Turn::Vouched,
                     Stage::Busy if !cuts_answers => Turn::Idle,
                     Stage::Busy | Stage::Known => Turn::Answered,
-                    _ if seat.is_full.load(Ordering::Relaxed) => Turn::Unread,
+                    _ if seat.is_full() => Turn::Unread,
                     Stage::Arriving if !is_listened_to(seat) => Turn::Unheard,
                     Stage::Idle => Turn::Idle,
                     Stage::Arriving => Turn::JustCome,
@@ -299,11 +294,6 @@ impl Place {
         &self.seat
     }
 
-    /// How many gave up theirs for it, which is room for as many more.
-    pub fn left(&self) -> usize {
-        self.left
-    }
-
     /// Returns when somebody else has got this place, or it was given up.
     pub async fn taken_away(&self) {
         self.seat.leave.notified().await;
@@ -354,6 +344,11 @@ impl Seat {
     }
 
     /// Whether the peer leaves unread what is there for it.
+    pub fn is_full(&self) -> bool {
+        self.is_full.load(Ordering::Relaxed)
+    }
+
+    /// As [`Self::is_full`] tells it.
     pub fn set_full(&self, is_full: bool) {
         self.is_full.store(is_full, Ordering::Relaxed);
     }

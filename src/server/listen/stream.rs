@@ -15,6 +15,8 @@ use crate::server::budget::Account;
 pub struct Metered<S> {
     stream: Take<S>,
     account: Arc<Account>,
+    /// A connection that was just made takes nothing until the runtime has looked at it, whatever its peer does.
+    has_written: bool,
     /// The peer takes nothing more for now.
     is_full: bool,
     /// Something was to be read meanwhile.
@@ -23,13 +25,13 @@ pub struct Metered<S> {
 
 impl<S: AsyncRead> Metered<S> {
     pub fn new(stream: S, account: Arc<Account>) -> Self {
-        Self { stream: stream.take(0), account, is_full: false, waits: false }
+        Self { stream: stream.take(0), account, has_written: false, is_full: false, waits: false }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, account, is_full, waits } = self.get_mut();
+        let Self { stream, account, is_full, waits, .. } = self.get_mut();
         if *is_full {
             *waits = true;
             return Poll::Pending;
@@ -49,9 +51,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let Self { stream, account, is_full, waits } = self.get_mut();
+        let Self { stream, account, has_written, is_full, waits } = self.get_mut();
         let written = Pin::new(stream.get_mut()).poll_write(cx, bytes);
-        let is_full_now = written.is_pending();
+        *has_written |= written.is_ready();
+        let is_full_now = *has_written && written.is_pending();
         if std::mem::replace(is_full, is_full_now) != is_full_now {
             account.seat().set_full(is_full_now);
             if !is_full_now && std::mem::take(waits) {
@@ -71,5 +74,34 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
 
     fn is_write_vectored(&self) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+    use crate::server::budget::Budget;
+    use crate::server::places::{Places, Room};
+
+    const ROOM: Room = Room { places: 4, strangers: 4, share: 4, cuts_answers: true };
+
+    #[test]
+    fn whoever_has_just_come_is_not_taken_for_one_who_reads_nothing() {
+        let place = Places::new(ROOM).enter(None).unwrap();
+        let (mut peer, mut stream) = tokio::io::duplex(1);
+        assert!(stream.write_all(b"-").now_or_never().is_some());
+        let mut stream = Metered::new(stream, Budget::new().open(Arc::clone(place.seat())));
+        assert!(stream.write_all(b"a").now_or_never().is_none(), "it takes nothing yet");
+        assert!(!place.seat().is_full());
+        assert!(peer.read_u8().now_or_never().is_some());
+        assert!(stream.write_all(b"b").now_or_never().is_some());
+        assert!(stream.write_all(b"c").now_or_never().is_none(), "it takes nothing more");
+        assert!(place.seat().is_full());
+        assert!(peer.read_u8().now_or_never().is_some());
+        assert!(stream.write_all(b"c").now_or_never().is_some());
+        assert!(!place.seat().is_full());
     }
 }

@@ -52,8 +52,8 @@ pub struct Answering<S> {
 /// Of the places, one part in so many is given away at once. Whoever comes next waits where the system keeps those who were not accepted
 /// yet, if that many came in so short a time: a crowd that comes again as soon as it is hung up on takes no more of the machine than this.
 const TOGETHER: usize = 32;
-const SHORT: Duration = Duration::from_millis(4);
-const PAUSE: Duration = Duration::from_millis(2);
+const SHORT: Duration = Duration::from_millis(8);
+const PAUSE: Duration = Duration::from_millis(4);
 
 /// A place is not held for longer, whatever the client does or leaves undone.
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);

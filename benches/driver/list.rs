@@ -114,7 +114,7 @@ impl Listed {
     fn page(&mut self, at: usize) -> Outcome<usize> {
         let (after, admin) = (&self.ids[at], &self.admin);
         let request = format!(
-            "GET /api/v1/keys?project={PROJECT}&plane=data&after={after}&limit={PAGE} HTTP/1.1\r\nhost: localhost\r\n\
+            "GET /api/v1/auth/api-keys?project={PROJECT}&plane=data&after={after}&limit={PAGE} HTTP/1.1\r\nhost: localhost\r\n\
              authorization: Bearer {admin}\r\n\r\n"
         );
         self.connection.get_mut().write_all(request.as_bytes())?;

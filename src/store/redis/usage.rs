@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use futures_util::future::try_join_all;
 use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, Value};
 use tokio::runtime::Handle;
@@ -103,19 +104,22 @@ impl Redis {
             return Ok(Vec::new());
         }
         let buckets = &buckets;
-        let look = |mut connection: Spread| async move {
-            let mut found = vec![None; ids.len()];
-            for (bucket, places) in buckets {
+        // Together: a page of a small store has a bucket for nearly each of its keys.
+        let look = |connection: Spread| async move {
+            let times = buckets.iter().map(|(bucket, places)| {
                 let mut command = redis::cmd("HMGET");
                 command.arg(bucket);
                 for id in places.iter().filter_map(|at| ids.get(*at)) {
                     command.arg(id.as_str());
                 }
-                let times: Vec<Option<u64>> = query(&mut connection, &command).await?;
-                for (at, time) in places.iter().zip(times) {
-                    if let Some(place) = found.get_mut(*at) {
-                        *place = time.map(Timestamp::from_millis);
-                    }
+                let mut connection = connection.clone();
+                async move { query::<Vec<Option<u64>>>(&mut connection, &command).await }
+            });
+            let times = try_join_all(times).await?;
+            let mut found = vec![None; ids.len()];
+            for (at, time) in buckets.values().flatten().zip(times.into_iter().flatten()) {
+                if let Some(place) = found.get_mut(*at) {
+                    *place = time.map(Timestamp::from_millis);
                 }
             }
             Ok(found)

@@ -28,10 +28,9 @@ pub const ROWS: [Row; 4] = [
     Row::new("list-redis", "list-1m", "us", "list-1k").bar(BAR),
 ];
 
-/// A server, and an administrator of the project on a connection to it.
+/// A server, and an administrator of the project.
 struct Listed {
     tollgate: Tollgate,
-    connection: BufReader<TcpStream>,
     admin: String,
     /// Of all its keys, in order: where pages begin.
     ids: Vec<String>,
@@ -61,13 +60,7 @@ pub fn measure(bench: &Bench, keys: &Keys, samples: &mut Samples) -> Outcome<()>
     large.stop()
 }
 
-fn compare(
-    table: &'static str,
-    mut few: Listed,
-    mut many: Listed,
-    bench: &Bench,
-    samples: &mut Samples,
-) -> Outcome<()> {
+fn compare(table: &'static str, few: Listed, many: Listed, bench: &Bench, samples: &mut Samples) -> Outcome<()> {
     for round in 1..=bench.rounds {
         bench.say(&format!("{table}: round {round} of {}", bench.rounds));
         samples.add(table, "list-1k", few.pages(round)?);
@@ -84,25 +77,26 @@ impl Listed {
         fs::copy(bench.folder.join(JWKS), folder.join(JWKS))?;
         let tollgate = Tollgate::start_on(store, &bench.tollgate, &folder, keys, SERVER_CORE, false)?;
         let admin = tollgate.create_key(&bench.tollgate, "lists", "admin", "manage_keys")?;
-        let connection = TcpStream::connect(tollgate.admin)?;
-        connection.set_nodelay(true)?;
-        connection.set_read_timeout(Some(Duration::from_secs(5)))?;
         let text = fs::read_to_string(&keys.file)?;
         let key = |at: usize| text.get(at..at + KEY_LENGTH).and_then(|key| key.split('_').nth(2)).ok_or("an odd key");
         let mut ids =
             (0..keys.count).map(|number| Ok(key(number * KEY_LENGTH)?.to_owned())).collect::<Outcome<Vec<_>>>()?;
         ids.sort_unstable();
-        Ok(Self { tollgate, connection: BufReader::new(connection), admin, ids })
+        Ok(Self { tollgate, admin, ids })
     }
 
     /// Microseconds for a page, the mean of many that begin all over the list.
-    fn pages(&mut self, round: usize) -> Outcome<f64> {
+    fn pages(&self, round: usize) -> Outcome<f64> {
         let places = self.ids.len().checked_sub(PAGE + 1).ok_or("too few keys for a page")?;
+        let connection = TcpStream::connect(self.tollgate.admin)?;
+        connection.set_nodelay(true)?;
+        connection.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut connection = BufReader::new(connection);
         let begin = Instant::now();
         for number in 0..PAGES {
             // The golden ratio spreads them evenly, and no two alike.
             let at = ((number + round * PAGES) as f64 * 0.618_033_988_75).fract() * places as f64;
-            let found = self.page(at as usize)?;
+            let found = self.page(&mut connection, at as usize)?;
             if found != PAGE {
                 return Err(format!("a page of {found} keys instead of {PAGE}").into());
             }
@@ -111,17 +105,17 @@ impl Listed {
     }
 
     /// How many keys there are in the page behind this one.
-    fn page(&mut self, at: usize) -> Outcome<usize> {
+    fn page(&self, connection: &mut BufReader<TcpStream>, at: usize) -> Outcome<usize> {
         let (after, admin) = (&self.ids[at], &self.admin);
         let request = format!(
             "GET /api/v1/auth/api-keys?project={PROJECT}&plane=data&after={after}&limit={PAGE} HTTP/1.1\r\nhost: localhost\r\n\
              authorization: Bearer {admin}\r\n\r\n"
         );
-        self.connection.get_mut().write_all(request.as_bytes())?;
+        connection.get_mut().write_all(request.as_bytes())?;
         let (mut head, mut length) = (String::new(), 0);
         while !head.ends_with("\r\n\r\n") {
             let from = head.len();
-            if self.connection.read_line(&mut head)? == 0 {
+            if connection.read_line(&mut head)? == 0 {
                 return Err("the connection was closed before an answer".into());
             }
             if let Some((name, value)) = head[from..].split_once(':')
@@ -131,7 +125,7 @@ impl Listed {
             }
         }
         let mut body = vec![0; length];
-        self.connection.read_exact(&mut body)?;
+        connection.read_exact(&mut body)?;
         if !head.starts_with("HTTP/1.1 200 ") {
             return Err(
                 format!("{}: {}", head.lines().next().unwrap_or_default(), String::from_utf8_lossy(&body)).into()

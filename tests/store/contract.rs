@@ -1,6 +1,6 @@
 //! What every backend must do, as functions over a store; run for each backend there is. Here: keys, resources and batches.
 
-use tollgate::domain::credential::{Digest, ProjectId};
+use tollgate::domain::credential::{Digest, KeyId, ProjectId};
 use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
 use tollgate::store::{Belonging, KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
 
@@ -415,6 +415,13 @@ async fn the_latest_use_counts(store: Store) {
     store.note_use(vec![]).await.unwrap();
     assert_eq!(last().await, [Some(at(70)), Some(at(60)), None]);
     assert!(store.last_used(vec![]).await.unwrap().is_empty());
+    // Ids that differ in how they begin.
+    let ids = ["zz0000000001", "aa0000000001", "mm0000000001", "zz0000000002", "aa0000000002"];
+    let ids = ids.map(|id| KeyId::parse(id).unwrap());
+    let uses: Vec<_> = ids.iter().zip(1..).filter(|(_, n)| n % 2 == 1).map(|(id, n)| (*id, at(n))).collect();
+    store.note_use(uses).await.unwrap();
+    let expected = [Some(at(1)), None, Some(at(3)), None, Some(at(5))];
+    assert_eq!(store.last_used(ids.to_vec()).await.unwrap(), expected);
     assert_eq!(store.key(id(1)).await.unwrap(), Some(key(1)), "the record is as it was");
     assert_eq!(store.apply(vec![]).await.unwrap(), sequence + 1);
 }

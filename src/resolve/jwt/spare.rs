@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 /// How long nobody must have been let in without a signature.
 const QUIET_FOR: Duration = Duration::from_millis(10);
-/// Whoever comes first after that waits this long at most, and for one signature.
+/// Whoever comes first after that waits for two such turns at most, and for one signature more in each.
 const AT_A_TIME: Duration = Duration::from_millis(4);
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -117,9 +117,11 @@ impl Redis {
             });
             let times = try_join_all(times).await?;
             let mut found = vec![None; ids.len()];
-            for (at, time) in buckets.values().flatten().zip(times.into_iter().flatten()) {
-                if let Some(place) = found.get_mut(*at) {
-                    *place = time.map(Timestamp::from_millis);
+            for (places, times) in buckets.values().zip(times) {
+                for (at, time) in places.iter().zip(times) {
+                    if let Some(place) = found.get_mut(*at) {
+                        *place = time.map(Timestamp::from_millis);
+                    }
                 }
             }
             Ok(found)

@@ -294,6 +294,15 @@ impl Fleet {
         for key in revoked {
             all_deny(&all, key).await;
         }
+        // The replicas that remember what was lost may be killed next: they have it ended in the store, too, within a second or so.
+        block_in_place(|| {
+            for key in revoked {
+                let show =
+                    || command(&self.processes[0], &["keys", "show", key.id.as_str(), "-o", "json"]).output().unwrap();
+                let state = || serde_json::from_slice::<Value>(&show().stdout).unwrap_or_default()["state"].clone();
+                wait_for("a key that is revoked in the store", || state() == "revoked");
+            }
+        });
         for key in kept.iter().chain(revoked) {
             for replica in &all {
                 tally.check(replica, key).await;

@@ -50,8 +50,8 @@ pub struct Answering<S> {
 }
 
 /// Of the places, one part in so many is given away, and if that took so short a time, whoever comes next waits for so long where the
-/// system keeps those who were not accepted yet: a crowd that comes again as soon as it is hung up on has a thousand or two places a
-/// second of 256, or several thousand of 1,024, and no more of the machine than that takes.
+/// system keeps those who were not accepted yet. So a crowd that comes again as soon as it is hung up on gets one or two thousand places
+/// a second where there are 256, and several thousand where there are 1,024, and costs no more than that.
 const TOGETHER: usize = 32;
 const SHORT: Duration = Duration::from_millis(8);
 const PAUSE: Duration = Duration::from_millis(4);

@@ -1,5 +1,5 @@
 //! From a token to a principal: which issuer, which key, is it genuine, what does it say. A verified token is remembered
-//! until it ends, so that its next check costs what an API key costs. Never verifies a signature on the threads that answer checks.
+//! until it ends, so that its next check costs what an API key costs. Which thread verifies a signature is for the lane to say.
 
 pub mod key_set;
 pub mod lane;

@@ -8,6 +8,8 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::bytes::every;
+
 /// The length of the public id in a key.
 pub const ID_LEN: usize = 12;
 const LASTING_ID_LEN: usize = 16;
@@ -141,7 +143,7 @@ impl<'a> PresentedKey<'a> {
             return Err(MalformedKey);
         }
         let (id, secret) = (&tail[1..=ID_LEN], &tail[2 + ID_LEN..]);
-        if !id.iter().chain(secret).all(u8::is_ascii_alphanumeric) {
+        if ![id, secret].into_iter().all(|part| every(part, |byte| byte.is_ascii_alphanumeric())) {
             return Err(MalformedKey);
         }
         let (body, checksum) = text.as_bytes().split_at(text.len() - CHECKSUM_LEN);

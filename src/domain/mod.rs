@@ -1,6 +1,7 @@
 //! The nouns: plain values that every other room speaks of. Imports nothing of ours; no clock, no I/O, no log.
 
 pub mod attributes;
+pub mod bytes;
 pub mod change;
 pub mod credential;
 pub mod decision;

@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use super::bytes::every;
+
 /// A longer one is refused before anything in it is read.
 pub const MAX_TOKEN: usize = 16 * 1024;
 
@@ -27,15 +29,20 @@ impl<'a> PresentedToken<'a> {
         if text.len() > MAX_TOKEN {
             return Err(MalformedToken);
         }
-        let mut dots = text.bytes().enumerate().filter(|(_, byte)| *byte == b'.').map(|(at, _)| at);
-        let (Some(first), Some(second), None) = (dots.next(), dots.next(), dots.next()) else {
+        let mut parts = text.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
             return Err(MalformedToken);
         };
-        let parts = [&text[..first], &text[first + 1..second], &text[second + 1..]];
-        let good = |part: &&str| {
-            !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+        let is_good = |part: &str| {
+            let base64url = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+            !part.is_empty() && every(part.as_bytes(), base64url)
         };
-        if parts.iter().all(good) { Ok(Self { text, dots: [first, second] }) } else { Err(MalformedToken) }
+        if ![header, payload, signature].into_iter().all(is_good) {
+            return Err(MalformedToken);
+        }
+        Ok(Self { text, dots: [header.len(), header.len() + 1 + payload.len()] })
     }
 
     /// The header, in base64url.

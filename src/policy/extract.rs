@@ -1,6 +1,7 @@
 //! From headers to the one credential of a request. Never picks among several, and never tries one as two kinds.
 
 use crate::domain::attributes::Attributes;
+use crate::domain::bytes::every;
 use crate::domain::credential::PresentedKey;
 use crate::domain::decision::Denial;
 use crate::domain::token::PresentedToken;
@@ -95,7 +96,7 @@ fn one_value<'r>(
         }
     }
     let (source, value) = found.ok_or(Denial::CredentialMissing)?;
-    let readable = value.iter().all(|byte| matches!(byte, b' '..=b'~'));
+    let readable = every(value, |byte| matches!(byte, b' '..=b'~'));
     match std::str::from_utf8(value) {
         Ok(text) if readable => Ok((source, text.trim_matches(' '))),
         _ => Err(Denial::CredentialUnreadable),

@@ -15,7 +15,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 
 use crate::domain::change::{Said, Slots, named};
 use crate::domain::credential::{Digest, PresentedKey, ProjectId};
@@ -217,7 +217,19 @@ impl Resolver {
             return Ok(hit);
         }
         self.demand_service()?;
-        let issuers = Arc::clone(&issuers);
+        // Large, where every check makes room for the whole of what it may wait for.
+        Box::pin(self.verified(Guard::into_inner(issuers), token, digest, name, now)).await
+    }
+
+    /// Whom a token was issued to that is not cached. `name` is what it will be remembered under.
+    async fn verified(
+        &self,
+        issuers: Arc<Issuers>,
+        token: &PresentedToken<'_>,
+        digest: Digest,
+        name: Digest,
+        now: Timestamp,
+    ) -> Result<Resolved<Principal>, ResolveError> {
         let stamp = self.stamps.take();
         let mut verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
         // Another replica may have signed it, with a key that it has just made.

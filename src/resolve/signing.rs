@@ -124,7 +124,8 @@ impl SigningKeys {
             return Err(StoreError::Unavailable("the signing keys could not be read in time".to_owned()));
         };
         if !is_current() {
-            self.load(now).await?;
+            // Large, and seldom.
+            Box::pin(self.load(now)).await?;
         }
         Ok(true)
     }

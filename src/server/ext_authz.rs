@@ -163,6 +163,15 @@ mod tests {
         }
     }
 
+    /// Every check moves the whole of it, also where nothing has to be waited for.
+    #[tokio::test]
+    async fn a_check_takes_little_room() {
+        let fixture = Fixture::new().await;
+        let mut answer = Vec::new();
+        let size = size_of_val(&fixture.service.check(b"", &mut answer));
+        assert!(size < 2 << 10, "{size} bytes: box what is seldom waited for");
+    }
+
     #[tokio::test]
     async fn an_unreadable_message_is_denied() {
         let fixture = Fixture::new().await;

@@ -124,8 +124,7 @@ impl SigningKeys {
             return Err(StoreError::Unavailable("the signing keys could not be read in time".to_owned()));
         };
         if !is_current() {
-            // Large, and seldom.
-            Box::pin(self.load(now)).await?;
+            self.load(now).await?;
         }
         Ok(true)
     }

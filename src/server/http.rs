@@ -114,7 +114,7 @@ where
             };
             tokio::select! {
                 biased;
-                () = turns.take(place.seat(), serve) => {}
+                () = turns.take(place.seat(), Box::pin(serve)) => {}
                 () = place.taken_away() => {}
             }
         });

@@ -393,7 +393,8 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
             let (settings, turns) = (settings.clone(), turns.clone());
             let onlooker = turns.onlooker();
             open.spawn(async move {
-                match turns.take_until_taken_away(&place, connect(accepted, &place, onlooker, settings)).await {
+                let connection = Box::pin(connect(accepted, &place, onlooker, settings));
+                match turns.take_until_taken_away(&place, connection).await {
                     None => tracing::debug!("a connection made room for another one"),
                     // A peer that breaks off, or speaks something else, is its own affair.
                     Some(Err(error)) => tracing::debug!(%error, "a connection could not be set up"),
@@ -433,7 +434,7 @@ async fn connect(accepted: Accepted, place: &Place, onlooker: Onlooker, settings
                     let stream = timeout(connection::GREETING_TIME, tls.accept(stream)).await??;
                     // Its certificate was verified.
                     place.seat().set(Stage::Known);
-                    connection::serve(stream, calls(Stage::Known), onlooker, stop.clone()).await;
+                    Box::pin(connection::serve(stream, calls(Stage::Known), onlooker, stop.clone())).await;
                 }
             }
         }

@@ -92,7 +92,8 @@ impl Lanes {
 
     async fn connection(&self, generation: u64) -> Result<Connection, StoreError> {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed) % LANES;
-        let Some(lane) = self.lanes.get(turn) else { return self.connector.primary().await };
+        // Boxed: each request to the store would have room for all that a new connection waits for.
+        let Some(lane) = self.lanes.get(turn) else { return Box::pin(self.connector.primary()).await };
         let mut lane = Arc::clone(lane).lock_owned().await;
         if let Some(lane) = lane.as_ref().filter(|lane| lane.generation >= generation && !lane.connection.is_closed()) {
             return Ok(lane.connection.clone());

@@ -1,6 +1,9 @@
 //! How a denial reads, in the shape that the client's library understands. Never echoes what the client sent.
 
-use serde_json::{Value, json};
+use std::borrow::Cow;
+
+use serde::Serialize;
+use serde_json::Value;
 
 /// The dialect of an error body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,27 +40,72 @@ impl ErrorShape {
     pub fn render(self, text: &ErrorText) -> String {
         let ErrorText { status, code, message, details } = text;
         match self {
-            Self::Tollgate => json!({"error": {"code": code, "message": message, "details": details}}).to_string(),
+            Self::Tollgate => json(&TollgateBody { error: TollgateError { code, message, details } }),
             Self::OpenAi => {
                 let (kind, code) = openai(*status);
-                json!({"error": {"message": sentence(message, details), "type": kind, "param": null, "code": code}})
-                    .to_string()
+                json(&OpenAiBody { error: OpenAiError { message: &sentence(message, details), kind, param: (), code } })
             }
             Self::Anthropic => {
-                json!({"type": "error", "error": {"type": anthropic(*status), "message": sentence(message, details)}})
-                    .to_string()
+                let error = AnthropicError { kind: anthropic(*status), message: &sentence(message, details) };
+                json(&AnthropicBody { kind: "error", error })
             }
-            Self::Grpc => sentence(message, details),
+            Self::Grpc => sentence(message, details).into_owned(),
         }
     }
 }
 
+#[derive(Serialize)]
+struct TollgateBody<'t> {
+    error: TollgateError<'t>,
+}
+
+#[derive(Serialize)]
+struct TollgateError<'t> {
+    code: &'t str,
+    message: &'t str,
+    details: &'t Value,
+}
+
+#[derive(Serialize)]
+struct OpenAiBody<'t> {
+    error: OpenAiError<'t>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'t> {
+    message: &'t str,
+    #[serde(rename = "type")]
+    kind: &'t str,
+    /// Always `null`.
+    param: (),
+    code: &'t str,
+}
+
+#[derive(Serialize)]
+struct AnthropicBody<'t> {
+    #[serde(rename = "type")]
+    kind: &'t str,
+    error: AnthropicError<'t>,
+}
+
+#[derive(Serialize)]
+struct AnthropicError<'t> {
+    #[serde(rename = "type")]
+    kind: &'t str,
+    message: &'t str,
+}
+
+/// Nothing of these can fail to be written.
+fn json(body: &impl Serialize) -> String {
+    serde_json::to_string(body).unwrap_or_default()
+}
+
 /// Shapes without a place for details carry them in the sentence.
-fn sentence(message: &str, details: &Value) -> String {
-    let Value::Object(details) = details else { return message.to_owned() };
+fn sentence<'t>(message: &'t str, details: &Value) -> Cow<'t, str> {
+    let Value::Object(details) = details else { return Cow::Borrowed(message) };
     let parts: Vec<String> =
         details.iter().map(|(name, value)| format!("{}: {}", name.replace('_', " "), words(value))).collect();
-    format!("{} ({}).", message.trim_end_matches('.'), parts.join("; "))
+    Cow::Owned(format!("{} ({}).", message.trim_end_matches('.'), parts.join("; ")))
 }
 
 fn words(value: &Value) -> String {

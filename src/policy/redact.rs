@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use crate::domain::bytes::every;
 use crate::domain::credential::ID_LEN;
 
 use super::Plane;
@@ -123,9 +124,11 @@ fn shown<'s>(planes: &[Plane], segment: &'s str) -> Cow<'s, str> {
     }
 }
 
-/// Whether this is no more than a short word, as most segments and names are.
+/// Whether this is no more than a short word or a UUID, as most segments and names are: no secret is like that.
 fn is_word(text: &str) -> bool {
-    text.len() < LONG_RUN && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+    let word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let uuid = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
+    text.len() < LONG_RUN && (every(text.as_bytes(), word) || every(text.as_bytes(), uuid))
 }
 
 fn is_secret(planes: &[Plane], text: &str) -> bool {

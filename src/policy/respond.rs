@@ -178,7 +178,7 @@ impl<'r> Allow<'r> {
 pub struct Deny<'r> {
     pub status: u16,
     /// Response headers, name and value; the content type is among them.
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(&'static str, Cow<'r, str>)>,
     pub body: String,
     pub denial: Denial,
     policy: &'r Policy,
@@ -236,15 +236,15 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
         let host = || policy.routes.errors_of(request.host).unwrap_or(policy.errors);
         trace.route.map_or_else(host, |id| policy.routes.route(id).errors)
     };
-    let mut headers = vec![("content-type", shape.content_type().to_owned())];
+    let mut headers = vec![("content-type", Cow::Borrowed(shape.content_type()))];
     if let Some(challenge) = challenge(policy, trace.route, denial, text.status) {
-        headers.push(("www-authenticate", challenge));
+        headers.push(("www-authenticate", Cow::Owned(challenge)));
     }
     if text.status == 503 {
-        headers.push(("retry-after", "1".to_owned()));
+        headers.push(("retry-after", Cow::Borrowed("1")));
     }
     if let Some(id) = request.request_id().filter(|id| redact::text(&policy.planes, id) == *id) {
-        headers.push(("x-request-id", id.to_owned()));
+        headers.push(("x-request-id", Cow::Borrowed(id)));
     }
     let body = shape.render(&text);
     let endpoint = redact::path(&policy.planes, request.path());

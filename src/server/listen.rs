@@ -54,8 +54,8 @@ const WORKER_PAUSE: Duration = Duration::from_millis(10);
 /// After the system refused to accept, as when there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often health follows the lease.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often health follows the lease, and it is looked whether the file of the socket is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// How the service is served.
 #[derive(Clone, Copy, Debug)]

@@ -38,8 +38,9 @@ pub fn bind_tcp(address: SocketAddr, unread: Option<usize>) -> io::Result<TcpLis
     Ok(socket.into())
 }
 
-/// How often it is looked whether the file of a socket is still there.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often it is looked whether the file of a socket is still there: often enough for what hardly ever happens, and too seldom to
+/// be seen in what an idle process uses.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The file of a socket that this process serves; removed when dropped, if it is still this one.
 #[derive(Debug)]

@@ -220,7 +220,7 @@ pub fn owned(decision: &Decision<'_>) -> Answer {
         Decision::Deny(deny) => Answer::Deny {
             denial: deny.denial,
             status: deny.status,
-            headers: deny.headers.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
+            headers: deny.headers.iter().map(|(name, value)| ((*name).to_owned(), value.to_string())).collect(),
             body: deny.body.clone(),
         },
     }

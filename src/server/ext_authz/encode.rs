@@ -16,7 +16,7 @@ pub fn response(decision: &Decision<'_>, to: &mut Vec<u8>) {
             allowed(allow.headers_to_set(), allow.headers_to_remove(), allow.metadata(), to);
         }
         Decision::Deny(deny) => {
-            let headers = deny.headers.iter().map(|(name, value)| (*name, value.as_str()));
+            let headers = deny.headers.iter().map(|(name, value)| (*name, &**value));
             denied(deny.status, headers, &deny.body, deny.metadata(), to);
         }
     }

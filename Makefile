@@ -35,9 +35,10 @@ fmt: ## Format the code
 envoy: ## Get Envoy 1.40, unless TOLLGATE_ENVOY or PATH has one
 	@scripts/envoy
 
-schema: ## Write the JSON Schema of the configuration file and the description of the admin API anew
+schema: ## Write what is generated anew: the JSON Schema, the description of the admin API, the table of denials
 	@$(CARGO) run --quiet --locked -- check-config --schema > schema/config.schema.json
 	@$(CARGO) run --quiet --locked -- openapi > openapi.json
+	@TOLLGATE_WRITE_DOCS=1 $(CARGO) test --quiet --locked --test rules troubleshooting
 
 schemathesis: ## Hold a running server to its own description, for about two minutes
 	@$(CARGO) build --quiet --locked --bin tollgate

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::name::is_login_name;
 use crate::domain::record::{EndedSession, OpenSession, Project, SigningKey, User};
 use crate::domain::time::Timestamp;

@@ -1,18 +1,17 @@
-//! THE PAGE: the whole decision, from a request to an answer. Its order is the security argument; it never permits by
-//! itself, and everything before the permit that goes wrong is a denial.
+//! The sidecar's host of a decision: finds out what [the page](crate::policy::case) has to know, and notes what came of it. Decides
+//! nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::clock::Clock;
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, Tier, Trace};
-use crate::domain::principal::Principal;
-use crate::domain::record::Resource;
-use crate::policy::authorize::{Permit, authorize, qualify};
+use crate::domain::decision::{Tier, Trace};
+use crate::domain::denial::Denial;
+use crate::policy::Policy;
+use crate::policy::authorize::Permit;
+use crate::policy::case::{Case, Next, Opened};
 use crate::policy::extract::Credential;
-use crate::policy::respond::{self, Decision};
-use crate::policy::{Admission, Ask, Policy, admit};
+use crate::policy::respond::Decision;
 use crate::resolve::cache::Resolved;
 use crate::resolve::check_proof::CheckProofs;
 use crate::resolve::jwt::spare;
@@ -27,9 +26,6 @@ pub struct Pipeline {
     last_used: Arc<LastUsed>,
     clock: Clock,
 }
-
-/// A change that keeps arriving between look-up and answer is given this many chances before the answer is 503.
-const ATTEMPTS: usize = 3;
 
 impl Pipeline {
     pub fn new(resolver: Arc<Resolver>, last_used: Arc<LastUsed>, clock: Clock) -> Self {
@@ -57,71 +53,52 @@ impl Pipeline {
 
     /// May this request pass?
     pub async fn decide<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Decision<'r> {
-        let mut trace = Trace::begin();
-        match self.judge(policy, request, &mut trace).await {
-            Ok(permit) => {
-                if trace.principal != Some(Tier::Verified) {
-                    spare::somebody_was_let_in();
-                }
-                let proof = leads_to_us(&permit, request).then(|| self.proof(request)).flatten();
-                respond::allow(policy, request, permit, trace).with_proof(proof)
-            }
-            Err(denial) => respond::deny(policy, request, denial, trace),
-        }
-    }
-
-    async fn judge<'r>(
-        &self,
-        policy: &'r Policy,
-        request: &'r Attributes<'r>,
-        trace: &mut Trace,
-    ) -> Result<Permit<'r>, Denial> {
-        // Route and extract: what is asked for, and with which credential. Junk and the wrong plane end here.
-        let ask = match admit(policy, request, trace)? {
-            Admission::Public(permit) => return Ok(permit),
-            Admission::Guarded(ask) => ask,
+        let decision = match Case::open(policy, request) {
+            Opened::Decided(decision) => decision,
+            Opened::Case(mut case) => self.drive(&mut case).await,
         };
-        let grace = ask.grace();
-        for _ in 0..ATTEMPTS {
-            // Resolve: who holds the credential, and to whom the thing asked for belongs.
-            let found = match &ask.credential {
-                Credential::ApiKey(key) => self.resolver.principal(key, grace).await?,
-                Credential::Jwt(token) => self.resolver.token(token, self.clock.now(), grace).await?,
-            };
-            trace.principal = Some(found.tier());
-            let principal = found.value.clone().ok_or(Denial::CredentialUnknown)?;
-            let resource = self.resource(&ask, &principal, grace, trace).await?;
-            let thing = resource.as_ref().and_then(|found| found.value.clone());
-            // Authorize, on a clock read after the look-ups.
-            let now = self.clock.now();
-            let permit = authorize(&ask, principal, thing, now)?;
-            // What was looked up must still be true now that it has been judged.
-            if self.resolver.is_current(&found, grace)
-                && resource.as_ref().is_none_or(|found| self.resolver.is_current(found, grace))
-            {
-                if let Credential::ApiKey(key) = &ask.credential {
-                    self.last_used.note(key.id(), now);
-                }
-                return Ok(permit);
-            }
-        }
-        Err(Denial::Unavailable)
+        let Decision::Allow(allow) = &decision else { return decision };
+        self.note(allow.trace());
+        let proof = leads_to_us(allow.permit(), request).then(|| self.proof(request)).flatten();
+        decision.with_proof(proof)
     }
 
-    /// The registered resource of the request, if its route names one. Nothing is looked up for a caller who could not have
-    /// it anyway.
-    async fn resource(
-        &self,
-        ask: &Ask<'_>,
-        principal: &Principal,
-        grace: Duration,
-        trace: &mut Trace,
-    ) -> Result<Option<Resolved<Resource>>, Denial> {
-        let Some(reference) = ask.resource() else { return Ok(None) };
-        qualify(ask, principal, self.clock.now())?;
-        let found = self.resolver.resource(reference, grace).await?;
-        trace.resource = Some(found.tier());
-        Ok(Some(found))
+    /// Finds out whatever the case has to know.
+    async fn drive<'r>(&self, case: &mut Case<'r>) -> Decision<'r> {
+        let grace = case.grace();
+        let mut next = Next::Principal;
+        loop {
+            next = match next {
+                Next::Principal => {
+                    let found = match case.credential() {
+                        Credential::ApiKey(key) => self.resolver.principal(key, grace).await,
+                        Credential::Jwt(token) => self.resolver.token(token, self.clock.now(), grace).await,
+                    };
+                    match found.map(Resolved::into_found) {
+                        Ok((found, tier)) => case.principal(found, tier, self.clock.now()),
+                        Err(error) => case.failed(error.into()),
+                    }
+                }
+                Next::Resource(reference) => {
+                    match self.resolver.resource(reference, grace).await.map(Resolved::into_found) {
+                        Ok((found, tier)) => case.resource(found, tier, self.clock.now()),
+                        Err(error) => case.failed(error.into()),
+                    }
+                }
+                Next::Confirm => case.confirm(self.resolver.stamps()),
+                Next::Decided(decision) => return decision,
+            }
+        }
+    }
+
+    /// What an allow leaves behind.
+    fn note(&self, trace: &Trace) {
+        if trace.principal != Some(Tier::Verified) {
+            spare::somebody_was_let_in();
+        }
+        if let Some(key) = trace.key_id {
+            self.last_used.note(key, self.clock.now());
+        }
     }
 }
 

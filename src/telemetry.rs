@@ -21,7 +21,8 @@ use tracing_subscriber::{fmt, reload};
 
 use crate::config::{Log, LogLevel, LoggedDecisions};
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, Tier};
+use crate::domain::decision::Tier;
+use crate::domain::denial::Denial;
 use crate::domain::principal::Principal;
 use crate::fleet::handle::Fleet;
 use crate::policy::respond::{Allow, Decision, Deny};
@@ -349,6 +350,7 @@ fn log_denied(policy: &Policy, deny: &Deny<'_>, route: &str, request: &Attribute
         reason = deny.denial.as_str(),
         status = deny.status,
         route,
+        subject = deny.logged_subject().as_deref(),
         key_id = deny.known_key_id(),
         presented_key_id = deny.presented_key_id(),
         client_ip = cut(policy.client_ip.of(request)),

@@ -5,6 +5,7 @@ pub mod bytes;
 pub mod change;
 pub mod credential;
 pub mod decision;
+pub mod denial;
 pub mod duration;
 pub mod fleet;
 pub mod json;

@@ -1,17 +1,42 @@
-//! A principal and a requirement to a permit. A [`Permit`] can be made here and nowhere else: what has one was
-//! authorized.
+//! A principal and a requirement to a permit. A [`Permit`] can be made here and nowhere else, and only of what was authorized and still
+//! stood after that.
 
 use std::sync::Arc;
 
-use crate::domain::decision::{Denial, RouteId};
+use crate::domain::decision::RouteId;
+use crate::domain::denial::Denial;
 use crate::domain::principal::Principal;
 use crate::domain::record::{Resource, ResourceRef};
 use crate::domain::time::Timestamp;
+use crate::revocation::found::{Confirmed, Found};
 
 use super::route::{Matched, ProjectOf, Requirement, Route, Scope, WorkloadOf};
 use super::{Ask, Plane, RevokedStatus, redact};
 
-/// Proof that this request may pass.
+/// Proof that this request may pass. What was judged becomes one once it was confirmed, and not before:
+///
+/// ```
+/// # use tollgate::policy::authorize::{Judged, Permit};
+/// # use tollgate::revocation::found::Confirmed;
+/// fn act(judged: Confirmed<Judged<'_>>) -> Permit<'_> {
+///     judged.into()
+/// }
+/// ```
+///
+/// ```compile_fail,E0277
+/// # use tollgate::policy::authorize::{Judged, Permit};
+/// # use tollgate::revocation::found::Found;
+/// fn act(judged: Found<Judged<'_>>) -> Permit<'_> {
+///     judged.into()
+/// }
+/// ```
+///
+/// ```compile_fail,E0616
+/// # use tollgate::policy::authorize::{Judged, Permit};
+/// fn act(judged: Judged<'_>) -> Permit<'_> {
+///     judged.0
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Permit<'r> {
     route_id: RouteId,
@@ -23,8 +48,8 @@ pub struct Permit<'r> {
 
 /// Who was permitted, and to what.
 #[derive(Debug)]
-pub(super) struct Caller<'r> {
-    pub(super) principal: Arc<Principal>,
+struct Caller<'r> {
+    principal: Arc<Principal>,
     project: Option<&'r str>,
     workload: Workload<'r>,
 }
@@ -36,6 +61,29 @@ enum Workload<'r> {
     Registered(Arc<Resource>),
     /// The only one that the principal reaches.
     Only,
+}
+
+/// A request that may pass if all that it was judged by still stands.
+#[derive(Debug)]
+pub struct Judged<'r>(Permit<'r>);
+
+impl Judged<'_> {
+    pub(super) fn caller(&self) -> Option<Arc<Principal>> {
+        self.0.caller()
+    }
+}
+
+impl<'r> From<Confirmed<Judged<'r>>> for Permit<'r> {
+    fn from(judged: Confirmed<Judged<'r>>) -> Self {
+        judged.into_inner().0
+    }
+}
+
+/// Who may not have what it asks for.
+#[derive(Debug)]
+pub struct Refused {
+    pub denial: Denial,
+    pub caller: Arc<Principal>,
 }
 
 impl<'r> Permit<'r> {
@@ -54,6 +102,10 @@ impl<'r> Permit<'r> {
     /// Whether the path of the request is the very one that the configuration has.
     pub(super) fn is_literal(&self) -> bool {
         self.is_literal
+    }
+
+    pub(super) fn caller(&self) -> Option<Arc<Principal>> {
+        self.caller.as_ref().map(|caller| Arc::clone(&caller.principal))
     }
 
     /// Nobody on a public route.
@@ -115,18 +167,35 @@ impl<'r> Ask<'r> {
 /// The order is fixed: plane, then whether the key still stands, then permissions, then scope.
 ///
 /// # Errors
-/// The first rule that refuses.
+/// The first rule that refuses, and whom.
 pub fn authorize<'r>(
+    ask: &Ask<'r>,
+    principal: Found<Arc<Principal>>,
+    resource: Option<Found<Arc<Resource>>>,
+    now: Timestamp,
+) -> Result<Found<Judged<'r>>, Refused> {
+    match resource {
+        Some(resource) => {
+            principal.and(resource).judge(|(principal, resource)| judge(ask, principal, Some(resource), now))
+        }
+        None => principal.judge(|principal| judge(ask, principal, None, now)),
+    }
+}
+
+fn judge<'r>(
     ask: &Ask<'r>,
     principal: Arc<Principal>,
     resource: Option<Arc<Resource>>,
     now: Timestamp,
-) -> Result<Permit<'r>, Denial> {
-    qualify(ask, &principal, now)?;
-    let (project, workload) = in_scope(ask, &principal, resource)?;
-    let caller = Some(Caller { principal, project, workload });
-    let Matched { id, route, .. } = ask.request;
-    Ok(Permit { route_id: id, route, is_literal: ask.request.is_literal(), caller })
+) -> Result<Judged<'r>, Refused> {
+    match qualify(ask, &principal, now).and_then(|()| in_scope(ask, &principal, resource)) {
+        Ok((project, workload)) => {
+            let caller = Some(Caller { principal, project, workload });
+            let Matched { id, route, .. } = ask.request;
+            Ok(Judged(Permit { route_id: id, route, is_literal: ask.request.is_literal(), caller }))
+        }
+        Err(denial) => Err(Refused { denial, caller: principal }),
+    }
 }
 
 /// The part of [`authorize`] that needs no resource, so that nothing is looked up for whoever it refuses.

@@ -2,7 +2,7 @@
 //! could not carry out is refused here, where the client can be told why.
 
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 
 /// The limits of the Envoy in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use crate::domain::attributes::Attributes;
 use crate::domain::bytes::every;
 use crate::domain::credential::PresentedKey;
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::token::PresentedToken;
 
 use super::{PlaneId, Policy};

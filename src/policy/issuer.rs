@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 use crate::domain::change::named as named_digest;
 use crate::domain::credential::Digest;
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::name::is_name;
 use crate::domain::principal::Grant;
 use crate::domain::time::Timestamp;

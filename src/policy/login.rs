@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::name::is_name;
 use crate::domain::time::Timestamp;
 

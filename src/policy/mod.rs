@@ -3,6 +3,7 @@
 
 pub mod authorize;
 pub mod carriage;
+pub mod case;
 pub mod error_body;
 pub mod extract;
 pub mod issuer;
@@ -16,7 +17,8 @@ pub mod route;
 use std::time::Duration;
 
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, Trace};
+use crate::domain::decision::{Step, Trace};
+use crate::domain::denial::Denial;
 use authorize::Permit;
 use carriage::Carriage;
 use error_body::ErrorShape;
@@ -222,6 +224,7 @@ pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Tr
         return Err(Denial::CredentialInTarget);
     }
     let matched = policy.routes.find(request, trace)?;
+    trace.step = Step::Extract;
     policy.carriage.admit(request)?;
     let requirement = match &matched.route.access {
         Access::Public => return Ok(Admission::Public(Permit::public(&matched))),

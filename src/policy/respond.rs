@@ -2,11 +2,13 @@
 //! needs a permit, and a [`Decision`] has no default.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use serde_json::{Value, json};
 
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, RouteId, Trace};
+use crate::domain::decision::{RouteId, Step, Trace};
+use crate::domain::denial::{Challenge, Denial, Details};
 use crate::domain::principal::Principal;
 
 use super::authorize::Permit;
@@ -60,7 +62,13 @@ pub struct Allow<'r> {
 }
 
 /// Turns a permit into the answer: an allow, unless Envoy could not carry it out.
-pub fn allow<'r>(policy: &'r Policy, request: &'r Attributes<'r>, permit: Permit<'r>, trace: Trace) -> Decision<'r> {
+pub fn allow<'r>(
+    policy: &'r Policy,
+    request: &'r Attributes<'r>,
+    permit: Permit<'r>,
+    mut trace: Trace,
+) -> Decision<'r> {
+    trace.step = Step::Respond;
     let subject = permit.principal().map(|principal| principal.subject().into_owned());
     let logged_subject = permit.principal().and_then(Principal::logged_instead).map(str::to_owned);
     let path = request.path();
@@ -79,7 +87,7 @@ pub fn allow<'r>(policy: &'r Policy, request: &'r Attributes<'r>, permit: Permit
     if policy.carriage.carries(request, allow.headers_to_set()) {
         Decision::Allow(allow)
     } else {
-        deny(policy, request, Denial::HeadersTooLarge, trace)
+        deny(policy, request, Denial::HeadersTooLarge, trace, allow.permit.caller())
     }
 }
 
@@ -181,6 +189,7 @@ pub struct Deny<'r> {
     pub headers: Vec<(&'static str, Cow<'r, str>)>,
     pub body: String,
     pub denial: Denial,
+    caller: Option<Arc<Principal>>,
     policy: &'r Policy,
     request: &'r Attributes<'r>,
     endpoint: Cow<'r, str>,
@@ -192,10 +201,20 @@ impl Deny<'_> {
         &self.trace
     }
 
-    /// The id of the key, once a look-up has found the key itself.
+    /// Who was refused, once a look-up has found the holder of the credential.
+    pub fn caller(&self) -> Option<&Principal> {
+        self.caller.as_deref()
+    }
+
+    /// The same, as it may stand in a log.
+    pub fn logged_subject(&self) -> Option<Cow<'_, str>> {
+        let caller = self.caller()?;
+        Some(caller.logged_instead().map_or_else(|| caller.subject(), Cow::Borrowed))
+    }
+
+    /// The id of the key, likewise.
     pub fn known_key_id(&self) -> Option<&str> {
-        let found = self.trace.principal.is_some() && self.denial != Denial::CredentialUnknown;
-        self.trace.key_id.as_ref().filter(|_| found).map(|id| id.as_str())
+        self.caller()?.key_id()
     }
 
     /// The id in a key that nobody has looked up, or that nobody has: anybody can have made it up.
@@ -226,10 +245,18 @@ impl Deny<'_> {
     }
 }
 
-/// Turns a denial into the answer.
-pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial, mut trace: Trace) -> Decision<'r> {
+/// Turns a denial into the answer. `caller`: as far as known.
+pub fn deny<'r>(
+    policy: &'r Policy,
+    request: &'r Attributes<'r>,
+    denial: Denial,
+    mut trace: Trace,
+    caller: Option<Arc<Principal>>,
+) -> Decision<'r> {
     trace.denied = Some(denial);
-    let text = explain(policy, trace.route, denial);
+    let answer = denial.answer();
+    let details = details(policy, trace.route, answer.details);
+    let text = ErrorText { status: answer.status, code: answer.code, message: answer.message, details };
     let shape = if request.is_grpc() {
         ErrorShape::Grpc
     } else {
@@ -237,10 +264,10 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
         trace.route.map_or_else(host, |id| policy.routes.route(id).errors)
     };
     let mut headers = vec![("content-type", Cow::Borrowed(shape.content_type()))];
-    if let Some(challenge) = challenge(policy, trace.route, denial, text.status) {
+    if let Some(challenge) = challenge(policy, trace.route, answer.challenge) {
         headers.push(("www-authenticate", Cow::Owned(challenge)));
     }
-    if text.status == 503 {
+    if answer.status == 503 {
         headers.push(("retry-after", Cow::Borrowed("1")));
     }
     if let Some(id) = request.request_id().filter(|id| redact::text(&policy.planes, id) == *id) {
@@ -248,76 +275,16 @@ pub fn deny<'r>(policy: &'r Policy, request: &'r Attributes<'r>, denial: Denial,
     }
     let body = shape.render(&text);
     let endpoint = redact::path(&policy.planes, request.path());
-    Decision::Deny(Deny { status: text.status, headers, body, denial, policy, request, endpoint, trace })
+    Decision::Deny(Deny { status: answer.status, headers, body, denial, caller, policy, request, endpoint, trace })
 }
 
-/// To whoever sends one of our keys in a path or a query.
-pub const KEY_IN_URL: &str = "A key stands in the URL, which proxies and logs keep: send it in a header, and rotate it, as it may have been seen.";
-
-const UNAUTHENTICATED: &str = "AUTHENTICATION_FAILED";
-const FORBIDDEN: &str = "PERMISSION_DENIED";
-const INVALID: &str = "VALIDATION_ERROR";
-
-/// The one place where a denial becomes a status.
-fn explain(policy: &Policy, route: Option<RouteId>, denial: Denial) -> ErrorText {
-    let plain = |status, code, message| ErrorText { status, code, message, details: Value::Null };
-    // Every 401 after a look-up reads the same, so that nobody learns which keys exist.
-    let not_valid = plain(401, UNAUTHENTICATED, "The credential is not valid.");
-    let no_longer = plain(403, FORBIDDEN, "The credential has been revoked.");
-    let out_of_scope = plain(403, FORBIDDEN, "The credential does not reach this resource.");
-    match denial {
-        Denial::CheckUnreadable => plain(400, INVALID, "The request could not be read."),
-        Denial::HostUnknown | Denial::RouteUnknown => {
-            plain(403, FORBIDDEN, "No rule allows this host, method and path.")
-        }
-        Denial::PathNotCanonical => plain(
-            400,
-            INVALID,
-            "The path is not canonical: send it without empty or dot segments, `;`, `\\` or needless percent-encoding.",
-        ),
-        Denial::CredentialInTarget => plain(400, INVALID, KEY_IN_URL),
-        Denial::CredentialMissing => ErrorText {
-            details: json!({"accepted": accepted(policy)}),
-            ..plain(401, UNAUTHENTICATED, "No credential was presented.")
-        },
-        Denial::CredentialAmbiguous => plain(400, INVALID, "More than one credential was presented: send exactly one."),
-        Denial::CredentialUnreadable => plain(400, INVALID, "The credential has characters that no credential has."),
-        Denial::CredentialMalformed => {
-            plain(401, UNAUTHENTICATED, "The credential is not well formed: was it cut or mistyped?")
-        }
-        Denial::CredentialUnknown
-        | Denial::RevokedUnauthenticated
-        | Denial::RetiredUnauthenticated
-        | Denial::Expired
-        | Denial::TokenHeader
-        | Denial::TokenIssuer
-        | Denial::TokenKey
-        | Denial::TokenSignature
-        | Denial::TokenClaims
-        | Denial::TokenAudience
-        | Denial::TokenNotYetValid => not_valid,
-        Denial::RevokedForbidden | Denial::RetiredForbidden => no_longer,
-        Denial::WrongPlane => ErrorText {
-            details: required_plane(policy, route),
-            ..plain(403, FORBIDDEN, "This kind of credential cannot be used here.")
-        },
-        Denial::CredentialKind => plain(403, FORBIDDEN, "This kind of credential cannot be used here."),
-        Denial::BrowserOrigin => {
-            plain(403, FORBIDDEN, "API keys are for trusted back ends: this route takes none from a browser.")
-        }
-        Denial::PermissionMissing => ErrorText {
-            details: required_permissions(policy, route),
-            ..plain(403, FORBIDDEN, "The credential lacks a permission.")
-        },
-        Denial::ProjectOutOfScope | Denial::WorkloadOutOfScope | Denial::ResourceOutOfScope => out_of_scope,
-        Denial::HeadersTooLarge => {
-            plain(431, INVALID, "The request has too many headers, or too large ones: send fewer.")
-        }
-        Denial::HeadersWithheld => {
-            plain(503, "UNAVAILABLE", "The request cannot be authorized: the gateway withholds its headers.")
-        }
-        Denial::Unavailable => plain(503, "UNAVAILABLE", "The request could not be authorized now: try again."),
-        Denial::Internal => plain(500, "INTERNAL_ERROR", "The request could not be authorized: this is our fault."),
+/// What an answer adds from the configuration.
+fn details(policy: &Policy, route: Option<RouteId>, details: Details) -> Value {
+    match details {
+        Details::None => Value::Null,
+        Details::AcceptedCredentials => json!({"accepted": accepted(policy)}),
+        Details::RequiredPlane => required_plane(policy, route),
+        Details::RequiredPermissions => required_permissions(policy, route),
     }
 }
 
@@ -353,20 +320,14 @@ fn required_permissions(policy: &Policy, route: Option<RouteId>) -> Value {
     }
 }
 
-/// `WWW-Authenticate` by RFC 6750 section 3: no error attribute where nothing was presented.
-fn challenge(policy: &Policy, route: Option<RouteId>, denial: Denial, status: u16) -> Option<String> {
+/// `WWW-Authenticate`.
+fn challenge(policy: &Policy, route: Option<RouteId>, challenge: Challenge) -> Option<String> {
     let realm = &policy.realm;
-    match (status, denial) {
-        (401, Denial::CredentialMissing) => Some(format!("Bearer realm=\"{realm}\"")),
-        (401, _) => Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
-        (403, Denial::HostUnknown | Denial::RouteUnknown) => None,
-        (
-            403,
-            Denial::PermissionMissing
-            | Denial::ProjectOutOfScope
-            | Denial::WorkloadOutOfScope
-            | Denial::ResourceOutOfScope,
-        ) => {
+    match challenge {
+        Challenge::None => None,
+        Challenge::Bare => Some(format!("Bearer realm=\"{realm}\"")),
+        Challenge::InvalidToken => Some(format!("Bearer realm=\"{realm}\", error=\"invalid_token\"")),
+        Challenge::InsufficientScope => {
             let scope = match route.map(|id| &policy.routes.route(id).access) {
                 Some(Access::Guarded(requirement)) => {
                     let names = requirement.all_of.iter().chain(&requirement.any_of);
@@ -376,6 +337,5 @@ fn challenge(policy: &Policy, route: Option<RouteId>, denial: Denial, status: u1
             };
             Some(format!("Bearer realm=\"{realm}\", error=\"insufficient_scope\", scope=\"{scope}\""))
         }
-        _ => None,
     }
 }

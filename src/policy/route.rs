@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, RouteId, Trace};
+use crate::domain::decision::{RouteId, Trace};
+use crate::domain::denial::Denial;
 use crate::domain::name::is_name;
 
 use super::PlaneId;

@@ -16,6 +16,7 @@ use super::ResolveError;
 use crate::domain::change::Slots;
 use crate::domain::credential::Digest;
 use crate::domain::decision::Tier;
+use crate::revocation::found::Found;
 use crate::revocation::stamps::Proof;
 use crate::revocation::stamps::Stamps;
 use entries::Entries;
@@ -44,6 +45,19 @@ pub struct Resolved<T> {
     pub value: Option<Arc<T>>,
     pub(super) tier: Tier,
     pub(super) proof: Proof,
+}
+
+impl<T> Resolved<T> {
+    /// The word for a trace.
+    pub fn tier(&self) -> Tier {
+        self.tier
+    }
+
+    /// With its proof, and where it was found; `None`: it does not exist.
+    pub fn into_found(self) -> (Option<Found<Arc<T>>>, Tier) {
+        let proof = self.proof;
+        (self.value.map(|value| Found::new(value, proof)), self.tier)
+    }
 }
 
 /// What a load found.

@@ -19,7 +19,7 @@ use super::cache::{Cache, Sizes};
 use super::l2::{Known, L2};
 use crate::domain::change::named;
 use crate::domain::credential::Digest;
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::json::parse_object;
 use crate::domain::principal::{Grant, Principal};
 use crate::domain::time::Timestamp;

@@ -19,7 +19,7 @@ use arc_swap::{ArcSwap, Guard};
 
 use crate::domain::change::{Said, Slots, named};
 use crate::domain::credential::{Digest, PresentedKey, ProjectId};
-use crate::domain::decision::{Denial, Tier};
+use crate::domain::denial::Denial;
 use crate::domain::name::is_name;
 use crate::domain::principal::{Beside, Grant, Principal};
 use crate::domain::record::{EVERY, Project, Resource, ResourceRef};
@@ -186,7 +186,8 @@ impl Resolver {
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }
         };
-        self.keys.load(digest, load).await
+        // Large, as in `token`.
+        Box::pin(self.keys.load(digest, load)).await
     }
 
     /// Follows the issuers of a policy from now on. What their tokens were found to be under another one is forgotten. Must be
@@ -321,7 +322,7 @@ impl Resolver {
                 Ok(Loaded { value, slots })
             }
         };
-        self.resources.load(digest, load).await
+        Box::pin(self.resources.load(digest, load)).await
     }
 
     /// Whether nobody of a project is let in. `digest` is that of the project.
@@ -358,8 +359,13 @@ impl Resolver {
     }
 
     /// Whether nothing has changed since this was found that could make it untrue.
-    pub fn is_current<T>(&self, resolved: &Resolved<T>, grace: Duration) -> bool {
+    fn is_current<T>(&self, resolved: &Resolved<T>, grace: Duration) -> bool {
         self.stamps.stand(&resolved.proof, grace)
+    }
+
+    /// What says whether something that was found still stands.
+    pub fn stamps(&self) -> &Stamps {
+        &self.stamps
     }
 
     pub fn key_stats(&self) -> CacheStats {
@@ -403,13 +409,6 @@ impl Reader {
 /// That nobody of a project is let in.
 #[derive(Debug)]
 struct Barred;
-
-/// The word for a trace.
-impl<T> Resolved<T> {
-    pub fn tier(&self) -> Tier {
-        self.tier
-    }
-}
 
 impl From<crate::store::StoreError> for ResolveError {
     fn from(error: crate::store::StoreError) -> Self {

@@ -2,6 +2,7 @@
 //! no socket and no store; whoever has them drives it.
 
 pub mod channel;
+pub mod found;
 pub mod stamps;
 pub mod sticky;
 pub mod wait;

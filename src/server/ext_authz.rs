@@ -15,7 +15,8 @@ use arc_swap::ArcSwap;
 use futures_util::FutureExt;
 
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, Trace};
+use crate::domain::decision::Trace;
+use crate::domain::denial::Denial;
 use crate::pipeline::Pipeline;
 use crate::policy::Policy;
 use crate::policy::respond::{self, Decision};
@@ -84,7 +85,7 @@ impl CheckService {
         let decision = if readable {
             self.pipeline.decide(&policy, &request).await
         } else {
-            respond::deny(&policy, &request, Denial::CheckUnreadable, Trace::begin())
+            respond::deny(&policy, &request, Denial::CheckUnreadable, Trace::begin(), None)
         };
         encode::response(&decision, answer);
         self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
@@ -96,7 +97,7 @@ impl CheckService {
         let arrival = Instant::now();
         let policy = self.policy.load();
         let request = wire::read(message).unwrap_or_default();
-        let decision = respond::deny(&policy, &request, Denial::Internal, Trace::begin());
+        let decision = respond::deny(&policy, &request, Denial::Internal, Trace::begin(), None);
         encode::response(&decision, answer);
         self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
     }

@@ -1,8 +1,11 @@
 //! How refusals read: every denial in every shape, the challenges of RFC 6750, and what a client cannot tell apart.
 
 use std::collections::HashSet;
+use std::fs;
+use std::path::Path;
 
-use tollgate::domain::decision::{Denial, RouteId, Trace};
+use tollgate::domain::decision::{RouteId, Trace};
+use tollgate::domain::denial::Denial;
 use tollgate::domain::record::ApiKey;
 use tollgate::domain::time::Timestamp;
 use tollgate::policy::Policy;
@@ -18,14 +21,14 @@ fn refusal(route: &str, denial: Denial) -> Answer {
     let route = route.filter(|_| !matches!(denial, Denial::HostUnknown | Denial::RouteUnknown));
     let request = Request::new("POST", "/data").with("x-request-id", "r-1");
     let attributes = request.attributes();
-    owned(&respond::deny(policy, &attributes, denial, Trace { route, ..Trace::begin() }))
+    owned(&respond::deny(policy, &attributes, denial, Trace { route, ..Trace::begin() }, None))
 }
 
 /// Every answer, byte by byte. Review a change of this file as a change of the contract with clients.
 #[test]
 fn every_denial_in_every_shape() {
     let mut text = String::new();
-    for denial in Denial::ALL {
+    for &denial in Denial::ALL {
         text += &format!("\n{denial:?} ({})\n", denial.as_str());
         for route in ["both", "openai", "anthropic", "grpc"] {
             let Answer::Deny { status, headers, body, .. } = refusal(route, denial) else {
@@ -39,6 +42,31 @@ fn every_denial_in_every_shape() {
         }
     }
     insta::assert_snapshot!(text);
+}
+
+/// `make schema` writes the table anew.
+#[test]
+fn the_document_on_troubleshooting_has_a_row_of_each_denial() {
+    let mut rows: Vec<(&str, String)> = Vec::new();
+    for denial in Denial::ALL {
+        let answer = denial.answer();
+        let answer = format!("{} {}", answer.status, answer.message);
+        match rows.last_mut() {
+            // The plane chooses.
+            Some((word, row)) if *word == denial.as_str() => *row = row.replacen(" | ", &format!(" or {answer} | "), 1),
+            _ => rows.push((denial.as_str(), format!("{answer} | {} | {}", denial.why(), denial.help()))),
+        }
+    }
+    let rows: String = rows.iter().map(|(word, row)| format!("| `{word}` | {row} |\n")).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/troubleshooting.md");
+    let text = fs::read_to_string(&path).unwrap();
+    let (head, _) = text.split_once("\n| `").unwrap();
+    let expected = format!("{head}\n{rows}");
+    if std::env::var_os("TOLLGATE_WRITE_DOCS").is_some() {
+        fs::write(&path, &expected).unwrap();
+    } else {
+        assert_eq!(text, expected, "`make schema` writes it");
+    }
 }
 
 #[test]
@@ -96,7 +124,7 @@ fn every_denial_of_the_rules_is_reached() {
         Denial::HeadersWithheld,
         Denial::Unavailable,
     ];
-    let left: Vec<Denial> = Denial::ALL.into_iter().filter(|denial| !reached.contains(denial)).collect();
+    let left: Vec<Denial> = Denial::ALL.iter().copied().filter(|denial| !reached.contains(denial)).collect();
     assert_eq!((left, reached.len()), (outside.to_vec(), answers.len()));
 }
 
@@ -178,7 +206,7 @@ fn a_client_cannot_tell_an_unknown_resource_from_a_foreign_one() {
 #[test]
 fn challenges_of_rfc_6750() {
     let realm = "Bearer realm=\"tollgate\"";
-    for denial in Denial::ALL {
+    for &denial in Denial::ALL {
         let answer = refusal("both", denial);
         let expected = match (answer.status(), denial) {
             (401, Denial::CredentialMissing) => Some(realm.to_owned()),
@@ -234,11 +262,11 @@ fn nothing_that_the_client_sent_comes_back() {
         .with("authorization", format!("Bearer ik_live_{canary}"))
         .with("origin", canary)
         .with("user-agent", canary);
-    for denial in Denial::ALL {
+    for &denial in Denial::ALL {
         let attributes = request.attributes();
         for route in 0..policy.routes.routes().len() {
             let trace = Trace { route: u32::try_from(route).ok().map(RouteId), ..Trace::begin() };
-            let decision = respond::deny(policy, &attributes, denial, trace);
+            let decision = respond::deny(policy, &attributes, denial, trace, None);
             assert!(!owned(&decision).bytes().contains(canary), "{denial:?}");
         }
     }
@@ -270,7 +298,7 @@ fn the_address_of_the_client() {
         let policy = client_ip(&from);
         let request = headers.iter().fold(Request::new("GET", "/"), |request, (name, value)| request.with(name, value));
         let attributes = request.attributes();
-        let decision = respond::deny(&policy, &attributes, Denial::RouteUnknown, Trace::begin());
+        let decision = respond::deny(&policy, &attributes, Denial::RouteUnknown, Trace::begin(), None);
         let respond::Decision::Deny(deny) = &decision else { panic!("allowed") };
         let told = deny.metadata().find(|(name, _)| *name == "client_ip").map(|(_, value)| value.to_owned());
         assert_eq!(told.as_deref(), expected, "{from} {headers:?}");

@@ -7,7 +7,7 @@ use tollgate::config::{
     self, Admin, CheckAddress, KeyDefaults, Log, LogLevel, LoggedDecisions, PepperSettings, Settings, StoreSettings,
     Tls, UnixAddress,
 };
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::policy::error_body::ErrorShape;
 use tollgate::policy::extract::{CredentialHeader, Kinds};
 use tollgate::policy::{ClientIp, RevokedStatus};

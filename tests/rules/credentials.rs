@@ -1,6 +1,6 @@
 //! From headers to the one credential: what is missing, ambiguous, unreadable or malformed.
 
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::record::ApiKey;
 
 use crate::world::{HEAD, NOW, Request, compiled, decide, holder, mint, policy};

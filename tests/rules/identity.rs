@@ -2,7 +2,8 @@
 
 use proptest::prelude::*;
 
-use tollgate::domain::decision::{Denial, Trace};
+use tollgate::domain::decision::Trace;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::record::ApiKey;
 use tollgate::policy::IdentityHeaders;
 use tollgate::policy::respond::{self, Decision};
@@ -138,7 +139,7 @@ fn metadata_repeats_no_name_of_a_client_that_looks_like_a_secret() {
     assert_eq!(shown(&workload, "ik_live", &data, "endpoint").as_deref(), Some("/p/acme/w/…"));
     let request = Request::new("POST", &workload);
     let attributes = request.attributes();
-    let decision = respond::deny(policy(), &attributes, Denial::CredentialMissing, Trace::begin());
+    let decision = respond::deny(policy(), &attributes, Denial::CredentialMissing, Trace::begin(), None);
     let Decision::Deny(deny) = &decision else { panic!("allowed") };
     assert_eq!(deny.metadata().find(|(name, _)| *name == "endpoint").map(|(_, value)| value), Some("/p/acme/w/…"));
 }

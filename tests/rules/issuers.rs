@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tollgate::config::{self, Problem};
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::policy::extract::Kinds;
 use tollgate::policy::issuer::{Algorithm, KeySource};
 

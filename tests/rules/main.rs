@@ -4,6 +4,7 @@
 #![cfg(test)]
 
 mod answers;
+mod case;
 mod compiled;
 mod credentials;
 mod envoy_file;

@@ -1,11 +1,11 @@
 //! Who may have what: permissions, projects, workloads, resources, and for how long.
 
 use tollgate::domain::credential::ProjectId;
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::record::{ApiKey, Resource};
 use tollgate::domain::time::Timestamp;
 
-use crate::world::{NOW, Request, decide, holder, policy, resource, workloads};
+use crate::world::{NOW, Request, decide, found, holder, policy, principal, resource, workloads};
 
 fn denial(target: &str, holder: &ApiKey) -> Option<Denial> {
     decide(policy(), &Request::new("POST", target).bearing("ik_live"), Some(holder), None, NOW).denial()
@@ -143,22 +143,20 @@ fn registered_resources() {
 fn the_wrong_resource_is_no_proof() {
     use std::sync::Arc;
     use tollgate::domain::decision::Trace;
-    use tollgate::domain::principal::{Grant, Principal};
     use tollgate::policy::authorize::authorize;
     use tollgate::policy::{Admission, admit};
+    use tollgate::revocation::stamps::Stamps;
 
     let (policy, request) = (policy(), Request::new("PATCH", "/r/w1").bearing("ik_sdk"));
     let attributes = request.attributes();
     let Ok(Admission::Guarded(ask)) = admit(policy, &attributes, &mut Trace::begin()) else { panic!("not admitted") };
-    let principal = {
-        let holder = holder("control", &["write"]);
-        Arc::new(Principal::of_key(&holder, Arc::new(Grant::of_key(&holder).unwrap())))
-    };
+    let (principal, stamps) = (principal(&holder("control", &["write"])).unwrap(), Stamps::default());
     let mut other_kind = resource("w1", "chat", "acme");
     other_kind.kind = "run".to_owned();
     for wrong in [resource("w2", "chat", "acme"), other_kind] {
-        let denial = authorize(&ask, Arc::clone(&principal), Some(Arc::new(wrong)), NOW).unwrap_err();
-        assert_eq!(denial, Denial::ResourceOutOfScope);
+        let (principal, wrong) = (found(&stamps, Arc::clone(&principal)), found(&stamps, Arc::new(wrong)));
+        let refused = authorize(&ask, principal, Some(wrong), NOW).unwrap_err();
+        assert_eq!(refused.denial, Denial::ResourceOutOfScope);
     }
 }
 

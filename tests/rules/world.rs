@@ -4,14 +4,18 @@ use std::sync::{Arc, LazyLock};
 
 use tollgate::config;
 use tollgate::domain::attributes::{Attributes, Header};
+use tollgate::domain::change::Slots;
 use tollgate::domain::credential::{Digest, MintedKey};
-use tollgate::domain::decision::{Denial, Trace};
+use tollgate::domain::decision::Tier;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::principal::{Grant, Principal};
 use tollgate::domain::record::{ApiKey, Resource};
 use tollgate::domain::time::Timestamp;
-use tollgate::policy::authorize::authorize;
-use tollgate::policy::respond::{self, Decision};
-use tollgate::policy::{Admission, Policy, admit};
+use tollgate::policy::Policy;
+use tollgate::policy::case::{Case, Next, Opened};
+use tollgate::policy::respond::Decision;
+use tollgate::revocation::found::Found;
+use tollgate::revocation::stamps::{Proof, Stamps};
 
 pub const GOOD: &str = include_str!("tollgate.yaml");
 pub const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -226,7 +230,18 @@ pub fn owned(decision: &Decision<'_>) -> Answer {
     }
 }
 
-/// The pipeline, with what the store would say as arguments.
+/// As if it had just been looked up, and nothing changed since.
+pub fn found<T>(stamps: &Stamps, value: T) -> Found<T> {
+    let slots = Slots::of_digests(&[Digest([7; 32])]);
+    Found::new(value, Proof { stamp: stamps.take(), slots, sent: stamps.now() })
+}
+
+pub fn principal(holder: &ApiKey) -> Result<Arc<Principal>, Denial> {
+    let grant = Grant::of_key(holder).map_err(|_| Denial::Internal)?;
+    Ok(Arc::new(Principal::of_key(holder, Arc::new(grant))))
+}
+
+/// The page, with what the store would say as arguments.
 pub fn decide(
     policy: &Policy,
     request: &Request,
@@ -234,20 +249,24 @@ pub fn decide(
     resource: Option<&Resource>,
     now: Timestamp,
 ) -> Answer {
-    let attributes = request.attributes();
-    let mut trace = Trace::begin();
-    let permit = admit(policy, &attributes, &mut trace).and_then(|admission| match admission {
-        Admission::Public(permit) => Ok(permit),
-        Admission::Guarded(ask) => {
-            let holder = holder.ok_or(Denial::CredentialUnknown)?;
-            let grant = Grant::of_key(holder).map_err(|_| Denial::Internal)?;
-            let principal = Principal::of_key(holder, Arc::new(grant));
-            let found = resource.filter(|resource| ask.resource() == Some(resource.reference()));
-            authorize(&ask, Arc::new(principal), found.cloned().map(Arc::new), now)
-        }
-    });
-    owned(&match permit {
-        Ok(permit) => respond::allow(policy, &attributes, permit, trace),
-        Err(denial) => respond::deny(policy, &attributes, denial, trace),
-    })
+    let (attributes, stamps) = (request.attributes(), Stamps::default());
+    let mut case = match Case::open(policy, &attributes) {
+        Opened::Decided(decision) => return owned(&decision),
+        Opened::Case(case) => case,
+    };
+    let mut next = Next::Principal;
+    loop {
+        next = match next {
+            Next::Principal => match holder.map(principal).transpose() {
+                Ok(known) => case.principal(known.map(|known| found(&stamps, known)), Tier::Store, now),
+                Err(denial) => case.failed(denial),
+            },
+            Next::Resource(reference) => {
+                let known = resource.filter(|resource| reference == resource.reference());
+                case.resource(known.map(|known| found(&stamps, Arc::new(known.clone()))), Tier::Store, now)
+            }
+            Next::Confirm => case.confirm(&stamps),
+            Next::Decided(decision) => return owned(&decision),
+        };
+    }
 }

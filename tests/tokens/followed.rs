@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tollgate::domain::decision::Denial;
 use tollgate::domain::decision::Tier;
+use tollgate::domain::denial::Denial;
 use tollgate::registry::{Actor, RegistryError};
 
 use crate::idp::{Answer, Idp};

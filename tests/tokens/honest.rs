@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
-use tollgate::domain::decision::{Denial, Tier};
+use tollgate::domain::decision::Tier;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::domain::token::PresentedToken;
 use tollgate::policy::respond::Decision;

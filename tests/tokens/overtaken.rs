@@ -14,7 +14,7 @@ use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::attributes::{Attributes, Header};
 use tollgate::domain::change::Event;
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::record::{EndedSession, Resource};
 use tollgate::domain::time::Timestamp;
 use tollgate::login::Logins;

@@ -9,7 +9,7 @@ use serde_json::json;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Event, Position};
 use tollgate::domain::credential::{ProjectId, UserId};
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::domain::record::{EndedSession, OpenSession, ProjectState, User, UserSessions};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;

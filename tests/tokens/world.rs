@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::attributes::{Attributes, Header};
-use tollgate::domain::decision::Denial;
+use tollgate::domain::denial::Denial;
 use tollgate::policy::Policy;
 use tollgate::policy::respond::Decision;
 use tollgate::resolve::api_key::{Digester, Pepper};

@@ -7,7 +7,8 @@ use super::store_failed;
 use crate::cli::Failure;
 use crate::cli::output::{Colour, painted, printable};
 use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Denial, Trace};
+use crate::domain::decision::{Step, Trace};
+use crate::domain::denial::Denial;
 use crate::domain::record::{ApiKey, Resource};
 use crate::domain::time::Timestamp;
 use crate::policy::respond::Decision;
@@ -16,112 +17,8 @@ use crate::policy::{Admission, Policy, admit};
 use crate::server::admin::wire::keys::KeyBody;
 use crate::store::Store;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Route,
-    Extract,
-    Resolve,
-    Authorize,
-    Respond,
-}
-
-const STAGES: [Stage; 5] = [Stage::Route, Stage::Extract, Stage::Resolve, Stage::Authorize, Stage::Respond];
-
-impl Stage {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Route => "route",
-            Self::Extract => "extract",
-            Self::Resolve => "resolve",
-            Self::Authorize => "authorize",
-            Self::Respond => "respond",
-        }
-    }
-
-    /// Where a denial came from.
-    fn of(denial: Denial, trace: &Trace) -> Self {
-        match denial {
-            Denial::CheckUnreadable
-            | Denial::HostUnknown
-            | Denial::PathNotCanonical
-            | Denial::CredentialInTarget
-            | Denial::RouteUnknown => Self::Route,
-            Denial::HeadersTooLarge if trace.principal.is_some() => Self::Respond,
-            Denial::HeadersTooLarge
-            | Denial::HeadersWithheld
-            | Denial::CredentialMissing
-            | Denial::CredentialAmbiguous
-            | Denial::CredentialUnreadable
-            | Denial::CredentialMalformed
-            | Denial::CredentialKind
-            | Denial::BrowserOrigin => Self::Extract,
-            // By its prefix, or by its record.
-            Denial::WrongPlane if trace.principal.is_none() => Self::Extract,
-            Denial::CredentialUnknown
-            | Denial::TokenHeader
-            | Denial::TokenIssuer
-            | Denial::TokenKey
-            | Denial::TokenSignature
-            | Denial::TokenClaims
-            | Denial::TokenAudience
-            | Denial::TokenNotYetValid
-            | Denial::Unavailable
-            | Denial::Internal => Self::Resolve,
-            Denial::WrongPlane
-            | Denial::RevokedUnauthenticated
-            | Denial::RevokedForbidden
-            | Denial::RetiredUnauthenticated
-            | Denial::RetiredForbidden
-            | Denial::Expired
-            | Denial::PermissionMissing
-            | Denial::ProjectOutOfScope
-            | Denial::WorkloadOutOfScope
-            | Denial::ResourceOutOfScope => Self::Authorize,
-        }
-    }
-}
-
-/// What a person needs to know beside the word for a denial.
-fn why(denial: Denial) -> &'static str {
-    match denial {
-        Denial::CheckUnreadable => "the check could not be read",
-        Denial::HostUnknown => "no host of the configuration matches",
-        Denial::PathNotCanonical => "the path has more than one reading",
-        Denial::RouteUnknown => "no route of this host has this method and path",
-        Denial::CredentialInTarget => "a key stands in the path or the query, where logs keep it",
-        Denial::CredentialMissing => "no credential in any configured header",
-        Denial::CredentialAmbiguous => "more than one credential",
-        Denial::CredentialUnreadable => "the credential is not plain text",
-        Denial::CredentialMalformed => {
-            "the credential is neither a key with a configured prefix and a good checksum, nor a token where tokens are taken"
-        }
-        Denial::CredentialUnknown => "no record has this secret",
-        Denial::TokenHeader => "the token asks for an algorithm, a type or an extension that is not accepted",
-        Denial::TokenIssuer => "no configured issuer has the `iss` of the token",
-        Denial::TokenKey => "the issuer has no key of this name and algorithm",
-        Denial::TokenSignature => "the signature is not the issuer's",
-        Denial::TokenClaims => "a claim is missing, or is not what the issuer's configuration expects",
-        Denial::TokenAudience => "the token is meant for others: its `aud` is none of the issuer's `audience`",
-        Denial::TokenNotYetValid => "the token is not valid yet",
-        Denial::CredentialKind => "the route takes credentials of another kind",
-        Denial::WrongPlane => "the caller is of another plane than the route",
-        Denial::BrowserOrigin => "the request has an Origin header, and the route has no `origin: allow`",
-        Denial::RevokedUnauthenticated | Denial::RevokedForbidden => "the key is revoked",
-        Denial::RetiredUnauthenticated | Denial::RetiredForbidden => "the key was rotated and its grace is over",
-        Denial::Expired => "the credential is expired",
-        Denial::PermissionMissing => "the caller lacks a permission that the route requires",
-        Denial::ProjectOutOfScope => "the request is for another project than the caller's",
-        Denial::WorkloadOutOfScope => "the request is for a workload that the caller does not reach",
-        Denial::ResourceOutOfScope => "the resource is not registered, or not where the caller reaches",
-        Denial::HeadersTooLarge => "Envoy could not carry so many headers on, those that say who asks included",
-        Denial::HeadersWithheld => "Envoy keeps request headers from the check",
-        Denial::Unavailable => "the store or the issuer gave no answer",
-        Denial::Internal => "the record is damaged",
-    }
-}
-
-struct Step {
-    stage: Stage,
+struct Stage {
+    step: Step,
     /// `ok`, `refused`, `skipped` or `not reached`.
     result: &'static str,
     facts: Map<String, Value>,
@@ -132,7 +29,7 @@ pub struct Report {
     request: Map<String, Value>,
     denied: Option<Denial>,
     status: Option<u16>,
-    steps: Vec<Step>,
+    stages: Vec<Stage>,
 }
 
 impl Report {
@@ -148,29 +45,30 @@ impl Report {
             Decision::Allow(_) => None,
             Decision::Deny(deny) => Some(deny.denial),
         };
-        let failed = denied.map(|denial| Stage::of(denial, &trace));
+        let failed = denied.map(|_| trace.step);
         let public = trace.route.is_some_and(|id| policy.routes.route(id).access == Access::Public);
         let found = Found::look_up(policy, request, &trace, store).await?;
-        let step = |stage| {
+        let stage = |step| {
             let result = match failed {
-                Some(at) if at == stage => "refused",
-                Some(at) if at < stage && stage != Stage::Respond => "not reached",
-                _ if public && matches!(stage, Stage::Extract | Stage::Resolve | Stage::Authorize) => "skipped",
+                Some(at) if at == step => "refused",
+                Some(at) if at < step && step != Step::Respond => "not reached",
+                _ if public && matches!(step, Step::Extract | Step::Resolve | Step::Authorize) => "skipped",
                 _ => "ok",
             };
-            let mut facts = match (stage, result) {
+            let mut facts = match (step, result) {
                 (_, "not reached" | "skipped") => Map::new(),
-                (Stage::Route, _) => route_facts(policy, &trace),
-                (Stage::Extract, _) => extract_facts(policy, request, &trace),
-                (Stage::Resolve, _) => found.facts(&trace, now),
-                (Stage::Authorize, _) => authorize_facts(decision),
-                (Stage::Respond, _) => respond_facts(decision),
+                (Step::Route, _) => route_facts(policy, &trace),
+                (Step::Extract, _) => extract_facts(policy, request, &trace),
+                (Step::Resolve, _) => found.facts(&trace, now),
+                (Step::Authorize, _) => authorize_facts(decision),
+                (Step::Respond, _) => respond_facts(decision),
             };
             if let (Some(denial), "refused") = (denied, result) {
                 facts.insert("reason".to_owned(), json!(denial.as_str()));
-                facts.insert("why".to_owned(), json!(why(denial)));
+                facts.insert("why".to_owned(), json!(denial.why()));
+                facts.insert("help".to_owned(), json!(denial.help()));
             }
-            Step { stage, result, facts }
+            Stage { step, result, facts }
         };
         let status = match decision {
             Decision::Allow(_) => None,
@@ -182,7 +80,7 @@ impl Report {
             ("path", json!(request.path())),
             ("client_ip", json!(policy.client_ip.of(request))),
         ]);
-        Ok(Self { request: said, denied, status, steps: STAGES.into_iter().map(step).collect() })
+        Ok(Self { request: said, denied, status, stages: Step::ALL.into_iter().map(stage).collect() })
     }
 
     pub fn is_allowed(&self) -> bool {
@@ -191,11 +89,11 @@ impl Report {
 
     pub fn as_json(&self) -> Value {
         let steps: Vec<Value> = self
-            .steps
+            .stages
             .iter()
-            .map(|step| {
-                let mut map = object([("step", json!(step.stage.as_str())), ("result", json!(step.result))]);
-                map.extend(step.facts.clone());
+            .map(|stage| {
+                let mut map = object([("step", json!(stage.step.as_str())), ("result", json!(stage.result))]);
+                map.extend(stage.facts.clone());
                 Value::Object(map)
             })
             .collect();
@@ -217,9 +115,9 @@ impl Report {
             _ => painted("ALLOWED", Colour::Green, colourful),
         };
         let mut text = format!("{} {}{}\n{answer}\n\n", of("method"), of("host"), of("path"));
-        for step in &self.steps {
-            text.push_str(&format!("{:<11}{}\n", step.stage.as_str(), step.result));
-            for (name, value) in &step.facts {
+        for stage in &self.stages {
+            text.push_str(&format!("{:<11}{}\n", stage.step.as_str(), stage.result));
+            for (name, value) in &stage.facts {
                 for line in lines_of(name, value) {
                     text.push_str(&format!("           {}\n", printable(&line)));
                 }
@@ -375,19 +273,6 @@ fn respond_facts(decision: &Decision<'_>) -> Map<String, Value> {
                 ("header", Value::Object(headers.collect())),
                 ("body", json!(deny.body)),
             ])
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_denial_belongs_to_a_step_before_the_answer() {
-        for denial in Denial::ALL {
-            assert!(Stage::of(denial, &Trace::begin()) < Stage::Respond, "{denial:?}");
-            assert!(!why(denial).is_empty());
         }
     }
 }

@@ -129,7 +129,7 @@ async fn each_refusal_names_its_step_and_its_reason() {
         expected.resize(4, "not reached");
         expected.push("ok");
         assert_eq!(results(&report), expected, "{report:#}");
-        assert!(report["steps"][step]["why"].is_string());
+        assert!(report["steps"][step]["why"].is_string() && report["steps"][step]["help"].is_string());
         assert!(report["steps"][4]["body"].as_str().unwrap().contains("\"error\""));
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::key_set::KeySet;
 use super::lane::name;
 use crate::domain::credential::Digest;
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::time::Timestamp;
 
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);

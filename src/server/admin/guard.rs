@@ -19,14 +19,14 @@ use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
 use crate::domain::attributes::{Attributes, Header};
-use crate::domain::decision::Denial;
+use crate::domain::denial::Denial;
 use crate::domain::name::login_name_in_path;
 use crate::domain::principal::Principal;
 use crate::domain::record::EVERY;
 use crate::domain::time::Timestamp;
 use crate::policy::error_body::ErrorShape;
 use crate::policy::extract::Kinds;
-use crate::policy::respond::{Decision, Deny, KEY_IN_URL};
+use crate::policy::respond::{Decision, Deny};
 use crate::policy::route::{
     self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
 };
@@ -331,7 +331,7 @@ pub(super) async fn refuse_key_in_url(State(state): State<AdminState>, request: 
     let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
     let (reason, method) = (Denial::CredentialInTarget.as_str(), redact::method(request.method().as_str()));
     tracing::warn!(reason, peer = peer.0, method, "admin request denied");
-    ApiError::invalid(KEY_IN_URL).into_response()
+    ApiError::invalid(Denial::CredentialInTarget.answer().message).into_response()
 }
 
 /// Refuses a request for another host: a name that was rebound to our address in somebody's browser, or a mistake.

@@ -1,0 +1,245 @@
+//! The page, stepped through without a runtime: what it asks for and in which order, and that it answers as a straight line of the
+//! same rules does.
+
+use std::sync::Arc;
+
+use tollgate::domain::attributes::Attributes;
+use tollgate::domain::change::Touched;
+use tollgate::domain::decision::{Step, Tier, Trace};
+use tollgate::domain::denial::Denial;
+use tollgate::domain::principal::Principal;
+use tollgate::domain::record::Resource;
+use tollgate::domain::time::Timestamp;
+use tollgate::policy::authorize::{Permit, Refused, authorize, qualify};
+use tollgate::policy::case::{Case, Next, Opened};
+use tollgate::policy::respond::{self, Decision};
+use tollgate::policy::{Admission, Policy, admit};
+use tollgate::revocation::stamps::Stamps;
+use tollgate::server::ext_authz::encode;
+
+use crate::world::{NOW, Request, found, holder, policy, principal, resource};
+
+fn open<'r>(attributes: &'r Attributes<'r>) -> Case<'r> {
+    match Case::open(policy(), attributes) {
+        Opened::Case(case) => case,
+        Opened::Decided(decision) => panic!("decided at once: {decision:?}"),
+    }
+}
+
+fn denied(next: Next<'_>) -> (Denial, Step, Option<String>) {
+    match next {
+        Next::Decided(Decision::Deny(deny)) => {
+            (deny.denial, deny.trace().step, deny.caller().map(|caller| caller.subject().into_owned()))
+        }
+        other => panic!("no denial: {other:?}"),
+    }
+}
+
+#[test]
+fn nothing_is_asked_for_a_public_route_or_for_junk() {
+    for (method, target) in [("GET", "/open"), ("POST", "/nowhere"), ("POST", "/data")] {
+        let request = Request::new(method, target);
+        assert!(matches!(Case::open(policy(), &request.attributes()), Opened::Decided(_)), "{target}");
+    }
+}
+
+#[test]
+fn a_denial_says_who_asked_and_which_step_refused() {
+    let stamps = Stamps::default();
+    let of = |denial, step, caller: Option<&str>| (denial, step, caller.map(str::to_owned));
+    let key = principal(&holder("control", &["write"])).unwrap();
+    let subject = key.subject().into_owned();
+    let nobody = principal(&holder("control", &[])).unwrap();
+
+    let request = Request::new("PATCH", "/r/w1").bearing("ik_sdk");
+    let attributes = request.attributes();
+    let unknown = open(&attributes).principal(None, Tier::Store, NOW);
+    assert_eq!(denied(unknown), of(Denial::CredentialUnknown, Step::Resolve, None));
+    assert_eq!(denied(open(&attributes).failed(Denial::Unavailable)), of(Denial::Unavailable, Step::Resolve, None));
+    // Nothing is looked up for who could not have it.
+    let lacking = open(&attributes).principal(Some(found(&stamps, nobody)), Tier::Store, NOW);
+    assert_eq!(denied(lacking), of(Denial::PermissionMissing, Step::Authorize, Some(&subject)));
+
+    let mut case = open(&attributes);
+    let next = case.principal(Some(found(&stamps, Arc::clone(&key))), Tier::Store, NOW);
+    assert!(matches!(next, Next::Resource(reference) if (reference.kind, reference.id) == ("workload", "w1")));
+    let unregistered = case.resource(None, Tier::Store, NOW);
+    assert_eq!(denied(unregistered), of(Denial::ResourceOutOfScope, Step::Authorize, Some(&subject)));
+
+    let mut case = open(&attributes);
+    assert!(matches!(case.principal(Some(found(&stamps, key)), Tier::Store, NOW), Next::Resource(_)));
+    assert_eq!(denied(case.failed(Denial::Unavailable)), of(Denial::Unavailable, Step::Resolve, Some(&subject)));
+    // Whoever says what was not asked gets nothing.
+    let resource = found(&stamps, Arc::new(resource("w1", "chat", "acme")));
+    assert_eq!(denied(open(&attributes).resource(Some(resource), Tier::Store, NOW)).0, Denial::Internal);
+    assert_eq!(denied(open(&attributes).confirm(&stamps)).0, Denial::Internal);
+}
+
+#[test]
+fn what_a_change_has_touched_is_looked_up_again_and_refused_the_third_time() {
+    let stamps = Stamps::default();
+    let key = principal(&holder("data", &["run"])).unwrap();
+    let request = Request::new("POST", "/data").bearing("ik_live");
+    let attributes = request.attributes();
+    for changes in 0..=3 {
+        let mut case = open(&attributes);
+        let mut next = Next::Principal;
+        for looked in 1.. {
+            assert!(matches!(next, Next::Principal));
+            let judged = case.principal(Some(found(&stamps, Arc::clone(&key))), Tier::Cache, NOW);
+            assert!(matches!(judged, Next::Confirm));
+            if looked <= changes {
+                stamps.apply(looked, &Touched::All);
+            }
+            next = case.confirm(&stamps);
+            if let Next::Decided(decision) = &next {
+                assert_eq!((looked, matches!(decision, Decision::Allow(_))), (3.min(changes + 1), changes < 3));
+                break;
+            }
+        }
+        if changes == 3 {
+            let subject = Some(key.subject().into_owned());
+            assert_eq!(denied(next), (Denial::Unavailable, Step::Resolve, subject));
+        }
+    }
+}
+
+/// The straight line.
+fn straight<'r>(
+    policy: &'r Policy,
+    request: &'r Attributes<'r>,
+    holder: Option<&Arc<Principal>>,
+    resource: Option<&Resource>,
+    now: Timestamp,
+) -> Decision<'r> {
+    let (mut trace, mut caller) = (Trace::begin(), None);
+    let stamps = Stamps::default();
+    let mut judge = || -> Result<Permit<'r>, Denial> {
+        let ask = match admit(policy, request, &mut trace)? {
+            Admission::Public(permit) => return Ok(permit),
+            Admission::Guarded(ask) => ask,
+        };
+        let holder = holder.ok_or(Denial::CredentialUnknown)?;
+        caller = Some(Arc::clone(holder));
+        let mut thing = None;
+        if let Some(reference) = ask.resource() {
+            qualify(&ask, holder, now)?;
+            thing = resource.filter(|known| known.reference() == reference).cloned().map(Arc::new);
+        }
+        let thing = thing.map(|thing| found(&stamps, thing));
+        let judged = authorize(&ask, found(&stamps, Arc::clone(holder)), thing, now);
+        let judged = judged.map_err(|Refused { denial, .. }| denial)?;
+        stamps.confirm(judged, ask.grace()).map(Permit::from).map_err(|_| Denial::Unavailable)
+    };
+    match judge() {
+        Ok(permit) => respond::allow(policy, request, permit, trace),
+        Err(denial) => respond::deny(policy, request, denial, trace, caller),
+    }
+}
+
+/// The bytes of the page's answer.
+fn stepped(request: &Attributes<'_>, holder: Option<&Arc<Principal>>, resource: Option<&Resource>) -> Vec<u8> {
+    let (stamps, mut bytes) = (Stamps::default(), Vec::new());
+    let mut case = match Case::open(policy(), request) {
+        Opened::Case(case) => case,
+        Opened::Decided(decision) => {
+            encode::response(&decision, &mut bytes);
+            return bytes;
+        }
+    };
+    let mut next = Next::Principal;
+    loop {
+        next = match next {
+            Next::Principal => {
+                case.principal(holder.map(|holder| found(&stamps, Arc::clone(holder))), Tier::Cache, NOW)
+            }
+            Next::Resource(reference) => {
+                let known = resource.filter(|known| known.reference() == reference).cloned();
+                case.resource(known.map(|known| found(&stamps, Arc::new(known))), Tier::Cache, NOW)
+            }
+            Next::Confirm => case.confirm(&stamps),
+            Next::Decided(decision) => {
+                encode::response(&decision, &mut bytes);
+                return bytes;
+            }
+        }
+    }
+}
+
+/// Some of many, the same ones each time.
+struct Choice(u64);
+
+impl Choice {
+    fn of<T: Copy>(&mut self, from: &[T]) -> T {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        from[(self.0 >> 33) as usize % from.len()]
+    }
+}
+
+/// `TOLLGATE_TEST_FULL=1` tries 100,000.
+#[test]
+fn the_page_answers_as_the_straight_line_of_its_rules() {
+    const ALL: &[&str] = &["run", "read", "write", "tune", "manage_keys"];
+    let full = std::env::var_os("TOLLGATE_TEST_FULL").is_some();
+    let count = if full { 100_000 } else { 10_000 };
+    let past = Some(Timestamp::from_secs(1));
+    let mut choice = Choice(7);
+    let (mut allowed, mut reasons) = (0, std::collections::HashSet::new());
+    for _ in 0..count {
+        // Mostly what belongs together.
+        let (method, target, prefix, plane) = choice.of(&[
+            ("GET", "/open", "ik_live", "data"),
+            ("POST", "/nowhere", "ik_live", "data"),
+            ("POST", "/a//b", "ik_live", "data"),
+            ("POST", "/data", "ik_live", "data"),
+            ("POST", "/tokens", "ik_live", "data"),
+            ("POST", "/browser", "ik_live", "data"),
+            ("POST", "/both", "ik_live", "data"),
+            ("POST", "/any", "ik_live", "data"),
+            ("POST", "/own", "ik_live", "data"),
+            ("POST", "/p/acme", "ik_live", "data"),
+            ("POST", "/p/beta/w/chat", "ik_live", "data"),
+            ("POST", "/openai", "ik_live", "data"),
+            ("POST", "/grpc", "ik_live", "data"),
+            ("POST", "/control", "ik_sdk", "control"),
+            ("PATCH", "/r/w1", "ik_sdk", "control"),
+            ("PATCH", "/r/w2", "ik_sdk", "control"),
+            ("POST", "/admin", "ik_adm", "admin"),
+            ("POST", "/t/acme", "ik_adm", "admin"),
+            ("PATCH", "/t/w1", "ik_adm", "admin"),
+        ]);
+        let method = choice.of(&[method, method, method, method, method, "GET"]);
+        let host = choice.of(&["api.test", "api.test", "api.test", "api.test", "a.tenants.test"]);
+        let mut request = Request::new(method, target).on(host);
+        for _ in 0..choice.of(&[0, 1, 1, 1, 1, 1, 1, 2]) {
+            request = request.bearing(choice.of(&[prefix, prefix, prefix, prefix, "ik_live", "other"]));
+        }
+        if choice.of(&[true, false, false, false]) {
+            request = request.with("origin", "https://a.test");
+        }
+        let mut key =
+            holder(choice.of(&[plane, plane, plane, plane, "data"]), choice.of(&[ALL, ALL, ALL, &["run"], &[]]));
+        key.project = choice.of(&["acme", "acme", "acme", "beta", "*", ""]).to_owned();
+        key.workloads = vec![choice.of(&["*", "*", "chat"]).to_owned()];
+        for end in [&mut key.revoked_at, &mut key.expires_at, &mut key.retires_at] {
+            *end = past.filter(|_| choice.of(&[true, false, false, false, false, false, false, false]));
+        }
+        let holder = Some(key).filter(|_| choice.of(&[true, true, true, true, true, false]));
+        let Ok(holder) = holder.as_ref().map(principal).transpose() else { continue };
+        let thing = resource(choice.of(&["w1", "w2"]), choice.of(&["chat", "rank"]), choice.of(&["acme", "beta"]));
+        let thing = Some(&thing).filter(|_| choice.of(&[true, true, false]));
+
+        let attributes = request.attributes();
+        let decision = straight(policy(), &attributes, holder.as_ref(), thing, NOW);
+        let mut expected = Vec::new();
+        encode::response(&decision, &mut expected);
+        assert_eq!(stepped(&attributes, holder.as_ref(), thing), expected, "{request:?}");
+        match decision {
+            Decision::Allow(_) => allowed += 1,
+            Decision::Deny(deny) => {
+                reasons.insert(deny.denial);
+            }
+        }
+    }
+    assert!(allowed > count / 20 && reasons.len() >= 16, "{allowed} of {count}, {} reasons", reasons.len());
+}

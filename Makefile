@@ -26,7 +26,7 @@ test: envoy ## Every test: rules, stores, and end to end through a real Envoy
 
 lint: ## rustfmt, clippy with warnings as errors, cargo-deny where it is installed
 	@$(CARGO) fmt --check
-	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	@if $(CARGO) deny --version >/dev/null 2>&1; then $(CARGO) deny check; else echo "lint: cargo-deny is not installed, skipped"; fi
 
 fmt: ## Format the code

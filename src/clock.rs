@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::domain::time::Moment;
-use crate::domain::time::Timestamp;
+use tollgate_guard::time::{Moment, MonotonicClock, Timestamp};
 
 /// Where `now` comes from.
 #[derive(Clone, Debug)]
@@ -67,5 +66,11 @@ impl Clock {
                 Moment::from_millis(millis.load(Ordering::SeqCst))
             }
         }
+    }
+}
+
+impl MonotonicClock for Clock {
+    fn moment(&self) -> Moment {
+        self.moment()
     }
 }

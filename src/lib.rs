@@ -1,6 +1,7 @@
 //! Tollgate: Envoy external authorization for inference servers.
 //!
-//! The map, floor by floor; imports go down only (`tests/house.rs` watches over that).
+//! The map, floor by floor; imports go down only (`tests/house.rs` watches over that). Below all of them are two crates: the rules of
+//! a decision (`crates/core`), and what makes a cache forget (`crates/guard`).
 
 // 5: arguments in, an exit code out
 pub mod cli;
@@ -22,13 +23,11 @@ pub mod password;
 pub mod registry;
 pub mod resolve;
 
-// 1: the rules, what makes a cache forget, the port to the store, the clock, secret files, long tasks
+// 1: the port to the store, the clock, secret files, long tasks
 pub mod clock;
-pub mod policy;
-pub mod revocation;
 pub mod secret_file;
 pub mod store;
 pub mod tasks;
 
-// 0: the nouns
+// 0: what the store keeps, and what is said of it
 pub mod domain;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use crate::config::PepperSettings;
-use crate::resolve::api_key::Pepper;
+use crate::resolve::pepper::Pepper;
 use crate::secret_file::{self, Problem};
 use crate::store::{KeyQuery, PepperCheck, Store, StoreError};
 
@@ -237,11 +237,12 @@ mod tests {
 
     use super::*;
     use crate::domain::change::Event;
-    use crate::domain::credential::{Digest, KeyId};
     use crate::domain::record::ApiKey;
-    use crate::domain::time::Timestamp;
     use crate::store::Write;
     use crate::store::embedded::Embedded;
+    use tollgate_core::credential::KeyId;
+    use tollgate_guard::digest::Digest;
+    use tollgate_guard::time::Timestamp;
 
     struct House {
         folder: tempfile::TempDir,

@@ -1,17 +1,18 @@
-//! The sidecar's host of a decision: finds out what [the page](crate::policy::case) has to know, and notes what came of it. Decides
+//! The sidecar's host of a decision: finds out what [the page](tollgate_core::case) has to know, and notes what came of it. Decides
 //! nothing.
 
 use std::sync::Arc;
 
+use tollgate_core::attributes::Attributes;
+use tollgate_core::authorize::Permit;
+use tollgate_core::case::{Case, Need, Next, Opened};
+use tollgate_core::decision::{Tier, Trace};
+use tollgate_core::denial::Denial;
+use tollgate_core::extract::Credential;
+use tollgate_core::policy::Policy;
+use tollgate_core::respond::Decision;
+
 use crate::clock::Clock;
-use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Tier, Trace};
-use crate::domain::denial::Denial;
-use crate::policy::Policy;
-use crate::policy::authorize::Permit;
-use crate::policy::case::{Case, Next, Opened};
-use crate::policy::extract::Credential;
-use crate::policy::respond::Decision;
 use crate::resolve::cache::Resolved;
 use crate::resolve::check_proof::CheckProofs;
 use crate::resolve::jwt::spare;
@@ -55,40 +56,83 @@ impl Pipeline {
     pub async fn decide<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Decision<'r> {
         let decision = match Case::open(policy, request) {
             Opened::Decided(decision) => decision,
-            Opened::Case(mut case) => self.drive(&mut case).await,
+            Opened::Case(mut case) => {
+                let mut next = Next::Need(Need::Principal);
+                loop {
+                    match self.drive(&mut case, next) {
+                        Driven::Decided(decision) => break decision,
+                        Driven::Missing(need) => next = self.look_up(&mut case, need).await,
+                    }
+                }
+            }
         };
+        self.finish(decision, request)
+    }
+
+    /// The same without waiting for anything; `None` if something that it takes is not cached.
+    pub fn decide_cached<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Option<Decision<'r>> {
+        let decision = match Case::open(policy, request) {
+            Opened::Decided(decision) => decision,
+            Opened::Case(mut case) => match self.drive(&mut case, Next::Need(Need::Principal)) {
+                Driven::Decided(decision) => decision,
+                Driven::Missing(_) => return None,
+            },
+        };
+        Some(self.finish(decision, request))
+    }
+
+    /// Tells the case whatever the caches know.
+    fn drive<'r>(&self, case: &mut Case<'r>, mut next: Next<'r>) -> Driven<'r> {
+        let grace = case.grace();
+        loop {
+            next = match next {
+                Next::Need(need @ Need::Principal) => {
+                    let cached = match case.credential() {
+                        Credential::ApiKey(key) => self.resolver.cached_principal(key, grace),
+                        Credential::Jwt(token) => self.resolver.cached_token(token, grace),
+                    };
+                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Driven::Missing(need) };
+                    case.principal(found, tier, self.clock.now())
+                }
+                Next::Need(need @ Need::Resource(reference)) => {
+                    let cached = self.resolver.cached_resource(reference, grace);
+                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Driven::Missing(need) };
+                    case.resource(found, tier, self.clock.now())
+                }
+                Next::Confirm => case.confirm(self.resolver.stamps()),
+                Next::Decided(decision) => return Driven::Decided(decision),
+            }
+        }
+    }
+
+    /// Tells the case what is not cached.
+    async fn look_up<'r>(&self, case: &mut Case<'r>, need: Need<'r>) -> Next<'r> {
+        let grace = case.grace();
+        match need {
+            Need::Principal => {
+                let found = match case.credential() {
+                    Credential::ApiKey(key) => self.resolver.principal(key, grace).await,
+                    Credential::Jwt(token) => self.resolver.token(token, self.clock.now(), grace).await,
+                };
+                match found.map(Resolved::into_found) {
+                    Ok((found, tier)) => case.principal(found, tier, self.clock.now()),
+                    Err(error) => case.failed(error.into()),
+                }
+            }
+            Need::Resource(reference) => {
+                match self.resolver.resource(reference, grace).await.map(Resolved::into_found) {
+                    Ok((found, tier)) => case.resource(found, tier, self.clock.now()),
+                    Err(error) => case.failed(error.into()),
+                }
+            }
+        }
+    }
+
+    fn finish<'r>(&self, decision: Decision<'r>, request: &Attributes<'r>) -> Decision<'r> {
         let Decision::Allow(allow) = &decision else { return decision };
         self.note(allow.trace());
         let proof = leads_to_us(allow.permit(), request).then(|| self.proof(request)).flatten();
         decision.with_proof(proof)
-    }
-
-    /// Finds out whatever the case has to know.
-    async fn drive<'r>(&self, case: &mut Case<'r>) -> Decision<'r> {
-        let grace = case.grace();
-        let mut next = Next::Principal;
-        loop {
-            next = match next {
-                Next::Principal => {
-                    let found = match case.credential() {
-                        Credential::ApiKey(key) => self.resolver.principal(key, grace).await,
-                        Credential::Jwt(token) => self.resolver.token(token, self.clock.now(), grace).await,
-                    };
-                    match found.map(Resolved::into_found) {
-                        Ok((found, tier)) => case.principal(found, tier, self.clock.now()),
-                        Err(error) => case.failed(error.into()),
-                    }
-                }
-                Next::Resource(reference) => {
-                    match self.resolver.resource(reference, grace).await.map(Resolved::into_found) {
-                        Ok((found, tier)) => case.resource(found, tier, self.clock.now()),
-                        Err(error) => case.failed(error.into()),
-                    }
-                }
-                Next::Confirm => case.confirm(self.resolver.stamps()),
-                Next::Decided(decision) => return decision,
-            }
-        }
     }
 
     /// What an allow leaves behind.
@@ -100,6 +144,14 @@ impl Pipeline {
             self.last_used.note(key, self.clock.now());
         }
     }
+}
+
+/// How far the caches have brought a case.
+#[expect(clippy::large_enum_variant, reason = "nearly every case ends with the large one")]
+enum Driven<'r> {
+    Decided(Decision<'r>),
+    /// This has to be looked up.
+    Missing(Need<'r>),
 }
 
 /// Where the public-facing part of our own API is.

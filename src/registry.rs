@@ -25,16 +25,17 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
+use tollgate_guard::slots::Touched;
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::Timestamp;
 
 use crate::clock::Clock;
-use crate::domain::change::{Event, Touched};
+use crate::domain::change::Endings;
+use crate::domain::change::Event;
 use crate::domain::record::Outcome;
-use crate::domain::time::Timestamp;
 use crate::resolve::api_key::Digester;
 use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
-use crate::revocation::stamps::Stamps;
-use crate::revocation::sticky::Sticky;
 use crate::store::format::Format;
 use crate::store::{Counted, Store, StoreError, Write};
 use audit::Attempt;
@@ -76,7 +77,7 @@ struct Heard {
     /// The number of the newest change.
     newest: watch::Receiver<u64>,
     /// What was ended.
-    ended: Arc<Sticky>,
+    ended: Arc<Endings>,
 }
 
 /// What the record that is to be changed must be.
@@ -207,7 +208,7 @@ impl Registry {
 
     /// A registry of a fleet: it acknowledges its changes when this replica has heard of them in their turn, and has what the
     /// fleet shares forgotten.
-    pub fn in_fleet(self, newest: watch::Receiver<u64>, ended: Arc<Sticky>, l2: Option<L2>) -> Self {
+    pub fn in_fleet(self, newest: watch::Receiver<u64>, ended: Arc<Endings>, l2: Option<L2>) -> Self {
         Self { heard: Some(Heard { newest, ended }), l2, ..self }
     }
 

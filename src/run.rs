@@ -23,9 +23,13 @@ use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tollgate_core::policy::Policy;
+use tollgate_guard::channel::Identity;
+use tollgate_guard::stamps::Stamps;
 
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
+use crate::domain::change::Endings;
 use crate::fleet::driver::{self, Joining};
 use crate::fleet::handle::Fleet;
 use crate::fleet::replicas::Replicas;
@@ -33,16 +37,12 @@ use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pepper::{self, PepperError};
 use crate::pipeline::Pipeline;
-use crate::policy::Policy;
 use crate::registry::Registry;
 use crate::resolve::Resolver;
 use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
 use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
-use crate::revocation::channel::Identity;
-use crate::revocation::stamps::Stamps;
-use crate::revocation::sticky::Sticky;
 use crate::server::admin::{self, AdminState, Door};
 use crate::server::budget::Budget;
 use crate::server::ext_authz::CheckService;
@@ -50,6 +50,7 @@ use crate::server::listen::{CheckListener, Options};
 use crate::server::ops::{self, OpsState};
 use crate::server::runtime::{End, all_until};
 use crate::server::socket::{self, SocketFile};
+use crate::store::format::Format;
 use crate::store::redis::shared::SharedCache;
 use crate::store::{Store, StoreError};
 use crate::tasks::Tasks;
@@ -95,7 +96,7 @@ impl Core {
     /// Over a store that nobody else changes, or of which one answer is wanted. Opens nothing: the store is open and the
     /// peppers are read.
     pub fn new(store: Store, digester: Digester, sizes: Sizes, clock: Clock) -> Self {
-        Self::of(store, Arc::new(digester), Arc::new(Stamps::default()), sizes, clock, None, Tasks::default())
+        Self::of(store, Arc::new(digester), Arc::new(Stamps::sole(Clock::System)), sizes, clock, None, Tasks::default())
     }
 
     /// A part of a fleet, which it joins with this.
@@ -120,7 +121,7 @@ impl Core {
         let fleet = driver::start(Joining {
             redis: joined.redis,
             stamps,
-            sticky: Arc::clone(core.resolver.sticky()),
+            endings: Arc::clone(core.resolver.endings()),
             identity: identity(joined.name, grace),
             level: joined.survey.level.to_string(),
             clock,
@@ -131,8 +132,8 @@ impl Core {
             former: joined.former,
         })
         .map_err(start)?;
-        let sticky = Arc::clone(core.resolver.sticky());
-        let registry = core.registry.in_fleet(fleet.position(), sticky, core.resolver.l2());
+        let endings = Arc::clone(core.resolver.endings());
+        let registry = core.registry.in_fleet(fleet.position(), endings, core.resolver.l2());
         let (keeper, wanted) = (registry.clone(), Arc::new(Mutex::new(wanted)));
         tokio::spawn(reconciling.keep(move || keep_ended(keeper.clone(), Arc::clone(&wanted))));
         Ok((Self { registry, ..core }, fleet))
@@ -147,8 +148,8 @@ impl Core {
         l2: Option<L2>,
         tasks: Tasks,
     ) -> Self {
-        let (last_used, sticky) = (Arc::new(LastUsed::default()), Arc::new(Sticky::default()));
-        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), sticky, sizes, l2);
+        let (last_used, endings) = (Arc::new(LastUsed::default()), Arc::new(Endings::default()));
+        let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), endings, sizes, l2);
         let resolver = Arc::new(resolver.among(tasks));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
@@ -178,7 +179,7 @@ impl Core {
         let digester = Digester::new(&current, &older);
         match opened {
             Opened::Sole(embedded) => {
-                let (store, stamps) = (Store::Embedded(Arc::clone(&embedded)), Arc::new(Stamps::default()));
+                let (store, stamps) = (Store::Embedded(Arc::clone(&embedded)), Arc::new(Stamps::sole(Clock::System)));
                 let core = Self::of(store, Arc::new(digester), stamps, settings.cache, Clock::System, None, tasks);
                 Ok((core, Replicas::sole(embedded, Clock::System.now())))
             }
@@ -446,7 +447,13 @@ fn identity(name: String, grace: Duration) -> Identity {
     // Without chance two processes that start in the same moment on one host would be taken for one.
     let _ = getrandom::fill(&mut random);
     let id = u128::from_be_bytes(random) ^ u128::from(std::process::id()) ^ u128::from(Clock::System.now().as_millis());
-    Identity { id: format!("{id:032x}"), name, grace, version: env!("CARGO_PKG_VERSION").to_owned() }
+    Identity {
+        id: format!("{id:032x}"),
+        name,
+        grace,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        format: Format::HIGHEST,
+    }
 }
 
 /// Ends again what the store has lost, at once when it went over to another history. Nothing is given up that the log may still

@@ -13,13 +13,15 @@ pub mod upgrade;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate_core::credential::{KeyId, ProjectId, UserId};
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::protocol::Position;
+use tollgate_guard::time::Timestamp;
+
 use self::redis::Redis;
-use crate::domain::change::{Event, Position};
-use crate::domain::credential::{Digest, KeyId, ProjectId, UserId};
-use crate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, Resource, SigningKey, User,
-};
-use crate::domain::time::Timestamp;
+use crate::domain::change::Event;
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use embedded::Embedded;
 use format::Format;
 

@@ -13,6 +13,13 @@ use prometheus::core::Collector;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
+use tollgate_core::attributes::Attributes;
+use tollgate_core::decision::Tier;
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::principal::Principal;
+use tollgate_core::redact;
+use tollgate_core::respond::{Allow, Decision, Deny};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::{LevelFilter, Targets, filter_fn};
@@ -20,13 +27,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{fmt, reload};
 
 use crate::config::{Log, LogLevel, LoggedDecisions};
-use crate::domain::attributes::Attributes;
-use crate::domain::decision::Tier;
-use crate::domain::denial::Denial;
-use crate::domain::principal::Principal;
 use crate::fleet::handle::Fleet;
-use crate::policy::respond::{Allow, Decision, Deny};
-use crate::policy::{Policy, redact};
 use crate::resolve::Resolver;
 use fleet::FleetMetrics;
 

@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
 use tollgate::domain::change::Event;
-use tollgate::domain::credential::{MintedKey, PresentedKey};
 use tollgate::domain::record::{ApiKey, User};
-use tollgate::domain::time::Timestamp;
 use tollgate::password::Passwords;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::{Store, Write};
+use tollgate_core::credential::{MintedKey, PresentedKey};
+use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::Outcome;

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::client::query;
 use super::connect::{ConnectArgs, Target, target};
-use super::keys::read;
+use super::output::read;
 use super::output::{self, Cell, Colour, Format, Table, json, note};
 use super::{Failure, duration};
 use crate::server::admin::wire::AUDIT;

@@ -4,12 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-
-use crate::config::{self, Problems};
-use crate::policy::Policy;
+use tollgate_core::policy::Policy;
 
 use super::output::{self, Format};
 use super::{Exit, Failure, connect};
+use crate::config::{self, Problems};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct CheckConfigArgs {

@@ -5,7 +5,7 @@ use clap::Args;
 
 use super::Failure;
 use super::connect::{ConnectArgs, target};
-use super::keys::read;
+use super::output::read;
 use super::output::{self, Cell, Colour, Format, Table, json, printable};
 use crate::server::admin::wire::FLEET;
 use crate::server::admin::wire::fleet::{FindingBody, FleetBody, ReplicaBody};

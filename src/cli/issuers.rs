@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use super::Failure;
 use super::client::encoded;
 use super::connect::{ConnectArgs, target};
-use super::keys::read;
+use super::output::read;
 use super::output::{self, Format, fields, json};
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::ISSUERS;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::client::{encoded, query};
 use super::connect::{ConnectArgs, target};
-use super::output::{self, Cell, Colour, Format, Table, fields, json, note, painted};
+use super::output::{self, Cell, Colour, Format, Table, fields, json, note, painted, read};
 use super::waiting::WaitArgs;
 use super::{Exit, Failure, duration};
 use crate::server::admin::wire::keys::{CreateKey, KeyBody, KeyPage, RotateKey, UpdateKey};
@@ -246,14 +246,6 @@ fn change_of(args: ChangeArgs) -> Result<UpdateKey, Failure> {
 
 fn value<T: serde::Serialize>(body: &T) -> Result<Value, Failure> {
     serde_json::to_value(body).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
-}
-
-/// Reads an answer that this version of Tollgate should understand.
-pub fn read<T: serde::de::DeserializeOwned>(answer: Value) -> Result<T, Failure> {
-    serde_json::from_value(answer).map_err(|error| {
-        let hint = "is the server of another version? -o json shows it as it is";
-        Failure::new(Exit::Failed, format!("the answer cannot be read: {error}; {hint}"))
-    })
 }
 
 fn list(page: KeyPage) -> Result<(), Failure> {

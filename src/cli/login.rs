@@ -8,7 +8,7 @@ use clap::Args;
 use serde::Deserialize;
 
 use super::connect::{ConnectArgs, Proof, Target, safe_url, target};
-use super::keys::read;
+use super::output::read;
 use super::output::{self, Format, fields, json, note};
 use super::session::{self, Session, Token};
 use super::{Failure, prompt};

@@ -4,6 +4,8 @@
 use std::io::{self, IsTerminal, Write};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::{Exit, Failure};
 
@@ -15,6 +17,14 @@ pub enum Format {
     Table,
     /// For programs.
     Json,
+}
+
+/// Reads an answer that this version of Tollgate should understand.
+pub fn read<T: DeserializeOwned>(answer: Value) -> Result<T, Failure> {
+    serde_json::from_value(answer).map_err(|error| {
+        let hint = "is the server of another version? -o json shows it as it is";
+        Failure::new(Exit::Failed, format!("the answer cannot be read: {error}; {hint}"))
+    })
 }
 
 /// Writes to standard output. A reader that went away is no failure: it has read what it wanted.

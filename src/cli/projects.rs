@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Failure;
 use super::client::{encoded, query};
 use super::connect::{ConnectArgs, Target, target};
-use super::keys::read;
+use super::output::read;
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::PROJECTS;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::Failure;
 use super::client::encoded;
 use super::connect::{ConnectArgs, target};
-use super::keys::read;
+use super::output::read;
 use super::output::{self, Format, Table, fields, json, note};
 use super::users::path_of;
 use super::waiting::WaitArgs;

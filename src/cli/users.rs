@@ -4,15 +4,16 @@
 use axum::http::Method;
 use clap::{Args, Subcommand};
 use serde_json::Value;
+use tollgate_core::name::login_name_for_path;
 
 use super::Failure;
 use super::client::{encoded, query};
 use super::connect::{ConnectArgs, Target, target};
-use super::keys::{read, shortened};
+use super::keys::shortened;
+use super::output::read;
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::prompt;
 use super::waiting::WaitArgs;
-use crate::domain::name::login_name_for_path;
 use crate::server::admin::wire::USERS;
 use crate::server::admin::wire::users::{CreateUser, FreedBody, Password, SetPassword, UpdateUser, UserBody, UserPage};
 

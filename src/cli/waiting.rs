@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::Value;
 
-use super::keys::read;
+use super::output::read;
 use super::output::{note, printable};
 use super::{Exit, Failure, duration};
 use crate::server::admin::wire::fleet::{ReplicaName, WaitBody};

@@ -3,16 +3,18 @@
 
 mod headers;
 mod issuers;
+mod paths;
 mod routes;
 mod settings;
 mod store;
 
 use std::collections::HashSet;
 
-use crate::domain::name::{NAME_RULE, is_name};
-use crate::domain::record::EVERY;
-use crate::policy::error_body::ErrorShape;
-use crate::policy::{ADMIN_PERMISSIONS, ClientIp, Plane, Policy, RevokedStatus};
+use tollgate_core::error_body::ErrorShape;
+use tollgate_core::name::{NAME_RULE, is_name};
+use tollgate_core::plane::{ADMIN_PERMISSIONS, Plane, RevokedStatus};
+use tollgate_core::policy::{ClientIp, Policy};
+use tollgate_core::resource::EVERY;
 
 use super::file::{ClientIpSource, Errors, File, Revoked};
 use super::problems::{Findings, Path, did_you_mean, near_or_all};

@@ -2,9 +2,8 @@
 
 use regex::Regex;
 use serde_json::Value;
-
-use crate::policy::Policy;
-use crate::policy::respond::OVERRIDES;
+use tollgate_core::policy::Policy;
+use tollgate_core::respond::OVERRIDES;
 
 use super::problems::{Findings, Path, Problems};
 use super::shape;
@@ -25,7 +24,7 @@ const SEPARATORS: &str = "-_.!#$%&'*+^`|~";
 const SEPARATOR: &str = "[[:punct:]]";
 
 /// The expression for `decoder_header_mutation_rules.allow_expression.regex`: every header that is set or removed under
-/// this policy, by every name that [`same_header`](crate::policy::same_header) takes for the same.
+/// this policy, by every name that [`same_header`](tollgate_core::policy::same_header) takes for the same.
 pub fn allow_expression(policy: &Policy) -> String {
     let names = names(policy).map(pattern);
     let prefixes = prefixes(policy).map(|prefix| format!("{}.*", pattern(prefix)));

@@ -12,7 +12,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::policy::Policy;
+use tollgate_core::policy::Policy;
+
 use crate::registry::Limits;
 use crate::resolve::cache::Sizes;
 use crate::store::redis::place::Place;

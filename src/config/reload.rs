@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 
 use notify::event::EventKind;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
-
-use crate::policy::Policy;
-use crate::tasks::Task;
+use tollgate_core::policy::Policy;
 
 use super::{Compiled, Log, Problems, Settings};
 use crate::registry::Limits;
+use crate::tasks::Task;
 
 /// The folder must be quiet for so long before the file is read, as an editor may write it in several steps.
 const QUIET: Duration = Duration::from_millis(100);

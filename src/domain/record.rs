@@ -2,13 +2,14 @@
 //! stands; an absent scope list means nothing, not everything.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::credential::{Digest, KeyId, ProjectId, UserId};
-use super::name::split_login_name;
-use super::time::Timestamp;
-
-/// The word that stands for every project or every workload in a record.
-pub const EVERY: &str = "*";
+use tollgate_core::credential::{KeyId, ProjectId, UserId};
+use tollgate_core::name::split_login_name;
+use tollgate_core::principal::{Grant, InvalidRecord, Principal, Validity};
+use tollgate_core::resource::EVERY;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
 
 /// One API key. The secret itself is known to its owner alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct ApiKey {
     pub digest: Digest,
     /// Which pepper the digest was made with.
     pub pepper_version: u32,
-    /// For people; free text by [`super::name::is_label`].
+    /// For people; free text by [`tollgate_core::name::is_label`].
     pub name: String,
     /// The plane its prefix was declared for when it was minted.
     pub plane: String,
@@ -69,6 +70,20 @@ impl KeyState {
 }
 
 impl ApiKey {
+    /// What its holder may do.
+    ///
+    /// # Errors
+    /// As [`Grant::new`].
+    pub fn grant(&self) -> Result<Grant, InvalidRecord> {
+        Ok(Grant::new(&self.plane, &self.project, &self.workloads, &self.permissions)?.in_project(self.project_id))
+    }
+
+    /// Its holder, with the [`ApiKey::grant`].
+    pub fn principal(&self, grant: Arc<Grant>) -> Principal {
+        let Self { expires_at, retires_at, .. } = *self;
+        Principal::of_key(self.id, grant, Validity { expires_at, retires_at, revoked: self.revoked_at.is_some() })
+    }
+
     pub fn state(&self, now: Timestamp) -> KeyState {
         if self.revoked_at.is_some() {
             KeyState::Revoked
@@ -87,42 +102,6 @@ impl ApiKey {
     /// store that may ever be put back is as young as that: in each the key is revoked, and its own expiry is past.
     pub fn is_over_before(&self, time: Timestamp) -> bool {
         [self.revoked_at, self.expires_at].iter().all(|end| end.is_some_and(|end| end < time))
-    }
-}
-
-/// Which project a thing belongs to, by its kind and id.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Resource {
-    /// Such as `workload`.
-    pub kind: String,
-    pub id: String,
-    /// The name that keys are scoped by; the id where it was given none.
-    pub slug: String,
-    pub project: String,
-    /// See [`Project::id`].
-    pub project_id: Option<ProjectId>,
-    /// Who made it (`key:<id>`, a subject), if that was said.
-    pub owner: Option<String>,
-    pub created_at: Timestamp,
-    pub version: u64,
-}
-
-/// Names one resource. Both parts are names, so `kind:id` is unambiguous.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ResourceRef<'a> {
-    pub kind: &'a str,
-    pub id: &'a str,
-}
-
-impl fmt::Display for ResourceRef<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.kind, self.id)
-    }
-}
-
-impl Resource {
-    pub fn reference(&self) -> ResourceRef<'_> {
-        ResourceRef { kind: &self.kind, id: &self.id }
     }
 }
 
@@ -181,7 +160,7 @@ impl ProjectState {
 pub struct User {
     /// What tells the user from whoever else has or had the name. `None`: the store's format knows none.
     pub id: Option<UserId>,
-    /// What the user is known by everywhere, and nobody else: by [`super::name::is_login_name`]. With the project in front if the
+    /// What the user is known by everywhere, and nobody else: by [`tollgate_core::name::is_login_name`]. With the project in front if the
     /// user was made in one by a store that tells names of projects apart; it never changes.
     pub name: String,
     /// Argon2id, as a PHC string. Empty once the user is deleted.

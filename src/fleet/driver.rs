@@ -1,5 +1,5 @@
 //! Follows the log of the store on a thread and connections of its own, so that checks cannot hold it up. Never grants a lease
-//! by itself: the state machine in `revocation/channel.rs` says what is to be done, and this does it.
+//! by itself: the state machine in `channel.rs` of the guard says what is to be done, and this does it.
 
 mod losses;
 
@@ -15,19 +15,21 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
+use tollgate_guard::channel::{Channel as Protocol, Identity, Now, Standing};
+use tollgate_guard::protocol::{Head, Listing, Member, MemberState, Position, Remembered, Term};
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::Moment;
+use tollgate_guard::wait::{Observation, Verdict, Wait};
 
 use super::handle::{BELL, Ends, Fleet, Request};
 use super::members::{Members, fleet_view, wait_report};
 use super::position::PositionFile;
 use super::report::{FleetView, Waited};
 use crate::clock::Clock;
-use crate::domain::change::{Head, Position};
-use crate::domain::fleet::{Listing, Member, MemberState, Remembered, Renewal, Term};
-use crate::domain::time::Moment;
-use crate::revocation::channel::{Action, Channel as Protocol, Identity, Input, Now, Standing};
-use crate::revocation::stamps::Stamps;
-use crate::revocation::sticky::Sticky;
-use crate::revocation::wait::{Observation, Verdict, Wait};
+use crate::domain::change::Action;
+use crate::domain::change::Endings;
+use crate::domain::change::Input;
+use crate::domain::change::Renewal;
 use crate::store::StoreError;
 use crate::store::redis::survey::Finding;
 use crate::store::redis::{Channel, Redis};
@@ -43,7 +45,7 @@ const LOOK_ROUND: Duration = Duration::from_secs(10);
 pub struct Joining {
     pub redis: Arc<Redis>,
     pub stamps: Arc<Stamps>,
-    pub sticky: Arc<Sticky>,
+    pub endings: Arc<Endings>,
     pub identity: Identity,
     /// What the store's configuration guarantees, in words; looked at again with each connection.
     pub level: String,
@@ -182,7 +184,7 @@ impl Driver {
                 if let Action::Adopt(head) = &action {
                     self.joining.redis.join(&head.lineage);
                 }
-                action.carry_out(&self.joining.stamps, &self.joining.sticky);
+                action.carry_out(&self.joining.stamps, &self.joining.endings);
                 self.count(&action);
                 match action {
                     Action::DropLoads => self.joining.redis.drop_loads(),

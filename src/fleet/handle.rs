@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot, watch};
+use tollgate_guard::FENCE;
+use tollgate_guard::protocol::MemberState;
 
 use super::report::{FleetView, Waited};
 use crate::clock::Clock;
-use crate::domain::fleet::MemberState;
-use crate::revocation::FENCE;
 use crate::store::StoreError;
 
 /// How long a replica listens at most before it renews its lease: a quarter of what a lease holds.

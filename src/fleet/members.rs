@@ -3,11 +3,12 @@
 
 use std::collections::HashMap;
 
+use tollgate_guard::protocol::{Member, MemberState, Unlisted};
+use tollgate_guard::time::Moment;
+use tollgate_guard::wait::Report;
+use tollgate_guard::{FENCE, GUARD, PRUNED};
+
 use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport};
-use crate::domain::fleet::{Member, MemberState, Unlisted};
-use crate::domain::time::Moment;
-use crate::revocation::wait::Report;
-use crate::revocation::{FENCE, GUARD, PRUNED};
 
 /// The members that were listed last, and when each of them was last heard of.
 #[derive(Debug, Default)]
@@ -109,8 +110,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::domain::change::Position;
-    use crate::domain::time::Timestamp;
+    use tollgate_guard::protocol::Position;
+    use tollgate_guard::time::Timestamp;
 
     fn member(id: &str, beat: u64) -> Member {
         Member {

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use serde_json::{Value, json};
+use tollgate_guard::protocol::{Head, Position, Remembered, Term};
 
-use crate::domain::change::{Head, Position};
-use crate::domain::fleet::{Remembered, Term};
 use crate::tasks::Task;
 
 /// Between two writes.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate_guard::time::Timestamp;
+
 use super::handle::Fleet;
 use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport, Waited};
-use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::embedded::Embedded;
 use crate::store::format::Format;

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use crate::domain::fleet::MemberState;
-use crate::domain::time::Timestamp;
+use tollgate_guard::protocol::MemberState;
+use tollgate_guard::time::Timestamp;
+
 use crate::store::redis::survey::Finding;
 
 /// Everybody who answers checks from one store.

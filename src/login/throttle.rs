@@ -8,9 +8,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use moka::sync::Cache;
-
-use crate::domain::name::{MAX_LOGIN_NAME, split_login_name};
-use crate::domain::time::Moment;
+use tollgate_core::name::{MAX_LOGIN_NAME, split_login_name};
+use tollgate_guard::time::Moment;
 
 /// Attempts in a row, and how long each takes to be forgotten.
 #[derive(Clone, Copy)]

@@ -74,7 +74,7 @@ impl Actor {
         self.subject.strip_prefix("user:")
     }
 
-    /// `project` is a name or [`crate::domain::record::EVERY`], which only those reach who are bound to no project.
+    /// `project` is a name or [`tollgate_core::resource::EVERY`], which only those reach who are bound to no project.
     pub(super) fn reaches(&self, project: &str) -> bool {
         self.project.as_deref().is_none_or(|own| own == project)
     }

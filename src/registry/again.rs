@@ -3,6 +3,12 @@
 
 use std::cmp::Ordering;
 
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::ending::Ending;
+use tollgate_guard::protocol::Position;
+use tollgate_guard::time::Timestamp;
+
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::keys::key_change;
@@ -10,11 +16,9 @@ use super::projects::project_change;
 use super::resources::resource_deletion;
 use super::sessions::session_end;
 use super::{Change, Registry, RegistryError};
-use crate::domain::change::{Ended, Position, Said};
-use crate::domain::credential::Digest;
-use crate::domain::record::{ApiKey, EndedSession, Project, ProjectState, Resource, User};
-use crate::domain::time::Timestamp;
-use crate::revocation::sticky::Sticky;
+use crate::domain::change::Endings;
+use crate::domain::change::{Ended, Stored};
+use crate::domain::record::{ApiKey, EndedSession, Project, ProjectState, User};
 use crate::store::{AsOf, StoreError, Write};
 
 /// How much is looked at before it is asked again whether the store has gone on to another history.
@@ -60,18 +64,18 @@ impl Registry {
         result
     }
 
-    async fn end_suspects(&self, sticky: &Sticky, failed: &mut Vec<Ended>) -> Result<(), Failure> {
+    async fn end_suspects(&self, endings: &Endings, failed: &mut Vec<Ended>) -> Result<(), Failure> {
         let mut result = Ok(());
         loop {
             // Each time, since the store may go over to another history at any moment.
-            self.look_for_losses(sticky).await?;
-            let mut suspects = sticky.take_suspects(AT_A_TIME);
+            self.look_for_losses(endings).await?;
+            let mut suspects = endings.take_suspects(AT_A_TIME);
             // What becomes one meanwhile, such as what was just written and not heard of, has its turn the next time.
             let is_last = suspects.len() < AT_A_TIME;
             while let Some(ended) = suspects.pop() {
                 match self.end_if_lost(&ended).await {
                     Ok(None) => {}
-                    Ok(Some(position)) => sticky.found_kept(&ended, position),
+                    Ok(Some(position)) => endings.found_kept(&ended, position),
                     Err(failure) => {
                         failed.push(ended);
                         if matches!(failure, Failure::Silence(_)) {
@@ -90,12 +94,12 @@ impl Registry {
     }
 
     /// Where the store went over to another history, most of the one before is in it, too, and need not be looked at.
-    async fn look_for_losses(&self, sticky: &Sticky) -> Result<(), Failure> {
-        let Some(former) = sticky.former() else { return Ok(()) };
+    async fn look_for_losses(&self, endings: &Endings) -> Result<(), Failure> {
+        let Some(former) = endings.former() else { return Ok(()) };
         match self.store.newest_known(&former.joined, &former.milestones).await {
-            Ok(known) => sticky.settle(&former, known),
+            Ok(known) => endings.settle(&former, known),
             Err(error) if error.is_transient() => return Err(Failure::Silence(error)),
-            Err(_) => sticky.settle(&former, None),
+            Err(_) => endings.settle(&former, None),
         }
         Ok(())
     }
@@ -115,7 +119,7 @@ impl Registry {
     async fn revoke_again(&self, ended: &Ended, digest: Digest, at: Timestamp) -> Looked {
         let AsOf { found, position } = self.store.load_key(vec![digest]).await?;
         let is_lost =
-            |key: &ApiKey| ended.is_lost_in(&Said::Key { digest: &digest, revoked: key.revoked_at.is_some() });
+            |key: &ApiKey| ended.is_lost_in(&Stored::Key { digest: &digest, revoked: key.revoked_at.is_some() });
         let Some(key) = found.map(|load| load.key).filter(is_lost) else { return Ok(position) };
         let actor = Actor::tollgate();
         let attempt = Attempt::on_key(&actor, "key.revoke", key.id);
@@ -128,7 +132,7 @@ impl Registry {
         let AsOf { found, position } = self.store.load_session(session.user.clone(), session.id.clone()).await?;
         // One whose token has expired needs no end any more.
         let is_over = session.expires_at <= self.clock.now();
-        if is_over || !ended.is_lost_in(&Said::Session { id: &session.id, ended: found.ended }) {
+        if is_over || !ended.is_lost_in(&Stored::Session { id: &session.id, ended: found.ended }) {
             return Ok(position);
         }
         let actor = Actor::tollgate();
@@ -138,7 +142,7 @@ impl Registry {
 
     async fn end_user_again(&self, ended: &Ended, name: &str) -> Looked {
         let AsOf { found, position } = self.store.load_session(name.to_owned(), String::new()).await?;
-        let user = found.user.filter(|user| ended.is_lost_in(&Said::User(user)));
+        let user = found.user.filter(|user| ended.is_lost_in(&Stored::User(user)));
         let (Some(user), &Ended::User { created_at, sessions, disabled, deleted, .. }) = (user, ended) else {
             return Ok(position);
         };
@@ -171,7 +175,7 @@ impl Registry {
 
     async fn bar_project_again(&self, ended: &Ended, name: &str, state: ProjectState, since: Timestamp) -> Looked {
         let AsOf { found, position } = self.store.load_project(name.to_owned()).await?;
-        if !ended.is_lost_in(&Said::Project(name, found.as_ref())) {
+        if !ended.is_lost_in(&Stored::Project(name, found.as_ref())) {
             return Ok(position);
         }
         let actor = Actor::tollgate();
@@ -194,7 +198,7 @@ impl Registry {
 
     async fn delete_resource_again(&self, ended: &Ended, kind: &str, id: &str) -> Looked {
         let AsOf { found, position } = self.store.load_resource(kind.to_owned(), id.to_owned()).await?;
-        let is_lost = |resource: &Resource| ended.is_lost_in(&Said::Resource(resource));
+        let is_lost = |resource: &Resource| ended.is_lost_in(&Stored::Resource(resource));
         let Some(resource) = found.filter(is_lost) else { return Ok(position) };
         let actor = Actor::tollgate();
         let attempt = Attempt::on_resource(&actor, "resource.delete", kind, id);

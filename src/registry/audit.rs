@@ -3,14 +3,16 @@
 
 use std::sync::PoisonError;
 
+use tollgate_core::credential::KeyId;
+use tollgate_core::name::is_name;
+use tollgate_core::redact;
+use tollgate_core::resource::{EVERY, ResourceRef};
+use tollgate_guard::time::Timestamp;
+
 use super::actor::Actor;
 use super::{Registry, RegistryError, Result};
 use crate::domain::change::Event;
-use crate::domain::credential::KeyId;
-use crate::domain::name::is_name;
-use crate::domain::record::{AUDIT_TRIM, AuditEntry, EVERY, Outcome, ResourceRef};
-use crate::domain::time::Timestamp;
-use crate::policy::redact;
+use crate::domain::record::{AUDIT_TRIM, AuditEntry, Outcome};
 use crate::store::{AuditQuery, AuditRows, Write};
 
 /// How many rows are removed in one transaction, and in one call.

@@ -1,11 +1,15 @@
 //! What was found out about the tokens of an issuer, forgotten everywhere. Changes no record.
 
+use tollgate_core::named::named;
+use tollgate_core::policy::Policy;
+use tollgate_core::redact;
+use tollgate_guard::slots::Slots;
+
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::{Made, Registry, RegistryError, Result};
-use crate::domain::change::{Event, Slots, named};
+use crate::domain::change::Event;
 use crate::domain::record::Outcome;
-use crate::policy::{Policy, redact};
 use crate::store::Write;
 
 impl Registry {

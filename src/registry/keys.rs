@@ -4,6 +4,13 @@
 use std::time::Duration;
 
 use serde_json::json;
+use tollgate_core::credential::{KeyId, MintedKey, PresentedKey};
+use tollgate_core::plane::{ADMIN_PERMISSIONS, Plane};
+use tollgate_core::policy::Policy;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::time::Timestamp;
 
 use super::actor::Actor;
 use super::audit::Attempt;
@@ -11,11 +18,8 @@ use super::once::Once;
 use super::projects::Home;
 use super::rules::{check_label, check_permissions, check_project, check_workloads, invalid, plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Ended, Event, Slots};
-use crate::domain::credential::{Digest, KeyId, MintedKey, PresentedKey};
-use crate::domain::record::{ApiKey, EVERY, KeyState, Outcome};
-use crate::domain::time::Timestamp;
-use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
+use crate::domain::change::{Ended, Event};
+use crate::domain::record::{ApiKey, KeyState, Outcome};
 use crate::store::{Counted, KeyQuery, Write};
 
 /// A key to be made.

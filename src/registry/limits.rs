@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tollgate_guard::time::Moment;
+
 use super::tombstones::Tombstones;
-use crate::domain::time::Moment;
 use crate::store::{Counted, Quota, Write};
 
 /// So many actors, and as many projects, are told apart at a time.

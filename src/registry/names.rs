@@ -3,12 +3,14 @@
 //! whoever had it, also deleted, until an operator gives it free: what named them would name whoever has the name next. Never
 //! decides what becomes of that, only tells of it.
 
+use tollgate_core::credential::{KeyId, UserId};
+use tollgate_core::name::split_login_name;
+use tollgate_core::resource::EVERY;
+
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::{Change, Made, Registry, RegistryError, Result};
-use crate::domain::credential::{KeyId, UserId};
-use crate::domain::name::split_login_name;
-use crate::domain::record::{EVERY, User};
+use crate::domain::record::User;
 use crate::store::{AuditQuery, KeyQuery, ResourceQuery, SessionLoad, Store, StoreError, UserQuery};
 
 /// How much is read at once.

@@ -1,15 +1,17 @@
 //! Projects as a whole: made with the first thing in them, suspended, let go on, deleted. Never brings a deleted one back, and never
 //! touches what it holds: its keys and users are what they were when it goes on.
 
+use tollgate_core::credential::ProjectId;
+use tollgate_core::redact;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::time::Timestamp;
+
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::check_name;
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event};
-use crate::domain::credential::ProjectId;
-use crate::domain::record::{EVERY, Project, ProjectState};
-use crate::domain::time::Timestamp;
-use crate::policy::redact;
+use crate::domain::record::{Project, ProjectState};
 use crate::store::Write;
 
 /// Where something new belongs.

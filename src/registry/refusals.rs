@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::domain::time::Moment;
+use tollgate_guard::time::Moment;
 
 /// How many refusals of one actor are written down in a minute. The log of the process has the others.
 pub(super) const A_MINUTE: u32 = 120;

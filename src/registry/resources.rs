@@ -1,11 +1,14 @@
 //! Registered resources: which project a thing belongs to. Never moves one unless that was said.
 
+use tollgate_core::named::named;
+use tollgate_core::resource::Resource;
+use tollgate_guard::slots::Slots;
+
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::rules::{check_label, check_name};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Ended, Event, Slots, named};
-use crate::domain::record::Resource;
+use crate::domain::change::{Ended, Event};
 use crate::store::{Counted, ResourceQuery, Write};
 
 /// A resource to be registered.

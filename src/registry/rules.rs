@@ -1,11 +1,13 @@
 //! What a key, a user or a resource may be under a policy. Judges what was asked for, never who asks, and repeats nothing that
 //! looks like a secret.
 
+use tollgate_core::name::{LABEL_RULE, NAME_RULE, is_label, is_name};
+use tollgate_core::plane::{ADMIN_PERMISSIONS, Plane};
+use tollgate_core::policy::Policy;
+use tollgate_core::redact::echo;
+use tollgate_core::resource::EVERY;
+
 use super::{RegistryError, Result};
-use crate::domain::name::{LABEL_RULE, NAME_RULE, is_label, is_name};
-use crate::domain::record::EVERY;
-use crate::policy::redact::echo;
-use crate::policy::{ADMIN_PERMISSIONS, Plane, Policy};
 
 /// The most workloads or permissions of one key or user.
 const MAX_SCOPES: usize = 256;

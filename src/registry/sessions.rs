@@ -3,14 +3,18 @@
 
 use std::time::Duration;
 
+use tollgate_core::credential::UserId;
+use tollgate_core::name::{USER_NAME_RULE, is_login_name};
+use tollgate_core::named::named;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::slots::Slots;
+
 use super::actor::{Actor, Held, identity};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
 use super::{ATTEMPTS, Change, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Ended, Event, SIGNING_KEYS, Slots, named};
-use crate::domain::credential::UserId;
-use crate::domain::name::{USER_NAME_RULE, is_login_name};
-use crate::domain::record::{EVERY, EndedSession, OpenSession, Outcome, SigningKey, User, UserSessions};
+use crate::domain::change::{Ended, Event, SIGNING_KEYS};
+use crate::domain::record::{EndedSession, OpenSession, Outcome, SigningKey, User, UserSessions};
 use crate::store::{StoreError, Write};
 
 impl Registry {

@@ -5,12 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tollgate_guard::slots::Slots;
+use tollgate_guard::time::Timestamp;
+
 use super::actor::Actor;
 use super::audit::Attempt;
 use super::{PAUSE, Registry, RegistryError, Result};
-use crate::domain::change::{Event, Slots};
+use crate::domain::change::Event;
 use crate::domain::record::{ApiKey, AuditEntry, Outcome};
-use crate::domain::time::Timestamp;
 use crate::store::{KeyQuery, OnceRecord, StoreError, Write};
 
 /// How much is read, and at most removed, at once.

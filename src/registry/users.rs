@@ -4,6 +4,12 @@
 use std::fmt;
 
 use serde_json::json;
+use tollgate_core::credential::UserId;
+use tollgate_core::name::{USER_NAME_RULE, is_user_name};
+use tollgate_core::named::named;
+use tollgate_core::policy::Policy;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::slots::Slots;
 
 use super::actor::Actor;
 use super::audit::Attempt;
@@ -12,11 +18,8 @@ use super::once::Once;
 use super::projects::Home;
 use super::rules::{check_permissions, check_project, invalid, login_plane, sorted};
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
-use crate::domain::change::{Ended, Event, Slots, named};
-use crate::domain::credential::UserId;
-use crate::domain::name::{USER_NAME_RULE, is_user_name};
-use crate::domain::record::{EVERY, User};
-use crate::policy::Policy;
+use crate::domain::change::{Ended, Event};
+use crate::domain::record::User;
 use crate::store::{Counted, UserQuery, Write};
 
 /// A user to be made.

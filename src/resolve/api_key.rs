@@ -1,48 +1,17 @@
-//! What is done with the peppers: from a presented key to the digest it is looked up by, and keys for other purposes. No
-//! pepper ever leaves this file.
+//! From a presented key to the digest it is looked up by, with the peppers in use. Never keeps a key.
 
 use std::fmt;
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use zeroize::Zeroizing;
+use tollgate_core::credential::PresentedKey;
+use tollgate_core::resource::ResourceRef;
+use tollgate_core::token::PresentedToken;
+use tollgate_guard::digest::Digest;
 
 use super::check_proof::CheckProofs;
+use super::pepper::{Pepper, keyed};
 use super::seal::Sealer;
-use crate::domain::credential::{Digest, PresentedKey};
-use crate::domain::record::ResourceRef;
-use crate::domain::token::PresentedToken;
-use crate::store::PepperCheck;
-
-/// 256 bits that are kept outside the store, so that who can write the store cannot mint a key.
-pub struct Pepper {
-    pub version: u32,
-    secret: Zeroizing<[u8; 32]>,
-}
-
-impl Pepper {
-    pub fn new(version: u32, secret: Zeroizing<[u8; 32]>) -> Self {
-        Self { version, secret }
-    }
-
-    /// What the store keeps to tell a wrong pepper from the right one.
-    pub fn check(&self) -> PepperCheck {
-        let mac = keyed(&self.secret).chain_update(b"tollgate pepper check v1");
-        PepperCheck { version: self.version, check: mac.finalize().into_bytes().into() }
-    }
-
-    /// A key for another purpose, from which neither the pepper nor another key can be told.
-    pub(super) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
-        let mac = keyed(&self.secret).chain_update(b"tollgate key v1 for ").chain_update(purpose);
-        Zeroizing::new(mac.finalize().into_bytes().into())
-    }
-}
-
-impl fmt::Debug for Pepper {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Pepper(version {})", self.version)
-    }
-}
 
 /// Digests keys with every pepper in use; new keys with the current one.
 pub struct Digester {
@@ -59,8 +28,8 @@ impl Digester {
             sealer: Sealer::new(current, older),
             proofs: CheckProofs::new(std::iter::once(current).chain(older).map(proof_key).collect()),
             current_version: current.version,
-            current: keyed(&current.secret),
-            older: older.iter().map(|pepper| keyed(&pepper.secret)).collect(),
+            current: current.digests(),
+            older: older.iter().map(|pepper| pepper.digests()).collect(),
         }
     }
 
@@ -132,20 +101,17 @@ fn proof_key(pepper: &Pepper) -> Hmac<Sha256> {
     keyed(&pepper.derive("proofs that a request passed the check"))
 }
 
-fn keyed(secret: &[u8; 32]) -> Hmac<Sha256> {
-    let mut block = Zeroizing::new([0u8; 64]);
-    block[..32].copy_from_slice(secret);
-    Hmac::new((&*block).into())
-}
-
 fn digest(mac: &Hmac<Sha256>, text: &[u8]) -> Digest {
     Digest(mac.clone().chain_update(text).finalize().into_bytes().into())
 }
 
 #[cfg(test)]
 mod tests {
+    use hmac::KeyInit;
+    use zeroize::Zeroizing;
+
     use super::*;
-    use crate::domain::credential::MintedKey;
+    use tollgate_core::credential::MintedKey;
 
     fn pepper(version: u32, byte: u8) -> Pepper {
         Pepper::new(version, Zeroizing::new([byte; 32]))

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
+use tollgate_core::decision::Tier;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::entry::Entry;
+use tollgate_guard::found::Found;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::stamps::{Proof, Stamps};
 
 use super::ResolveError;
-use crate::domain::change::Slots;
-use crate::domain::credential::Digest;
-use crate::domain::decision::Tier;
-use crate::revocation::found::Found;
-use crate::revocation::stamps::Proof;
-use crate::revocation::stamps::Stamps;
 use entries::Entries;
 
 /// How much is kept, and how many look-ups may be under way.
@@ -48,6 +48,10 @@ pub struct Resolved<T> {
 }
 
 impl<T> Resolved<T> {
+    fn of(entry: Entry<T>, tier: Tier) -> Self {
+        Self { value: entry.value, tier, proof: entry.proof }
+    }
+
     /// The word for a trace.
     pub fn tier(&self) -> Tier {
         self.tier
@@ -74,23 +78,6 @@ pub struct CacheStats {
     pub unknown_entries: u64,
     pub loads: u64,
     pub refused_loads: u64,
-}
-
-struct Entry<T> {
-    value: Option<Arc<T>>,
-    proof: Proof,
-}
-
-impl<T> Clone for Entry<T> {
-    fn clone(&self) -> Self {
-        Self { value: self.value.clone(), proof: self.proof }
-    }
-}
-
-impl<T> Entry<T> {
-    fn resolved(self, tier: Tier) -> Resolved<T> {
-        Resolved { value: self.value, tier, proof: self.proof }
-    }
 }
 
 type Outcome<T> = Result<Entry<T>, ResolveError>;
@@ -142,7 +129,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
     pub fn get(&self, digest: &Digest, grace: Duration) -> Option<Resolved<T>> {
         let hit = |entries: &Entries<Entry<T>>, tier, grace| {
             let entry = entries.get(digest)?;
-            self.stamps.stand(&entry.proof, grace).then(|| entry.resolved(tier))
+            self.stamps.stand(&entry.proof, grace).then(|| Resolved::of(entry, tier))
         };
         hit(&self.known, Tier::Cache, grace).or_else(|| hit(&self.unknown, Tier::NegativeCache, Duration::ZERO))
     }
@@ -151,7 +138,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
     pub fn put(&self, digest: Digest, value: Arc<T>, proof: Proof) -> Resolved<T> {
         let entry = Entry { value: Some(value), proof };
         self.known.insert(digest, entry.clone());
-        entry.resolved(Tier::Verified)
+        Resolved::of(entry, Tier::Verified)
     }
 
     /// Loads it, or waits for a load that is under way. The load goes on if the caller is dropped.
@@ -169,7 +156,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
             // flight, joined or started, began after this one ended, and so after we arrived.
             let Proof { stamp, slots, .. } = &entry.proof;
             if self.stamps.allow(*stamp, slots) || Stamps::began_after(*stamp, arrival) {
-                return Ok(entry.resolved(Tier::Store));
+                return Ok(Resolved::of(entry, Tier::Store));
             }
         }
     }

@@ -7,8 +7,7 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-
-use crate::domain::time::Timestamp;
+use tollgate_guard::time::Timestamp;
 
 /// How long a proof is good: from the allow to the door, with clocks that differ a little.
 const LIFE_S: u64 = 10;
@@ -55,7 +54,8 @@ fn over(key: &Hmac<Sha256>, made: u64, method: &str, target: &str) -> Hmac<Sha25
 mod tests {
     use zeroize::Zeroizing;
 
-    use super::super::api_key::{Digester, Pepper};
+    use super::super::api_key::Digester;
+    use super::super::pepper::Pepper;
     use super::*;
 
     #[test]

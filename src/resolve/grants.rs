@@ -4,7 +4,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::domain::principal::Grant;
+use tollgate_core::principal::Grant;
 
 /// Kinds of grant that are shared. Beyond it, one that has not been met lately is not shared any more, and still right.
 const KINDS: u64 = 20_000;

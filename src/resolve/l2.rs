@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::api_key::Digester;
 use crate::clock::Clock;
-use crate::domain::credential::Digest;
-use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::redis::shared::{SharedCache, SharedKey};
 

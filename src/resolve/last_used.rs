@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::domain::credential::KeyId;
-use crate::domain::time::Timestamp;
+use tollgate_core::credential::KeyId;
+use tollgate_guard::time::Timestamp;
 
 /// Uses are told apart by the minute.
 const RESOLUTION_SECS: u64 = 60;

@@ -4,7 +4,8 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::domain::credential::ProjectId;
+use tollgate_core::credential::ProjectId;
+
 use crate::domain::record::Project;
 
 /// For how many projects it is remembered that it was said, and how long.

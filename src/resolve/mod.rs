@@ -8,6 +8,7 @@ pub mod jwt;
 pub mod l2;
 pub mod last_used;
 pub mod mismatch;
+pub mod pepper;
 pub mod seal;
 pub mod signing;
 
@@ -16,19 +17,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
+use tollgate_core::credential::{PresentedKey, ProjectId};
+use tollgate_core::denial::Denial;
+use tollgate_core::login::Session;
+use tollgate_core::name::is_name;
+use tollgate_core::named::named;
+use tollgate_core::policy::Policy;
+use tollgate_core::principal::{Beside, Grant, Principal};
+use tollgate_core::resource::{EVERY, Resource, ResourceRef};
+use tollgate_core::token::PresentedToken;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::stamps::{Proof, Stamps};
+use tollgate_guard::time::Timestamp;
 
-use crate::domain::change::{Said, Slots, named};
-use crate::domain::credential::{Digest, PresentedKey, ProjectId};
-use crate::domain::denial::Denial;
-use crate::domain::name::is_name;
-use crate::domain::principal::{Beside, Grant, Principal};
-use crate::domain::record::{EVERY, Project, Resource, ResourceRef};
-use crate::domain::time::Timestamp;
-use crate::domain::token::PresentedToken;
-use crate::policy::Policy;
-use crate::policy::login::Session;
-use crate::revocation::stamps::{Proof, Stamps};
-use crate::revocation::sticky::Sticky;
+use crate::domain::change::Endings;
+use crate::domain::change::Stored;
+use crate::domain::record::Project;
 use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
 use crate::tasks::Tasks;
 use api_key::Digester;
@@ -47,7 +52,7 @@ pub struct Resolver {
     store: Store,
     digester: Arc<Digester>,
     stamps: Arc<Stamps>,
-    sticky: Arc<Sticky>,
+    endings: Arc<Endings>,
     keys: Cache<Principal>,
     resources: Cache<Resource>,
     barred: Cache<Barred>,
@@ -80,7 +85,7 @@ impl Resolver {
         store: Store,
         digester: Arc<Digester>,
         stamps: Arc<Stamps>,
-        sticky: Arc<Sticky>,
+        endings: Arc<Endings>,
         sizes: Sizes,
         l2: Option<L2>,
     ) -> Self {
@@ -93,7 +98,7 @@ impl Resolver {
             store,
             digester,
             stamps,
-            sticky,
+            endings,
             keys,
             resources,
             barred,
@@ -128,8 +133,8 @@ impl Resolver {
     }
 
     /// What was heard to be ended.
-    pub fn sticky(&self) -> &Arc<Sticky> {
-        &self.sticky
+    pub fn endings(&self) -> &Arc<Endings> {
+        &self.endings
     }
 
     /// What the fleet finds out once, if there is a fleet.
@@ -150,6 +155,22 @@ impl Resolver {
     /// Whether a check can be answered now, as far as the store's log is concerned.
     pub fn can_serve(&self) -> bool {
         self.stamps.can_serve()
+    }
+
+    /// Who holds this key, as far as it is cached.
+    pub fn cached_principal(&self, key: &PresentedKey<'_>, grace: Duration) -> Option<Resolved<Principal>> {
+        self.cached(&self.keys, &self.digester.current(key), grace)
+    }
+
+    /// Whom this token was issued to, likewise; its principal says when it expires.
+    pub fn cached_token(&self, token: &PresentedToken<'_>, grace: Duration) -> Option<Resolved<Principal>> {
+        let issuers = self.issuers.load();
+        self.cached(&issuers.cache, &issuers.name(self.digester.of_token(token)), grace)
+    }
+
+    /// The registered resource, likewise.
+    pub fn cached_resource(&self, reference: ResourceRef<'_>, grace: Duration) -> Option<Resolved<Resource>> {
+        self.resources.get(&self.digester.of_resource(reference), grace)
     }
 
     /// Who holds this key; `None` if nobody does.
@@ -174,14 +195,14 @@ impl Resolver {
                 let Some(KeyLoad { key, project }) = reader.truth(reader.store.load_key(digests).await?)? else {
                     return Ok(Loaded { value: None, slots });
                 };
-                let grant = Grant::of_key(&key).map_err(|_| ResolveError::Damaged)?;
-                let mut principal = Principal::of_key(&key, grants.share(&grant));
+                let grant = key.grant().map_err(|_| ResolveError::Damaged)?;
+                let mut principal = key.principal(grants.share(&grant));
                 let who = || format!("key:{}", key.id);
                 reader.mismatches.note(&key.project, key.project_id, project.as_ref(), who);
-                let said = Said::Key { digest: &key.digest, revoked: principal.revoked };
+                let said = Stored::Key { digest: &key.digest, revoked: principal.revoked };
                 principal.revoked = principal.revoked
                     || reader.is_barred(&key.project, key.project_id, project.as_ref())
-                    || reader.sticky.contradicts(&said);
+                    || reader.endings.contradicts(&said);
                 let slots = Slots::of_digests(&[key.digest, named("project", &key.project)]);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }
@@ -285,8 +306,8 @@ impl Resolver {
                 || user.sessions != session.generation
                 || ended
                 || reader.is_barred(&user.project, user.project_id, project.as_ref())
-                || reader.sticky.contradicts(&Said::User(&user))
-                || reader.sticky.contradicts(&Said::Session { id: &session.id, ended });
+                || reader.endings.contradicts(&Stored::User(&user))
+                || reader.endings.contradicts(&Stored::Session { id: &session.id, ended });
             let [user_slot, own] = digests;
             let slots = Slots::of_digests(&[user_slot, own, named("project", &user.project)]);
             Ok(Loaded { value: Some(Arc::new(principal)), slots })
@@ -312,7 +333,7 @@ impl Resolver {
             let slots = Slots::of_digests(&[named("resource", &reference.to_string())]);
             async move {
                 let found = reader.truth(reader.store.load_resource(kind, id).await?)?;
-                let found = found.filter(|found| !reader.sticky.contradicts(&Said::Resource(found)));
+                let found = found.filter(|found| !reader.endings.contradicts(&Stored::Resource(found)));
                 let value = match found {
                     Some(found) if !is_name(&found.project) || !is_name(&found.slug) => {
                         return Err(ResolveError::Damaged);
@@ -354,8 +375,8 @@ impl Resolver {
     }
 
     fn reader(&self) -> Reader {
-        let (sticky, mismatches) = (Arc::clone(&self.sticky), Arc::clone(&self.mismatches));
-        Reader { store: self.store.clone(), sticky, mismatches, position: self.stamps.position() }
+        let (endings, mismatches) = (Arc::clone(&self.endings), Arc::clone(&self.mismatches));
+        Reader { store: self.store.clone(), endings, mismatches, position: self.stamps.position() }
     }
 
     /// Whether nothing has changed since this was found that could make it untrue.
@@ -385,7 +406,7 @@ impl Resolver {
 /// What a load is made with; made before the load is sent.
 struct Reader {
     store: Store,
-    sticky: Arc<Sticky>,
+    endings: Arc<Endings>,
     mismatches: Arc<Mismatches>,
     /// Up to which change this replica had heard then.
     position: u64,
@@ -402,7 +423,7 @@ impl Reader {
 
     /// Whether whoever carries this id is kept out of a project.
     fn is_barred(&self, name: &str, carried: Option<ProjectId>, project: Option<&Project>) -> bool {
-        !Project::lets_in(project, carried) || self.sticky.contradicts(&Said::Project(name, project))
+        !Project::lets_in(project, carried) || self.endings.contradicts(&Stored::Project(name, project))
     }
 }
 
@@ -426,13 +447,13 @@ impl From<crate::store::StoreError> for ResolveError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::change::Position;
     use crate::store::embedded::Embedded;
+    use tollgate_guard::protocol::Position;
 
     #[test]
     fn a_store_that_knows_less_than_this_replica_is_not_believed() {
         let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
-        let reader = Reader { store, sticky: Arc::default(), mismatches: Arc::default(), position: 5 };
+        let reader = Reader { store, endings: Arc::default(), mismatches: Arc::default(), position: 5 };
         let said = |sequence: Option<u64>| {
             let position = sequence.map(|sequence| Position { sequence, chain: String::new() });
             reader.truth(AsOf { found: (), position }).is_ok()

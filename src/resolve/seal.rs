@@ -6,7 +6,7 @@ use std::fmt;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, Nonce, RandomizedNonceKey};
 use zeroize::Zeroizing;
 
-use super::api_key::Pepper;
+use super::pepper::Pepper;
 
 const PURPOSE: &str = "sealing";
 const NONCE: usize = 12;

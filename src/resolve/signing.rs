@@ -13,15 +13,17 @@ use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tollgate_core::issuer::{Algorithm, Claims};
+use tollgate_core::named::named;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::stamps::{Proof, Stamps};
+use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::api_key::Digester;
 use super::jwt::key_set::KeySet;
-use crate::domain::change::{SIGNING_KEYS, Slots, named};
+use crate::domain::change::SIGNING_KEYS;
 use crate::domain::record::SigningKey;
-use crate::domain::time::Timestamp;
-use crate::policy::issuer::{Algorithm, Claims};
-use crate::revocation::stamps::{Proof, Stamps};
 use crate::store::{Store, StoreError};
 
 /// A key signs for this long; then another takes its place.

@@ -9,20 +9,20 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
+use tollgate_core::policy::Policy;
+use tollgate_guard::protocol::{Loss, MemberState};
+use tollgate_guard::stamps::Stamps;
 
 use super::store::Joined;
 use super::{Core, Doors, RunError, identity, longest_grace, start};
 use crate::clock::Clock;
 use crate::config::Settings;
-use crate::domain::fleet::{Loss, MemberState};
+use crate::domain::change::Endings;
 use crate::fleet::driver::{self, Joining};
 use crate::fleet::handle::Fleet;
 use crate::fleet::replicas::Replicas;
 use crate::pepper;
-use crate::policy::Policy;
 use crate::resolve::api_key::Digester;
-use crate::revocation::stamps::Stamps;
-use crate::revocation::sticky::Sticky;
 use crate::store::Store;
 use crate::store::redis::Redis;
 use crate::tasks::{Task, Tasks};
@@ -89,11 +89,11 @@ fn follow(joined: Joined, grace: Duration, task: Task) -> Result<Fleet, RunError
     let (stamps, clock) = (Arc::new(Stamps::leased(Clock::System)), Clock::System);
     // Nobody needs to end anything again: the process begins with the store as it is then.
     let (reconcile, _) = mpsc::unbounded_channel();
-    let sticky = Arc::<Sticky>::default();
+    let endings = Arc::<Endings>::default();
     let level = joined.survey.level.to_string();
     let identity = identity(joined.name, grace);
     let Joined { redis, remembered, file, former, .. } = joined;
-    driver::start(Joining { redis, stamps, sticky, identity, level, clock, reconcile, task, remembered, file, former })
+    driver::start(Joining { redis, stamps, endings, identity, level, clock, reconcile, task, remembered, file, former })
         .map_err(start)
 }
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tollgate_guard::protocol::{Loss, Remembered};
 
 use super::{RunError, start};
 use crate::config::{RedisSettings, Settings, StoreSettings};
-use crate::domain::fleet::{Loss, Remembered};
 use crate::fleet::position::{Kept, PositionFile};
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;

@@ -13,16 +13,15 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use futures_util::FutureExt;
+use tollgate_core::attributes::Attributes;
+use tollgate_core::decision::Trace;
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::respond::{self, Decision};
 
-use crate::domain::attributes::Attributes;
-use crate::domain::decision::Trace;
-use crate::domain::denial::Denial;
 use crate::pipeline::Pipeline;
-use crate::policy::Policy;
-use crate::policy::respond::{self, Decision};
 use crate::tasks::Tasks;
 use crate::telemetry::Telemetry;
-use wire::Unreadable;
 
 /// The service's full name, as paths, health and reflection use it.
 pub const SERVICE: &str = "envoy.service.auth.v3.Authorization";
@@ -64,42 +63,61 @@ impl CheckService {
     pub async fn check(&self, message: &[u8], answer: &mut Vec<u8>) -> bool {
         let before = answer.len();
         // Nothing that the catch leaves half done is seen again: the answer is cut back, all else is of this call.
-        AssertUnwindSafe(self.decide(message, answer)).catch_unwind().await.unwrap_or_else(|_| {
-            tracing::error!("a check panicked and was denied");
-            answer.truncate(before);
-            if catch_unwind(AssertUnwindSafe(|| self.deny(message, answer))).is_err() {
-                answer.truncate(before);
-                answer.extend_from_slice(encode::LAST_RESORT);
-            }
-            false
-        })
+        let caught = AssertUnwindSafe(self.decide(message, answer)).catch_unwind().await;
+        caught.unwrap_or_else(|_| self.deny_panicked(message, answer, before))
+    }
+
+    /// The same without waiting for anything; `None`, and nothing is appended, if something that it takes is not cached.
+    pub fn check_cached(&self, message: &[u8], answer: &mut Vec<u8>) -> Option<bool> {
+        let before = answer.len();
+        let caught = catch_unwind(AssertUnwindSafe(|| self.decide_cached(message, answer)));
+        caught.unwrap_or_else(|_| Some(self.deny_panicked(message, answer, before)))
     }
 
     async fn decide(&self, message: &[u8], answer: &mut Vec<u8>) -> bool {
-        let arrival = Instant::now();
-        let policy = self.policy.load();
-        let (request, readable) = match wire::read(message) {
-            Ok(request) => (request, true),
-            Err(Unreadable) => (Attributes::default(), false),
-        };
-        let decision = if readable {
-            self.pipeline.decide(&policy, &request).await
-        } else {
-            respond::deny(&policy, &request, Denial::CheckUnreadable, Trace::begin(), None)
-        };
-        encode::response(&decision, answer);
-        self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
-        matches!(&decision, Decision::Allow(allow) if allow.permit().principal().is_some())
+        let (arrival, policy) = (Instant::now(), self.policy.load());
+        let Ok(request) = wire::read(message) else { return self.deny(&[], Denial::CheckUnreadable, answer) };
+        let decision = self.pipeline.decide(&policy, &request).await;
+        self.finish(&policy, &decision, &request, arrival, answer)
     }
 
-    /// The answer to a check that panicked.
-    fn deny(&self, message: &[u8], answer: &mut Vec<u8>) {
-        let arrival = Instant::now();
-        let policy = self.policy.load();
+    fn decide_cached(&self, message: &[u8], answer: &mut Vec<u8>) -> Option<bool> {
+        let (arrival, policy) = (Instant::now(), self.policy.load());
+        let Ok(request) = wire::read(message) else { return Some(self.deny(&[], Denial::CheckUnreadable, answer)) };
+        let decision = self.pipeline.decide_cached(&policy, &request)?;
+        Some(self.finish(&policy, &decision, &request, arrival, answer))
+    }
+
+    fn finish(
+        &self,
+        policy: &Policy,
+        decision: &Decision<'_>,
+        request: &Attributes<'_>,
+        arrival: Instant,
+        answer: &mut Vec<u8>,
+    ) -> bool {
+        encode::response(decision, answer);
+        self.telemetry.record(policy, decision, request, arrival.elapsed());
+        matches!(decision, Decision::Allow(allow) if allow.permit().principal().is_some())
+    }
+
+    /// The answer to a check that panicked, in place of what was appended behind `before`.
+    fn deny_panicked(&self, message: &[u8], answer: &mut Vec<u8>, before: usize) -> bool {
+        tracing::error!("a check panicked and was denied");
+        answer.truncate(before);
+        if catch_unwind(AssertUnwindSafe(|| self.deny(message, Denial::Internal, answer))).is_err() {
+            answer.truncate(before);
+            answer.extend_from_slice(encode::LAST_RESORT);
+        }
+        false
+    }
+
+    /// The answer to a check that is not decided by its request.
+    fn deny(&self, message: &[u8], denial: Denial, answer: &mut Vec<u8>) -> bool {
+        let (arrival, policy) = (Instant::now(), self.policy.load());
         let request = wire::read(message).unwrap_or_default();
-        let decision = respond::deny(&policy, &request, Denial::Internal, Trace::begin(), None);
-        encode::response(&decision, answer);
-        self.telemetry.record(&policy, &decision, &request, arrival.elapsed());
+        let decision = respond::deny(&policy, &request, denial, Trace::begin(), None);
+        self.finish(&policy, &decision, &request, arrival, answer)
     }
 }
 

@@ -6,6 +6,7 @@ mod connection;
 mod grpc;
 mod others;
 mod reflection;
+mod reply;
 mod stream;
 mod tls;
 

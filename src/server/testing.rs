@@ -10,24 +10,25 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
+use tollgate_core::carriage::Carriage;
+use tollgate_core::error_body::ErrorShape;
+use tollgate_core::extract::{CredentialHeader, Kinds};
+use tollgate_core::pattern::PathPattern;
+use tollgate_core::plane::{Plane, PlaneId, RevokedStatus};
+use tollgate_core::policy::{ClientIp, IdentityHeaders, Policy};
+use tollgate_core::route::{Access, HostRules, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf};
+use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
 use super::ext_authz::CheckService;
 use crate::clock::Clock;
 use crate::pipeline::Pipeline;
-use crate::policy::carriage::Carriage;
-use crate::policy::error_body::ErrorShape;
-use crate::policy::extract::{CredentialHeader, Kinds};
-use crate::policy::route::{
-    Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
-};
-use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy, RevokedStatus};
 use crate::registry::{Actor, KeySpec, Registry};
 use crate::resolve::Resolver;
-use crate::resolve::api_key::{Digester, Pepper};
+use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
 use crate::resolve::last_used::LastUsed;
-use crate::revocation::stamps::Stamps;
+use crate::resolve::pepper::Pepper;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::telemetry::Telemetry;
@@ -55,7 +56,7 @@ impl Fixture {
     pub async fn new() -> Self {
         let store = Store::Embedded(Arc::new(Embedded::in_memory().unwrap()));
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
-        let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
+        let (stamps, last_used) = (Arc::new(Stamps::sole(Clock::System)), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
         let resolver = Arc::new(Resolver::new(
             store.clone(),

@@ -1,6 +1,7 @@
 //! The default store: redb in one file, owned by one process. Every write is on the disk when it is acknowledged, and
 //! every act blocks. Never answers from a database that has failed.
 
+mod act;
 mod batch;
 mod counts;
 mod engine;
@@ -24,18 +25,19 @@ use std::time::{Duration, Instant};
 
 use redb::backends::InMemoryBackend;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
+use tollgate_core::credential::KeyId;
+use tollgate_core::resource::Resource;
+use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
 use super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, id_key, is_part, rest_of, scope_end, scoped};
 use super::records::decode_resource;
 use super::rules::Purpose;
 use super::{PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
-use crate::domain::credential::KeyId;
-use crate::domain::record::Resource;
-use crate::domain::time::Timestamp;
+use act::Act;
 use batch::Batch;
 use counts::Counts;
-use engine::{Act, Admits, Engine, OpenError};
+use engine::{Admits, Engine, OpenError};
 use reserve::Reserve;
 use source::Source;
 

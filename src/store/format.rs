@@ -4,10 +4,12 @@
 //! A release reads this format and the one before. So a fleet is moved in two steps: every replica to a release that knows the new
 //! format, and then the store.
 
-use super::{StoreError, migration};
+use super::StoreError;
 
 /// In place of a format while a migration fills the store: no Tollgate opens it, be it an older one.
 pub const UNFINISHED: u64 = u64::MAX;
+const HALF_FILLED: &str =
+    "a migration that fills it has not ended: run the same `tollgate store migrate` again, which goes on where it was";
 
 /// Added to the number of a format that a store is on its way to: a number that no older Tollgate reads.
 const UNDER_WAY: u64 = 1_000;
@@ -88,7 +90,7 @@ impl std::fmt::Display for Format {
 
 fn unknown(number: u64) -> StoreError {
     if number == UNFINISHED {
-        return StoreError::Damaged(migration::UNFINISHED.to_owned());
+        return StoreError::Damaged(HALF_FILLED.to_owned());
     }
     let (number, under_way) = match number.checked_sub(UNDER_WAY) {
         Some(number) if number < UNDER_WAY => (number, ", under way"),

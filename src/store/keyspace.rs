@@ -3,9 +3,8 @@
 pub mod redis;
 
 use redb::TableDefinition;
-
-use crate::domain::credential::KeyId;
-use crate::domain::time::Timestamp;
+use tollgate_core::credential::KeyId;
+use tollgate_guard::time::Timestamp;
 
 pub type DigestKey = &'static [u8; 32];
 pub type IdKey = &'static [u8; 12];

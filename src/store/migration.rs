@@ -5,26 +5,24 @@
 //! is too much, a page at a time. A run that was ended in the middle leaves a target that nobody but the next run opens.
 
 mod depot;
+mod page;
 mod record;
 mod walk;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
+use tollgate_guard::time::Timestamp;
 
 use super::StoreError;
 use super::format::Format;
-use crate::domain::time::Timestamp;
 use walk::{PAGE, Walk};
 
 pub use depot::Depot;
 pub use record::{Kind, Record};
 
 pub(super) use depot::Begun;
+pub(super) use page::Page;
 pub(super) use record::SPARE;
-pub(super) use walk::Page;
-
-pub(super) const UNFINISHED: &str =
-    "a migration that fills it has not ended: run the same `tollgate store migrate` again, which goes on where it was";
 
 /// What was carried over and compared.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,16 +2,18 @@
 //! does not know are passed over, so that a stored record can grow.
 
 use prost::Message;
+use tollgate_core::credential::{KeyId, ProjectId, UserId};
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::slots::{SLOTS, Touched};
+use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
 use super::{OnceRecord, StoreError};
-use crate::domain::change::{Ended, Event, SLOTS, Touched};
-use crate::domain::credential::{Digest, KeyId, ProjectId, UserId};
+use crate::domain::change::{Ended, Event};
 use crate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
-    UserSessions,
+    ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, SigningKey, User, UserSessions,
 };
-use crate::domain::time::Timestamp;
 
 #[allow(missing_debug_implementations)]
 mod wire {

@@ -14,6 +14,7 @@ mod indexes;
 mod lanes;
 mod lists;
 mod loads;
+mod memory;
 mod migration;
 pub mod place;
 mod room;
@@ -33,10 +34,11 @@ use std::sync::Arc;
 
 use redis::{ScriptInvocation, Value};
 use tokio::runtime::Handle;
+use tollgate_guard::protocol::{Head, Position};
 
 use super::format::Format;
 use super::{PepperCheck, StoreError, Write};
-use crate::domain::change::{Event, Head, Position};
+use crate::domain::change::Event;
 use crate::store::keyspace::redis as names;
 use acknowledged::Acknowledged;
 use connect::Connector;

@@ -1,14 +1,14 @@
 //! What a record must be to take another one's place, the same in every store. Never reads anything itself.
 
+use tollgate_core::credential::{ProjectId, UserId};
+use tollgate_core::name::split_login_name;
+use tollgate_core::resource::{EVERY, Resource};
+use tollgate_guard::time::Timestamp;
+
 use super::format::Format;
 use super::keyspace::is_part;
 use super::{OnceRecord, StoreError, Write};
-use crate::domain::credential::{ProjectId, UserId};
-use crate::domain::name::split_login_name;
-use crate::domain::record::{
-    AUDIT_TRIM, ApiKey, EVERY, OpenSession, Outcome, Project, ProjectState, Resource, User, UserSessions,
-};
-use crate::domain::time::Timestamp;
+use crate::domain::record::{AUDIT_TRIM, ApiKey, OpenSession, Outcome, Project, ProjectState, User, UserSessions};
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
     Err(StoreError::Conflict(reason))

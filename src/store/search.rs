@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use tollgate_guard::time::Timestamp;
+
 use super::{AuditQuery, AuditRows};
 use crate::domain::record::AuditEntry;
-use crate::domain::time::Timestamp;
 
 /// Rows are nearly in the order of time: no clock that tells it is further from another one than half of this, but for fewer rows in
 /// a row than [`ENOUGH`].

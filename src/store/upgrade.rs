@@ -1,11 +1,12 @@
 //! An older store raised to the newest format, by its operator alone. Ended in the middle it is done again, and goes on where it
 //! was. Never changes what a record means.
 
+use tollgate_core::credential::{ProjectId, UserId};
+use tollgate_guard::time::Timestamp;
+
 use super::format::Format;
 use super::{Store, StoreError, on_thread};
-use crate::domain::credential::{ProjectId, UserId};
 use crate::domain::record::{Project, ProjectState};
-use crate::domain::time::Timestamp;
 
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]

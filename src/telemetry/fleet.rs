@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
+use tollgate_guard::protocol::MemberState;
 
 use super::registered;
-use crate::domain::fleet::MemberState;
+use crate::domain::change::Endings;
 use crate::fleet::handle::Fleet;
 use crate::resolve::Resolver;
 use crate::resolve::l2::L2;
-use crate::revocation::sticky::Sticky;
 
 /// Read when the metrics are.
 pub(super) struct FleetMetrics {
     fleet: Fleet,
-    sticky: Arc<Sticky>,
+    endings: Arc<Endings>,
     l2: Option<L2>,
     level: IntGaugeVec,
     state: IntGaugeVec,
@@ -52,7 +52,7 @@ impl FleetMetrics {
                 "Questions to the fleet's shared cache since the start, by outcome.",
                 &["outcome"],
             )?,
-            sticky: Arc::clone(resolver.sticky()),
+            endings: Arc::clone(resolver.endings()),
             l2: resolver.l2(),
             fleet,
         })
@@ -75,7 +75,7 @@ impl FleetMetrics {
             ("change", read(&figures.events)),
             ("resync", read(&figures.resyncs)),
             ("reconnect", read(&figures.failures)),
-            ("contradiction", self.sticky.contradictions()),
+            ("contradiction", self.endings.contradictions()),
         ] {
             self.counts.with_label_values(&[event]).set(signed(count));
         }

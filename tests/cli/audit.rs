@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tollgate::domain::record::{AuditEntry, Outcome};
-use tollgate::domain::time::Timestamp;
 use tollgate::store::Write;
 use tollgate::store::embedded::Embedded;
+use tollgate_guard::time::Timestamp;
 
 use super::run;
 use super::server::Server;

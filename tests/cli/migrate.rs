@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tollgate::domain::credential::{Digest, KeyId};
 use tollgate::domain::record::{ApiKey, AuditEntry, Outcome};
-use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Write};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
 
 use super::server::{self, House, in_redis};
 use super::{Done, run, servers, tollgate};

@@ -1,10 +1,11 @@
 //! Secrets where clients put them by mistake: none may be found in any log, metric, audit row or error.
 
+use serde_json::{Value, json};
+
 use super::client::{Http2, Reply, Sent, http1};
 use super::deployment::{Deployment, KEYS, LOGIN, PASSWORD};
 use super::harness::{Edit, Setup, Stack, get, wait_for};
 use super::mutants::Dice;
-use serde_json::{Value, json};
 
 /// What a client took for something else, and the part of it that must be found nowhere.
 struct Canary {

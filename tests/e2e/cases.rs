@@ -113,7 +113,7 @@ impl Run {
     /// Texts that look like keys: one that was never minted, and a data key with the prefix of the control plane.
     fn made_up_keys(&mut self) {
         let (data, spec) = self.keys["data"].clone();
-        let minted = tollgate::domain::credential::MintedKey::generate("ik_live", getrandom::fill).unwrap();
+        let minted = tollgate_core::credential::MintedKey::generate("ik_live", getrandom::fill).unwrap();
         let unknown = Key { id: minted.id().to_string(), text: minted.expose().to_owned() };
         let swapped = Key { text: data.text.replace("ik_live", "ik_sdk"), ..data };
         self.keys.insert("unknown".to_owned(), (unknown, spec.clone()));

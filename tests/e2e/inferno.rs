@@ -88,7 +88,7 @@ async fn f7_errors_have_one_shape() {
     let (status, missing) = error(&stack.send(&call()).await);
     assert_eq!((status, &missing["code"]), (401, &json!("AUTHENTICATION_FAILED")));
     assert_eq!(missing["details"]["accepted"], json!(["authorization: Bearer KEY", "x-api-key: KEY"]));
-    let unknown = tollgate::domain::credential::MintedKey::generate("ik_live", getrandom::fill).unwrap();
+    let unknown = tollgate_core::credential::MintedKey::generate("ik_live", getrandom::fill).unwrap();
     let (status, invalid) = error(&stack.send(&call().bearer(unknown.expose())).await);
     assert_eq!((status, &invalid["code"], &invalid["details"]), (401, &json!("AUTHENTICATION_FAILED"), &Value::Null));
     let (status, denied) = error(&stack.send(&call().bearer(&reader.text)).await);

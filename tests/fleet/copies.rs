@@ -1,9 +1,10 @@
 //! What is left of a revoked key, when it goes, and copies of the store that are put back: a scheduler that picks, by a seed, what
 //! happens next. A key that was revoked is never let in again (S3), and each part of the rule of the purge is needed (rule 16).
 
-use tollgate::domain::credential::{Digest, KeyId};
 use tollgate::domain::record::{ApiKey, KeyState};
-use tollgate::domain::time::Timestamp;
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
 
 const RUNS: u64 = 20_000;
 const STEPS: usize = 60;

@@ -10,21 +10,22 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tollgate::clock::{Ask, Clock};
-use tollgate::domain::change::{Ended, Event, Position, Said, Touched};
-use tollgate::domain::fleet::{Member, MemberState, Remembered};
+use tollgate::domain::change::{Ended, Endings, Event, Stored};
 use tollgate::domain::record::{AuditEntry, Outcome};
-use tollgate::domain::time::{Moment, Timestamp};
 use tollgate::fleet::driver::{self, Joining};
 use tollgate::fleet::handle::Fleet;
 use tollgate::fleet::position::PositionFile;
 use tollgate::fleet::report::{WaitReport, Waited};
-use tollgate::revocation::FENCE;
-use tollgate::revocation::channel::Identity;
-use tollgate::revocation::stamps::{Proof, Stamps};
-use tollgate::revocation::sticky::Sticky;
+use tollgate::store::format::Format;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::tasks::Tasks;
+use tollgate_guard::FENCE;
+use tollgate_guard::channel::Identity;
+use tollgate_guard::protocol::{Member, MemberState, Position, Remembered};
+use tollgate_guard::slots::Touched;
+use tollgate_guard::stamps::{Proof, Stamps};
+use tollgate_guard::time::{Moment, Timestamp};
 
 use crate::chaos::proxy::{Mode, Proxy};
 use crate::replica::{digest, slots};
@@ -35,7 +36,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct House {
     redis: Arc<Redis>,
     stamps: Arc<Stamps>,
-    sticky: Arc<Sticky>,
+    endings: Arc<Endings>,
     fleet: Fleet,
     reconcile: mpsc::UnboundedReceiver<()>,
     tasks: Tasks,
@@ -60,15 +61,15 @@ impl House {
 
     fn with(clock: Clock, address: &str, id: &str, remembered: Option<Remembered>, file: Option<PositionFile>) -> Self {
         let redis = Arc::new(redis_at(address));
-        let (stamps, sticky) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Sticky::default()));
+        let (stamps, endings) = (Arc::new(Stamps::leased(Clock::System)), Arc::new(Endings::default()));
         let (reconciled, reconcile) = mpsc::unbounded_channel();
         let tasks = Tasks::default();
         let (id, name, version) = (id.to_owned(), id.to_owned(), "1".to_owned());
         let joining = Joining {
             redis: Arc::clone(&redis),
             stamps: Arc::clone(&stamps),
-            sticky: Arc::clone(&sticky),
-            identity: Identity { id, name, grace: Duration::ZERO, version },
+            endings: Arc::clone(&endings),
+            identity: Identity { id, name, grace: Duration::ZERO, version, format: Format::HIGHEST },
             level: "bounded (1 s)".to_owned(),
             clock,
             reconcile: reconciled,
@@ -77,7 +78,7 @@ impl House {
             file,
             former: Vec::new(),
         };
-        Self { redis, stamps, sticky, fleet: driver::start(joining).unwrap(), reconcile, tasks }
+        Self { redis, stamps, endings, fleet: driver::start(joining).unwrap(), reconcile, tasks }
     }
 
     async fn attached(&self) {
@@ -107,7 +108,7 @@ impl House {
     }
 
     fn has_heard(&self) -> bool {
-        self.sticky.contradicts(&Said::Key { digest: &digest(0), revoked: false })
+        self.endings.contradicts(&Stored::Key { digest: &digest(0), revoked: false })
     }
 }
 

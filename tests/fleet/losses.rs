@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use tollgate::domain::change::{Ended, Position};
-use tollgate::domain::time::Timestamp;
-use tollgate::revocation::sticky::{Former, Sticky};
+use tollgate::domain::change::{Ended, Endings};
+use tollgate_guard::endings::Former;
+use tollgate_guard::protocol::Position;
+use tollgate_guard::time::Timestamp;
 
 #[derive(Clone, Debug)]
 enum Act {
@@ -33,7 +34,7 @@ type End = (u8, u64);
 struct World {
     log: Vec<(Position, End)>,
     written: usize,
-    sticky: Sticky,
+    endings: Endings,
     applied: Position,
     /// Written by this replica, and not written down yet.
     pending: Vec<End>,
@@ -76,12 +77,12 @@ impl World {
     fn follow(&mut self, most: usize) {
         if !self.has(&self.applied) {
             self.applied = self.head();
-            self.sticky.join(&self.applied);
+            self.endings.join(&self.applied);
             return;
         }
         let behind = self.applied.sequence as usize;
         for (position, end) in self.log.clone().into_iter().skip(behind).take(most) {
-            self.sticky.hear(&position, &[told(end)]);
+            self.endings.hear(&position, &[told(end)]);
             self.learn(end);
             self.applied = position;
         }
@@ -93,14 +94,14 @@ impl World {
 
     fn write_down(&mut self) {
         for end in std::mem::take(&mut self.pending) {
-            self.sticky.write_down(&[told(end)]);
-            self.sticky.suspect_unheard(&[told(end)]);
+            self.endings.write_down(&[told(end)]);
+            self.endings.suspect_unheard(&[told(end)]);
             self.learn(end);
         }
     }
 
     fn ask(&mut self) {
-        let former = self.sticky.former().filter(|former| self.has(&former.joined));
+        let former = self.endings.former().filter(|former| self.has(&former.joined));
         self.asked = former.map(|former| {
             let known = former.milestones.iter().find(|place| self.has(place)).map(|place| place.sequence);
             (former, known)
@@ -109,19 +110,19 @@ impl World {
 
     fn settle(&mut self) {
         if let Some((former, known)) = self.asked.take() {
-            self.sticky.settle(&former, known);
+            self.endings.settle(&former, known);
         }
     }
 
     fn look(&mut self, most: usize, fails: bool) {
-        for ended in self.sticky.take_suspects(most) {
+        for ended in self.endings.take_suspects(most) {
             let Ended::User { name, sessions, .. } = &ended else { unreachable!() };
             let user = name.parse().unwrap();
             let found = self.generation(user);
             if fails {
-                self.sticky.suspect(&ended);
+                self.endings.suspect(&ended);
             } else if found >= *sessions {
-                self.sticky.found_kept(&ended, self.head());
+                self.endings.found_kept(&ended, self.head());
             } else {
                 let again = (user, sessions.max(&found) + 1);
                 self.append(again);
@@ -143,7 +144,7 @@ impl World {
             Act::Ask => self.ask(),
             Act::Settle => self.settle(),
             Act::Look(most, fails) => self.look(most, fails),
-            Act::LookAgain => self.sticky.suspect_kept(),
+            Act::LookAgain => self.endings.suspect_kept(),
         }
     }
 
@@ -155,7 +156,7 @@ impl World {
             self.follow(usize::MAX);
             self.ask();
             self.settle();
-            self.sticky.suspect_kept();
+            self.endings.suspect_kept();
             self.look(usize::MAX, false);
         }
     }
@@ -187,6 +188,6 @@ proptest! {
             let found = world.generation(*user);
             prop_assert!(found >= *sessions, "user {user}: {found}, and {sessions} was heard of");
         }
-        prop_assert!(world.sticky.take_suspects(1).is_empty() && world.sticky.former().is_none());
+        prop_assert!(world.endings.take_suspects(1).is_empty() && world.endings.former().is_none());
     }
 }

@@ -10,14 +10,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Head, Position, Said, Slots, Touched};
-use tollgate::domain::credential::Digest;
-use tollgate::domain::fleet::{LogEntry, MemberState, Renewal, Term};
-use tollgate::domain::time::{Moment, Timestamp};
-use tollgate::revocation::GUARD;
-use tollgate::revocation::channel::{Action, Channel, Identity, Input, Now};
-use tollgate::revocation::stamps::{Proof, Stamps};
-use tollgate::revocation::sticky::Sticky;
+use tollgate::domain::change::{Action, Ended, Endings, Event, Input, LogEntry, Renewal, Stored};
+use tollgate_guard::GUARD;
+use tollgate_guard::channel::{Channel, Identity, Now};
+use tollgate_guard::digest::Digest;
+use tollgate_guard::protocol::{Head, MemberState, Position, Term};
+use tollgate_guard::slots::{Slots, Touched};
+use tollgate_guard::stamps::{Proof, Stamps};
+use tollgate_guard::time::{Moment, Timestamp};
 
 /// In milliseconds: a lease and the time that Envoy waits for an answer, how long a bell is listened for, the longest way to the
 /// store or back, and the longest time that a replica does not run.
@@ -143,8 +143,13 @@ struct Replica {
 
 impl Replica {
     fn new(number: usize, millis: &Arc<AtomicU64>) -> Self {
-        let identity =
-            Identity { id: number.to_string(), name: String::new(), grace: Duration::ZERO, version: String::new() };
+        let identity = Identity {
+            id: number.to_string(),
+            name: String::new(),
+            grace: Duration::ZERO,
+            version: String::new(),
+            format: 3,
+        };
         Self {
             stamps: Stamps::leased(Clock::Manual(Arc::clone(millis))),
             channel: Channel::new(identity, 0, Timestamp::default()),
@@ -191,7 +196,7 @@ struct World {
     store: Store,
     replicas: Vec<Replica>,
     /// The one memory of all: nobody asks it, so that only the stamps keep a revoked key out.
-    sticky: Sticky,
+    endings: Endings,
     /// When each revocation was acknowledged, and by whom.
     acknowledged: Vec<(u64, usize)>,
     revocations: usize,
@@ -206,7 +211,7 @@ impl World {
             broken,
             store: Store::new(),
             replicas: (0..replicas).map(|number| Replica::new(number, &millis)).collect(),
-            sticky: Sticky::default(),
+            endings: Endings::default(),
             acknowledged: Vec::with_capacity(revocations),
             revocations,
             counts: Counts::default(),
@@ -322,8 +327,8 @@ impl World {
             self.counts.resyncs += u64::from(matches!(action, Action::Adopt(_)));
             if !(self.broken == Broken::ResyncKeepsCache && matches!(action, Action::Adopt(_))) {
                 // They share what they remember, so that no history of one begins anew for all.
-                let (own, is_adopted) = (Sticky::default(), matches!(action, Action::Adopt(_)));
-                action.carry_out(&replica.stamps, if is_adopted { &own } else { &self.sticky });
+                let (own, is_adopted) = (Endings::default(), matches!(action, Action::Adopt(_)));
+                action.carry_out(&replica.stamps, if is_adopted { &own } else { &self.endings });
             }
             (replica.link, replica.due) = match action {
                 Action::Connect { after } => (Link::Down, moment.plus(after).as_millis()),
@@ -394,7 +399,7 @@ fn a_large_fleet_hears_of_every_revocation() {
     let (revocations, replicas) = size();
     let mut world = World::new(revocations, replicas, Broken::Nothing);
     assert_eq!(world.run(), Ok(()));
-    let is_remembered = |key| world.sticky.contradicts(&Said::Key { digest: &digest(key), revoked: false });
+    let is_remembered = |key| world.endings.contradicts(&Stored::Key { digest: &digest(key), revoked: false });
     assert!((0..revocations).all(is_remembered), "what was ended is remembered");
     // Otherwise nothing was shown.
     let (Counts { allows, early, resyncs, failures }, each) = (&world.counts, replicas as u64);

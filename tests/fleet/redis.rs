@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
-use tollgate::domain::fleet::{LogEntry, Refused, Renewal, Term, Unlisted};
-use tollgate::domain::time::{Moment, Timestamp};
+use tollgate::domain::change::{Ended, Event, LogEntry, Renewal};
+use tollgate_guard::protocol::{Head, Position, Refused, Term, Unlisted};
+use tollgate_guard::slots::Touched;
+use tollgate_guard::time::{Moment, Timestamp};
 
 use crate::replica::{KEYS, REPLICAS, digest, slots};
 use crate::rules::Broken;

@@ -1,4 +1,4 @@
-//! One replica in the model: the real state machine, stamps and sticky revocations, and around them a cache, its loads and
+//! One replica in the model: the real state machine, stamps and endings revocations, and around them a cache, its loads and
 //! its decisions, each cut into the steps between which a scheduler may stop it.
 
 use std::collections::VecDeque;
@@ -7,14 +7,14 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Position, Said, Slots, Touched};
-use tollgate::domain::credential::Digest;
-use tollgate::domain::fleet::{Member, MemberState, Renewal, Term};
-use tollgate::domain::time::{Moment, Timestamp};
-use tollgate::revocation::GUARD;
-use tollgate::revocation::channel::{Action, Channel, Identity, Input, Now};
-use tollgate::revocation::stamps::{Proof, Stamp, Stamps};
-use tollgate::revocation::sticky::Sticky;
+use tollgate::domain::change::{Action, Endings, Input, Renewal, Stored};
+use tollgate_guard::GUARD;
+use tollgate_guard::channel::{Channel, Identity, Now};
+use tollgate_guard::digest::Digest;
+use tollgate_guard::protocol::{Member, MemberState, Position, Term};
+use tollgate_guard::slots::{Slots, Touched};
+use tollgate_guard::stamps::{Proof, Stamp, Stamps};
+use tollgate_guard::time::{Moment, Timestamp};
 
 use crate::redis::{Asked, Mark, Redis};
 use crate::rules::Broken;
@@ -99,7 +99,7 @@ pub struct Replica {
     broken: Broken,
     clock: Clock,
     pub stamps: Stamps,
-    pub sticky: Sticky,
+    pub endings: Endings,
     pub channel: Channel,
     link: Link,
     queue: VecDeque<Action>,
@@ -132,7 +132,7 @@ impl Replica {
             broken: Broken::Nothing,
             stamps: Stamps::leased(clock.clone()).with_longest_grace(Duration::from_millis(GRACE)),
             clock,
-            sticky: Sticky::default(),
+            endings: Endings::default(),
             channel: channel(number, 0),
             link: Link::Down,
             queue: VecDeque::new(),
@@ -158,7 +158,7 @@ impl Replica {
         self.stamps.adopt(0);
         self.stamps.release();
         self.stamps.unseal();
-        self.sticky = Sticky::default();
+        self.endings = Endings::default();
         self.channel = channel(self.number, self.grace);
         self.link = Link::Down;
         self.queue.clear();
@@ -334,7 +334,7 @@ impl Replica {
                 if matches!(&action, Action::Apply(entry) if !entry.event.ended.is_empty()) {
                     self.heard.get_or_insert(step);
                 }
-                action.carry_out(&self.stamps, &self.sticky);
+                action.carry_out(&self.stamps, &self.endings);
             }
         }
     }
@@ -402,8 +402,8 @@ impl Replica {
         }
         let entry = found.map(|Loaded { is_valid: stored, .. }| {
             let forgets = self.broken == Broken::ForgetsRevocations;
-            let said = Said::Key { digest: &digest(key), revoked: !stored };
-            let valid = stored && (key != 0 || forgets || !self.sticky.contradicts(&said));
+            let said = Stored::Key { digest: &digest(key), revoked: !stored };
+            let valid = stored && (key != 0 || forgets || !self.endings.contradicts(&said));
             let at = if self.broken == Broken::LoadsFromReceipt { self.clock.moment() } else { sent.at };
             Entry { valid, proof: Proof { stamp: sent.stamp, slots: slots(key), sent: at } }
         });
@@ -483,6 +483,7 @@ fn channel(number: usize, grace: u64) -> Channel {
         name: String::new(),
         grace: Duration::from_millis(grace),
         version: String::new(),
+        format: 3,
     };
     Channel::new(identity, 0, Timestamp::default())
 }

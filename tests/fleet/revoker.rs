@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tollgate::domain::change::{Position, Touched};
-use tollgate::domain::fleet::{Member, MemberState, Unlisted};
-use tollgate::domain::time::{Moment, Timestamp};
-use tollgate::revocation::wait::{Observation, Verdict, Wait};
+use tollgate_guard::protocol::{Member, MemberState, Position, Unlisted};
+use tollgate_guard::slots::Touched;
+use tollgate_guard::time::{Moment, Timestamp};
+use tollgate_guard::wait::{Observation, Verdict, Wait};
 
 use crate::redis::{Change, Listed, Mark};
 use crate::replica::{KEYS, REPLICAS, slots};

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tollgate::domain::fleet::Remembered;
-use tollgate::domain::time::Moment;
-use tollgate::revocation::FENCE;
+use tollgate_guard::FENCE;
+use tollgate_guard::protocol::Remembered;
+use tollgate_guard::time::Moment;
 
 use crate::redis::{Change, Redis};
 use crate::replica::{DECISIONS, Decision, GRACE, KEYS, REPLICAS, Replica};

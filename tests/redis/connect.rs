@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use redis::aio::ConnectionLike;
 use redis::cmd;
 use rustix::process::Signal;
-use tollgate::domain::fleet::Term;
 use tollgate::store::StoreError;
 use tollgate::store::redis::connect::{Connector, Spread};
 use tollgate::store::redis::place::{Address, Login, Place, Topology};
+use tollgate_guard::protocol::Term;
 
 use crate::servers::{Cluster, Sentinel, Server, wait_for};
 

@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
-use tollgate::domain::credential::KeyId;
 use tollgate::domain::record::{Project, ProjectState};
-use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{Depot, migrate};
 use tollgate::store::redis::Redis;
@@ -17,6 +15,8 @@ use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::place::{Login, Place};
 use tollgate::store::redis::survey::{Level, Survey};
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, Write};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::time::Timestamp;
 
 use crate::connect::address;
 use crate::servers::Server;

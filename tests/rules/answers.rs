@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 
-use tollgate::domain::decision::{RouteId, Trace};
-use tollgate::domain::denial::Denial;
 use tollgate::domain::record::ApiKey;
-use tollgate::domain::time::Timestamp;
-use tollgate::policy::Policy;
-use tollgate::policy::respond;
+use tollgate_core::decision::{RouteId, Trace};
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::respond;
+use tollgate_guard::time::Timestamp;
 
 use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, mint, owned, policy, resource, workloads};
 

@@ -3,19 +3,21 @@
 
 use std::sync::Arc;
 
-use tollgate::domain::attributes::Attributes;
-use tollgate::domain::change::Touched;
-use tollgate::domain::decision::{Step, Tier, Trace};
-use tollgate::domain::denial::Denial;
-use tollgate::domain::principal::Principal;
-use tollgate::domain::record::Resource;
-use tollgate::domain::time::Timestamp;
-use tollgate::policy::authorize::{Permit, Refused, authorize, qualify};
-use tollgate::policy::case::{Case, Next, Opened};
-use tollgate::policy::respond::{self, Decision};
-use tollgate::policy::{Admission, Policy, admit};
-use tollgate::revocation::stamps::Stamps;
+use tollgate::clock::Clock;
 use tollgate::server::ext_authz::encode;
+use tollgate_core::admit::{Admission, admit};
+use tollgate_core::attributes::Attributes;
+use tollgate_core::authorize::{Permit, Refused, authorize, qualify};
+use tollgate_core::case::{Case, Need, Next, Opened};
+use tollgate_core::decision::{Step, Tier, Trace};
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::principal::Principal;
+use tollgate_core::resource::Resource;
+use tollgate_core::respond::{self, Decision};
+use tollgate_guard::slots::Touched;
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::Timestamp;
 
 use crate::world::{NOW, Request, found, holder, policy, principal, resource};
 
@@ -45,7 +47,7 @@ fn nothing_is_asked_for_a_public_route_or_for_junk() {
 
 #[test]
 fn a_denial_says_who_asked_and_which_step_refused() {
-    let stamps = Stamps::default();
+    let stamps = Stamps::sole(Clock::System);
     let of = |denial, step, caller: Option<&str>| (denial, step, caller.map(str::to_owned));
     let key = principal(&holder("control", &["write"])).unwrap();
     let subject = key.subject().into_owned();
@@ -62,12 +64,14 @@ fn a_denial_says_who_asked_and_which_step_refused() {
 
     let mut case = open(&attributes);
     let next = case.principal(Some(found(&stamps, Arc::clone(&key))), Tier::Store, NOW);
-    assert!(matches!(next, Next::Resource(reference) if (reference.kind, reference.id) == ("workload", "w1")));
+    assert!(
+        matches!(next, Next::Need(Need::Resource(reference)) if (reference.kind, reference.id) == ("workload", "w1"))
+    );
     let unregistered = case.resource(None, Tier::Store, NOW);
     assert_eq!(denied(unregistered), of(Denial::ResourceOutOfScope, Step::Authorize, Some(&subject)));
 
     let mut case = open(&attributes);
-    assert!(matches!(case.principal(Some(found(&stamps, key)), Tier::Store, NOW), Next::Resource(_)));
+    assert!(matches!(case.principal(Some(found(&stamps, key)), Tier::Store, NOW), Next::Need(Need::Resource(_))));
     assert_eq!(denied(case.failed(Denial::Unavailable)), of(Denial::Unavailable, Step::Resolve, Some(&subject)));
     // Whoever says what was not asked gets nothing.
     let resource = found(&stamps, Arc::new(resource("w1", "chat", "acme")));
@@ -77,15 +81,15 @@ fn a_denial_says_who_asked_and_which_step_refused() {
 
 #[test]
 fn what_a_change_has_touched_is_looked_up_again_and_refused_the_third_time() {
-    let stamps = Stamps::default();
+    let stamps = Stamps::sole(Clock::System);
     let key = principal(&holder("data", &["run"])).unwrap();
     let request = Request::new("POST", "/data").bearing("ik_live");
     let attributes = request.attributes();
     for changes in 0..=3 {
         let mut case = open(&attributes);
-        let mut next = Next::Principal;
+        let mut next = Next::Need(Need::Principal);
         for looked in 1.. {
-            assert!(matches!(next, Next::Principal));
+            assert!(matches!(next, Next::Need(Need::Principal)));
             let judged = case.principal(Some(found(&stamps, Arc::clone(&key))), Tier::Cache, NOW);
             assert!(matches!(judged, Next::Confirm));
             if looked <= changes {
@@ -113,7 +117,7 @@ fn straight<'r>(
     now: Timestamp,
 ) -> Decision<'r> {
     let (mut trace, mut caller) = (Trace::begin(), None);
-    let stamps = Stamps::default();
+    let stamps = Stamps::sole(Clock::System);
     let mut judge = || -> Result<Permit<'r>, Denial> {
         let ask = match admit(policy, request, &mut trace)? {
             Admission::Public(permit) => return Ok(permit),
@@ -139,7 +143,7 @@ fn straight<'r>(
 
 /// The bytes of the page's answer.
 fn stepped(request: &Attributes<'_>, holder: Option<&Arc<Principal>>, resource: Option<&Resource>) -> Vec<u8> {
-    let (stamps, mut bytes) = (Stamps::default(), Vec::new());
+    let (stamps, mut bytes) = (Stamps::sole(Clock::System), Vec::new());
     let mut case = match Case::open(policy(), request) {
         Opened::Case(case) => case,
         Opened::Decided(decision) => {
@@ -147,13 +151,13 @@ fn stepped(request: &Attributes<'_>, holder: Option<&Arc<Principal>>, resource: 
             return bytes;
         }
     };
-    let mut next = Next::Principal;
+    let mut next = Next::Need(Need::Principal);
     loop {
         next = match next {
-            Next::Principal => {
+            Next::Need(Need::Principal) => {
                 case.principal(holder.map(|holder| found(&stamps, Arc::clone(holder))), Tier::Cache, NOW)
             }
-            Next::Resource(reference) => {
+            Next::Need(Need::Resource(reference)) => {
                 let known = resource.filter(|known| known.reference() == reference).cloned();
                 case.resource(known.map(|known| found(&stamps, Arc::new(known))), Tier::Cache, NOW)
             }

@@ -7,12 +7,13 @@ use tollgate::config::{
     self, Admin, CheckAddress, KeyDefaults, Log, LogLevel, LoggedDecisions, PepperSettings, Settings, StoreSettings,
     Tls, UnixAddress,
 };
-use tollgate::domain::denial::Denial;
-use tollgate::policy::error_body::ErrorShape;
-use tollgate::policy::extract::{CredentialHeader, Kinds};
-use tollgate::policy::{ClientIp, RevokedStatus};
 use tollgate::registry::{Limits, Tombstones};
 use tollgate::resolve::cache::Sizes;
+use tollgate_core::denial::Denial;
+use tollgate_core::error_body::ErrorShape;
+use tollgate_core::extract::{CredentialHeader, Kinds};
+use tollgate_core::plane::RevokedStatus;
+use tollgate_core::policy::ClientIp;
 
 use crate::world::{GOOD, HEAD, NOW, Request, compiled, decide, holder, resource, workloads};
 

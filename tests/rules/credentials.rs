@@ -1,7 +1,7 @@
 //! From headers to the one credential: what is missing, ambiguous, unreadable or malformed.
 
-use tollgate::domain::denial::Denial;
 use tollgate::domain::record::ApiKey;
+use tollgate_core::denial::Denial;
 
 use crate::world::{HEAD, NOW, Request, compiled, decide, holder, mint, policy};
 

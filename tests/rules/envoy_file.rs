@@ -1,7 +1,7 @@
 //! An Envoy file beside a configuration: what is compared, and what is said of it.
 
 use tollgate::config::{self, envoy};
-use tollgate::policy::Policy;
+use tollgate_core::policy::Policy;
 
 const GOOD: &str = include_str!("tollgate.yaml");
 const SHIPPED: &str = include_str!("../../envoy/envoy.yaml");

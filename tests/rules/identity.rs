@@ -1,12 +1,11 @@
 //! What the back end is told, and what no client can make it believe.
 
 use proptest::prelude::*;
-
-use tollgate::domain::decision::Trace;
-use tollgate::domain::denial::Denial;
 use tollgate::domain::record::ApiKey;
-use tollgate::policy::IdentityHeaders;
-use tollgate::policy::respond::{self, Decision};
+use tollgate_core::decision::Trace;
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::IdentityHeaders;
+use tollgate_core::respond::{self, Decision};
 
 use crate::world::{Answer, HEAD, NOW, Request, compiled, decide, holder, mint, policy, resource, workloads};
 
@@ -188,7 +187,7 @@ hosts: [{{match: ['*'], routes: [{{name: data, match: [POST /], plane: data, all
 "
         ))
     };
-    let status = |policy: &tollgate::policy::Policy, count: usize, bytes: usize| {
+    let status = |policy: &tollgate_core::policy::Policy, count: usize, bytes: usize| {
         let many = (0..count).map(|at| format!("x-{at}"));
         let request = many.fold(Request::new("POST", "/").bearing("ik_live"), |request, name| request.with(&name, ""));
         let request = request.with("x-large", "v".repeat(bytes));

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tollgate::config::{self, Problem};
-use tollgate::domain::denial::Denial;
-use tollgate::policy::extract::Kinds;
-use tollgate::policy::issuer::{Algorithm, KeySource};
+use tollgate_core::denial::Denial;
+use tollgate_core::extract::Kinds;
+use tollgate_core::issuer::{Algorithm, KeySource};
 
 use crate::world::HEAD;
 

@@ -1,9 +1,11 @@
 //! Who may have what: permissions, projects, workloads, resources, and for how long.
 
-use tollgate::domain::credential::ProjectId;
-use tollgate::domain::denial::Denial;
-use tollgate::domain::record::{ApiKey, Resource};
-use tollgate::domain::time::Timestamp;
+use tollgate::clock::Clock;
+use tollgate::domain::record::ApiKey;
+use tollgate_core::credential::ProjectId;
+use tollgate_core::denial::Denial;
+use tollgate_core::resource::Resource;
+use tollgate_guard::time::Timestamp;
 
 use crate::world::{NOW, Request, decide, found, holder, policy, principal, resource, workloads};
 
@@ -142,15 +144,15 @@ fn registered_resources() {
 #[test]
 fn the_wrong_resource_is_no_proof() {
     use std::sync::Arc;
-    use tollgate::domain::decision::Trace;
-    use tollgate::policy::authorize::authorize;
-    use tollgate::policy::{Admission, admit};
-    use tollgate::revocation::stamps::Stamps;
+    use tollgate_core::admit::{Admission, admit};
+    use tollgate_core::authorize::authorize;
+    use tollgate_core::decision::Trace;
+    use tollgate_guard::stamps::Stamps;
 
     let (policy, request) = (policy(), Request::new("PATCH", "/r/w1").bearing("ik_sdk"));
     let attributes = request.attributes();
     let Ok(Admission::Guarded(ask)) = admit(policy, &attributes, &mut Trace::begin()) else { panic!("not admitted") };
-    let (principal, stamps) = (principal(&holder("control", &["write"])).unwrap(), Stamps::default());
+    let (principal, stamps) = (principal(&holder("control", &["write"])).unwrap(), Stamps::sole(Clock::System));
     let mut other_kind = resource("w1", "chat", "acme");
     other_kind.kind = "run".to_owned();
     for wrong in [resource("w2", "chat", "acme"), other_kind] {

@@ -2,20 +2,23 @@
 
 use std::sync::{Arc, LazyLock};
 
+use tollgate::clock::Clock;
 use tollgate::config;
-use tollgate::domain::attributes::{Attributes, Header};
-use tollgate::domain::change::Slots;
-use tollgate::domain::credential::{Digest, MintedKey};
-use tollgate::domain::decision::Tier;
-use tollgate::domain::denial::Denial;
-use tollgate::domain::principal::{Grant, Principal};
-use tollgate::domain::record::{ApiKey, Resource};
-use tollgate::domain::time::Timestamp;
-use tollgate::policy::Policy;
-use tollgate::policy::case::{Case, Next, Opened};
-use tollgate::policy::respond::Decision;
-use tollgate::revocation::found::Found;
-use tollgate::revocation::stamps::{Proof, Stamps};
+use tollgate::domain::record::ApiKey;
+use tollgate_core::attributes::{Attributes, Header};
+use tollgate_core::case::{Case, Need, Next, Opened};
+use tollgate_core::credential::MintedKey;
+use tollgate_core::decision::Tier;
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::principal::Principal;
+use tollgate_core::resource::Resource;
+use tollgate_core::respond::Decision;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::found::Found;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::stamps::{Proof, Stamps};
+use tollgate_guard::time::Timestamp;
 
 pub const GOOD: &str = include_str!("tollgate.yaml");
 pub const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
@@ -237,8 +240,8 @@ pub fn found<T>(stamps: &Stamps, value: T) -> Found<T> {
 }
 
 pub fn principal(holder: &ApiKey) -> Result<Arc<Principal>, Denial> {
-    let grant = Grant::of_key(holder).map_err(|_| Denial::Internal)?;
-    Ok(Arc::new(Principal::of_key(holder, Arc::new(grant))))
+    let grant = holder.grant().map_err(|_| Denial::Internal)?;
+    Ok(Arc::new(holder.principal(Arc::new(grant))))
 }
 
 /// The page, with what the store would say as arguments.
@@ -249,19 +252,19 @@ pub fn decide(
     resource: Option<&Resource>,
     now: Timestamp,
 ) -> Answer {
-    let (attributes, stamps) = (request.attributes(), Stamps::default());
+    let (attributes, stamps) = (request.attributes(), Stamps::sole(Clock::System));
     let mut case = match Case::open(policy, &attributes) {
         Opened::Decided(decision) => return owned(&decision),
         Opened::Case(case) => case,
     };
-    let mut next = Next::Principal;
+    let mut next = Next::Need(Need::Principal);
     loop {
         next = match next {
-            Next::Principal => match holder.map(principal).transpose() {
+            Next::Need(Need::Principal) => match holder.map(principal).transpose() {
                 Ok(known) => case.principal(known.map(|known| found(&stamps, known)), Tier::Store, now),
                 Err(denial) => case.failed(denial),
             },
-            Next::Resource(reference) => {
+            Next::Need(Need::Resource(reference)) => {
                 let known = resource.filter(|resource| reference == resource.reference());
                 case.resource(known.map(|known| found(&stamps, Arc::new(known.clone()))), Tier::Store, now)
             }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Slots, Touched};
-use tollgate::domain::credential::Digest;
-use tollgate::domain::time::Moment;
 use tollgate::resolve::ResolveError;
 use tollgate::resolve::cache::{Cache, Loaded, Sizes};
-use tollgate::revocation::stamps::Stamps;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::slots::{Slots, Touched};
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::Moment;
 
 use crate::support::Random;
 
@@ -39,7 +39,7 @@ fn absent(n: u64) -> Result<Loaded<u64>, ResolveError> {
 }
 
 fn cache(sizes: Sizes) -> (Arc<Cache<u64>>, Arc<Stamps>) {
-    let stamps = Arc::new(Stamps::default());
+    let stamps = Arc::new(Stamps::sole(Clock::System));
     (Arc::new(Cache::new(Arc::clone(&stamps), sizes)), stamps)
 }
 

@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::credential::{MintedKey, PresentedKey};
-use tollgate::domain::decision::Tier;
-use tollgate::domain::record::{ApiKey, ResourceRef};
+use tollgate::domain::record::ApiKey;
 use tollgate::registry::{Actor, Expected, Registry, RegistryError, ResourceSpec};
 use tollgate::resolve::Resolver;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
 use tollgate::resolve::last_used::LastUsed;
-use tollgate::revocation::stamps::Stamps;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, Write};
+use tollgate_core::credential::{MintedKey, PresentedKey};
+use tollgate_core::decision::Tier;
+use tollgate_core::resource::ResourceRef;
+use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
 use crate::faults::{Fault, Faulty, RECOVERY, prepared};
@@ -32,7 +34,7 @@ impl House {
     fn on(store: Embedded) -> Self {
         let store = Store::Embedded(Arc::new(store));
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
-        let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
+        let (stamps, last_used) = (Arc::new(Stamps::sole(Clock::System)), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
         let resolver =
             Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes, None);

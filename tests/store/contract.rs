@@ -1,8 +1,10 @@
 //! What every backend must do, as functions over a store; run for each backend there is. Here: keys, resources and batches.
 
-use tollgate::domain::credential::{Digest, KeyId, ProjectId};
-use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, Resource, User};
+use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, User};
 use tollgate::store::{Belonging, KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
+use tollgate_core::credential::{KeyId, ProjectId};
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
 
 use crate::support::{Apply, at, id, key, key_of, project, resource, revoked, row, user};
 

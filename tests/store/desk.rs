@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use tollgate::clock::Clock;
 use tollgate::config;
-use tollgate::domain::change::{Slots, named};
 use tollgate::domain::record::{AuditEntry, User};
-use tollgate::domain::time::Timestamp;
-use tollgate::policy::Policy;
-use tollgate::policy::login::Login;
 use tollgate::registry::{Actor, Held, KeySpec, NewKey, Registry, RegistryError, UserSpec};
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::last_used::LastUsed;
-use tollgate::revocation::stamps::Stamps;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, Store};
+use tollgate_core::login::Login;
+use tollgate_core::named::named;
+use tollgate_core::policy::Policy;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 pub const CONFIG: &str = "
@@ -47,7 +49,7 @@ impl Desk {
 
     pub fn on(store: Store) -> Self {
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
-        let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
+        let (stamps, last_used) = (Arc::new(Stamps::sole(Clock::System)), Arc::new(LastUsed::default()));
         let clock = Arc::new(AtomicU64::new(1_800_000_000_000));
         let manual = Clock::Manual(Arc::clone(&clock));
         let registry =

@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tollgate::clock::Clock;
-use tollgate::domain::credential::PresentedKey;
 use tollgate::domain::record::ProjectState;
 use tollgate::password::{Lane, Passwords};
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::run::Core;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
@@ -22,6 +22,7 @@ use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::upgrade::upgrade;
 use tollgate::store::{AuditQuery, KeyQuery, Store, UserQuery, Write};
+use tollgate_core::credential::PresentedKey;
 use zeroize::Zeroizing;
 
 use crate::redis_server::RedisServer;

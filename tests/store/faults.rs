@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use redb::StorageBackend;
-use tollgate::domain::credential::PresentedKey;
+use tollgate::clock::Clock;
 use tollgate::domain::record::ApiKey;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::resolve::{ResolveError, Resolver};
-use tollgate::revocation::stamps::Stamps;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, StoreError, Write};
+use tollgate_core::credential::PresentedKey;
+use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
 use crate::support::{every_key, id, key, lock, minted, revoked};
@@ -449,7 +451,7 @@ async fn cached_keys_pass_while_the_disk_is_broken() {
     let resolver = Resolver::new(
         Store::Embedded(Arc::clone(&store)),
         digester,
-        Arc::new(Stamps::default()),
+        Arc::new(Stamps::sole(Clock::System)),
         Arc::default(),
         sizes,
         None,

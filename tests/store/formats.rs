@@ -10,7 +10,6 @@ use redb::ReadableDatabase;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tollgate::domain::credential::{ProjectId, UserId};
 use tollgate::domain::record::{ApiKey, OpenSession, Project, ProjectState, User};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
@@ -20,6 +19,7 @@ use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::connection::Connection;
 use tollgate::store::upgrade::{Upgraded, upgrade};
 use tollgate::store::{AuditQuery, Counted, KeyQuery, Quota, Store, StoreError, UserQuery, Write};
+use tollgate_core::credential::{ProjectId, UserId};
 
 use crate::redis_server::RedisServer;
 use crate::support::{Apply, at, in_redis, key, key_of, project, resource, row, user};

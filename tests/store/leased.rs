@@ -6,19 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Touched};
-use tollgate::domain::credential::{MintedKey, PresentedKey};
-use tollgate::domain::decision::Tier;
-use tollgate::domain::record::{ApiKey, ProjectState, Resource, ResourceRef};
-use tollgate::domain::time::Moment;
+use tollgate::domain::change::{Ended, Endings, Event};
+use tollgate::domain::record::{ApiKey, ProjectState};
 use tollgate::resolve::Resolver;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::resolve::signing::SigningKeys;
-use tollgate::revocation::stamps::Stamps;
-use tollgate::revocation::sticky::Sticky;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{Store, Write};
+use tollgate_core::credential::{MintedKey, PresentedKey};
+use tollgate_core::decision::Tier;
+use tollgate_core::resource::{Resource, ResourceRef};
+use tollgate_guard::slots::Touched;
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::Moment;
 use zeroize::Zeroizing;
 
 use crate::support::{Apply, at, in_redis, key, minted, project, resource};
@@ -29,7 +31,7 @@ struct Replica {
     store: Store,
     digester: Arc<Digester>,
     stamps: Arc<Stamps>,
-    sticky: Arc<Sticky>,
+    endings: Arc<Endings>,
     resolver: Resolver,
     now: Arc<AtomicU64>,
 }
@@ -45,10 +47,10 @@ impl Replica {
         let now = Arc::new(AtomicU64::new(10_000));
         let stamps = Arc::new(Stamps::leased(Clock::Manual(Arc::clone(&now))));
         stamps.grant(Moment::from_millis(10_800));
-        let (sticky, sizes) = (Arc::new(Sticky::default()), Sizes { known: 100, unknown: 100, loads: 10 });
-        let (own, heard) = (Arc::clone(&stamps), Arc::clone(&sticky));
+        let (endings, sizes) = (Arc::new(Endings::default()), Sizes { known: 100, unknown: 100, loads: 10 });
+        let (own, heard) = (Arc::clone(&stamps), Arc::clone(&endings));
         let resolver = Resolver::new(store.clone(), Arc::clone(&digester), own, heard, sizes, None);
-        Self { store, digester, stamps, sticky, resolver, now }
+        Self { store, digester, stamps, endings, resolver, now }
     }
 
     /// Stores the key that the secret opens.
@@ -119,12 +121,12 @@ async fn only_a_store_that_says_otherwise_is_contradicted() {
     let (revoked, lost) = (minted(1), minted(2));
     let ended = |key: ApiKey| Ended::Key { digest: key.digest, at: at(5) };
     let known = [ended(replica.keep(&revoked, 1, true).await), ended(replica.keep(&lost, 2, false).await)];
-    replica.sticky.write_down(&known);
+    replica.endings.write_down(&known);
     assert_eq!(replica.look(&revoked).await, (false, Tier::Store));
-    assert_eq!((replica.sticky.contradictions(), replica.sticky.take_suspects(usize::MAX)), (0, vec![]));
+    assert_eq!((replica.endings.contradictions(), replica.endings.take_suspects(usize::MAX)), (0, vec![]));
     assert_eq!(replica.look(&lost).await, (false, Tier::Store));
     assert_eq!(
-        (replica.sticky.contradictions(), replica.sticky.take_suspects(usize::MAX)),
+        (replica.endings.contradictions(), replica.endings.take_suspects(usize::MAX)),
         (1, vec![known[1].clone()])
     );
 }
@@ -142,13 +144,13 @@ async fn what_belonged_to_what_was_ended_is_gone_though_the_store_has_lost_it() 
     let project = Ended::of_project(&project("acme", ProjectState::Deleted));
     // Of the new one that was deleted which was there before.
     let deleted = |resource| Ended::of_resource(&Resource { created_at: at(1), ..resource });
-    replica.sticky.write_down(&[project, deleted(old), deleted(new)]);
+    replica.endings.write_down(&[project, deleted(old), deleted(new)]);
     assert_eq!(replica.look(&barred).await, (false, Tier::Store));
     for (id, is_there) in [("old", false), ("new", true)] {
         let found = replica.resolver.resource(ResourceRef { kind: "workload", id }, Duration::ZERO).await.unwrap();
         assert_eq!(found.value.is_some(), is_there, "{id}");
     }
-    assert_eq!((replica.sticky.contradictions(), replica.sticky.take_suspects(usize::MAX).len()), (2, 2));
+    assert_eq!((replica.endings.contradictions(), replica.endings.take_suspects(usize::MAX).len()), (2, 2));
 }
 
 #[tokio::test]

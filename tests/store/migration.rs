@@ -6,14 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tollgate::domain::change::Position;
-use tollgate::domain::fleet::{Member, MemberState};
 use tollgate::domain::record::{AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
-use tollgate::domain::time::Timestamp;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{Depot, Kind, Report, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, Store, StoreError, Write};
+use tollgate_guard::protocol::{Member, MemberState, Position};
+use tollgate_guard::time::Timestamp;
 
 use crate::redis::alike::{Dice, all_of};
 use crate::redis_server::RedisServer;

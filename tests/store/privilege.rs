@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use tollgate::domain::credential::KeyId;
 use tollgate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, Resource, SigningKey, User,
+    ApiKey, AuditEntry, EndedSession, OpenSession, Outcome, Project, ProjectState, SigningKey, User,
 };
 use tollgate::registry::{Actor, Expected, KeyChange, RegistryError, ResourceSpec, UserChange};
 use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
+use tollgate_core::credential::KeyId;
+use tollgate_core::resource::Resource;
 
 use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
 use crate::support::{Apply, at, id, key_of, project, resource, user};

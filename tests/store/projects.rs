@@ -4,21 +4,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate::domain::change::{Event, Slots};
-use tollgate::domain::credential::{PresentedKey, ProjectId};
-use tollgate::domain::decision::Tier;
+use Expected::{Any, Version};
+use tollgate::clock::Clock;
+use tollgate::domain::change::Event;
 use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState};
 use tollgate::registry::{Actor, Expected, Made, NewKey, RegistryError, ResourceSpec, UserChange};
 use tollgate::resolve::Resolver;
 use tollgate::resolve::cache::Sizes;
-use tollgate::revocation::stamps::Stamps;
 use tollgate::store::Write;
+use tollgate_core::credential::{PresentedKey, ProjectId};
+use tollgate_core::decision::Tier;
+use tollgate_guard::slots::Slots;
+use tollgate_guard::stamps::Stamps;
 
 use crate::desk::{Desk, actor, spec, user_spec};
 use crate::log::Log;
 use crate::support::in_redis;
-
-use Expected::{Any, Version};
 
 type Result<T> = std::result::Result<T, RegistryError>;
 
@@ -282,7 +283,7 @@ async fn whoever_carries_the_id_of_another_project_is_refused() {
     let (elsewhere, _redis, _server) = in_redis().await;
     elsewhere.commit(vec![Write::CreateKey(lost.record.clone())], Event::touching(&[])).await.unwrap();
     let sizes = Sizes { known: 100, unknown: 100, loads: 10 };
-    let (digester, stamps) = (Arc::clone(&desk.digester), Arc::new(Stamps::default()));
+    let (digester, stamps) = (Arc::clone(&desk.digester), Arc::new(Stamps::sole(Clock::System)));
     let resolver = Resolver::new(elsewhere, digester, stamps, Arc::default(), sizes, None);
     let presented = PresentedKey::parse(lost.secret.expose(), data).unwrap();
     assert!(resolver.principal(&presented, Duration::ZERO).await.unwrap().value.unwrap().revoked);

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Touched};
+use tollgate::domain::change::{Ended, Endings, Event};
 use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState, User};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError};
-use tollgate::resolve::api_key::{Digester, Pepper};
-use tollgate::revocation::stamps::Stamps;
-use tollgate::revocation::sticky::Sticky;
+use tollgate::resolve::api_key::Digester;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::redis::{Init, Redis};
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
+use tollgate_guard::slots::Touched;
+use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
 use crate::desk::Desk;
@@ -283,9 +284,9 @@ async fn a_revocation_that_no_replica_has_yet_holds_up_no_other() {
     let store = Store::Redis(Arc::new(lonely.with_replicas(1)));
     let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
     let (stamps, (_heard, hears)) = (Arc::new(Stamps::leased(Clock::System)), watch::channel(0));
-    let sticky = Arc::new(Sticky::default());
+    let endings = Arc::new(Endings::default());
     let registry = Registry::new(store, digester, stamps, Arc::default(), Clock::System);
-    let registry = registry.in_fleet(hears, Arc::clone(&sticky), None);
+    let registry = registry.in_fleet(hears, Arc::clone(&endings), None);
     for n in [1, 2] {
         let result = registry.revoke_key(&Actor::operator(), id(n), Expected::Any).await;
         assert!(matches!(&result, Err(RegistryError::Unavailable(why)) if why.contains("recorded")), "{result:?}");
@@ -295,8 +296,8 @@ async fn a_revocation_that_no_replica_has_yet_holds_up_no_other() {
     // Nor does what is ended again after a failover.
     write(&redis, vec![Write::CreateKey(key(3)), Write::CreateKey(key(4))]).await.unwrap();
     let lost = [3, 4].map(|n| Ended::Key { digest: key(n).digest, at: at(1) });
-    sticky.write_down(&lost);
-    sticky.suspect_unheard(&lost);
+    endings.write_down(&lost);
+    endings.suspect_unheard(&lost);
     assert!(registry.end_again().await.is_err(), "nobody has confirmed it");
     for n in [3, 4] {
         let found = redis.load_key(&[key(n).digest]).await.unwrap().found;

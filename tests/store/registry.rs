@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use tollgate::domain::credential::KeyId;
 use tollgate::domain::record::{EndedSession, KeyState};
 use tollgate::registry::{
     Actor, Expected, KeyChange, KeySpec, NewKey, Once, RegistryError, ResourceSpec, UserChange, UserSpec,
 };
 use tollgate::store::KeyQuery;
+use tollgate_core::credential::KeyId;
 
 use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
 use crate::support::{at, id};

@@ -8,13 +8,14 @@ use redis::AsyncCommands;
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::config;
-use tollgate::domain::credential::Digest;
-use tollgate::domain::time::Timestamp;
 use tollgate::registry::Actor;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::l2::{Known, L2, Ticket};
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::shared::{SharedCache, SharedKey};
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 use crate::desk::{CONFIG, Desk};

@@ -4,9 +4,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use tollgate::domain::decision::Tier;
-use tollgate::domain::denial::Denial;
 use tollgate::registry::{Actor, RegistryError};
+use tollgate_core::decision::Tier;
+use tollgate_core::denial::Denial;
 
 use crate::idp::{Answer, Idp};
 use crate::mint::{SigningKey, jwks};

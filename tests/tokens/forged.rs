@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use aws_lc_rs::hmac;
 use serde_json::{Value, json};
-use tollgate::domain::denial::Denial;
+use tollgate_core::denial::Denial;
 
 use crate::mint::{SigningKey, encoded, jwks};
 use crate::world::{ISSUER, LEEWAY, NOW, World, claims, claims_with};

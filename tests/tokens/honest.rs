@@ -6,17 +6,18 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
-use tollgate::domain::decision::Tier;
-use tollgate::domain::denial::Denial;
-use tollgate::domain::time::{Moment, Timestamp};
-use tollgate::domain::token::PresentedToken;
-use tollgate::policy::respond::Decision;
 use tollgate::registry::{Actor, Expected};
 use tollgate::resolve::Resolver;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
-use tollgate::revocation::GUARD;
-use tollgate::revocation::stamps::Stamps;
+use tollgate::resolve::pepper::Pepper;
+use tollgate_core::decision::Tier;
+use tollgate_core::denial::Denial;
+use tollgate_core::respond::Decision;
+use tollgate_core::token::PresentedToken;
+use tollgate_guard::GUARD;
+use tollgate_guard::stamps::Stamps;
+use tollgate_guard::time::{Moment, Timestamp};
 use zeroize::Zeroizing;
 
 use crate::mint::{SigningKey, jwks};

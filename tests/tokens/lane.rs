@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 use serde_json::json;
-use tollgate::domain::denial::Denial;
+use tollgate_core::denial::Denial;
 
 use crate::idp::{Answer, Idp};
 use crate::mint::{SigningKey, encoded, jwks};

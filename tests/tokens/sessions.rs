@@ -7,15 +7,16 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::json;
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Position};
-use tollgate::domain::credential::{ProjectId, UserId};
-use tollgate::domain::denial::Denial;
+use tollgate::domain::change::{Ended, Event};
 use tollgate::domain::record::{EndedSession, OpenSession, ProjectState, User, UserSessions};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
-use tollgate::policy::respond::Decision;
 use tollgate::registry::{Actor, Expected, Held, Limits, Rate, Rates, UserChange, UserSpec};
 use tollgate::store::Write;
+use tollgate_core::credential::{ProjectId, UserId};
+use tollgate_core::denial::Denial;
+use tollgate_core::respond::Decision;
+use tollgate_guard::protocol::Position;
 use zeroize::Zeroizing;
 
 use crate::log::Log;
@@ -299,7 +300,7 @@ async fn whoever_carries_the_id_of_another_project_is_refused() {
 #[tokio::test]
 async fn what_was_ended_stays_ended_though_the_store_has_lost_it() {
     let house = House::new();
-    let sticky = house.world.core.resolver.sticky();
+    let endings = house.world.core.resolver.endings();
     let place = Position { sequence: 1, chain: String::new() };
     for round in 0..5 {
         let name = format!("user-{round}");
@@ -322,17 +323,17 @@ async fn what_was_ended_stays_ended_though_the_store_has_lost_it() {
             3 => project_is(ProjectState::Suspended),
             _ => project_is(ProjectState::Deleted),
         };
-        sticky.hear(&place, std::slice::from_ref(&told));
+        endings.hear(&place, std::slice::from_ref(&told));
         assert_eq!(house.denial(&token).await, Some(Denial::RevokedUnauthenticated), "{told:?}");
-        assert_eq!(sticky.take_suspects(usize::MAX), [told]);
+        assert_eq!(endings.take_suspects(usize::MAX), [told]);
     }
-    assert_eq!(sticky.contradictions(), 5);
+    assert_eq!(endings.contradictions(), 5);
     // What goes on, or was begun again, is let in.
     let ada = house.user("ada", "acme", &["manage_keys"]).await;
     let of_acme =
         |state, version| Ended::Project { name: "acme".to_owned(), state, changed_at: ada.created_at, version };
     let suspended = [of_acme(ProjectState::Suspended, 1), of_acme(ProjectState::Active, 2)];
-    sticky.hear(&place, &[&[Ended::of_user(&ada)], &suspended[..]].concat());
+    endings.hear(&place, &[&[Ended::of_user(&ada)], &suspended[..]].concat());
     assert_eq!(house.denial(&house.token("ada").await).await, None);
 }
 

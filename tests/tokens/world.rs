@@ -8,15 +8,16 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
 use tollgate::config;
-use tollgate::domain::attributes::{Attributes, Header};
-use tollgate::domain::denial::Denial;
-use tollgate::policy::Policy;
-use tollgate::policy::respond::Decision;
-use tollgate::resolve::api_key::{Digester, Pepper};
+use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::run::Core;
 use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
+use tollgate_core::attributes::{Attributes, Header};
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::respond::Decision;
 use zeroize::Zeroizing;
 
 /// The time in every test, in seconds.

@@ -10,20 +10,23 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use tollgate_core::admit::{Admission, admit};
+use tollgate_core::attributes::Attributes;
+use tollgate_core::authorize::Ask;
+use tollgate_core::decision::Trace;
+use tollgate_core::extract::Credential;
+use tollgate_core::policy::Policy;
 use zeroize::Zeroizing;
 
 use super::output::{self, Format, json, note};
 use super::{Exit, Failure, connect, invalid};
 use crate::clock::Clock;
 use crate::config::{self, Compiled, StoreSettings};
-use crate::domain::attributes::Attributes;
 use crate::domain::change::Event;
-use crate::domain::decision::Trace;
 use crate::pepper;
-use crate::policy::extract::Credential;
-use crate::policy::{Admission, Ask, Policy, admit};
-use crate::resolve::api_key::{Digester, Pepper};
+use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
+use crate::resolve::pepper::Pepper;
 use crate::run::{self, Core};
 use crate::server::admin::wire::timestamp;
 use crate::store::embedded::Embedded;
@@ -94,7 +97,7 @@ async fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
         _ => None,
     };
     if let Some((name, value)) = &stand_in {
-        attributes.headers.push(crate::domain::attributes::Header { name, value: value.as_bytes() });
+        attributes.headers.push(tollgate_core::attributes::Header { name, value: value.as_bytes() });
     }
     let world = if keys.is_empty() && args.resource.is_empty() {
         World::of_configuration(&policy, &settings, &attributes).await?

@@ -3,11 +3,14 @@
 
 use std::path::Path;
 
+use tollgate_core::credential::{KeyId, MintedKey, PresentedKey};
+use tollgate_core::policy::Policy;
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
+
 use crate::cli::{Exit, Failure};
-use crate::domain::credential::{Digest, KeyId, MintedKey, PresentedKey};
-use crate::domain::record::{ApiKey, Resource};
-use crate::domain::time::Timestamp;
-use crate::policy::Policy;
+use crate::domain::record::ApiKey;
 use crate::resolve::api_key::Digester;
 use crate::server::admin::wire::keys::KeyBody;
 use crate::server::admin::wire::timestamp;

@@ -2,18 +2,20 @@
 //! of a header that was sent.
 
 use serde_json::{Map, Value, json};
+use tollgate_core::admit::{Admission, admit};
+use tollgate_core::attributes::Attributes;
+use tollgate_core::decision::{Step, Trace};
+use tollgate_core::denial::Denial;
+use tollgate_core::policy::Policy;
+use tollgate_core::resource::Resource;
+use tollgate_core::respond::Decision;
+use tollgate_core::route::{Access, ProjectOf, Requirement, Scope, Source, WorkloadOf};
+use tollgate_guard::time::Timestamp;
 
 use super::store_failed;
 use crate::cli::Failure;
 use crate::cli::output::{Colour, painted, printable};
-use crate::domain::attributes::Attributes;
-use crate::domain::decision::{Step, Trace};
-use crate::domain::denial::Denial;
-use crate::domain::record::{ApiKey, Resource};
-use crate::domain::time::Timestamp;
-use crate::policy::respond::Decision;
-use crate::policy::route::{Access, ProjectOf, Requirement, Scope, Source, WorkloadOf};
-use crate::policy::{Admission, Policy, admit};
+use crate::domain::record::ApiKey;
 use crate::server::admin::wire::keys::KeyBody;
 use crate::store::Store;
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use tollgate_core::attributes::{Attributes, Header};
 
 use crate::cli::Failure;
-use crate::domain::attributes::{Attributes, Header};
 
 #[derive(clap::Args)]
 pub struct RequestArgs {

@@ -178,7 +178,7 @@ async fn a_public_route_and_a_missing_credential_need_no_record() {
 #[tokio::test]
 async fn a_presented_credential_is_taken_for_its_record_and_never_printed() {
     let bench = Bench::new();
-    let minted = crate::domain::credential::MintedKey::generate("ik_live", getrandom::fill).unwrap();
+    let minted = tollgate_core::credential::MintedKey::generate("ik_live", getrandom::fill).unwrap();
     let header = format!("Authorization: Bearer {}", minted.expose());
     let line = [&INFER[..], &["-H", &header]].concat();
     // No store: no key is known.
@@ -199,6 +199,7 @@ async fn the_configured_store_is_read_if_it_is_free() {
     use crate::clock::Clock;
     use crate::registry::{Actor, KeySpec, Registry};
     use crate::resolve::api_key::Digester;
+    use tollgate_guard::stamps::Stamps;
 
     let bench = Bench::new();
     let compiled = crate::config::load(std::path::Path::new(&bench.path("tollgate.yaml"))).unwrap();
@@ -207,7 +208,8 @@ async fn the_configured_store_is_read_if_it_is_free() {
     let store = crate::store::Store::Embedded(Arc::new(store));
     let (pepper, _) = crate::pepper::load(&compiled.settings.pepper, &store).await.unwrap();
     let digester = Arc::new(Digester::new(&pepper, &[]));
-    let registry = Registry::new(store.clone(), digester, Arc::default(), Arc::default(), Clock::System);
+    let registry =
+        Registry::new(store.clone(), digester, Arc::new(Stamps::sole(Clock::System)), Arc::default(), Clock::System);
     let spec = KeySpec {
         name: "n".to_owned(),
         plane: "data".to_owned(),

@@ -1,10 +1,10 @@
 //! Header names of the configuration: credentials, identity headers and reserved prefixes. Refuses every name that could
 //! change how a request is framed, routed or judged.
 
-use crate::policy::carriage::Carriage;
-use crate::policy::extract::{CredentialHeader, Kinds};
-use crate::policy::respond::OVERRIDES;
-use crate::policy::{IdentityHeaders, same_header};
+use tollgate_core::carriage::Carriage;
+use tollgate_core::extract::{CredentialHeader, Kinds};
+use tollgate_core::policy::{IdentityHeaders, same_header};
+use tollgate_core::respond::OVERRIDES;
 
 use super::super::file::{CredentialKind, File, SubjectKind, WithheldHeaders};
 use super::super::problems::{Findings, Path};

@@ -1,15 +1,13 @@
 //! Issuers and login to rules. What a token could be given that its plane does not have is a problem here, not a surprise
 //! later.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
-
-use crate::domain::name::{NAME_RULE, is_name};
-use crate::domain::record::EVERY;
-use crate::policy::issuer::{Algorithm, ClaimPath, Issuer, KeySource, Meaning, Term};
-use crate::policy::login::Login;
+use tollgate_core::issuer::{Algorithm, ClaimPath, Issuer, KeySource, Meaning, Term};
+use tollgate_core::login::Login;
+use tollgate_core::name::{NAME_RULE, is_name};
+use tollgate_core::resource::EVERY;
 
 use super::super::file::{self, ClientIpSource, CredentialKind, File, SigningAlgorithm};
 use super::super::problems::{Findings, Path};
@@ -98,20 +96,20 @@ impl Compiler<'_> {
             findings.add(&path.key("ca"), "has a meaning only with `url`");
         }
         match (url, file) {
-            (Some(url), None) => KeySource::Url { url: url.as_str().into(), ca: ca.clone() },
+            (Some(url), None) => KeySource::Url { url: url.as_str().into(), ca: ca.as_deref().map(text) },
             (None, Some(file)) => {
                 if file.as_os_str().is_empty() {
                     findings.add(&path.key("file"), "must not be empty");
                 }
-                KeySource::File(file.clone())
+                KeySource::File(text(file))
             }
             (Some(_), Some(_)) => {
                 findings.add(&path, "must have only one of `url` and `file`");
-                KeySource::File(PathBuf::new())
+                KeySource::File(Box::default())
             }
             (None, None) => {
                 findings.add(&path, "must have one of `url` and `file`");
-                KeySource::File(PathBuf::new())
+                KeySource::File(Box::default())
             }
         }
     }
@@ -245,4 +243,9 @@ pub(super) fn login(file: &File, names: &Names, findings: &mut Findings) -> Opti
         plane: names.planes[plane].name.clone(),
         lifetime: Duration::from_secs(login.lifetime_seconds),
     })
+}
+
+/// A path of the configuration, which is text.
+fn text(path: &std::path::Path) -> Box<str> {
+    path.to_string_lossy().into()
 }

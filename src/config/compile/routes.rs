@@ -3,12 +3,11 @@
 
 use std::collections::HashMap;
 
-use crate::domain::name::{NAME_RULE, is_name};
-use crate::policy::PlaneId;
-use crate::policy::extract::Kinds;
-use crate::policy::route::{
-    Access, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, Source, WorkloadOf,
-};
+use tollgate_core::extract::Kinds;
+use tollgate_core::name::{NAME_RULE, is_name};
+use tollgate_core::pattern::PathPattern;
+use tollgate_core::plane::PlaneId;
+use tollgate_core::route::{Access, HostRules, ProjectOf, Requirement, Route, RouteTable, Scope, Source, WorkloadOf};
 
 use super::super::file;
 use super::super::problems::{Findings, Path, near_or_all};

@@ -4,20 +4,19 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::duration;
-use crate::domain::name::{NAME_RULE, is_name};
-use crate::policy::route::host_name;
-use crate::registry::{Limits, ProjectQuotas, Quotas, Rate, Rates, Tombstones};
-use crate::resolve::cache::Sizes;
+use tollgate_core::name::{NAME_RULE, is_name};
+use tollgate_core::route::host_name;
 
 use super::super::file;
 use super::super::problems::{Findings, Path};
 use super::super::{
     Admin, CheckAddress, KeyDefaults, Log, LogLevel, LoggedDecisions, PepperSettings, Settings, Tls, UnixAddress,
 };
+use super::paths::{MAX_SOCKET_PATH, path_given};
+use crate::domain::duration;
+use crate::registry::{Limits, ProjectQuotas, Quotas, Rate, Rates, Tombstones};
+use crate::resolve::cache::Sizes;
 
-/// `sun_path` of Linux holds 108 bytes with the zero that ends it.
-pub(super) const MAX_SOCKET_PATH: usize = 107;
 /// Of the audit log: a day that somebody mistyped is bad enough.
 const SHORTEST_KEPT: Duration = Duration::from_secs(24 * 3600);
 const MAX_PEPPERS: usize = 4;
@@ -92,12 +91,6 @@ fn kept_for(text: &str, path: &Path, findings: &mut Findings) -> Option<Duration
         Err(problem) => findings.add(path, problem),
     }
     None
-}
-
-pub(super) fn path_given(given: &std::path::Path, path: &Path, findings: &mut Findings) {
-    if given.as_os_str().is_empty() {
-        findings.add(path, "must not be empty");
-    }
 }
 
 fn pepper(pepper: &file::Pepper, findings: &mut Findings) -> PepperSettings {

@@ -4,14 +4,14 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::domain::duration;
-use crate::domain::name::{NAME_RULE, is_name};
-use crate::store::redis::place::{Address, Login, Place, TlsFiles, Topology};
+use tollgate_core::name::{NAME_RULE, is_name};
 
 use super::super::file;
 use super::super::problems::{Findings, Path};
 use super::super::{RedisSettings, StoreSettings};
-use super::settings::{MAX_SOCKET_PATH, path_given};
+use super::paths::{MAX_SOCKET_PATH, path_given};
+use crate::domain::duration;
+use crate::store::redis::place::{Address, Login, Place, TlsFiles, Topology};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;

@@ -1,11 +1,13 @@
 //! What a replica asks and tells when its store is not what it was: whether there was a failover, what is missing, what is to be
-//! remembered. Never decides that something was lost: `revocation/channel.rs` does.
+//! remembered. Never decides that something was lost: `channel.rs` of the guard does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate_guard::protocol::{Loss, MemberState, Term};
+
 use super::{Driver, Joining, LOOK_ROUND};
-use crate::domain::fleet::{Loss, MemberState, Renewal, Term};
+use crate::domain::change::Renewal;
 use crate::store::StoreError;
 use crate::store::redis::survey::{Finding, Survey};
 
@@ -43,11 +45,11 @@ impl Driver {
 
     /// What would be missed if it were not there any more.
     pub(super) fn missed(&self) -> Vec<String> {
-        let Joining { sticky, redis, .. } = &self.joining;
+        let Joining { endings, redis, .. } = &self.joining;
         let head = self.head.as_ref().map_or(0, |head| head.position.sequence);
         // A store that went on from where it went back does not say where that was.
         let common = if head < self.protocol.own().position.sequence { head } else { 0 };
-        let ended = sticky.ended_behind(common, MOST_MISSED + 1).iter().map(ToString::to_string).collect();
+        let ended = endings.ended_behind(common, MOST_MISSED + 1).iter().map(ToString::to_string).collect();
         [cut(ended), cut(redis.made_behind(common, MOST_MISSED + 1))].concat()
     }
 

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use quick_cache::UnitWeighter;
 use quick_cache::sync::DefaultLifecycle;
-
-use crate::domain::credential::Digest;
+use tollgate_guard::digest::Digest;
 
 type Hashing = BuildHasherDefault<NameHasher>;
 type Lasting<E> = quick_cache::sync::Cache<Name, E, UnitWeighter, Hashing>;

@@ -8,10 +8,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::DecodingKey;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use tollgate_core::issuer::{Algorithm, Claims, Header};
 
 use super::weak;
 use crate::domain::json::parse_object;
-use crate::policy::issuer::{Algorithm, Claims, Header};
 
 /// A JWK Set, fetched or read, is at most this long.
 pub const MAX_BYTES: usize = 256 * 1024;

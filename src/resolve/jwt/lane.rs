@@ -14,14 +14,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::{Shared, WeakShared};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
+use tollgate_core::issuer::Header;
+use tollgate_core::token::PresentedToken;
+use tollgate_guard::digest::Digest;
 use zeroize::Zeroizing;
 
 use super::key_set::{KeySet, NotSigned};
-use super::refusals::Refused;
+use super::refusals::{Refused, name};
 use super::spare;
-use crate::domain::credential::Digest;
-use crate::domain::token::PresentedToken;
-use crate::policy::issuer::Header;
 use crate::tasks::{self, Task};
 
 /// Signatures that may wait: a fraction of a second's work, even of the slowest kind, so that who waits is answered before the
@@ -194,15 +194,6 @@ impl Lane {
 fn most_threads() -> usize {
     let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
     (cores / 2).clamp(1, MAX_THREADS)
-}
-
-/// Under which a token is remembered as refused: of the token and of the very keys, so that no other set is spoken for.
-pub fn name(token: Digest, keys: &KeySet) -> Digest {
-    let mut name = token;
-    for (byte, mixed) in name.0.iter_mut().zip(keys.fingerprint()) {
-        *byte ^= mixed;
-    }
-    name
 }
 
 impl Queue {

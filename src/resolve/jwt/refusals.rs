@@ -5,11 +5,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use tollgate_core::denial::Denial;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
+
 use super::key_set::KeySet;
-use super::lane::name;
-use crate::domain::credential::Digest;
-use crate::domain::denial::Denial;
-use crate::domain::time::Timestamp;
 
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 const MOST: u64 = 16_384;
@@ -72,6 +72,15 @@ impl fmt::Debug for Refusals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Refusals")
     }
+}
+
+/// Under which a token is remembered as refused: of the token and of the very keys, so that no other set is spoken for.
+pub(super) fn name(token: Digest, keys: &KeySet) -> Digest {
+    let mut name = token;
+    for (byte, mixed) in name.0.iter_mut().zip(keys.fingerprint()) {
+        *byte ^= mixed;
+    }
+    name
 }
 
 #[cfg(test)]

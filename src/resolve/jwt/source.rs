@@ -15,10 +15,10 @@ use reqwest::redirect;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
+use tollgate_core::issuer::{Algorithm, Issuer, KeySource};
+use tollgate_guard::time::Timestamp;
 
 use super::key_set::{KeySet, MAX_BYTES};
-use crate::domain::time::Timestamp;
-use crate::policy::issuer::{Algorithm, Issuer, KeySource};
 use crate::resolve::l2::L2;
 use crate::tasks::Task;
 
@@ -270,9 +270,8 @@ impl Follower {
             builder = builder.no_proxy();
         }
         if let Some(ca) = ca {
-            let pem = read(ca).await?;
-            let authorities =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| format!("{}: {error}", ca.display()))?;
+            let pem = read(Path::new(&**ca)).await?;
+            let authorities = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| format!("{ca}: {error}"))?;
             builder = builder.tls_certs_only(authorities);
         }
         builder.build().map(Some).map_err(|error| error.to_string())
@@ -281,7 +280,7 @@ impl Follower {
     /// The bytes of a set, and how long they are good for.
     async fn load(&mut self, client: Option<&reqwest::Client>, demanded: bool) -> Result<(Vec<u8>, Duration), String> {
         match (&self.source, client) {
-            (KeySource::File(path), _) => Ok((read(path).await?, FILE_AGE)),
+            (KeySource::File(path), _) => Ok((read(Path::new(&**path)).await?, FILE_AGE)),
             (KeySource::Url { url, .. }, Some(client)) => match self.l2.clone() {
                 None => fetch(client, url).await,
                 Some(l2) => {

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_guard::time::Timestamp;
 
 use super::guard::Caller;
 use super::reply::{self, ApiError};
@@ -10,7 +11,6 @@ use super::request::{QueryOf, project_filter};
 use super::wire::audit::{AuditBody, AuditPage, ListAudit, TrimAudit, TrimmedBody};
 use super::wire::timestamp;
 use super::{AdminState, page_size};
-use crate::domain::time::Timestamp;
 use crate::store::AuditQuery;
 
 /// What every reader of JSON takes for a whole number: 2^53 - 1. No log gets there.

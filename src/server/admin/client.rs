@@ -8,12 +8,12 @@ use axum::extract::{Extension, FromRequestParts, Request, State};
 use axum::http::request::Parts;
 use axum::middleware::Next;
 use axum::response::Response;
+use tollgate_core::policy::ClientIp;
 
 use super::guard::attributes;
 use super::reply::ApiError;
 use super::serve::Peer;
 use super::{AdminState, Door};
-use crate::policy::ClientIp;
 use crate::server::places::Seat;
 
 /// The address of the client, if it can be known.

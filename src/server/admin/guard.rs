@@ -13,24 +13,25 @@ use axum::http::{Extensions, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use data_encoding::HEXLOWER;
+use tollgate_core::attributes::{Attributes, Header};
+use tollgate_core::denial::Denial;
+use tollgate_core::error_body::ErrorShape;
+use tollgate_core::extract::Kinds;
+use tollgate_core::name::login_name_in_path;
+use tollgate_core::pattern::PathPattern;
+use tollgate_core::plane::{Plane, PlaneId};
+use tollgate_core::policy::{ClientIp, IdentityHeaders, Policy};
+use tollgate_core::principal::Principal;
+use tollgate_core::redact;
+use tollgate_core::resource::EVERY;
+use tollgate_core::respond::{Decision, Deny};
+use tollgate_core::route::{self, HostRules, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf};
+use tollgate_guard::time::Timestamp;
 
 use super::AdminState;
 use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
-use crate::domain::attributes::{Attributes, Header};
-use crate::domain::denial::Denial;
-use crate::domain::name::login_name_in_path;
-use crate::domain::principal::Principal;
-use crate::domain::record::EVERY;
-use crate::domain::time::Timestamp;
-use crate::policy::error_body::ErrorShape;
-use crate::policy::extract::Kinds;
-use crate::policy::respond::{Decision, Deny};
-use crate::policy::route::{
-    self, HostRules, PathPattern, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf,
-};
-use crate::policy::{ClientIp, IdentityHeaders, Plane, PlaneId, Policy, redact};
 use crate::registry::{Actor, Held};
 use crate::server::places::Seat;
 use crate::telemetry::AUDIT;

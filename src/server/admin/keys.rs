@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_core::credential::KeyId;
 
 use super::fleet::{self, Patience};
 use super::guard::Caller;
@@ -14,7 +15,6 @@ use super::wire::fleet::{Changed, WaitBody};
 use super::wire::keys::{CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey};
 use super::wire::{KEYS, timestamp};
 use super::{AdminState, page_size};
-use crate::domain::credential::KeyId;
 use crate::domain::record::ApiKey;
 use crate::registry::{KeyChange, KeySpec, NewKey};
 use crate::store::KeyQuery;

@@ -32,13 +32,13 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
+use tollgate_core::policy::Policy;
 
 use crate::clock::Clock;
 use crate::config;
 use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::pipeline::Pipeline;
-use crate::policy::Policy;
 use crate::registry::Registry;
 use guard::{RequestId, Rules};
 use operations::{Access, OPERATIONS, Operation};

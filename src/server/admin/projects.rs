@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_core::name::is_name;
 
 use super::fleet::{self, Patience};
 use super::guard::Caller;
@@ -11,7 +12,6 @@ use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
 use super::wire::fleet::{Changed, WaitBody};
 use super::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, Turn, UpdateProject};
 use super::{AdminState, page_size};
-use crate::domain::name::is_name;
 use crate::domain::record::Project;
 
 pub async fn list(

@@ -11,9 +11,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+use tollgate_core::redact;
 use zeroize::Zeroizing;
 
-use crate::policy::redact;
 use crate::registry::RegistryError;
 
 /// Why a request to the admin API failed.

@@ -11,11 +11,11 @@ use axum::http::request::Parts;
 use http_body_util::BodyExt;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
+use tollgate_core::name::{NAME_RULE, is_name};
+use tollgate_core::resource::EVERY;
 use zeroize::Zeroizing;
 
 use super::reply::{self, ApiError};
-use crate::domain::name::{NAME_RULE, is_name};
-use crate::domain::record::EVERY;
 use crate::registry::{Expected, Once};
 
 const MAX_BODY: usize = 64 * 1024;

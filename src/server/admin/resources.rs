@@ -3,6 +3,8 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_core::name::is_name;
+use tollgate_core::resource::Resource;
 
 use super::fleet::{self, Patience};
 use super::guard::Caller;
@@ -11,8 +13,6 @@ use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
 use super::wire::fleet::{Changed, WaitBody};
 use super::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use super::{AdminState, page_size};
-use crate::domain::name::is_name;
-use crate::domain::record::Resource;
 use crate::registry::ResourceSpec;
 use crate::store::ResourceQuery;
 

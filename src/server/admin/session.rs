@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use tollgate_core::extract::bearer_token;
 
 use super::AdminState;
 use super::client::ClientAddress;
@@ -20,7 +21,6 @@ use super::wire::rfc3339;
 use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
 use super::wire::users::Password;
 use crate::login::LoginError;
-use crate::policy::extract::bearer_token;
 use crate::registry::RegistryError;
 use crate::server::places::Seat;
 use crate::telemetry::AUDIT;
@@ -84,7 +84,7 @@ pub async fn logout(
 ) -> Result<Response, ApiError> {
     let policy = state.live.load_full();
     let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
-    let token = bearer_token(&policy, headers).unwrap_or_default();
+    let token = bearer_token(&policy.credentials, headers).unwrap_or_default();
     let logout = async {
         state.logins.logout(&policy, &caller.actor, token).await.map_err(|error| match error {
             // The request is in order; there is no session behind its credential.

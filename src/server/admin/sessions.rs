@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_core::name::is_name;
 
 use super::AdminState;
 use super::fleet::{self, Patience};
@@ -13,7 +14,6 @@ use super::users::possible;
 use super::wire::fleet::Changed;
 use super::wire::session::{EndedBody, OwnSessionPath, SessionBody, SessionPath, SessionsBody};
 use super::wire::users::UserPath;
-use crate::domain::name::is_name;
 
 pub async fn list_own(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     listed(&state, &caller, own(&caller)?).await

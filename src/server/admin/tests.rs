@@ -20,6 +20,14 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
+use tollgate_core::carriage::Carriage;
+use tollgate_core::error_body::ErrorShape;
+use tollgate_core::extract::{CredentialHeader, Kinds};
+use tollgate_core::login::Login;
+use tollgate_core::plane::{Plane, RevokedStatus};
+use tollgate_core::policy::{ClientIp, IdentityHeaders, Policy};
+use tollgate_core::route::RouteTable;
+use tollgate_guard::stamps::Stamps;
 use tower::ServiceExt;
 use zeroize::Zeroizing;
 
@@ -30,18 +38,12 @@ use crate::fleet::replicas::Replicas;
 use crate::login::Logins;
 use crate::password::Passwords;
 use crate::pipeline::Pipeline;
-use crate::policy::carriage::Carriage;
-use crate::policy::error_body::ErrorShape;
-use crate::policy::extract::{CredentialHeader, Kinds};
-use crate::policy::login::Login;
-use crate::policy::route::RouteTable;
-use crate::policy::{ClientIp, IdentityHeaders, Plane, Policy, RevokedStatus};
 use crate::registry::Registry;
 use crate::resolve::Resolver;
-use crate::resolve::api_key::{Digester, Pepper};
+use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
 use crate::resolve::last_used::LastUsed;
-use crate::revocation::stamps::Stamps;
+use crate::resolve::pepper::Pepper;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 
@@ -144,7 +146,7 @@ impl Api {
         let store = Store::Embedded(Arc::clone(&embedded));
         let pepper = Pepper::new(1, Zeroizing::new([7; 32]));
         let digester = Arc::new(Digester::new(&pepper, &[]));
-        let (stamps, last_used) = (Arc::new(Stamps::default()), Arc::new(LastUsed::default()));
+        let (stamps, last_used) = (Arc::new(Stamps::sole(Clock::System)), Arc::new(LastUsed::default()));
         let sizes = Sizes { known: 1000, unknown: 100, loads: 16 };
         let resolver =
             Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::default(), sizes, None);

@@ -4,6 +4,8 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_core::name::{is_login_name, login_name_for_path, login_name_in_path};
+use tollgate_core::resource::EVERY;
 
 use super::fleet::{self, Patience};
 use super::guard::Caller;
@@ -15,8 +17,7 @@ use super::wire::users::{
     CreateUser, FreedBody, ListUsers, Password, SetPassword, UpdateUser, UserBody, UserPage, UserPath,
 };
 use super::{AdminState, page_size};
-use crate::domain::name::{is_login_name, login_name_for_path, login_name_in_path};
-use crate::domain::record::{EVERY, User};
+use crate::domain::record::User;
 use crate::password::Passwords;
 use crate::registry::{UserChange, UserSpec};
 use crate::store::UserQuery;

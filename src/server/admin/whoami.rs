@@ -3,14 +3,14 @@
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
+use tollgate_core::plane::ADMIN_PERMISSIONS;
+use tollgate_core::resource::EVERY;
 
 use super::AdminState;
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::wire::rfc3339;
 use super::wire::session::WhoamiBody;
-use crate::domain::record::EVERY;
-use crate::policy::ADMIN_PERMISSIONS;
 use crate::registry::Held;
 
 pub async fn show(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {

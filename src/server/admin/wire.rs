@@ -12,8 +12,7 @@ pub mod users;
 
 use serde::de::{Error, Unexpected};
 use serde::{Deserialize, Deserializer};
-
-use crate::domain::time::Timestamp;
+use tollgate_guard::time::Timestamp;
 
 pub const KEYS: &str = "/api/v1/auth/api-keys";
 pub const BOOTSTRAP: &str = "/api/v1/auth/bootstrap";

@@ -1,7 +1,7 @@
 //! A [`Decision`] to the bytes of an `envoy.service.auth.v3.CheckResponse`, written once and without a message in between.
 //! Never writes an empty response, which Envoy takes for an allow, and never a denial with the status of an allow.
 
-use crate::policy::respond::Decision;
+use tollgate_core::respond::Decision;
 
 /// A denial with status 500 and nothing else, for when no other can be made.
 pub const LAST_RESORT: &[u8] = &[0x0a, 2, 0x08, 13, 0x12, 5, 0x0a, 3, 0x08, 0xf4, 0x03];

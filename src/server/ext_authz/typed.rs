@@ -7,9 +7,9 @@ use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use proptest::prelude::*;
 use prost::Message;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, encode_key, encode_varint, skip_field};
+use tollgate_core::attributes::{Attributes, Header};
 
 use super::wire::{self, Unreadable};
-use crate::domain::attributes::{Attributes, Header};
 
 /// The attributes of a decoded check, by the same rules as the walk.
 fn attributes(check: &CheckRequest) -> Attributes<'_> {

@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 
-use crate::domain::attributes::{Attributes, Header};
+use tollgate_core::attributes::{Attributes, Header};
 
 /// The message is cut, or malformed where it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

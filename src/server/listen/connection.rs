@@ -9,16 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::server::{Builder, SendResponse};
-use h2::{Ping, PingPong, RecvStream};
-use http::Request;
+use h2::server::Builder;
+use h2::{Ping, PingPong};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::grpc::Calls;
+use super::grpc::{Call, Calls};
 use super::stream::Metered;
 use crate::server::turns::Onlooker;
 
@@ -110,10 +108,11 @@ pub async fn serve(
 }
 
 /// Runs a call until it is answered or has to wait.
-fn start((request, respond): (Request<RecvStream>, SendResponse<Bytes>), calls: &Arc<Calls>, cx: &mut Context<'_>) {
-    let mut call = Box::pin(Arc::clone(calls).answer(request, respond));
-    if call.as_mut().poll(cx).is_pending() {
-        tokio::spawn(call);
+fn start(call: Call, calls: &Arc<Calls>, cx: &mut Context<'_>) {
+    if let Some(mut answering) = calls.answer(call, cx)
+        && answering.as_mut().poll(cx).is_pending()
+    {
+        tokio::spawn(answering);
     }
 }
 

@@ -1,29 +1,27 @@
 //! gRPC over HTTP/2, as far as one unary method over bytes needs it; all other paths go to tonic. Never holds more room for a
 //! message than four times what has arrived of it, and never waits for the rest of one for ever.
 
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, Bytes};
 use futures_util::FutureExt;
 use h2::RecvStream;
 use h2::server::SendResponse;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
-use tonic::Code;
 use tonic::service::Routes;
 
 use super::others;
+use super::reply::{
+    BROKEN, COMPRESSED, CUT, MESSAGE_TIME, MORE_THAN_ONE, Refusal, TOO_LONG, TOO_MUCH, TOO_SLOW, bare, send,
+};
 use crate::server::budget::{Account, Exhausted, Held, HeldMessage};
 use crate::server::ext_authz::{CHECK, CheckService, encode};
 use crate::server::places::Stage;
-
-const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
-const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
-const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-const OK: HeaderValue = HeaderValue::from_static("0");
 
 /// A flag and a length of four bytes stand before each message.
 const PREFIX: usize = 5;
@@ -35,9 +33,6 @@ const USUAL_ANSWER: usize = PREFIX + encode::USUAL_LENGTH;
 const WAITING_CALL: usize = 6 << 10;
 const ANSWERED_CALL: usize = 8 << 10;
 const OTHER_CALL: usize = 16 << 10;
-/// From a call's head to the end of its message.
-pub const MESSAGE_TIME: Duration = Duration::from_secs(5);
-
 /// Who is at the other end of a connection.
 #[derive(Debug)]
 pub struct Peer {
@@ -81,54 +76,83 @@ impl Calls {
         self.peer.whoever_speaks < Stage::Known && !self.peer.account.seat().is_trusted()
     }
 
-    /// Answers one call. A peer that has gone meanwhile gets nothing.
-    pub async fn answer(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    /// Answers one call, if that needs no waiting; else gives what answers it, which is to be polled at once. A peer that has gone
+    /// meanwhile gets nothing.
+    pub fn answer(self: &Arc<Self>, (request, mut respond): Call, cx: &mut Context<'_>) -> Option<Answering> {
+        let calls = || Arc::clone(self);
         if request.uri().path() != CHECK {
-            let Ok(_held) = self.peer.account.hold(OTHER_CALL) else {
-                let _ = respond.send_response(TOO_MUCH.into_response(), true);
-                return;
-            };
-            let spoken = || self.peer.has_spoken(false);
-            Box::pin(others::answer(self.others.clone(), request, respond, self.stop.clone(), spoken)).await;
-            return;
+            return Some(Box::pin(calls().answer_other(request, respond)));
         }
-        let refusal = if request.method() != Method::POST {
-            bare(StatusCode::METHOD_NOT_ALLOWED)
-        } else if !is_grpc(request.headers()) {
-            bare(StatusCode::UNSUPPORTED_MEDIA_TYPE)
-        } else {
-            match self.message(request.into_body()).await {
-                Ok((message, _held)) => match self.judge(&message).await {
-                    Ok(answer) => {
-                        let _ = send(respond, answer);
-                        return;
-                    }
-                    Err(Exhausted) => TOO_MUCH.into_response(),
-                },
-                Err(refusal) => refusal.into_response(),
-            }
+        if let Some(refusal) = refused(&request) {
+            let _ = respond.send_response(refusal, true);
+            return None;
+        }
+        let mut body = request.into_body();
+        let first = match poll_data(&mut body, cx) {
+            Poll::Ready(Ok(data)) => data.unwrap_or_default(),
+            Poll::Ready(Err(refusal)) => return refuse(refusal, respond),
+            Poll::Pending => return Some(Box::pin(calls().answer_slowly(None, body, respond))),
         };
-        let _ = respond.send_response(refusal, true);
+        if !body.is_end_stream() {
+            return Some(Box::pin(calls().answer_slowly(Some(first), body, respond)));
+        }
+        let (message, mut room) = match whole(first).and_then(|message| Ok((message, self.room()?))) {
+            Ok(both) => both,
+            Err(refusal) => return refuse(refusal, respond),
+        };
+        match self.check.check_cached(&message, &mut room.answer) {
+            Some(is_authenticated) => self.send(is_authenticated, room, respond),
+            None => return Some(Box::pin(calls().judge(message, None, room, respond))),
+        }
+        None
     }
 
-    /// The answer to a message, counted until it is read: from before the message is judged, so that nothing is decided for naught.
-    async fn judge(&self, message: &[u8]) -> Result<Bytes, Exhausted> {
-        let mut held = self.peer.account.hold(ANSWERED_CALL + USUAL_ANSWER)?;
+    async fn answer_other(self: Arc<Self>, request: Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+        let Ok(_held) = self.peer.account.hold(OTHER_CALL) else {
+            let _ = respond.send_response(TOO_MUCH.into_response(), true);
+            return;
+        };
+        let spoken = || self.peer.has_spoken(false);
+        Box::pin(others::answer(self.others.clone(), request, respond, self.stop.clone(), spoken)).await;
+    }
+
+    /// Answers a call whose message comes piece by piece.
+    async fn answer_slowly(self: Arc<Self>, first: Option<Bytes>, body: RecvStream, respond: SendResponse<Bytes>) {
+        match self.message(first, body).await.and_then(|(message, held)| Ok((message, held, self.room()?))) {
+            Ok((message, held, room)) => self.judge(message, held, room, respond).await,
+            Err(refusal) => drop(refuse(refusal, respond)),
+        }
+    }
+
+    /// Answers a message for which something has to be looked up. It is counted until then.
+    async fn judge(self: Arc<Self>, message: Bytes, _held: Option<Held>, mut room: Room, respond: SendResponse<Bytes>) {
+        let is_authenticated = self.check.check(&message, &mut room.answer).await;
+        self.send(is_authenticated, room, respond);
+    }
+
+    /// Room for an answer, counted until that is read: from before the message is judged, so that nothing is decided for naught.
+    fn room(&self) -> Result<Room, Exhausted> {
+        let held = self.peer.account.hold(ANSWERED_CALL + USUAL_ANSWER)?;
         let mut answer = Vec::with_capacity(USUAL_ANSWER);
         answer.extend_from_slice(&[0; PREFIX]);
-        let is_authenticated = self.check.check(message, &mut answer).await;
+        Ok(Room { held, answer })
+    }
+
+    /// Sends the answer that is in the room.
+    fn send(&self, is_authenticated: bool, Room { mut held, mut answer }: Room, respond: SendResponse<Bytes>) {
         self.peer.has_spoken(is_authenticated);
         let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
         answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
-        if answer.len() > USUAL_ANSWER {
-            held.grow(answer.len() - USUAL_ANSWER)?;
+        if answer.len() > USUAL_ANSWER && held.grow(answer.len() - USUAL_ANSWER).is_err() {
+            drop(refuse(TOO_MUCH, respond));
+            return;
         }
-        Ok(held.until_dropped(answer))
+        let _ = send(respond, held.until_dropped(answer));
     }
 
     /// The message of a call, and what it holds. What has arrived already is taken without a timer.
-    async fn message(&self, body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
-        let mut read = pin!(self.read(body));
+    async fn message(&self, first: Option<Bytes>, body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
+        let mut read = pin!(self.read(first, body));
         match read.as_mut().now_or_never() {
             Some(message) => message,
             None => {
@@ -138,8 +162,11 @@ impl Calls {
         }
     }
 
-    async fn read(&self, mut body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
-        let first = next_data(&mut body).await?.unwrap_or_default();
+    async fn read(&self, first: Option<Bytes>, mut body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
+        let first = match first {
+            Some(first) => first,
+            None => next_data(&mut body).await?.unwrap_or_default(),
+        };
         if body.is_end_stream() {
             return Ok((whole(first)?, None));
         }
@@ -160,20 +187,32 @@ impl Calls {
     }
 }
 
-/// The head, one message with its prefix, and the status 0.
-fn send(mut respond: SendResponse<Bytes>, message: Bytes) -> Result<(), h2::Error> {
-    let mut head = Response::new(());
-    head.headers_mut().insert(CONTENT_TYPE, GRPC);
-    let mut stream = respond.send_response(head, false)?;
-    stream.send_data(message, false)?;
-    stream.send_trailers(status(OK))
+/// A call as it comes in.
+pub type Call = (Request<RecvStream>, SendResponse<Bytes>);
+/// What answers a call that has to wait for something.
+pub type Answering = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where an answer is written, and what it holds.
+struct Room {
+    held: Held,
+    answer: Vec<u8>,
 }
 
-/// Trailers.
-pub fn status(status: HeaderValue) -> HeaderMap {
-    let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert(GRPC_STATUS, status);
-    trailers
+/// Why a call is no call of gRPC.
+fn refused(request: &Request<RecvStream>) -> Option<Response<()>> {
+    if request.method() != Method::POST {
+        Some(bare(StatusCode::METHOD_NOT_ALLOWED))
+    } else if !is_grpc(request.headers()) {
+        Some(bare(StatusCode::UNSUPPORTED_MEDIA_TYPE))
+    } else {
+        None
+    }
+}
+
+/// Answers with a refusal; nothing is left to do then.
+fn refuse(refusal: Refusal, mut respond: SendResponse<Bytes>) -> Option<Answering> {
+    let _ = respond.send_response(refusal.into_response(), true);
+    None
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -183,14 +222,18 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 async fn next_data(body: &mut RecvStream) -> Result<Option<Bytes>, Refusal> {
-    while let Some(data) = body.data().await {
+    poll_fn(|cx| poll_data(body, cx)).await
+}
+
+fn poll_data(body: &mut RecvStream, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Refusal>> {
+    while let Some(data) = ready!(body.poll_data(cx)) {
         let data = data.map_err(|_| BROKEN)?;
         body.flow_control().release_capacity(data.len()).map_err(|_| BROKEN)?;
         if !data.is_empty() {
-            return Ok(Some(data));
+            return Poll::Ready(Ok(Some(data)));
         }
     }
-    Ok(None)
+    Poll::Ready(Ok(None))
 }
 
 /// How long the message says it is, once its prefix is there.
@@ -258,44 +301,4 @@ impl Drop for Wiped {
         self.0.fill(0);
         zeroize::optimization_barrier(&*self.0);
     }
-}
-
-/// Why a call gets no answer; Envoy treats it as an error of the service, never as an allow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Refusal {
-    code: Code,
-    message: &'static str,
-}
-
-const COMPRESSED: Refusal = Refusal { code: Code::Unimplemented, message: "compressed messages are not supported" };
-const TOO_LONG: Refusal = Refusal { code: Code::ResourceExhausted, message: "the message is longer than 16 MiB" };
-const TOO_MUCH: Refusal =
-    Refusal { code: Code::ResourceExhausted, message: "too much is being sent or not yet read: try again" };
-const TOO_SLOW: Refusal = Refusal { code: Code::DeadlineExceeded, message: "the message did not arrive in time" };
-const CUT: Refusal = Refusal { code: Code::Internal, message: "the message is cut" };
-const MORE_THAN_ONE: Refusal = Refusal { code: Code::Internal, message: "there is more than one message" };
-const BROKEN: Refusal = Refusal { code: Code::Cancelled, message: "the call was broken off" };
-
-impl From<Exhausted> for Refusal {
-    fn from(_: Exhausted) -> Self {
-        TOO_MUCH
-    }
-}
-
-impl Refusal {
-    /// The status in the head, and no body.
-    fn into_response(self) -> Response<()> {
-        let mut response = Response::new(());
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, GRPC);
-        headers.insert(GRPC_STATUS, HeaderValue::from(self.code as i32));
-        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.message));
-        response
-    }
-}
-
-fn bare(status: StatusCode) -> Response<()> {
-    let mut response = Response::new(());
-    *response.status_mut() = status;
-    response
 }

@@ -17,7 +17,7 @@ use tonic::Code;
 use tonic::service::Routes;
 use tower_service::Service;
 
-use super::grpc;
+use super::reply;
 
 /// The bytes of a request: they are names of services, and tonic would hold 4 MiB.
 const REQUEST_LIMIT: usize = 32 << 10;
@@ -32,7 +32,7 @@ pub async fn answer(
 ) {
     let request = request.map(|body| tonic::body::Body::new(Received { body, left: REQUEST_LIMIT }));
     // One that does not say whom it is for in time is broken off.
-    let Ok(Ok(response)) = timeout(grpc::MESSAGE_TIME, routes.call(request)).await else { return };
+    let Ok(Ok(response)) = timeout(reply::MESSAGE_TIME, routes.call(request)).await else { return };
     spoken();
     let (head, body) = response.into_parts();
     let is_whole = body.is_end_stream();
@@ -56,7 +56,7 @@ async fn send(
             // The client has lost interest.
             _ = poll_fn(|cx| stream.poll_reset(cx)) => return Ok(()),
             () = stop.cancelled() => {
-                return stream.send_trailers(grpc::status(HeaderValue::from(Code::Unavailable as i32)));
+                return stream.send_trailers(reply::status(HeaderValue::from(Code::Unavailable as i32)));
             }
         };
         match frame.map(|frame| frame.map(Frame::into_data)) {

@@ -2,6 +2,9 @@
 //! Never takes back a revocation, and never writes a record over one that its writer had not seen.
 
 use redb::{ReadableTable, Table, WriteTransaction};
+use tollgate_core::credential::{KeyId, ProjectId};
+use tollgate_core::resource::Resource;
+use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped, within};
@@ -9,14 +12,12 @@ use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::rules::{
     check_key_purge, check_key_update, check_parts, check_resource_deletion, check_resource_update, project_id_after,
 };
-use super::super::{Belonging, Counted, Quota, StoreError, Write};
+use super::super::{Belonging, Counted, Quota, Write};
+use super::act::{Act, conflict};
 use super::counts::{Counts, in_scope};
-use super::engine::{Act, Failure};
 use super::keys::{indexed_key, key_ids_in};
 use super::{journal, projects, sessions, users};
-use crate::domain::credential::{KeyId, ProjectId};
-use crate::domain::record::{ApiKey, KeyState, Resource};
-use crate::domain::time::Timestamp;
+use crate::domain::record::{ApiKey, KeyState};
 
 /// A batch under way, with the tables of keys and resources, which many steps of one batch may write to.
 pub(super) struct Batch<'t> {
@@ -264,8 +265,4 @@ impl<'t> Batch<'t> {
         let Some(bytes) = self.resources.get(key)? else { return Ok(None) };
         Ok(Some(decode_resource(bytes.value())?))
     }
-}
-
-pub(super) fn conflict<T>(reason: String) -> Act<T> {
-    Err(Failure::Refused(StoreError::Conflict(reason)))
 }

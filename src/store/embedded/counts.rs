@@ -8,7 +8,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::keyspace::{self, Bytes, scope_end, scoped};
 use super::super::records::decode_user;
 use super::super::{Counted, Quota, StoreError};
-use super::engine::{Act, Failure};
+use super::act::{Act, Failure};
 
 /// So many counts are kept; beyond that all are taken anew.
 const MOST_KEPT: usize = 30_000;

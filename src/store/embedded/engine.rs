@@ -16,6 +16,7 @@ use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabas
 use super::super::StoreError;
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, META, META_FORMAT, META_SEQUENCE};
+use super::act::{Act, Failure};
 use super::indexes;
 use super::source::{Boxed, Source};
 
@@ -23,16 +24,6 @@ use super::source::{Boxed, Source};
 const RETRY: Duration = Duration::from_millis(100);
 /// What redb may keep of the file in memory.
 const CACHE_BYTES: usize = 16 << 20;
-
-/// Why an act was not done.
-pub(super) enum Failure {
-    /// The answer is no, and the database is sound.
-    Refused(StoreError),
-    /// The database can no longer be used.
-    Broken(String),
-}
-
-pub(super) type Act<T> = Result<T, Failure>;
 
 /// One redb database, and another one after each fault.
 pub(super) struct Engine {
@@ -74,7 +65,7 @@ impl Engine {
     /// # Errors
     /// [`OpenError::Locked`] if another process owns it.
     pub(super) fn open(source: Source, admits: Admits) -> Result<Self, OpenError> {
-        source.prepare().map_err(OpenError::Failed)?;
+        source.prepare(initialise).map_err(OpenError::Failed)?;
         let (handle, newest) = open_database(&source, admits, None)?;
         let fault = Fault { reason: String::new(), closed: Arc::default(), last_attempt: None };
         let (open, fault, newest) = (RwLock::new(Some(handle)), Mutex::new(fault), AtomicU64::new(newest));
@@ -260,7 +251,7 @@ fn create(backend: Box<dyn StorageBackend>) -> Result<Database, DatabaseError> {
 }
 
 /// Makes a whole, closed, empty store on this backend.
-pub(super) fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String> {
+fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String> {
     let made = catch_unwind(AssertUnwindSafe(|| -> Result<(), Failure> {
         check(&create(backend).map_err(|error| Failure::Broken(error.to_string()))?, Admits::Whole, None).map(|_| ())
     }));
@@ -392,47 +383,4 @@ fn refused(source: &Source, error: DatabaseError) -> OpenError {
         },
         other => StoreError::Damaged(format!("{source}: {other}")),
     })
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
-
-impl From<redb::StorageError> for Failure {
-    fn from(error: redb::StorageError) -> Self {
-        match error {
-            redb::StorageError::Corrupted(reason) => Self::Refused(StoreError::Damaged(reason)),
-            redb::StorageError::ValueTooLarge(len) => {
-                Self::Refused(StoreError::Conflict(format!("a record of {len} bytes is too large")))
-            }
-            error => Self::Broken(error.to_string()),
-        }
-    }
-}
-
-impl From<redb::TableError> for Failure {
-    fn from(error: redb::TableError) -> Self {
-        match error {
-            redb::TableError::Storage(error) => error.into(),
-            error => Self::Refused(StoreError::Damaged(error.to_string())),
-        }
-    }
-}
-
-impl From<redb::TransactionError> for Failure {
-    fn from(error: redb::TransactionError) -> Self {
-        match error {
-            redb::TransactionError::Storage(error) => error.into(),
-            error => Self::Broken(error.to_string()),
-        }
-    }
-}
-
-impl From<redb::CommitError> for Failure {
-    fn from(error: redb::CommitError) -> Self {
-        // Whatever it was, what is in memory may no longer be what is in the file.
-        Self::Broken(error.to_string())
-    }
 }

@@ -5,7 +5,7 @@ use redb::{ReadableTable, WriteTransaction};
 use super::super::StoreError;
 use super::super::keyspace::{self, id_key, rest_of, scoped, within};
 use super::super::records::{decode_audit, decode_key, decode_user};
-use super::engine::Act;
+use super::act::Act;
 use super::{Embedded, damaged, journal};
 
 impl Embedded {

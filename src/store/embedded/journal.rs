@@ -4,6 +4,7 @@
 use std::ops::Bound;
 
 use redb::{ReadableTable, Table, WriteTransaction};
+use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of_timed, scope, scoped, timed, within};
@@ -11,10 +12,9 @@ use super::super::records::{decode_audit, decode_once, encode_audit, encode_once
 use super::super::rules::{check_once, check_parts};
 use super::super::search::{Beginning, ENOUGH, Search};
 use super::super::{AuditQuery, AuditRows, ONCE_KEPT, OnceRecord, StoreError};
-use super::engine::Act;
+use super::act::Act;
 use super::{Embedded, damaged, format_in, has_indexes};
 use crate::domain::record::AuditEntry;
-use crate::domain::time::Timestamp;
 
 /// How many idempotency keys are forgotten with each one that is added: more than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 8;

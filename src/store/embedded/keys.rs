@@ -3,13 +3,14 @@
 use std::ops::Bound;
 
 use redb::{Range, ReadOnlyTable, ReadTransaction, ReadableTable};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
 
 use super::super::keyspace::{self, Bytes, DigestKey, id_key, is_part, key_id, rest_of, scope_end, scoped};
 use super::super::records::decode_key;
 use super::super::{KeyLoad, KeyQuery, StoreError};
-use super::engine::Act;
+use super::act::Act;
 use super::{Embedded, damaged, has_indexes, projects};
-use crate::domain::credential::{Digest, KeyId};
 use crate::domain::record::ApiKey;
 
 /// Records that are passed over to come to the next one of a page, before it is looked up.

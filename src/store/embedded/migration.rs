@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+use tollgate_guard::time::Timestamp;
 
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key, timed};
@@ -15,13 +16,13 @@ use super::super::records::{
 };
 use super::super::rules::check_parts;
 use super::super::{PepperCheck, StoreError, Write};
-use super::batch::{Batch, conflict};
+use super::act::{Act, conflict};
+use super::batch::Batch;
 use super::counts::Counts;
-use super::engine::{Act, Admits};
+use super::engine::Admits;
 use super::keys::{indexed_key, known_id};
 use super::{Embedded, indexes, journal, sessions};
 use crate::domain::record::{AuditEntry, EndedSession};
-use crate::domain::time::Timestamp;
 
 impl Embedded {
     /// As [`Embedded::open`], also a store that a migration has begun to fill.

@@ -1,15 +1,15 @@
 //! Projects in the embedded store. Never brings a deleted one back.
 
 use redb::{ReadableTable, WriteTransaction};
+use tollgate_core::credential::ProjectId;
 
 use super::super::StoreError;
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes};
 use super::super::records::{decode_project, encode_project};
 use super::super::rules::{check_in_project, check_project_id, check_project_put};
-use super::engine::Act;
+use super::act::Act;
 use super::{Embedded, damaged};
-use crate::domain::credential::ProjectId;
 use crate::domain::record::Project;
 
 impl Embedded {

@@ -2,6 +2,7 @@
 //! token could still pass.
 
 use redb::{ReadableTable, Table, WriteTransaction};
+use tollgate_guard::time::Timestamp;
 
 use super::super::SESSION_KEPT;
 use super::super::StoreError;
@@ -12,11 +13,10 @@ use super::super::records::{
     encode_signing_key, readable_sessions,
 };
 use super::super::rules::{check_parts, sessions_with, sessions_without};
-use super::batch::conflict;
-use super::engine::Act;
+use super::act::Act;
+use super::act::conflict;
 use super::{Embedded, damaged};
 use crate::domain::record::{EndedSession, OpenSession, SigningKey, UserSessions};
-use crate::domain::time::Timestamp;
 
 /// How many are forgotten with each one that is added: more than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 8;

@@ -13,10 +13,12 @@ use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 use super::super::StoreError;
-use super::engine;
 
 /// Opens the storage again each time it is called; the same bytes must be there.
 pub type BackendFactory = Arc<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync>;
+
+/// Makes a whole, closed, empty store on a backend.
+type Initialise = fn(Box<dyn StorageBackend>) -> Result<(), String>;
 
 pub(super) enum Source {
     File {
@@ -53,9 +55,9 @@ impl Source {
     }
 
     /// Makes the file of a new store, whole and durable, if there is none.
-    pub(super) fn prepare(&self) -> Result<(), StoreError> {
+    pub(super) fn prepare(&self, initialise: Initialise) -> Result<(), StoreError> {
         match self {
-            Self::File { path, .. } if !path.exists() => make_file(path),
+            Self::File { path, .. } if !path.exists() => make_file(path, initialise),
             _ => Ok(()),
         }
     }
@@ -156,7 +158,7 @@ fn forget_cached_pages(file: &File) {
 }
 
 /// Makes a store under another name and gives it its own when it is whole, so that a crash leaves none or all of it.
-fn make_file(path: &Path) -> Result<(), StoreError> {
+fn make_file(path: &Path, initialise: Initialise) -> Result<(), StoreError> {
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -182,7 +184,7 @@ fn make_file(path: &Path) -> Result<(), StoreError> {
         let file = file.map_err(|error| failed(&error))?;
         let handle = file.try_clone().map_err(|error| failed(&error))?;
         let backend = FileBackend::new(file).map_err(|error| failed(&error))?;
-        engine::initialise(Box::new(backend)).map_err(|reason| failed(&reason))?;
+        initialise(Box::new(backend)).map_err(|reason| failed(&reason))?;
         handle.sync_all().map_err(|error| failed(&error))?;
         take_name(&unfinished, path).map_err(|error| failed(&error))?;
         File::open(folder).and_then(|folder| folder.sync_all()).map_err(|error| failed(&error))

@@ -4,19 +4,19 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use redb::{ReadableTable, WriteTransaction};
+use tollgate_core::credential::ProjectId;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, META_FORMAT};
 use super::super::records::{decode_key, decode_resource, decode_user};
 use super::super::upgrade::{Upgraded, user_id, with_id};
 use super::super::{Belonging, StoreError, Write};
+use super::act::Act;
 use super::batch::Batch;
 use super::counts::Counts;
-use super::engine::Act;
 use super::{Embedded, format_in, indexes, projects, users};
-use crate::domain::credential::ProjectId;
-use crate::domain::record::EVERY;
-use crate::domain::time::Timestamp;
 
 impl Embedded {
     pub(in crate::store) fn upgrade(&self) -> Result<Upgraded, StoreError> {

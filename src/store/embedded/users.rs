@@ -3,6 +3,7 @@
 use std::ops::Bound;
 
 use redb::{ReadableTable, WriteTransaction};
+use tollgate_core::credential::{ProjectId, UserId};
 
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, rest_of, scope_end, scoped};
@@ -11,10 +12,9 @@ use super::super::rules::{
     check_namesake, check_parts, check_user_update, namesake, user_id_after, user_project_id_after,
 };
 use super::super::{StoreError, UserQuery};
-use super::batch::conflict;
-use super::engine::Act;
+use super::act::Act;
+use super::act::conflict;
 use super::{Embedded, damaged, has_indexes};
-use crate::domain::credential::{ProjectId, UserId};
 use crate::domain::record::User;
 
 impl Embedded {

@@ -4,8 +4,8 @@
 //! Names from outside stand at the end only, or behind a NUL that no name holds, so that none can pass for another.
 
 use data_encoding::HEXLOWER;
-
-use crate::domain::credential::{Digest, KeyId};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
 
 /// Hash: `format`, `id` (the lineage), `seq` and `h` of the newest change; since the third format also `was` (former lineages).
 pub const HEAD: &str = "tg:{tg}:head";

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate_guard::time::Timestamp;
+
+use super::page::Page;
 use super::record::{Kind, Record};
-use super::walk::Page;
-use crate::domain::time::Timestamp;
 use crate::store::embedded::Embedded;
 use crate::store::format::Format;
 use crate::store::redis::{Migrant, Redis};

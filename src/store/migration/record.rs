@@ -1,8 +1,10 @@
 //! Whatever a store keeps, as one type, so that it can be carried to another store and compared there. Never shows a secret.
 
-use crate::domain::credential::KeyId;
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, Resource, SigningKey, User, UserSessions};
-use crate::domain::time::Timestamp;
+use tollgate_core::credential::KeyId;
+use tollgate_core::resource::Resource;
+use tollgate_guard::time::Timestamp;
+
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
 use crate::store::format::Format;
 use crate::store::keyspace::{id_key, scoped};
 use crate::store::records::{

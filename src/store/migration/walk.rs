@@ -2,28 +2,14 @@
 
 use std::collections::VecDeque;
 
+use tollgate_guard::time::Timestamp;
+
 use super::depot::Depot;
 use super::record::{Kind, Record};
-use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 
 /// How many records are read and written at once.
 pub(super) const PAGE: usize = 500;
-
-/// Records in the order of their places.
-pub(in crate::store) struct Page {
-    pub(in crate::store) records: Vec<Record>,
-    /// Behind which place the next page begins, if there may be one.
-    pub(in crate::store) next: Option<Vec<u8>>,
-}
-
-impl Page {
-    /// Of a store that was asked for this many, and gives fewer only at the end.
-    pub(in crate::store) fn of(records: Vec<Record>, limit: usize) -> Self {
-        let next = if records.len() < limit { None } else { records.last().map(Record::place) };
-        Self { records, next }
-    }
-}
 
 pub(super) struct Walk<'d> {
     depot: &'d Depot,

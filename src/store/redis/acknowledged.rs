@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
+use tollgate_guard::protocol::{Head, Position};
 
-use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
 
 /// How many changes are kept for people.

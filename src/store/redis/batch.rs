@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
+use tollgate_core::credential::{KeyId, ProjectId, UserId};
+use tollgate_core::resource::Resource;
+use tollgate_guard::time::Timestamp;
 
 use super::draft::{Draft, Halt, Seen, Step};
 use super::values::{key_of, key_value, user_of, user_value};
-use crate::domain::credential::{KeyId, ProjectId, UserId};
 use crate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, KeyState, OpenSession, Project, Resource, SigningKey, User, UserSessions,
+    ApiKey, AuditEntry, EndedSession, KeyState, OpenSession, Project, SigningKey, User, UserSessions,
 };
-use crate::domain::time::Timestamp;
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{

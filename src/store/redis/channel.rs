@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use redis::Value;
 use serde_json::json;
+use tollgate_guard::FENCE;
+use tollgate_guard::protocol::{Listing, Member, MemberState, Position, Refused, Unlisted};
+use tollgate_guard::time::Timestamp;
 
 use super::connection::Connection;
 use super::scripts::{LEAVE, MEMBERS, PRUNE, RECOUNT, RENEW, Silence, bytes, explained, list, run, text, unreadable};
-use crate::domain::change::Position;
-use crate::domain::fleet::{Listing, LogEntry, Member, MemberState, Refused, Renewal, Unlisted};
-use crate::domain::time::Timestamp;
-use crate::revocation::FENCE;
+use crate::domain::change::{LogEntry, Renewal};
 use crate::store::StoreError;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;

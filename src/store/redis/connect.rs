@@ -22,11 +22,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
+use tollgate_guard::protocol::Term;
 
 use super::access::{Access, Tls};
 use super::connection::Connection;
 use super::place::{Address, Login, Place, Topology};
-use crate::domain::fleet::Term;
 use crate::store::StoreError;
 
 /// How long one server may take until it has said that it is the primary.
@@ -163,7 +163,7 @@ impl Connector {
             StoreError::Unavailable(format!("the Cluster of {} {}", seeds.join(", "), explained(error)))
         };
         let client = client.build().map_err(|error| failed(&error))?;
-        let connection = timeout(2 * CONNECT_LIMIT, client.get_async_connection()).await;
+        let connection = timeout(2 * CONNECT_LIMIT, Box::pin(client.get_async_connection())).await;
         let connection = connection.unwrap_or_else(|elapsed| Err(io::Error::from(elapsed).into()));
         connection.map(Spread::Cluster).map_err(|error| failed(&error))
     }
@@ -181,7 +181,7 @@ impl Connector {
     /// What one sentinel knows; `None` if it does not tell this user.
     async fn view_of(&self, sentinel: &Address, master: &str) -> Result<Option<Vec<(String, String)>>, StoreError> {
         let asked = async {
-            let mut connection = self.open_node(sentinel, &self.0.sentinel_access).await?;
+            let mut connection = Box::pin(self.open_node(sentinel, &self.0.sentinel_access)).await?;
             let view = cmd("SENTINEL").arg("MASTER").arg(master).query_async(&mut connection).await;
             told(sentinel, view)
         };
@@ -227,7 +227,7 @@ impl Connector {
 
     async fn primary_at(&self, address: &Address) -> Result<Connection, StoreError> {
         let verified = async {
-            let mut connection = self.open_node(address, &self.0.access).await?;
+            let mut connection = Box::pin(self.open_node(address, &self.0.access)).await?;
             let role = cmd("ROLE").query_async(&mut connection).await;
             match role.and_then(|answer| role_of(&answer)) {
                 Ok(Role::Primary) => Ok(connection),
@@ -247,7 +247,7 @@ impl Connector {
 
     async fn primary_by_sentinel(&self, sentinel: &Address, master: &str) -> Result<Address, StoreError> {
         let asked = async {
-            let mut connection = self.open_node(sentinel, &self.0.sentinel_access).await?;
+            let mut connection = Box::pin(self.open_node(sentinel, &self.0.sentinel_access)).await?;
             let address: Option<(String, u16)> = cmd("SENTINEL")
                 .arg("GET-MASTER-ADDR-BY-NAME")
                 .arg(master)
@@ -265,7 +265,7 @@ impl Connector {
     /// The primary of our slot, as a node of the Cluster sees it.
     async fn primary_by_node(&self, node: &Address) -> Result<Address, StoreError> {
         let asked = async {
-            let mut connection = self.open_node(node, &self.0.access).await?;
+            let mut connection = Box::pin(self.open_node(node, &self.0.access)).await?;
             let slots: Vec<Value> =
                 cmd("CLUSTER").arg("SLOTS").query_async(&mut connection).await.map_err(|error| {
                     without_command(node, "no node of a Cluster: give it as `store.redis.url`", &error)
@@ -277,7 +277,7 @@ impl Connector {
         in_time(node, asked).await
     }
 
-    /// A connection to one server, greeted. Nothing is known of its role.
+    /// A connection to one server, greeted. Nothing is known of its role. Large: whoever may have to connect boxes it.
     async fn open_node(&self, address: &Address, access: &Access) -> Result<Connection, StoreError> {
         let (host, port) = match address {
             Address::Tcp { host, port } => (host, *port),

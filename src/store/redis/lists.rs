@@ -1,13 +1,15 @@
 //! What people read: one record, and pages of them. Each page is of one moment. Never skips what is listed and not there.
 
 use redis::Value;
+use tollgate_core::credential::KeyId;
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
 
 use super::loads::{checked_resource, checked_user};
 use super::scripts::{LIST, ROWS, bytes, text};
 use super::values::key_of;
 use super::{Redis, texts};
-use crate::domain::credential::{Digest, KeyId};
-use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, Resource, SigningKey, User};
+use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, SigningKey, User};
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{decode_audit, decode_once, decode_project, decode_sessions, decode_signing_key};

@@ -1,9 +1,11 @@
 //! What a check needs to know, in one round trip. Never says "not found" where the head is lost.
 
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
+
 use super::Redis;
 use super::values::{key_of, user_of};
-use crate::domain::credential::Digest;
-use crate::domain::record::{ApiKey, Project, Resource, User};
+use crate::domain::record::{ApiKey, Project, User};
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{decode_ended_session, decode_project, decode_resource};

@@ -10,6 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::slots::Touched;
+use tollgate_guard::time::Timestamp;
 
 use super::Redis;
 use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_sessions, put_user};
@@ -22,10 +25,8 @@ use super::scripts::{
 };
 use super::standing::Standing;
 use super::values::key_of;
-use crate::domain::change::{Event, Touched};
-use crate::domain::credential::KeyId;
+use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
-use crate::domain::time::Timestamp;
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::migration::{Begun, Kind, Page, Record, SPARE};

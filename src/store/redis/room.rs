@@ -6,28 +6,10 @@ use std::time::{Duration, Instant};
 use redis::{RedisResult, cmd};
 
 use super::connection::Connection;
-use super::survey::memory_of;
+use super::memory::{Memory, SOFT_MARK, memory_of};
 
-/// The part of `maxmemory` that may be filled, in hundredths. The rest is for revocations and the like.
-const SOFT_MARK: u64 = 90;
 /// How long an answer of the server counts.
 const FRESH: Duration = Duration::from_millis(250);
-
-/// What the server uses of its memory, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Memory {
-    /// Without what does not count against the limit, such as buffers for replicas.
-    pub(super) used: u64,
-    /// `maxmemory`; 0: none.
-    pub(super) limit: u64,
-}
-
-impl Memory {
-    /// Whether only what ends something may be written.
-    fn is_full(self) -> bool {
-        self.limit > 0 && self.used >= self.limit / 100 * SOFT_MARK
-    }
-}
 
 /// The last answer of one server.
 #[derive(Debug, Default)]

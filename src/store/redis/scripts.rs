@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 
 use redis::aio::ConnectionLike;
 use redis::{RedisError, Script, ScriptInvocation, Value};
+use tollgate_guard::protocol::{Head, Position};
 
-use crate::domain::change::{Head, Position};
 use crate::store::StoreError;
 use crate::store::format::Format;
 

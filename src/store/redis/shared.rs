@@ -12,9 +12,9 @@ use redis::Script;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tollgate_guard::digest::Digest;
 
 use super::connect::{Connector, Spread};
-use crate::domain::credential::Digest;
 use crate::store::StoreError;
 
 /// Waiting longer would cost more than most of what is kept.

@@ -5,13 +5,13 @@ mod facts;
 
 use std::fmt;
 
+use tollgate_guard::protocol::Term;
+
 use super::connect::Connector;
-use super::room::Memory;
-use crate::domain::fleet::Term;
+use super::memory::Memory;
 use crate::store::StoreError;
 use facts::{Facts, Failover, Replay, Settings};
 
-pub(super) use facts::memory_of;
 pub use facts::{Engine, Version, WRITES};
 
 /// The oldest Redis with scripts that say what they may do.

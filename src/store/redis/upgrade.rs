@@ -7,17 +7,21 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
+use tollgate_core::credential::ProjectId;
+use tollgate_core::named::named;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::FENCE;
+use tollgate_guard::slots::{Slots, Touched};
+use tollgate_guard::time::Timestamp;
+
 use super::channel::millis;
 use super::connection::Connection;
 use super::heard::heard_of;
 use super::loads::checked_user;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, Silence, explained, run};
 use super::{Redis, texts};
-use crate::domain::change::{Event, Slots, Touched, named};
-use crate::domain::credential::ProjectId;
-use crate::domain::record::{EVERY, User};
-use crate::domain::time::Timestamp;
-use crate::revocation::FENCE;
+use crate::domain::change::Event;
+use crate::domain::record::User;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{decode_project, encode_event};

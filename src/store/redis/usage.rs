@@ -7,12 +7,12 @@ use redis::aio::ConnectionLike;
 use redis::{FromRedisValue, Value};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tollgate_core::credential::KeyId;
+use tollgate_guard::time::Timestamp;
 
 use super::Redis;
 use super::connect::{Connector, Spread};
 use super::scripts::{Silence, USE, explained, run};
-use crate::domain::credential::KeyId;
-use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 

@@ -9,6 +9,8 @@ use data_encoding::HEXLOWER;
 use redis::{RedisError, ScriptInvocation};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tollgate_guard::protocol::Head;
+use tollgate_guard::slots::Touched;
 
 use super::acknowledged::Acknowledged;
 use super::batch::{judge, judge_pepper, lists_of_actor};
@@ -19,7 +21,7 @@ use super::room::Room;
 use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained, lost, missed, run};
 use super::standing::Standing;
 use super::{Init, Read, read_script, texts};
-use crate::domain::change::{Event, Head, Touched};
+use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;

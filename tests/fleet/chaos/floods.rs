@@ -7,8 +7,8 @@ use futures_util::StreamExt;
 use futures_util::stream;
 use tokio::time::sleep;
 use tollgate::clock::Clock;
-use tollgate::domain::credential::MintedKey;
-use tollgate::domain::time::Timestamp;
+use tollgate_core::credential::MintedKey;
+use tollgate_guard::time::Timestamp;
 
 use super::house::{House, Replica, all_allow, wait_for};
 use super::load::{Answer, Key, Tally};

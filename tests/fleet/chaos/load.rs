@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
-use tollgate::domain::credential::KeyId;
+use tollgate_core::credential::KeyId;
 
 use super::house::Replica;
 

@@ -11,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::task::block_in_place;
-use tollgate::domain::credential::KeyId;
+use tollgate_core::credential::KeyId;
 
 use super::crash::crash_in;
 use super::house::{Replica, all_answer, all_deny, init};

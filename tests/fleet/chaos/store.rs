@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tollgate::revocation::GUARD;
 use tollgate::store::redis::Init;
+use tollgate_guard::GUARD;
 
 use super::house::{Here, House, PATIENCE, Replica, all_allow, all_answer, all_deny, wait_for};
 use super::load::{Answer, Key, Load, PROMISED, Tally};

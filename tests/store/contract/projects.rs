@@ -1,13 +1,13 @@
 //! What every backend must do with what is said of a whole project.
 
-use tollgate::domain::credential::ProjectId;
-use tollgate::domain::record::{ApiKey, Project, ProjectState, Resource, User};
+use ProjectState::{Active, Deleted, Suspended};
+use tollgate::domain::record::{ApiKey, Project, ProjectState, User};
 use tollgate::store::{Belonging, KeyLoad, SessionLoad, Store, Write};
+use tollgate_core::credential::ProjectId;
+use tollgate_core::resource::Resource;
 
 use super::assert_conflict;
 use crate::support::{Apply, at, id, key, key_of, project, resource, user};
-
-use ProjectState::{Active, Deleted, Suspended};
 
 fn next(project: &Project, state: ProjectState) -> Project {
     Project { state, version: project.version + 1, changed_at: at(2), ..project.clone() }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use tollgate::domain::record::{ApiKey, Resource, User};
+use tollgate::domain::record::{ApiKey, User};
 use tollgate::store::{Counted, Quota, Store, StoreError, Write};
+use tollgate_core::resource::Resource;
 
 use crate::support::{Apply, key, key_of, resource, revoked, user};
 

@@ -1,10 +1,11 @@
 //! The same random batches on the embedded store and on Redis: the same results, and the same to be read afterwards.
 
-use tollgate::domain::credential::ProjectId;
-use tollgate::domain::record::{ApiKey, EndedSession, OpenSession, Project, ProjectState, Resource, SigningKey, User};
+use tollgate::domain::record::{ApiKey, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use tollgate::store::{
     AuditQuery, Belonging, KeyQuery, OnceRecord, ResourceQuery, Store, StoreError, UserQuery, Write,
 };
+use tollgate_core::credential::ProjectId;
+use tollgate_core::resource::Resource;
 
 use crate::support::{Apply, Random, at, id, in_file, in_redis, key, resource, row, user};
 

@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use tollgate::domain::change::{Ended, Event, Head, Position, Touched};
-use tollgate::domain::fleet::{LogEntry, Member, MemberState, Refused, Renewal};
+use tollgate::domain::change::{Ended, Event, LogEntry, Renewal};
 use tollgate::domain::record::{EndedSession, ProjectState, User};
-use tollgate::revocation::FENCE;
 use tollgate::store::StoreError;
 use tollgate::store::redis::standing::Standing;
 use tollgate::store::redis::{Channel, Redis};
+use tollgate_guard::FENCE;
+use tollgate_guard::protocol::{Head, Member, MemberState, Position, Refused};
+use tollgate_guard::slots::Touched;
 
 use super::{wait_for, write};
 use crate::redis_server::RedisServer;

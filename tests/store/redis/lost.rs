@@ -4,15 +4,17 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 use tollgate::clock::Clock;
-use tollgate::domain::change::{Ended, Event, Position, Said};
-use tollgate::domain::credential::ProjectId;
-use tollgate::domain::record::{EndedSession, Outcome, Project, ProjectState, Resource, User};
+use tollgate::domain::change::{Ended, Endings, Event, Stored};
+use tollgate::domain::record::{EndedSession, Outcome, Project, ProjectState, User};
 use tollgate::registry::{Actor, Expected, Registry};
-use tollgate::resolve::api_key::{Digester, Pepper};
-use tollgate::revocation::stamps::Stamps;
-use tollgate::revocation::sticky::Sticky;
+use tollgate::resolve::api_key::Digester;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::redis::Redis;
 use tollgate::store::{AuditQuery, StoreError, Write};
+use tollgate_core::credential::ProjectId;
+use tollgate_core::resource::Resource;
+use tollgate_guard::protocol::Position;
+use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
 use super::{channel, write};
@@ -21,7 +23,7 @@ use crate::support::{at, id, in_redis, key, project, resource, user};
 
 struct Replica {
     redis: Arc<Redis>,
-    sticky: Arc<Sticky>,
+    endings: Arc<Endings>,
     registry: Registry,
     /// Nothing is ever heard over it.
     _heard: watch::Sender<u64>,
@@ -33,25 +35,25 @@ impl Replica {
         let (store, redis, server) = in_redis().await;
         let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
         let (stamps, (heard, hears)) = (Arc::new(Stamps::leased(Clock::System)), watch::channel(0));
-        let sticky = Arc::new(Sticky::default());
+        let endings = Arc::new(Endings::default());
         let registry = Registry::new(store, digester, stamps, Arc::default(), Clock::System);
-        let registry = registry.in_fleet(hears, Arc::clone(&sticky), None);
-        Self { redis, sticky, registry, _heard: heard, _server: server }
+        let registry = registry.in_fleet(hears, Arc::clone(&endings), None);
+        Self { redis, endings, registry, _heard: heard, _server: server }
     }
 
     /// Heard in a history that the store has left.
     async fn heard(&self, told: &[Ended]) {
-        self.sticky.hear(&elsewhere(1_000), told);
+        self.endings.hear(&elsewhere(1_000), told);
         let mut channel = self.redis.channel().await.unwrap();
         let head = channel::resync(&mut channel, &elsewhere(1_000)).await;
-        self.sticky.join(&head.position);
+        self.endings.join(&head.position);
         self.registry.end_again().await.unwrap();
         let (newest, entries) = channel::ahead(&mut channel, &channel::standing_at(&head.position)).await;
-        entries.iter().for_each(|entry| self.sticky.hear(&entry.position, &entry.event.ended));
+        entries.iter().for_each(|entry| self.endings.hear(&entry.position, &entry.event.ended));
         assert_eq!(entries.last().map_or(head.position, |entry| entry.position.clone()), newest.position);
         // What stood as it should is known to be in what was heard.
         self.registry.end_again().await.unwrap();
-        assert_eq!(self.sticky.take_suspects(usize::MAX), []);
+        assert_eq!(self.endings.take_suspects(usize::MAX), []);
     }
 
     /// Who did what to what.
@@ -218,9 +220,9 @@ async fn what_both_histories_have_is_not_looked_at() {
     replica.redis.commit(&[], &Event::ending(told(1))).await.unwrap();
     let mut channel = replica.redis.channel().await.unwrap();
     let common = channel::resync(&mut channel, &elsewhere(2)).await.position;
-    replica.sticky.hear(&common, &told(1));
-    replica.sticky.hear(&elsewhere(3), &told(2));
-    replica.sticky.join(&common);
+    replica.endings.hear(&common, &told(1));
+    replica.endings.hear(&elsewhere(3), &told(2));
+    replica.endings.join(&common);
     replica.registry.end_again().await.unwrap();
     assert_eq!(replica.rows().await, [format!("tollgate key.revoke key:{}", id(2))]);
 
@@ -241,12 +243,12 @@ async fn what_is_ended_here_is_remembered_before_the_log_tells_of_it() {
     write(&replica.redis, vec![Write::CreateKey(key(1))]).await.unwrap();
     let actor = Actor::operator();
     let made = replica.registry.revoke_key(&actor, id(1), Expected::Any).await.unwrap();
-    assert_eq!(replica.sticky.take_suspects(9).len(), 1, "nothing was heard of it");
-    let lost = Said::Key { digest: &key(1).digest, revoked: false };
-    assert!(replica.sticky.contradicts(&lost));
+    assert_eq!(replica.endings.take_suspects(9).len(), 1, "nothing was heard of it");
+    let lost = Stored::Key { digest: &key(1).digest, revoked: false };
+    assert!(replica.endings.contradicts(&lost));
     write(&replica.redis, vec![Write::CreateUser(user("ann"))]).await.unwrap();
     replica.registry.delete_user(&actor, "ann", Expected::Any).await.unwrap();
-    let suspects = replica.sticky.take_suspects(9);
+    let suspects = replica.endings.take_suspects(9);
     assert!(suspects.contains(&told_of(&replica.user("ann").await)), "{suspects:?}");
     // Whoever repeats what is so already can wait for the fleet all the same.
     let again = replica.registry.resume_project(&actor, "acme", Expected::Any).await.unwrap();

@@ -7,11 +7,12 @@ use tokio::runtime::Handle;
 use tollgate::clock::Clock;
 use tollgate::domain::record::{AuditEntry, EndedSession, OpenSession};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError, UserChange};
-use tollgate::resolve::api_key::{Digester, Pepper};
-use tollgate::revocation::stamps::Stamps;
+use tollgate::resolve::api_key::Digester;
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::{AuditQuery, Store, StoreError, Write};
+use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
 use super::proxy::Proxy;
@@ -123,7 +124,7 @@ async fn whatever_ends_something_is_made_though_its_answer_is_lost() {
 fn registry_on(redis: Redis) -> Registry {
     let digester = Arc::new(Digester::new(&Pepper::new(1, Zeroizing::new([7; 32])), &[]));
     let store = Store::Redis(Arc::new(redis));
-    Registry::new(store, digester, Arc::new(Stamps::default()), Arc::default(), Clock::System)
+    Registry::new(store, digester, Arc::new(Stamps::sole(Clock::System)), Arc::default(), Clock::System)
 }
 
 #[tokio::test]

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
+use tollgate_guard::time::Timestamp;
 
-use crate::domain::time::Timestamp;
 use crate::resolve::l2::{Known, L2, Ticket};
 use crate::store::redis::shared::SharedKey;
 

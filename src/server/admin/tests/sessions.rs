@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
+use tollgate_core::policy::{ClientIp, Policy};
 
 use super::{Api, START};
 use crate::clock::Clock;
 use crate::config::KeyDefaults;
-use crate::policy::{ClientIp, Policy};
 use crate::server::admin::Door;
 
 const LOGIN: &str = "/api/v1/auth/login";

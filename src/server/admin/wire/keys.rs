@@ -4,11 +4,11 @@ use std::fmt;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::time::Timestamp;
 
 use super::{present, rfc3339, whole};
-use crate::domain::credential::KeyId;
 use crate::domain::record::ApiKey;
-use crate::domain::time::Timestamp;
 use crate::server::admin::grammar::{KeyIdText, Label, Name, NameOrEvery, Names, Scopes, Time};
 
 /// What a key is asked for with. What is left out may come from the configuration's `key_defaults`.
@@ -222,7 +222,7 @@ mod tests {
     fn debug_of_a_new_key_hides_it() {
         let key = ApiKey {
             id: KeyId::parse("abcdefghijkl").unwrap(),
-            digest: crate::domain::credential::Digest([0; 32]),
+            digest: tollgate_guard::digest::Digest([0; 32]),
             pepper_version: 1,
             name: "n".to_owned(),
             plane: "data".to_owned(),

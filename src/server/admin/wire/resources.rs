@@ -2,9 +2,9 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tollgate_core::resource::Resource;
 
 use super::rfc3339;
-use crate::domain::record::Resource;
 use crate::server::admin::grammar::{Label, Name, Time};
 
 /// Where a resource belongs.

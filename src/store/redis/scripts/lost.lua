@@ -8,12 +8,12 @@ end
 
 local function text(number) return string.format('%.0f', number) end
 
--- How many replicas the head has counted that are not listed, until when the last of those with a grace could go on without the
+-- How many of the replicas that the head has counted are not listed, until when the last of those with a grace could go on without the
 -- store, and that grace. Kept as it was when the loss was seen: whoever is listed prolongs only its own grace from then on.
-local function unlisted(head, members)
-  local counted, lost = unpack(redis.call('HMGET', head, 'members', 'lost'))
+local function unlisted(head, members, counted)
   local missing = (tonumber(counted) or 0) - redis.call('HLEN', members)
   if missing <= 0 then return 0, 0, 0 end
+  local lost = redis.call('HGET', head, 'lost')
   local known, last, grace = string.match(lost or '0 0 0', '^(%d+) (%d+) (%d+)$')
   last, grace = tonumber(last), tonumber(grace)
   if missing > tonumber(known) then

@@ -8,7 +8,7 @@ local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'h', 'format', 'members',
 if not head[1] then return {'LOST'} end
 -- What came with the third format.
 local has_three = tonumber(head[4]) >= 3
-if has_three then unlisted(KEYS[1], KEYS[3]) end
+if has_three then unlisted(KEYS[1], KEYS[3], head[5]) end
 
 -- The head counts the members, so that a list which was lost is noticed.
 local function note(said)
@@ -23,7 +23,11 @@ end
 
 local function number_of(entry) return entry and tonumber(string.match(entry[1], '^%d+')) or 0 end
 local newest = tonumber(head[2])
-local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+-- Where the replica stands and what follows, in one look; and so the end of the log, unless that is further away.
+local most = tonumber(ARGV[6])
+local entries = redis.call('XRANGE', KEYS[2], ARGV[4] .. '-0', '+', 'COUNT', most + 1)
+local is_all = #entries > 0 and #entries <= most
+local last = is_all and entries[#entries] or redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if number_of(last) ~= newest or (last and last[2][2] ~= head[3]) then
   note(ARGV[3])
   return {'SHORT', head[1], head[2], head[3], string.format('%.0f', number_of(last))}
@@ -69,5 +73,6 @@ note(ARGV[2])
 if has_three and ARGV[11] ~= '0' then
   redis.call('HSET', KEYS[1], 'grace:' .. ARGV[11], text(time(KEYS[4]) + tonumber(ARGV[11]) + tonumber(ARGV[12])))
 end
-local entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[4] .. '-0', '+', 'COUNT', ARGV[6])
+if number_of(entries[1]) == tonumber(ARGV[4]) then table.remove(entries, 1) end
+entries[most + 1] = nil
 return {own, head[1], head[2], head[3], entries}

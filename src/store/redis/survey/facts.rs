@@ -5,14 +5,14 @@ use std::fmt;
 use std::str::FromStr;
 
 use redis::{ErrorKind, RedisError, RedisResult, cmd};
+use tollgate_guard::protocol::Term;
 
-use crate::domain::fleet::Term;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::connection::Connection;
+use crate::store::redis::memory::{Memory, memory_of, number, parsed};
 use crate::store::redis::place::Topology;
-use crate::store::redis::room::Memory;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -152,14 +152,6 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
     })
 }
 
-/// What the server says of its memory.
-pub(in crate::store::redis) fn memory_of(info: &str) -> Option<Memory> {
-    let info = parsed(info);
-    let uncounted = number::<u64>(&info, "mem_not_counted_for_evict").unwrap_or_default();
-    let used = number::<u64>(&info, "used_memory")?.saturating_sub(uncounted);
-    Some(Memory { used, limit: number(&info, "maxmemory")? })
-}
-
 /// What a script of Tollgate, or the end of what it keeps for a time, leaves in the append-only file: each command, a name that it is
 /// used on, and what follows.
 pub const WRITES: [(&str, &str, &[&str]); 15] = [
@@ -230,14 +222,6 @@ impl Replay {
 }
 
 /// `name:value`, one a line.
-fn parsed(info: &str) -> HashMap<&str, &str> {
-    info.lines().filter_map(|line| line.trim_end().split_once(':')).collect()
-}
-
-fn number<T: FromStr>(info: &HashMap<&str, &str>, name: &str) -> Option<T> {
-    info.get(name).and_then(|value| value.parse().ok())
-}
-
 /// Valkey also says which Redis it is compatible with.
 fn version(info: &HashMap<&str, &str>) -> Option<(Engine, Version)> {
     let of = |name: &str, engine| Some((engine, info.get(name)?.parse().ok()?));

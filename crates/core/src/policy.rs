@@ -1,0 +1,143 @@
+//! Everything that decides, compiled from one configuration file. Never changes once it is made.
+
+use crate::attributes::Attributes;
+use crate::carriage::Carriage;
+use crate::error_body::ErrorShape;
+use crate::extract::CredentialHeader;
+use crate::issuer::Issuer;
+use crate::login::Login;
+use crate::plane::{Plane, PlaneId};
+use crate::route::RouteTable;
+
+/// Everything that decides, compiled from one configuration file. Immutable; a reload makes a new one.
+#[derive(Debug)]
+pub struct Policy {
+    pub planes: Vec<Plane>,
+    /// Every permission that a key can be given, administrative ones apart.
+    pub permissions: Vec<Box<str>>,
+    /// Where credentials are looked for. All of these headers are kept from the back end.
+    pub credentials: Vec<CredentialHeader>,
+    /// Whose tokens are accepted.
+    pub issuers: Vec<Issuer>,
+    /// `None`: there are no users, and nobody can log in.
+    pub login: Option<Login>,
+    pub identity: IdentityHeaders,
+    pub client_ip: ClientIp,
+    pub carriage: Carriage,
+    /// The protection space named in `WWW-Authenticate`.
+    pub realm: Box<str>,
+    /// For requests that match no host.
+    pub errors: ErrorShape,
+    pub routes: RouteTable,
+}
+
+/// The names of the headers that tell the back end who asks; `None`: this one is not sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityHeaders {
+    pub subject: Option<Box<str>>,
+    pub user_id: Option<Box<str>>,
+    pub project: Option<Box<str>>,
+    pub workload: Option<Box<str>>,
+    pub key_id: Option<Box<str>>,
+    pub plane: Option<Box<str>>,
+    pub permissions: Option<Box<str>>,
+    pub request_id: Option<Box<str>>,
+    /// Whether the subject of a user or a token is their id, which nobody else is ever given, instead of a name.
+    pub subject_is_id: bool,
+    /// Whatever a client sends under one of these prefixes is removed, by whichever name of [`same_header`].
+    pub reserved_prefixes: Vec<Box<str>>,
+}
+
+impl IdentityHeaders {
+    /// The names in use, in a fixed order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        [
+            &self.subject,
+            &self.user_id,
+            &self.project,
+            &self.workload,
+            &self.key_id,
+            &self.plane,
+            &self.permissions,
+            &self.request_id,
+        ]
+        .into_iter()
+        .filter_map(Option::as_deref)
+    }
+
+    /// The header of the proof that our own API asks for, under the first reserved prefix.
+    pub fn proof(&self) -> Option<String> {
+        self.reserved_prefixes.first().map(|prefix| format!("{prefix}proof"))
+    }
+
+    /// Whether a client's header could pass for an identity header at a back end that folds names.
+    pub fn reserves(&self, name: &str) -> bool {
+        self.reserved_prefixes.iter().any(|prefix| {
+            name.len() >= prefix.len() && same_header(&name.as_bytes()[..prefix.len()], prefix.as_bytes())
+        }) || self.names().any(|own| same_header(own.as_bytes(), name.as_bytes()))
+    }
+}
+
+/// Header names that some back end takes for the same: neither case counts, nor which character that is no letter or digit
+/// stands in a place. CGI and WSGI make `_` of a dash, PHP of a dot, Apache's CGI of everything.
+pub fn same_header(a: &[u8], b: &[u8]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| FOLDED[usize::from(x)] == FOLDED[usize::from(y)])
+}
+
+/// What each byte of a header name is compared as: a letter in lower case, a digit, or `-`.
+const FOLDED: [u8; 256] = {
+    let mut folded = [b'-'; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        if (byte as u8).is_ascii_alphanumeric() {
+            folded[byte] = (byte as u8).to_ascii_lowercase();
+        }
+        byte += 1;
+    }
+    folded
+};
+
+/// Where the address of the client comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientIp {
+    /// The TCP peer of Envoy.
+    Peer,
+    /// `x-envoy-external-address`, which Envoy sets where `use_remote_address` is on.
+    EnvoyExternalAddress,
+    /// `x-forwarded-for`, counted from the right: 1 is what the nearest proxy appended.
+    ForwardedFor { trusted_hops: u8 },
+}
+
+impl ClientIp {
+    /// The client's address as text; empty if the source has none. Only for logs and metadata.
+    pub fn of<'a>(self, request: &Attributes<'a>) -> &'a str {
+        let address = match self {
+            Self::Peer => request.peer_address,
+            Self::EnvoyExternalAddress => request.text("x-envoy-external-address").unwrap_or_default(),
+            Self::ForwardedFor { trusted_hops } => request
+                .headers
+                .iter()
+                .rev()
+                .filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"))
+                .filter_map(|header| std::str::from_utf8(header.value).ok())
+                .flat_map(|list| list.rsplit(','))
+                .map(str::trim)
+                .nth(usize::from(trusted_hops.saturating_sub(1)))
+                .unwrap_or_default(),
+        };
+        // A pipe has a path. What else is no address was made up by somebody, and could be anything.
+        let is_address = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b'.' | b':' | b'[' | b']' | b'%');
+        if self == Self::Peer || address.bytes().all(is_address) { address } else { "" }
+    }
+}
+
+impl Policy {
+    pub fn plane(&self, id: PlaneId) -> &Plane {
+        &self.planes[usize::from(id.0)]
+    }
+
+    pub fn plane_named(&self, name: &str) -> Option<PlaneId> {
+        let at = self.planes.iter().position(|plane| &*plane.name == name)?;
+        u8::try_from(at).ok().map(PlaneId)
+    }
+}

@@ -57,11 +57,13 @@ impl Pipeline {
         let decision = match Case::open(policy, request) {
             Opened::Decided(decision) => decision,
             Opened::Case(mut case) => {
-                let mut next = Next::Need(Need::Principal);
+                // Whoever waits has seldom found it cached.
+                let mut need = Need::Principal;
                 loop {
+                    let next = self.look_up(&mut case, need).await;
                     match self.drive(&mut case, next) {
                         Driven::Decided(decision) => break decision,
-                        Driven::Missing(need) => next = self.look_up(&mut case, need).await,
+                        Driven::Missing(missing) => need = missing,
                     }
                 }
             }
@@ -105,7 +107,7 @@ impl Pipeline {
         }
     }
 
-    /// Tells the case what is not cached.
+    /// Tells the case what has to be known, be it cached or not.
     async fn look_up<'r>(&self, case: &mut Case<'r>, need: Need<'r>) -> Next<'r> {
         let grace = case.grace();
         match need {

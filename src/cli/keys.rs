@@ -8,9 +8,10 @@ use axum::http::Method;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::client::{encoded, query};
+use super::client::encoded;
 use super::connect::{ConnectArgs, target};
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note, painted, read};
+use super::page::{PageArgs, tell_of_more};
 use super::waiting::WaitArgs;
 use super::{Exit, Failure, duration};
 use crate::server::admin::wire::keys::{CreateKey, KeyBody, KeyPage, RotateKey, UpdateKey};
@@ -106,15 +107,8 @@ struct ListArgs {
     /// Of this plane alone
     #[arg(long)]
     plane: Option<String>,
-    /// Only what comes behind this id
-    #[arg(long, value_name = "ID")]
-    after: Option<String>,
-    /// At most this many, up to 1000
-    #[arg(long, default_value_t = 100, value_name = "COUNT")]
-    limit: usize,
-    /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -206,16 +200,12 @@ pub async fn run(args: KeysArgs) -> Result<(), Failure> {
         }
         KeysCommand::Bootstrap(shown) => show_once(&target.call(Method::POST, BOOTSTRAP, None).await?, &shown),
         KeysCommand::List(args) => {
-            let query = query(&[
-                ("project", args.project),
-                ("plane", args.plane),
-                ("after", args.after),
-                ("limit", Some(args.limit.to_string())),
-            ]);
-            let answer = target.call(Method::GET, &format!("{KEYS}{query}"), None).await?;
-            match args.output {
+            let output = args.page.output;
+            let list_of = args.page.of(KEYS, &[("project", args.project), ("plane", args.plane)]);
+            let answer = target.call(Method::GET, &list_of, None).await?;
+            match output {
                 Format::Json => output::print(&json(&answer)?),
-                Format::Table => list(read(answer)?),
+                Format::Table => list(&read(answer)?),
             }
         }
         KeysCommand::Show(args) => {
@@ -248,7 +238,7 @@ fn value<T: serde::Serialize>(body: &T) -> Result<Value, Failure> {
     serde_json::to_value(body).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
-fn list(page: KeyPage) -> Result<(), Failure> {
+fn list(page: &KeyPage) -> Result<(), Failure> {
     if page.keys.is_empty() {
         note("No keys.");
         return Ok(());
@@ -269,9 +259,7 @@ fn list(page: KeyPage) -> Result<(), Failure> {
         ]);
     }
     output::print(&table.render(output::is_colourful()))?;
-    if let Some(next) = page.next {
-        note(&format!("There are more: --after {}", output::printable(&next)));
-    }
+    tell_of_more(page.next.as_deref());
     Ok(())
 }
 

@@ -11,6 +11,7 @@ mod issuers;
 mod keys;
 mod login;
 mod output;
+mod page;
 mod projects;
 mod prompt;
 mod resources;

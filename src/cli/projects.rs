@@ -6,10 +6,11 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::Failure;
-use super::client::{encoded, query};
+use super::client::encoded;
 use super::connect::{ConnectArgs, Target, target};
 use super::output::read;
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
+use super::page::{PageArgs, tell_of_more};
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::PROJECTS;
 use crate::server::admin::wire::projects::{ProjectBody, ProjectPage, Turn, UpdateProject};
@@ -54,15 +55,8 @@ while, suspend it.")]
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// Only what comes behind this name
-    #[arg(long, value_name = "NAME")]
-    after: Option<String>,
-    /// At most this many, up to 1000
-    #[arg(long, default_value_t = 100, value_name = "COUNT")]
-    limit: usize,
-    /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -96,9 +90,10 @@ pub async fn run(args: ProjectsArgs) -> Result<(), Failure> {
         }
         ProjectsCommand::Show(args) => show(&target.call(Method::GET, &path_of(&args.name), None).await?, args.output),
         ProjectsCommand::List(args) => {
-            let query = query(&[("after", args.after), ("limit", Some(args.limit.to_string()))]);
-            let answer = target.call(Method::GET, &format!("{PROJECTS}{query}"), None).await?;
-            match args.output {
+            let output = args.page.output;
+            let list_of = args.page.of(PROJECTS, &[]);
+            let answer = target.call(Method::GET, &list_of, None).await?;
+            match output {
                 Format::Json => output::print(&json(&answer)?),
                 Format::Table => list(&read(answer)?),
             }
@@ -153,9 +148,7 @@ fn list(page: &ProjectPage) -> Result<(), Failure> {
         ]);
     }
     output::print(&table.render(output::is_colourful()))?;
-    if let Some(next) = &page.next {
-        note(&format!("There are more: --after {}", output::printable(next)));
-    }
+    tell_of_more(page.next.as_deref());
     Ok(())
 }
 

@@ -5,10 +5,11 @@ use clap::{Args, Subcommand};
 use serde_json::Value;
 
 use super::Failure;
-use super::client::{encoded, query};
+use super::client::encoded;
 use super::connect::{ConnectArgs, target};
 use super::output::read;
 use super::output::{self, Format, Table, fields, json, note};
+use super::page::{PageArgs, tell_of_more};
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::RESOURCES;
 use crate::server::admin::wire::resources::{PutResource, ResourceBody, ResourcePage};
@@ -75,15 +76,8 @@ struct ListArgs {
     /// Of this project alone
     #[arg(long)]
     project: Option<String>,
-    /// Only what comes behind this resource
-    #[arg(long, value_name = "KIND:ID")]
-    after: Option<String>,
-    /// At most this many, up to 1000
-    #[arg(long, default_value_t = 100, value_name = "COUNT")]
-    limit: usize,
-    /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -133,16 +127,12 @@ pub async fn run(args: ResourcesArgs) -> Result<(), Failure> {
             changed(&answer, one.output, waiting)
         }
         ResourcesCommand::List(args) => {
-            let query = query(&[
-                ("kind", args.kind),
-                ("project", args.project),
-                ("after", args.after),
-                ("limit", Some(args.limit.to_string())),
-            ]);
-            let answer = target.call(Method::GET, &format!("{RESOURCES}{query}"), None).await?;
-            match args.output {
+            let output = args.page.output;
+            let list_of = args.page.of(RESOURCES, &[("kind", args.kind), ("project", args.project)]);
+            let answer = target.call(Method::GET, &list_of, None).await?;
+            match output {
                 Format::Json => output::print(&json(&answer)?),
-                Format::Table => list(read(answer)?),
+                Format::Table => list(&read(answer)?),
             }
         }
     }
@@ -170,7 +160,7 @@ fn record(resource: ResourceBody) -> String {
     ])
 }
 
-fn list(page: ResourcePage) -> Result<(), Failure> {
+fn list(page: &ResourcePage) -> Result<(), Failure> {
     if page.resources.is_empty() {
         note("No resources.");
         return Ok(());
@@ -186,8 +176,6 @@ fn list(page: ResourcePage) -> Result<(), Failure> {
         ]);
     }
     output::print(&table.render(false))?;
-    if let Some(next) = page.next {
-        note(&format!("There are more: --after {}", output::printable(&next)));
-    }
+    tell_of_more(page.next.as_deref());
     Ok(())
 }

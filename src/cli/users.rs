@@ -7,11 +7,12 @@ use serde_json::Value;
 use tollgate_core::name::login_name_for_path;
 
 use super::Failure;
-use super::client::{encoded, query};
+use super::client::encoded;
 use super::connect::{ConnectArgs, Target, target};
 use super::keys::shortened;
 use super::output::read;
 use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
+use super::page::{PageArgs, tell_of_more};
 use super::prompt;
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::USERS;
@@ -93,15 +94,8 @@ struct ListArgs {
     /// Of this project alone
     #[arg(long)]
     project: Option<String>,
-    /// Only what comes behind this name
-    #[arg(long, value_name = "NAME")]
-    after: Option<String>,
-    /// At most this many, up to 1000
-    #[arg(long, default_value_t = 100, value_name = "COUNT")]
-    limit: usize,
-    /// How to print the answer
-    #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
-    output: Format,
+    #[command(flatten)]
+    page: PageArgs,
 }
 
 #[derive(Debug, Args)]
@@ -203,10 +197,10 @@ pub async fn run(args: UsersArgs) -> Result<(), Failure> {
             }
         }
         UsersCommand::List(args) => {
-            let query =
-                query(&[("project", args.project), ("after", args.after), ("limit", Some(args.limit.to_string()))]);
-            let answer = target.call(Method::GET, &format!("{USERS}{query}"), None).await?;
-            match args.output {
+            let output = args.page.output;
+            let list_of = args.page.of(USERS, &[("project", args.project)]);
+            let answer = target.call(Method::GET, &list_of, None).await?;
+            match output {
                 Format::Json => output::print(&json(&answer)?),
                 Format::Table => list(&read(answer)?),
             }
@@ -292,8 +286,6 @@ fn list(page: &UserPage) -> Result<(), Failure> {
         ]);
     }
     output::print(&table.render(output::is_colourful()))?;
-    if let Some(next) = &page.next {
-        note(&format!("There are more: --after {}", output::printable(next)));
-    }
+    tell_of_more(page.next.as_deref());
     Ok(())
 }

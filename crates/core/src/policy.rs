@@ -72,9 +72,13 @@ impl IdentityHeaders {
 
     /// Whether a client's header could pass for an identity header at a back end that folds names.
     pub fn reserves(&self, name: &str) -> bool {
+        self.has_reserved_prefix(name) || self.names().any(|own| same_header(own.as_bytes(), name.as_bytes()))
+    }
+
+    pub(crate) fn has_reserved_prefix(&self, name: &str) -> bool {
         self.reserved_prefixes.iter().any(|prefix| {
             name.len() >= prefix.len() && same_header(&name.as_bytes()[..prefix.len()], prefix.as_bytes())
-        }) || self.names().any(|own| same_header(own.as_bytes(), name.as_bytes()))
+        })
     }
 }
 

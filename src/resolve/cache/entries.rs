@@ -17,7 +17,7 @@ type Passing<E> = moka::sync::Cache<Name, E, Hashing>;
 #[derive(Clone)]
 pub(super) enum Entries<E> {
     /// Kept until others need the place. An entry lies in one place, where moka spreads it over seven: among a million keys a
-    /// look-up is a matter of memory that is not in the processor's caches (`ARCHITECTURE.md`).
+    /// look-up is a matter of memory that is not in the processor's caches (`docs/adr/0002-caches.md`).
     Lasting(Arc<Lasting<E>>),
     /// Forgotten after a time.
     Passing(Passing<E>),

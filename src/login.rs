@@ -23,7 +23,7 @@ use crate::domain::record::{EndedSession, OpenSession, Project, SigningKey, User
 use crate::password::{Lane, Passwords};
 use crate::registry::{Actor, Made, Registry, RegistryError, whoever_logs_in};
 use crate::resolve::jwt::own_session;
-use crate::resolve::mismatch::Mismatches;
+use crate::resolve::mismatch::MismatchLog;
 use crate::resolve::signing::SigningKeys;
 use crate::store::{SessionLoad, Store, StoreError};
 use throttle::Throttle;
@@ -38,7 +38,7 @@ pub struct Logins {
     signing: Arc<SigningKeys>,
     passwords: Passwords,
     throttle: Arc<Throttle>,
-    mismatches: Arc<Mismatches>,
+    mismatches: Arc<MismatchLog>,
     /// Held while signing keys are made, so that none is lost.
     renewing: Arc<Mutex<()>>,
     clock: Clock,

@@ -62,8 +62,8 @@ impl Pipeline {
                 loop {
                     let next = self.look_up(&mut case, need).await;
                     match self.drive(&mut case, next) {
-                        Driven::Decided(decision) => break decision,
-                        Driven::Missing(missing) => need = missing,
+                        Progress::Decided(decision) => break decision,
+                        Progress::Missing(missing) => need = missing,
                     }
                 }
             }
@@ -76,15 +76,15 @@ impl Pipeline {
         let decision = match Case::open(policy, request) {
             Opened::Decided(decision) => decision,
             Opened::Case(mut case) => match self.drive(&mut case, Next::Need(Need::Principal)) {
-                Driven::Decided(decision) => decision,
-                Driven::Missing(_) => return None,
+                Progress::Decided(decision) => decision,
+                Progress::Missing(_) => return None,
             },
         };
         Some(self.finish(decision, request))
     }
 
     /// Tells the case whatever the caches know.
-    fn drive<'r>(&self, case: &mut Case<'r>, mut next: Next<'r>) -> Driven<'r> {
+    fn drive<'r>(&self, case: &mut Case<'r>, mut next: Next<'r>) -> Progress<'r> {
         let grace = case.grace();
         loop {
             next = match next {
@@ -93,16 +93,16 @@ impl Pipeline {
                         Credential::ApiKey(key) => self.resolver.cached_principal(key, grace),
                         Credential::Jwt(token) => self.resolver.cached_token(token, grace),
                     };
-                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Driven::Missing(need) };
+                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Progress::Missing(need) };
                     case.principal(found, tier, self.clock.now())
                 }
                 Next::Need(need @ Need::Resource(reference)) => {
                     let cached = self.resolver.cached_resource(reference, grace);
-                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Driven::Missing(need) };
+                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Progress::Missing(need) };
                     case.resource(found, tier, self.clock.now())
                 }
                 Next::Confirm => case.confirm(self.resolver.stamps()),
-                Next::Decided(decision) => return Driven::Decided(decision),
+                Next::Decided(decision) => return Progress::Decided(decision),
             }
         }
     }
@@ -150,7 +150,7 @@ impl Pipeline {
 
 /// How far the caches have brought a case.
 #[expect(clippy::large_enum_variant, reason = "nearly every case ends with the large one")]
-enum Driven<'r> {
+enum Progress<'r> {
     Decided(Decision<'r>),
     /// This has to be looked up.
     Missing(Need<'r>),

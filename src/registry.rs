@@ -39,10 +39,10 @@ use crate::resolve::last_used::LastUsed;
 use crate::store::format::Format;
 use crate::store::{Counted, Store, StoreError, Write};
 use audit::Attempt;
-use limits::{Paces, Slower};
+use limits::{LimitedBy, Paces};
 use refusals::Refusals;
 
-pub use actor::{Actor, Held};
+pub use actor::{Actor, ActorPermissions};
 pub use again::Failure;
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
 pub use limits::{Limits, ProjectQuotas, Quotas, Rate, Rates};
@@ -296,8 +296,8 @@ impl Registry {
         let admitted = self.paces.made.admit(&limits.rates, &attempt.actor.identity(), project, self.clock.moment());
         admitted.map_err(|(retry_after, slower)| {
             let (who, setting) = match slower {
-                Slower::Actor => ("you have", "actor"),
-                Slower::Project => ("this project has", "project"),
+                LimitedBy::Actor => ("you have", "actor"),
+                LimitedBy::Project => ("this project has", "project"),
             };
             let message = format!(
                 "{who} made or changed too much of late: wait, or raise `rates.{setting}` in the configuration; what ends \

@@ -411,7 +411,9 @@ impl Doors {
             ended = all_until(stop, &ends).await;
             match &ended {
                 Ok(()) => tracing::info!("draining"),
-                Err(error) => tracing::error!(%error, "draining, so that the process is started anew"),
+                Err(error) => {
+                    tracing::error!(%error, "draining: a listener has ended, and the process must be started again");
+                }
             }
             self.draining.send_replace(true);
         };

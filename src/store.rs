@@ -83,7 +83,7 @@ pub enum Write {
     /// made in it then has to carry one. Writes nothing.
     InProject { name: String, id: Option<ProjectId> },
     /// Gives what carries none, and still belongs to this project, the project's id. Conflict unless that is its id.
-    GiveProjectId { to: Belonging, project: String, id: ProjectId },
+    GiveProjectId { to: ProjectItem, project: String, id: ProjectId },
     /// Conflict if the name is taken, be it by a tombstone, or if another user has it in the project.
     CreateUser(User),
     /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, if the stored user is
@@ -108,7 +108,7 @@ pub enum Write {
 
 /// Something that belongs to a project.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Belonging {
+pub enum ProjectItem {
     Key(KeyId),
     /// By name.
     User(String),

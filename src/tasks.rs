@@ -29,7 +29,7 @@ pub fn stand_behind_checks(niceness: i32, who: &str) {
         if stands < niceness { setpriority_process(None, niceness) } else { Ok(()) }
     });
     if let Err(error) = lowered {
-        tracing::warn!(%error, "{who} cannot stand behind checks, and compete with them");
+        tracing::warn!(%error, "the priority of {who} cannot be lowered: they may slow checks down");
     }
 }
 
@@ -76,7 +76,7 @@ pub struct Task {
 impl Task {
     /// Runs what `make` gives to its end; after a panic it is made anew.
     pub async fn keep<F: Future>(self, mut make: impl FnMut() -> F) -> F::Output {
-        let mut pauses = Pauses::default();
+        let mut pauses = Backoff::default();
         loop {
             let begun = Instant::now();
             // What a panic left half done is behind locks that do not mind, or is made anew.
@@ -93,7 +93,7 @@ impl Task {
 
     /// As [`Task::keep`], for what blocks its thread.
     pub fn keep_blocking<T>(self, mut run: impl FnMut() -> T) -> T {
-        let mut pauses = Pauses::default();
+        let mut pauses = Backoff::default();
         loop {
             let begun = Instant::now();
             match catch_unwind(AssertUnwindSafe(&mut run)) {
@@ -133,9 +133,9 @@ impl Drop for Down {
 
 /// How long each start is put off.
 #[derive(Debug, Default)]
-pub struct Pauses(u32);
+pub struct Backoff(u32);
 
-impl Pauses {
+impl Backoff {
     /// After an end of what had begun then.
     pub fn next(&mut self, begun: Instant) -> Duration {
         if begun.elapsed() >= STEADY {
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_bound() {
-        let mut pauses = Pauses::default();
+        let mut pauses = Backoff::default();
         let now = Instant::now();
         let millis: Vec<u128> = (0..10).map(|_| pauses.next(now).as_millis()).collect();
         assert_eq!(millis, [200, 400, 800, 1_600, 3_200, 6_400, 12_800, 25_600, 30_000, 30_000]);

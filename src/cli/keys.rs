@@ -134,7 +134,7 @@ struct UpdateArgs {
     id: String,
     #[command(flatten)]
     change: ChangeArgs,
-    /// Change this version alone
+    /// Fail unless the record has this version
     #[arg(long, value_name = "NUMBER")]
     if_version: Option<u64>,
     /// How to print the answer

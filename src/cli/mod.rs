@@ -46,7 +46,7 @@ const EXIT_CODES: &str = "Exit codes:
   8   `store check`: Tollgate cannot work with the store
   10  `explain`: denied
 
-An explicit flag wins over an environment variable, that over a login, and that over the configuration file.";
+The server is found by, highest first: a flag, an environment variable, your login, the configuration file.";
 
 /// Envoy external authorization for inference servers.
 #[derive(Debug, Parser)]
@@ -94,7 +94,7 @@ finish, then the process ends.")]
 A star marks the replica that was asked. LAG counts the changes that a replica has not applied yet; LEASE is how long it may
 go on, at most, with what it has cached.")]
     Fleet(fleet::FleetArgs),
-    /// Have what was found out about the tokens of an issuer forgotten
+    /// Forget what is cached about the tokens of an issuer
     Issuers(issuers::IssuersArgs),
     /// Say which project a workload or another resource belongs to
     Resources(resources::ResourcesArgs),

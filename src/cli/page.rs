@@ -7,7 +7,7 @@ use super::output::{Format, note, printable};
 
 #[derive(Debug, Args)]
 pub struct PageArgs {
-    /// Only what comes behind this one, which was the last of the part before
+    /// Continue behind this entry, the last one of the page before
     #[arg(long, value_name = "LAST")]
     after: Option<String>,
     /// At most this many, up to 1000

@@ -46,7 +46,7 @@ pub fn visible(question: &str) -> Result<String, Failure> {
 
 fn hidden(question: &str) -> Result<Zeroizing<String>, Failure> {
     let mut terminal = terminal()?;
-    let quiet = Quiet::begin(&terminal)?;
+    let quiet = EchoOff::begin(&terminal)?;
     ask(&mut terminal, question)?;
     let line = line_of(&mut terminal);
     drop(quiet);
@@ -69,12 +69,12 @@ fn failed(error: &dyn std::error::Error) -> Failure {
 }
 
 /// A terminal without an echo, until this is dropped.
-struct Quiet {
+struct EchoOff {
     terminal: File,
     before: Termios,
 }
 
-impl Quiet {
+impl EchoOff {
     fn begin(terminal: &File) -> Result<Self, Failure> {
         let before = tcgetattr(terminal).map_err(|error| failed(&error))?;
         let mut quiet = before.clone();
@@ -88,7 +88,7 @@ impl Quiet {
     }
 }
 
-impl Drop for Quiet {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         // Nothing can be done about a terminal that went away.
         let _ = tcsetattr(&self.terminal, OptionalActions::Now, &self.before);

@@ -37,11 +37,11 @@ enum StoreCommand {
   tollgate store init --config /etc/tollgate/tollgate.yaml
   tollgate store init -o json
 
-A store that is there stays as it is: `tollgate store check` shows it, and what the server guarantees. An embedded store is
-made at the first start; it needs this only if there is a pepper already, be it that the store was lost and is to begin anew.
+An existing store stays as it is: `tollgate store check` shows it, and what the server guarantees. An embedded store is made at
+the first start; run this for one only if the pepper exists and the store was lost.
 
-Where the file of `fleet.position` remembers a store in Redis that is not there any more, none is made in its place, unless you
-say that it begins anew, without its keys.")]
+If the file of `fleet.position` remembers a store in Redis that is gone, no other one is made in its place without `--anew`. Its
+keys are lost then.")]
     Init(InitArgs),
     /// Show what a fleet's store and its server are found to be, and change nothing
     #[command(after_help = check::HELP)]
@@ -62,7 +62,7 @@ struct InitArgs {
     /// The configuration file
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
-    /// Make it though an earlier one is remembered here, whose keys are gone then
+    /// Make an empty store though `fleet.position` remembers an earlier one; the keys of that one are lost
     #[arg(long)]
     anew: bool,
     /// How to print the answer

@@ -62,12 +62,12 @@ enum UsersCommand {
     #[command(after_help = "Example:
   tollgate users delete acme/alice@example.com --wait")]
     Delete(EndArgs),
-    /// Give the name of a deleted user free for another one, and show what still says it
+    /// Release the name of a deleted user for another one, and list what still contains it
     #[command(after_help = "Example:
   tollgate users free acme/alice@example.com
 
-Keys, resources, users and projects are listed that say the name, and the rows of the audit log by it are counted: for whoever
-reads it there, the next user of this name would be the same.")]
+It lists the keys, resources, users and projects that contain the name, and counts its rows of the audit log: whoever reads the
+name there cannot tell the next user of this name from the one before.")]
     Free(OneArgs),
 }
 
@@ -121,7 +121,7 @@ struct UpdateArgs {
     name: String,
     #[command(flatten)]
     change: ChangeArgs,
-    /// Change this version alone
+    /// Fail unless the record has this version
     #[arg(long, value_name = "NUMBER")]
     if_version: Option<u64>,
     #[command(flatten)]

@@ -13,7 +13,7 @@ use crate::server::admin::wire::fleet::{ReplicaName, WaitBody};
 
 #[derive(Clone, Copy, Debug, Args)]
 pub struct WaitArgs {
-    /// Wait until no replica can act on what was before, for 5s or as long as is said, from 2s to 8s
+    /// Wait until every replica has applied the change, for at most 5s, or as long as you say, from 2s to 8s
     #[arg(long, value_name = "LIMIT", value_parser = limit, num_args = 0..=1, require_equals = true, default_missing_value = "5s")]
     wait: Option<Duration>,
 }
@@ -48,11 +48,14 @@ impl WaitArgs {
             return Ok(());
         }
         if let Some(why) = &fleet.unknown {
-            let problem = format!("it is done, and nobody knows yet who has heard of it: {}", printable(why));
+            let problem = format!(
+                "the change is made, and the replicas could not be asked whether they have it ({}): see `tollgate fleet`",
+                printable(why)
+            );
             return Err(Failure::new(Exit::Lagging, problem));
         }
         let problem = format!(
-            "it is done, and may be unheard of by {}: try again, or see `tollgate fleet` (level: {})",
+            "the change is made, and these replicas may not have it yet: {}. Run the command again, or see `tollgate fleet` (level: {})",
             listed(&fleet.lagging),
             printable(&fleet.level)
         );

@@ -49,7 +49,7 @@ pub(super) fn compile(file: &File, findings: &mut Findings) -> Option<Compiled> 
         login,
         identity,
         client_ip,
-        carriage: headers::carriage(file),
+        envoy_limits: headers::envoy_limits(file),
         realm: file.realm.as_str().into(),
         errors: error_shape(file.errors),
         routes: routes?,

@@ -33,7 +33,7 @@ use crate::domain::change::Renewal;
 use crate::store::StoreError;
 use crate::store::redis::survey::Finding;
 use crate::store::redis::{Channel, Redis};
-use crate::tasks::{Pauses, Task};
+use crate::tasks::{Backoff, Task};
 
 /// How long a replica listens at most while somebody waits for the others to confirm a change.
 const IMPATIENT_BELL: Duration = Duration::from_millis(10);
@@ -143,7 +143,7 @@ struct Left;
 
 impl Driver {
     fn run(&mut self) {
-        let mut pauses = Pauses::default();
+        let mut pauses = Backoff::default();
         loop {
             let begun = Instant::now();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -14,7 +14,7 @@ pub struct Actor {
     pub id: Option<String>,
     /// The only project the actor may touch; `None`: every one.
     pub project: Option<String>,
-    pub held: Held,
+    pub held: ActorPermissions,
     /// Where the request came from, for the audit log.
     pub peer: String,
     /// For the audit log.
@@ -23,7 +23,7 @@ pub struct Actor {
 
 /// The permissions that an actor holds: only these may be given to a key or a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Held {
+pub enum ActorPermissions {
     /// The operator's.
     Everything,
     Only(Vec<String>),
@@ -41,7 +41,7 @@ impl Actor {
             subject: "operator".to_owned(),
             id: None,
             project: None,
-            held: Held::Everything,
+            held: ActorPermissions::Everything,
             peer: String::new(),
             request_id: String::new(),
         }
@@ -54,7 +54,7 @@ impl Actor {
 
     /// Whether it is whoever holds the admin socket, or Tollgate itself.
     pub(super) fn is_operator(&self) -> bool {
-        self.held == Held::Everything
+        self.held == ActorPermissions::Everything
     }
 
     /// What is kept or counted of the actor is found under this. Nobody else ever has it, whatever they are called; no subject
@@ -82,8 +82,10 @@ impl Actor {
     /// The first of the permissions that the actor does not hold.
     pub(super) fn lacks<'p>(&self, permissions: &'p [String]) -> Option<&'p str> {
         match &self.held {
-            Held::Everything => None,
-            Held::Only(held) => permissions.iter().find(|permission| !held.contains(permission)).map(String::as_str),
+            ActorPermissions::Everything => None,
+            ActorPermissions::Only(held) => {
+                permissions.iter().find(|permission| !held.contains(permission)).map(String::as_str)
+            }
         }
     }
 }

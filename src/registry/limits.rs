@@ -107,12 +107,12 @@ impl Pace {
         actor: &str,
         project: Option<&str>,
         now: Moment,
-    ) -> Result<(), (Duration, Slower)> {
+    ) -> Result<(), (Duration, LimitedBy)> {
         let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Made { actors, projects } = &mut *made;
-        let of_actor = actors.look(rates.actor, actor, now).map_err(|wait| (wait, Slower::Actor))?;
+        let of_actor = actors.look(rates.actor, actor, now).map_err(|wait| (wait, LimitedBy::Actor))?;
         if let Some(project) = project {
-            let of_project = projects.look(rates.project, project, now).map_err(|wait| (wait, Slower::Project))?;
+            let of_project = projects.look(rates.project, project, now).map_err(|wait| (wait, LimitedBy::Project))?;
             projects.set(project, of_project, now);
         }
         actors.set(actor, of_actor, now);
@@ -122,7 +122,7 @@ impl Pace {
 
 /// Whose rate is used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Slower {
+pub(super) enum LimitedBy {
     Actor,
     Project,
 }
@@ -183,9 +183,9 @@ mod tests {
         );
         assert_eq!([made(&pace, "d", Some("beta"), 2), made(&pace, "e", None, 2)], [10, 10], "others do not notice");
         let refused = pace.admit(&RATES, "c", Some("acme"), Moment::from_millis(2000));
-        assert_eq!(refused, Err((Duration::from_millis(250), Slower::Project)));
+        assert_eq!(refused, Err((Duration::from_millis(250), LimitedBy::Project)));
         let refused = pace.admit(&RATES, "a", Some("acme"), Moment::from_millis(2000));
-        assert_eq!(refused, Err((Duration::from_millis(500), Slower::Actor)));
+        assert_eq!(refused, Err((Duration::from_millis(500), LimitedBy::Actor)));
     }
 
     #[test]

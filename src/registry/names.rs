@@ -166,7 +166,7 @@ impl Registry {
     async fn naming(&self, name: &str) -> Result<Freed> {
         let (store, subject, limit) = (&self.store, format!("user:{name}"), PAGE);
         let (mut keys, mut resources, mut users, mut projects) =
-            (Said::default(), Said::default(), Said::default(), Said::default());
+            (Mentions::default(), Mentions::default(), Mentions::default(), Mentions::default());
         let mut after = None;
         while !keys.is_told {
             let page = store.keys(KeyQuery { after, limit, ..KeyQuery::default() }).await?;
@@ -206,23 +206,23 @@ impl Registry {
 }
 
 /// What says a name, of one kind of record.
-struct Said<Told> {
-    told: Vec<Told>,
+struct Mentions<T> {
+    told: Vec<T>,
     /// Whether there is more than [`TOLD`].
     more: bool,
     /// Whether no other page is to be read.
     is_told: bool,
 }
 
-impl<Told> Default for Said<Told> {
+impl<T> Default for Mentions<T> {
     fn default() -> Self {
         Self { told: Vec::new(), more: false, is_told: false }
     }
 }
 
-impl<Told> Said<Told> {
+impl<T> Mentions<T> {
     /// The next page.
-    fn take<Record>(&mut self, page: &[Record], said: impl Fn(&Record) -> Option<Told>) {
+    fn take<Record>(&mut self, page: &[Record], said: impl Fn(&Record) -> Option<T>) {
         self.told.extend(page.iter().filter_map(said));
         self.more = self.told.len() > TOLD;
         self.told.truncate(TOLD);
@@ -236,7 +236,7 @@ pub(super) fn taken(name: &str) -> RegistryError {
 
 pub(super) fn kept(name: &str) -> RegistryError {
     RegistryError::Conflict(format!(
-        "the name {name} was that of a user who is deleted, and what named them may still say it: choose another one, or have \
-         an operator give it free with `tollgate users free {name}`"
+        "the name {name} was that of a user who is deleted, and records may still contain it: choose another one, or have an \
+         operator release it with `tollgate users free {name}`"
     ))
 }

@@ -9,7 +9,7 @@ use tollgate_core::named::named;
 use tollgate_core::resource::EVERY;
 use tollgate_guard::slots::Slots;
 
-use super::actor::{Actor, Held, identity};
+use super::actor::{Actor, ActorPermissions, identity};
 use super::audit::Attempt;
 use super::rules::{check_name, invalid};
 use super::{ATTEMPTS, Change, Made, Registry, RegistryError, Result};
@@ -185,7 +185,7 @@ impl Registry {
 
     async fn change_signing_keys(&self, actor: &Actor, act: &str, id: &str, write: Write) -> Result<()> {
         let attempt = Attempt { actor, act, target: format!("signing_key:{id}") };
-        if actor.held != Held::Everything {
+        if actor.held != ActorPermissions::Everything {
             let reason = "only the operator changes signing keys";
             return self.refuse(&attempt, Some(EVERY), reason, RegistryError::Forbidden(reason.to_owned())).await;
         }

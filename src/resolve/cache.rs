@@ -188,7 +188,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
         flights.insert(digest, flight.clone());
         drop(flights);
 
-        let landing = Landing { flights: Arc::clone(&self.flights), digest };
+        let guard = FlightGuard { flights: Arc::clone(&self.flights), digest };
         let (known, unknown) = (self.known.clone(), self.unknown.clone());
         let (stamp, sent) = (self.stamps.take(), self.stamps.now());
         let load = load();
@@ -207,7 +207,7 @@ impl<T: Send + Sync + 'static> Cache<T> {
                     }
                 }
             }
-            drop(landing);
+            drop(guard);
             drop(permit);
             // Nobody may be waiting any more.
             let _ = publish.send(Some(outcome));
@@ -234,12 +234,12 @@ async fn wait<T>(mut flight: watch::Receiver<Option<Outcome<T>>>) -> Outcome<T> 
 }
 
 /// Takes a flight off the board, also when its load panics.
-struct Landing<T> {
+struct FlightGuard<T> {
     flights: Flights<T>,
     digest: Digest,
 }
 
-impl<T> Drop for Landing<T> {
+impl<T> Drop for FlightGuard<T> {
     fn drop(&mut self) {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
     }

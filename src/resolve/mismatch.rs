@@ -13,15 +13,15 @@ const PROJECTS: u64 = 1_000;
 const SAID_FOR: Duration = Duration::from_secs(3600);
 
 /// The projects of which it was said lately.
-pub struct Mismatches(moka::sync::Cache<String, ()>);
+pub struct MismatchLog(moka::sync::Cache<String, ()>);
 
-impl Default for Mismatches {
+impl Default for MismatchLog {
     fn default() -> Self {
         Self(moka::sync::Cache::builder().max_capacity(PROJECTS).time_to_live(SAID_FOR).build())
     }
 }
 
-impl Mismatches {
+impl MismatchLog {
     /// Says that this key or user of a project is refused, if it is because of another project's id.
     pub fn note(&self, name: &str, carried: Option<ProjectId>, found: Option<&Project>, who: impl FnOnce() -> String) {
         let found = found.and_then(|project| project.id);
@@ -36,14 +36,14 @@ impl Mismatches {
             project = name,
             carried,
             found,
-            "it carries the id of another project than the one that has this name now, so it is refused, as whatever else does: if \
-             the project was lost, restore the store; else make the key or the user anew in the project, and remove this one"
+            "refused: it belongs to an earlier project of the same name. If that project was lost, restore the store; else make the \
+             key or the user anew in the present project, and remove this one"
         );
     }
 }
 
-impl fmt::Debug for Mismatches {
+impl fmt::Debug for MismatchLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Mismatches")
+        f.write_str("MismatchLog")
     }
 }

@@ -23,7 +23,7 @@ use tollgate_core::login::Session;
 use tollgate_core::name::is_name;
 use tollgate_core::named::named;
 use tollgate_core::policy::Policy;
-use tollgate_core::principal::{Beside, Grant, Principal};
+use tollgate_core::principal::{Grant, Principal, SubjectDetails};
 use tollgate_core::resource::{EVERY, Resource, ResourceRef};
 use tollgate_core::token::PresentedToken;
 use tollgate_guard::digest::Digest;
@@ -43,7 +43,7 @@ use grants::Grants;
 use jwt::lane::Lane;
 use jwt::{Genuine, Issuers};
 use l2::L2;
-use mismatch::Mismatches;
+use mismatch::MismatchLog;
 use signing::SigningKeys;
 
 /// Finds principals and resources.
@@ -57,7 +57,7 @@ pub struct Resolver {
     resources: Cache<Resource>,
     barred: Cache<Barred>,
     grants: Arc<Grants>,
-    mismatches: Arc<Mismatches>,
+    mismatches: Arc<MismatchLog>,
     issuers: ArcSwap<Issuers>,
     signing: Arc<SigningKeys>,
     sizes: Sizes,
@@ -264,7 +264,7 @@ impl Resolver {
                 let project = named("project", grant.project());
                 let barred = self.barred(grant.project(), project).await?;
                 let logged = self.digester.logged(&subject).map(String::into_boxed_str);
-                let beside = Beside { logged, id: Some(id) };
+                let beside = SubjectDetails { logged, id: Some(id) };
                 let mut principal = Principal::of_subject(&subject, beside, self.grants.share(&grant), expires_at);
                 principal.revoked = barred.value.is_some();
                 // The project was found to be as it is after the stamp was taken, by whichever load.
@@ -299,7 +299,7 @@ impl Resolver {
             let grant = Grant::new(&plane, &user.project, &every_workload, &user.permissions);
             let grant = grant.map_err(|_| ResolveError::Damaged)?.in_project(user.project_id);
             let grant = grants.share(&grant);
-            let beside = Beside { logged, id: user.id.map(|id| id.as_str().into()) };
+            let beside = SubjectDetails { logged, id: user.id.map(|id| id.as_str().into()) };
             let mut principal = Principal::of_subject(&subject, beside, grant, session.expires_at);
             reader.mismatches.note(&user.project, user.project_id, project.as_ref(), || who);
             principal.revoked = user.disabled
@@ -407,7 +407,7 @@ impl Resolver {
 struct Reader {
     store: Store,
     endings: Arc<Endings>,
-    mismatches: Arc<Mismatches>,
+    mismatches: Arc<MismatchLog>,
     /// Up to which change this replica had heard then.
     position: u64,
 }

@@ -96,15 +96,15 @@ pub struct Account {
 
 /// Bytes that are held until this is dropped.
 #[derive(Debug)]
-pub struct Held {
+pub struct MemoryReservation {
     account: Arc<Account>,
     bytes: usize,
 }
 
 /// Bytes of a message that is arriving, held until this is dropped.
 #[derive(Debug)]
-pub struct HeldMessage {
-    held: Held,
+pub struct MessageReservation {
+    held: MemoryReservation,
     message: Arc<Message>,
 }
 
@@ -362,18 +362,18 @@ impl Account {
     }
 
     /// Counts what a call needs.
-    pub fn hold(self: &Arc<Self>, bytes: usize) -> Result<Held, Exhausted> {
+    pub fn hold(self: &Arc<Self>, bytes: usize) -> Result<MemoryReservation, Exhausted> {
         self.charge(bytes, None)?;
-        Ok(Held { account: Arc::clone(self), bytes })
+        Ok(MemoryReservation { account: Arc::clone(self), bytes })
     }
 
     /// A message of which a part has arrived.
-    pub fn message(self: &Arc<Self>) -> HeldMessage {
+    pub fn message(self: &Arc<Self>) -> MessageReservation {
         let message = Arc::<Message>::default();
         let mut messages = lock(&self.messages);
         messages.retain(|message| message.strong_count() > 0);
         messages.push(Arc::downgrade(&message));
-        HeldMessage { held: Held { account: Arc::clone(self), bytes: 0 }, message }
+        MessageReservation { held: MemoryReservation { account: Arc::clone(self), bytes: 0 }, message }
     }
 
     /// Counts a part of a request until it [was answered](Self::was_answered). What the known send is bounded by their door.
@@ -441,7 +441,7 @@ impl Drop for Account {
     }
 }
 
-impl Held {
+impl MemoryReservation {
     /// Counts so many more.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.account.charge(bytes, None)?;
@@ -471,13 +471,13 @@ impl<T: AsRef<[u8]>, H> AsRef<[u8]> for Counted<T, H> {
     }
 }
 
-impl Drop for Held {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.account.release(self.bytes);
     }
 }
 
-impl HeldMessage {
+impl MessageReservation {
     /// Counts what has arrived of it since.
     pub fn grow(&mut self, bytes: usize) -> Result<(), Exhausted> {
         self.held.account.charge(bytes, Some(&self.message))?;
@@ -487,7 +487,7 @@ impl HeldMessage {
     }
 
     /// It has arrived: what it holds is no longer there to be refused.
-    pub fn complete(self) -> Held {
+    pub fn complete(self) -> MemoryReservation {
         self.held
     }
 

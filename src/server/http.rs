@@ -25,7 +25,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::budget::{Account, Budget, Exhausted, Held};
+use super::budget::{Account, Budget, Exhausted, MemoryReservation};
 use super::places::{Places, Room, Seat, Stage};
 use super::turns::Turns;
 
@@ -251,7 +251,7 @@ const TOO_MUCH: (StatusCode, [(HeaderName, &str); 1], &str) =
 /// The body of an answer, counted until its peer takes it.
 struct Leaving {
     body: Body,
-    held: Arc<Held>,
+    held: Arc<MemoryReservation>,
 }
 
 impl HttpBody for Leaving {
@@ -261,7 +261,7 @@ impl HttpBody for Leaving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         let held = &self.held;
-        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|data| Held::with_part(held, data)))))
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|data| MemoryReservation::with_part(held, data)))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -34,7 +34,7 @@ use super::budget::Budget;
 use super::ext_authz::{CheckService, SERVICE};
 use super::places::{Place, Places, Room, Stage};
 use super::socket::{self, SocketFile};
-use super::turns::{self, Onlooker, Turns};
+use super::turns::{self, LoadProbe, Turns};
 use crate::config::CheckAddress;
 use crate::resolve::jwt::spare;
 use crate::tasks::{Down, Task};
@@ -392,9 +392,9 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
     while connections.recv_many(&mut newcomers, NEWCOMERS).await > 0 {
         for (accepted, place) in newcomers.drain(..) {
             let (settings, turns) = (settings.clone(), turns.clone());
-            let onlooker = turns.onlooker();
+            let probe = turns.probe();
             open.spawn(async move {
-                let connection = Box::pin(connect(accepted, &place, onlooker, settings));
+                let connection = Box::pin(connect(accepted, &place, probe, settings));
                 match turns.take_until_taken_away(&place, connection).await {
                     None => tracing::debug!("a connection made room for another one"),
                     // A peer that breaks off, or speaks something else, is its own affair.
@@ -412,7 +412,7 @@ async fn work(connections: &mut mpsc::Receiver<Handover>, settings: Settings) {
     }
 }
 
-async fn connect(accepted: Accepted, place: &Place, onlooker: Onlooker, settings: Settings) -> io::Result<()> {
+async fn connect(accepted: Accepted, place: &Place, probe: LoadProbe, settings: Settings) -> io::Result<()> {
     let Settings { service, routes, tls, drain: _, stop, budget } = settings;
     let stop = stop.child_token();
     let calls = |whoever_speaks| {
@@ -423,19 +423,19 @@ async fn connect(accepted: Accepted, place: &Place, onlooker: Onlooker, settings
         Accepted::Unix(stream) => {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, calls(Stage::Known), onlooker, stop.clone()).await;
+            connection::serve(stream, calls(Stage::Known), probe, stop.clone()).await;
         }
         Accepted::Tcp(stream, _) => {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
             match tls {
-                None => connection::serve(stream, calls(Stage::Idle), onlooker, stop.clone()).await,
+                None => connection::serve(stream, calls(Stage::Idle), probe, stop.clone()).await,
                 Some(tls) => {
                     let stream = timeout(connection::GREETING_TIME, tls.accept(stream)).await??;
                     // Its certificate was verified.
                     place.seat().set(Stage::Known);
-                    Box::pin(connection::serve(stream, calls(Stage::Known), onlooker, stop.clone())).await;
+                    Box::pin(connection::serve(stream, calls(Stage::Known), probe, stop.clone())).await;
                 }
             }
         }

@@ -125,11 +125,11 @@ struct Latest {
     text: Arc<String>,
     written: Instant,
     /// The oldest first.
-    held: VecDeque<Held>,
+    held: VecDeque<SharedText>,
 }
 
 /// A text, and whoever has been given it and has yet to read it.
-struct Held {
+struct SharedText {
     text: Weak<String>,
     readers: Vec<Weak<Reader>>,
 }
@@ -175,12 +175,12 @@ impl Latest {
     fn write(&mut self, text: String) {
         self.text = Arc::new(text);
         (self.written, self.fresh) = (Instant::now(), self.fresh + 1);
-        self.held.push_back(Held { text: Arc::downgrade(&self.text), readers: Vec::new() });
+        self.held.push_back(SharedText { text: Arc::downgrade(&self.text), readers: Vec::new() });
     }
 
     fn give(&mut self, seat: &Arc<Seat>) -> Bytes {
         let reader = Arc::new(Reader { text: Arc::clone(&self.text), seat: Arc::clone(seat) });
-        if let Some(Held { readers, .. }) = self.held.back_mut() {
+        if let Some(SharedText { readers, .. }) = self.held.back_mut() {
             if readers.len() == readers.capacity() {
                 readers.retain(|reader| reader.strong_count() > 0);
             }

@@ -10,7 +10,7 @@ use envoy_types::pb::envoy::service::auth::v3::attribute_context::{HttpRequest, 
 use envoy_types::pb::envoy::service::auth::v3::{AttributeContext, CheckRequest};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
-use tollgate_core::carriage::Carriage;
+use tollgate_core::envoy_limits::EnvoyLimits;
 use tollgate_core::error_body::ErrorShape;
 use tollgate_core::extract::{CredentialHeader, Kinds};
 use tollgate_core::pattern::PathPattern;
@@ -145,7 +145,7 @@ fn policy() -> Policy {
             reserved_prefixes: vec!["x-tollgate-".into()],
         },
         client_ip: ClientIp::Peer,
-        carriage: Carriage::SHIPPED,
+        envoy_limits: EnvoyLimits::SHIPPED,
         realm: "tollgate".into(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(vec![host]).unwrap(),

@@ -39,12 +39,12 @@ struct Watch {
 
 /// What one connection sees of the others. Held for as long as it is there.
 #[derive(Debug)]
-pub struct Onlooker {
+pub struct LoadProbe {
     watch: Arc<Watch>,
     seen: Option<u64>,
 }
 
-impl Onlooker {
+impl LoadProbe {
     /// Looks whether it is quiet: there are few connections, and nobody known has had a turn since the last look. At the first look
     /// nobody can say so.
     pub fn sees_quiet(&mut self) -> bool {
@@ -54,7 +54,7 @@ impl Onlooker {
     }
 }
 
-impl Drop for Onlooker {
+impl Drop for LoadProbe {
     fn drop(&mut self) {
         self.watch.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -66,9 +66,9 @@ impl Turns {
         Self { arriving: together(ARRIVING), busy: together(1), idle: together(1), watch: Arc::default() }
     }
 
-    pub fn onlooker(&self) -> Onlooker {
+    pub fn probe(&self) -> LoadProbe {
         self.watch.connections.fetch_add(1, Ordering::Relaxed);
-        Onlooker { watch: Arc::clone(&self.watch), seen: None }
+        LoadProbe { watch: Arc::clone(&self.watch), seen: None }
     }
 
     /// As [`Turns::take`], until the place is taken away: then there is no other turn, and `None`.
@@ -177,17 +177,17 @@ mod tests {
             place.seat().set(stage);
             place
         };
-        let (stranger, known, mut onlooker) = (come(Stage::Busy), come(Stage::Known), turns.onlooker());
-        assert!(!onlooker.sees_quiet(), "nobody can say so yet");
+        let (stranger, known, mut probe) = (come(Stage::Busy), come(Stage::Known), turns.probe());
+        assert!(!probe.sees_quiet(), "nobody can say so yet");
         turns.take(stranger.seat(), async {}).await;
-        assert!(onlooker.sees_quiet());
+        assert!(probe.sees_quiet());
         turns.take(known.seat(), async {}).await;
-        assert!(!onlooker.sees_quiet());
-        assert!(onlooker.sees_quiet());
-        let crowd: Vec<_> = (0..FEW).map(|_| turns.onlooker()).collect();
-        assert!(!onlooker.sees_quiet());
+        assert!(!probe.sees_quiet());
+        assert!(probe.sees_quiet());
+        let crowd: Vec<_> = (0..FEW).map(|_| turns.probe()).collect();
+        assert!(!probe.sees_quiet());
         drop(crowd);
-        assert!(onlooker.sees_quiet());
+        assert!(probe.sees_quiet());
     }
 
     #[tokio::test]

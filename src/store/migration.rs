@@ -4,9 +4,9 @@
 //! Both stores give their records in the same order, so that two walks side by side find what is missing, what differs and what
 //! is too much, a page at a time. A run that was ended in the middle leaves a target that nobody but the next run opens.
 
-mod depot;
 mod page;
 mod record;
+mod store;
 mod walk;
 
 use data_encoding::HEXLOWER;
@@ -17,12 +17,12 @@ use super::StoreError;
 use super::format::Format;
 use walk::{PAGE, Walk};
 
-pub use depot::Depot;
 pub use record::{Kind, Record};
+pub use store::MigrationStore;
 
-pub(super) use depot::Begun;
 pub(super) use page::Page;
 pub(super) use record::SPARE;
+pub(super) use store::Begun;
 
 /// What was carried over and compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub struct Count {
 /// # Errors
 /// [`StoreError::Conflict`] if the target has something else, if the source was changed meanwhile, or if its upgrade has not
 /// ended.
-pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<Report, StoreError> {
+pub async fn migrate(source: &MigrationStore, target: &MigrationStore, now: Timestamp) -> Result<Report, StoreError> {
     let (origin, head) = (source.origin(), source.head().await?);
     if origin == target.origin() {
         return Err(StoreError::Conflict(format!("both stores are the same, {origin}: name two")));
@@ -82,7 +82,13 @@ pub async fn migrate(source: &Depot, target: &Depot, now: Timestamp) -> Result<R
 }
 
 /// Writes what the target does not have. Gives how many those were.
-async fn copy(source: &Depot, target: &Depot, kind: Kind, format: Format, now: Timestamp) -> Result<u64, StoreError> {
+async fn copy(
+    source: &MigrationStore,
+    target: &MigrationStore,
+    kind: Kind,
+    format: Format,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
     let (mut ours, mut theirs) = (Walk::new(source, kind, now), Walk::new(target, kind, now));
     let (mut copied, mut missing) = (0, Vec::new());
     while let Some(record) = ours.next().await? {
@@ -113,8 +119,8 @@ async fn copy(source: &Depot, target: &Depot, kind: Kind, format: Format, now: T
 
 /// Reads every record of both stores. Gives how many there are.
 async fn compare(
-    source: &Depot,
-    target: &Depot,
+    source: &MigrationStore,
+    target: &MigrationStore,
     kind: Kind,
     now: Timestamp,
     digest: &mut Sha256,

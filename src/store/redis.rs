@@ -8,7 +8,7 @@ mod channel;
 pub mod check;
 pub mod connect;
 pub mod connection;
-mod draft;
+mod headroom;
 mod heard;
 mod indexes;
 mod lanes;
@@ -17,7 +17,6 @@ mod loads;
 mod memory;
 mod migration;
 pub mod place;
-mod room;
 mod scripts;
 pub mod shared;
 pub mod standing;
@@ -26,6 +25,7 @@ mod trim;
 mod upgrade;
 mod usage;
 mod values;
+mod write_set;
 mod writer;
 
 use std::fmt;
@@ -47,7 +47,7 @@ use scripts::{Answer, AsOf, KNOWN, READ, list};
 use usage::Usage;
 use writer::Writer;
 
-pub use channel::{Channel, Witness};
+pub use channel::{Channel, ReplicaAhead};
 pub(in crate::store) use migration::Migrant;
 
 /// How many changes the log holds at least.
@@ -140,7 +140,9 @@ impl Redis {
         match &*answer.word {
             "KNOWN" => answer.number().map(Some),
             "UNKNOWN" => Ok(None),
-            _ => Err(StoreError::Unavailable("it is in another history than the one that is followed".to_owned())),
+            _ => Err(StoreError::Unavailable(
+                "it was replaced, or has failed over, and this replica has not followed it yet".to_owned(),
+            )),
         }
     }
 
@@ -195,9 +197,9 @@ impl Redis {
         let mut answer = self.lanes.ask(&read_script(wanted, naming)).await?;
         let read = Read::of(&mut answer)?;
         match joined {
-            Some(joined) if *joined != read.lineage => {
-                Err(StoreError::Unavailable("it is in another history than the one that is followed".to_owned()))
-            }
+            Some(joined) if *joined != read.lineage => Err(StoreError::Unavailable(
+                "it was replaced, or has failed over, and this replica has not followed it yet".to_owned(),
+            )),
             _ => Ok(read),
         }
     }

@@ -128,14 +128,14 @@ pub(super) fn check_in_project(
     if is_same && stored.and_then(|stored| stored.id) == id {
         return Ok(());
     }
-    conflict(format!("project {name} is not what it was"))
+    conflict(format!("the project {name} was changed or made anew meanwhile: try again"))
 }
 
 /// Of what was made before projects had ids.
 pub(super) fn check_project_id(stored: Option<&Project>, name: &str, id: ProjectId) -> Result<(), StoreError> {
     match stored {
         Some(stored) if stored.id == Some(id) => Ok(()),
-        _ => conflict(format!("project {name} is not what it was")),
+        _ => conflict(format!("the project {name} was changed or made anew meanwhile: try again")),
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use tollgate::domain::change::{Ended, Endings};
-use tollgate_guard::endings::Former;
+use tollgate_guard::endings::PreviousHistory;
 use tollgate_guard::protocol::Position;
 use tollgate_guard::time::Timestamp;
 
@@ -38,7 +38,7 @@ struct World {
     applied: Position,
     /// Written by this replica, and not written down yet.
     pending: Vec<End>,
-    asked: Option<(Former, Option<u64>)>,
+    asked: Option<(PreviousHistory, Option<u64>)>,
     /// What this replica knows of each user.
     known: BTreeMap<u8, u64>,
 }
@@ -101,7 +101,7 @@ impl World {
     }
 
     fn ask(&mut self) {
-        let former = self.endings.former().filter(|former| self.has(&former.joined));
+        let former = self.endings.previous_history().filter(|former| self.has(&former.joined));
         self.asked = former.map(|former| {
             let known = former.milestones.iter().find(|place| self.has(place)).map(|place| place.sequence);
             (former, known)
@@ -188,6 +188,6 @@ proptest! {
             let found = world.generation(*user);
             prop_assert!(found >= *sessions, "user {user}: {found}, and {sessions} was heard of");
         }
-        prop_assert!(world.endings.take_suspects(1).is_empty() && world.endings.former().is_none());
+        prop_assert!(world.endings.take_suspects(1).is_empty() && world.endings.previous_history().is_none());
     }
 }

@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::record::{Project, ProjectState};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::migration::{Depot, migrate};
+use tollgate::store::migration::{MigrationStore, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::place::{Login, Place};
@@ -64,9 +64,11 @@ async fn the_user_may_carry_a_store_there_and_back() {
     drop(file);
     let redis = Arc::new(Redis::new(connector, Handle::current()));
     redis.init().await.unwrap();
-    let (source, fleet) = (Depot::source_file(&from).await.unwrap(), Depot::redis(redis).await.unwrap());
+    let (source, fleet) =
+        (MigrationStore::source_file(&from).await.unwrap(), MigrationStore::redis(redis).await.unwrap());
     let there = migrate(&source, &fleet, Timestamp::from_millis(1)).await.unwrap();
-    let again = migrate(&fleet, &Depot::target_file(&back).await.unwrap(), Timestamp::from_millis(1)).await.unwrap();
+    let again =
+        migrate(&fleet, &MigrationStore::target_file(&back).await.unwrap(), Timestamp::from_millis(1)).await.unwrap();
     assert_eq!(again.digest, there.digest);
     let refusals: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
     assert!(refusals.is_empty(), "{refusals:?}");

@@ -1,7 +1,7 @@
 //! What every backend must do, as functions over a store; run for each backend there is. Here: keys, resources and batches.
 
 use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState, User};
-use tollgate::store::{Belonging, KeyQuery, PepperCheck, ResourceQuery, Store, StoreError, Write};
+use tollgate::store::{KeyQuery, PepperCheck, ProjectItem, ResourceQuery, Store, StoreError, Write};
 use tollgate_core::credential::{KeyId, ProjectId};
 use tollgate_core::resource::Resource;
 use tollgate_guard::digest::Digest;
@@ -182,7 +182,7 @@ async fn a_list_shows_the_records_as_they_are(store: Store) {
     create(&store, [key(1), key(2), key_of(3, "control", "beta"), key_of(4, "data", "beta")]).await;
     let id_of_acme = ProjectId::parse("0000000000000001").unwrap();
     let acme = Project { id: Some(id_of_acme), ..project("acme", ProjectState::Active) };
-    let belongs = Write::GiveProjectId { to: Belonging::Key(id(1)), project: acme.name.clone(), id: id_of_acme };
+    let belongs = Write::GiveProjectId { to: ProjectItem::Key(id(1)), project: acme.name.clone(), id: id_of_acme };
     let renamed = ApiKey { name: "renamed".to_owned(), version: 2, ..key(2) };
     let changes = [
         vec![Write::PutProject(acme)],

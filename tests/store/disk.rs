@@ -12,8 +12,8 @@ use tollgate::registry::{Actor, RegistryError};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, Store, StoreError, Write};
 
-use crate::desk::Desk;
 use crate::faults::{Fault, Faulty, RECOVERY};
+use crate::registry_fixture::RegistryFixture;
 use crate::support::{Apply, at, every_key, id, key, revoked, row, user};
 
 /// Where the small disk is; in a process that has one.
@@ -139,13 +139,13 @@ async fn rows_that_were_removed_are_told_of_whatever_fails_then() {
     let mut told = 0;
     for after in 0.. {
         let disk = Faulty::default();
-        let desk = Desk::on(Store::Embedded(Arc::new(disk.open().unwrap())));
-        desk.store.apply((0..5).map(|n| Write::Audit(row(&n.to_string()))).collect()).await.unwrap();
+        let fixture = RegistryFixture::on(Store::Embedded(Arc::new(disk.open().unwrap())));
+        fixture.store.apply((0..5).map(|n| Write::Audit(row(&n.to_string()))).collect()).await.unwrap();
         disk.fail(Fault::Full, after, u64::MAX);
-        let trimmed = desk.registry.trim_audit(&Actor::operator(), at(9)).await;
+        let trimmed = fixture.registry.trim_audit(&Actor::operator(), at(9)).await;
         let ended = disk.end();
         let rows = loop {
-            match desk.store.audit(AuditQuery { limit: 9, ..AuditQuery::default() }).await {
+            match fixture.store.audit(AuditQuery { limit: 9, ..AuditQuery::default() }).await {
                 Ok(found) => break found.rows,
                 Err(error) => assert!(ended.elapsed() < RECOVERY, "{error}"),
             }

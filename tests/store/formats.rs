@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use tollgate::domain::record::{ApiKey, OpenSession, Project, ProjectState, User};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
-use tollgate::store::migration::{Depot, migrate};
+use tollgate::store::migration::{MigrationStore, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::connection::Connection;
@@ -162,7 +162,8 @@ async fn a_migration_keeps_the_format_of_its_source() {
     drop(store);
     file_says(&old, Format::RisingToThree.in_file());
     let (store, redis, _server) = in_redis().await;
-    let (source, target) = (Depot::source_file(&old).await.unwrap(), Depot::redis(Arc::clone(&redis)).await.unwrap());
+    let (source, target) =
+        (MigrationStore::source_file(&old).await.unwrap(), MigrationStore::redis(Arc::clone(&redis)).await.unwrap());
     let refused = migrate(&source, &target, at(1)).await.unwrap_err().to_string();
     assert!(refused.contains("upgrade of the source has not ended"), "{refused}");
     drop(source);
@@ -172,11 +173,11 @@ async fn a_migration_keeps_the_format_of_its_source() {
         let change = User { version: format.written(), ..ann() };
         open(&old).unwrap().apply(vec![Write::UpdateUser(change)]).await.unwrap();
         let (store, redis, _server) = in_redis().await;
-        let target = Depot::redis(Arc::clone(&redis)).await.unwrap();
-        migrate(&Depot::source_file(&old).await.unwrap(), &target, at(1)).await.unwrap();
+        let target = MigrationStore::redis(Arc::clone(&redis)).await.unwrap();
+        migrate(&MigrationStore::source_file(&old).await.unwrap(), &target, at(1)).await.unwrap();
         assert_eq!(store.format().await.unwrap(), format);
         let back = folder.path().join(format!("{format}.redb"));
-        migrate(&target, &Depot::target_file(&back).await.unwrap(), at(1)).await.unwrap();
+        migrate(&target, &MigrationStore::target_file(&back).await.unwrap(), at(1)).await.unwrap();
         assert_eq!(open(&back).unwrap().format().await.unwrap(), format);
     }
     assert_eq!(store.format().await.unwrap(), Format::Three, "and the one that was refused is as it was");

@@ -10,7 +10,7 @@ use tollgate::registry::{
     Tombstones, UserChange,
 };
 
-use crate::desk::{Desk, actor, spec};
+use crate::registry_fixture::{RegistryFixture, actor, spec};
 use crate::support::in_redis;
 
 const HELD: [&str; 4] = ["run", "manage_keys", "manage_users", "manage_resources"];
@@ -30,13 +30,13 @@ fn limits(burst: u32, keys: u64) -> Limits {
     }
 }
 
-fn desk(limits: Limits) -> Desk {
-    let desk = Desk::new();
-    desk.registry.limit(limits);
-    desk
+fn fixture(limits: Limits) -> RegistryFixture {
+    let fixture = RegistryFixture::new();
+    fixture.registry.limit(limits);
+    fixture
 }
 
-impl Desk {
+impl RegistryFixture {
     async fn try_key(&self, actor: &Actor, project: &str) -> Result<ApiKey, RegistryError> {
         let made = self.registry.create_key(&self.policy, actor, spec("data", project, &["run"]), None).await;
         made.map(|new| new.record)
@@ -76,80 +76,80 @@ fn assert_over<T: std::fmt::Debug>(result: Result<T, RegistryError>, setting: &s
 
 #[tokio::test]
 async fn whoever_makes_too_much_waits_and_others_do_not() {
-    let desk = desk(limits(40, 10_000));
+    let fixture = fixture(limits(40, 10_000));
     let a = of("a", "acme");
-    let made = desk.try_keys(&a, 200).await;
+    let made = fixture.try_keys(&a, 200).await;
     assert_eq!(made.len(), 40);
     let rename = KeyChange { name: Some("x".to_owned()), ..KeyChange::default() };
-    let renamed = desk.registry.update_key(&desk.policy, &a, made[0].id, rename, Expected::Any).await;
+    let renamed = fixture.registry.update_key(&fixture.policy, &a, made[0].id, rename, Expected::Any).await;
     assert!(matches!(renamed, Err(RegistryError::TooFast { .. })), "a change takes as much room as a creation");
-    assert_eq!(desk.try_keys(&of("b", "acme"), 200).await.len(), 40);
-    assert_eq!(desk.try_keys(&of("c", "acme"), 200).await.len(), 0, "the project has made enough");
-    assert!(matches!(desk.try_user(&a, "ann", "acme", &["run"]).await, Err(RegistryError::TooFast { .. })));
+    assert_eq!(fixture.try_keys(&of("b", "acme"), 200).await.len(), 40);
+    assert_eq!(fixture.try_keys(&of("c", "acme"), 200).await.len(), 0, "the project has made enough");
+    assert!(matches!(fixture.try_user(&a, "ann", "acme", &["run"]).await, Err(RegistryError::TooFast { .. })));
 
     // What others notice.
-    assert_eq!(desk.try_keys(&of("d", "beta"), 40).await.len(), 40);
-    assert_eq!(desk.try_keys(&Actor::operator(), 200).await.len(), 200, "the operator is never held back");
+    assert_eq!(fixture.try_keys(&of("d", "beta"), 40).await.len(), 40);
+    assert_eq!(fixture.try_keys(&Actor::operator(), 200).await.len(), 200, "the operator is never held back");
     for key in &made {
-        desk.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
+        fixture.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
     }
-    desk.user("bob", "acme", &["run"]).await;
+    fixture.user("bob", "acme", &["run"]).await;
     let disabled = UserChange { disabled: Some(true), ..UserChange::default() };
-    desk.registry.update_user(&desk.policy, &a, "bob", disabled, Expected::Any).await.unwrap();
-    desk.registry.delete_user(&a, "bob", Expected::Any).await.unwrap();
+    fixture.registry.update_user(&fixture.policy, &a, "bob", disabled, Expected::Any).await.unwrap();
+    fixture.registry.delete_user(&a, "bob", Expected::Any).await.unwrap();
 
-    desk.pass(Duration::from_secs(7));
-    assert_eq!(desk.try_keys(&a, 50).await.len(), 7);
+    fixture.pass(Duration::from_secs(7));
+    assert_eq!(fixture.try_keys(&a, 50).await.len(), 7);
 }
 
 #[tokio::test]
 async fn whoever_is_given_a_name_again_begins_with_a_rate_of_their_own() {
-    let desk = desk(limits(40, 10_000));
+    let fixture = fixture(limits(40, 10_000));
     let ann = |id: &str| Actor {
         subject: "user:acme/ann".to_owned(),
         id: Some(id.to_owned()),
         project: None,
         ..of("ann", "acme")
     };
-    assert_eq!(desk.try_keys(&ann("abcdEFGH01234567"), 50).await.len(), 40);
-    assert_eq!(desk.try_keys(&ann("abcdEFGH01234567"), 50).await.len(), 0);
-    assert_eq!(desk.try_keys(&ann("otherEFGH0123456"), 50).await.len(), 40);
+    assert_eq!(fixture.try_keys(&ann("abcdEFGH01234567"), 50).await.len(), 40);
+    assert_eq!(fixture.try_keys(&ann("abcdEFGH01234567"), 50).await.len(), 0);
+    assert_eq!(fixture.try_keys(&ann("otherEFGH0123456"), 50).await.len(), 40);
     // Nor is what one was refused counted as the other's.
     for (id, expected) in [("abcdEFGH01234567", 120), ("otherEFGH0123456", 240)] {
         for _ in 0..200 {
-            desk.registry.refused(&ann(id), "key.show", "key:abcdefghijkl", None, "not yours").await;
+            fixture.registry.refused(&ann(id), "key.show", "key:abcdefghijkl", None, "not yours").await;
         }
-        let rows = desk.log().await;
+        let rows = fixture.log().await;
         assert_eq!(rows.iter().filter(|row| row.act == "key.show").count(), expected);
     }
 }
 
 #[tokio::test]
 async fn what_is_ended_again_and_again_fills_no_log() {
-    let desk = desk(limits(40, 10_000));
+    let fixture = fixture(limits(40, 10_000));
     let a = of("a", "acme");
-    let key = desk.try_key(&a, "acme").await.unwrap();
+    let key = fixture.try_key(&a, "acme").await.unwrap();
     for _ in 0..1_000 {
-        let revoked = desk.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
+        let revoked = fixture.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
         assert!(revoked.revoked_at.is_some());
     }
-    let rows = desk.log().await.len();
+    let rows = fixture.log().await.len();
     println!("{rows} rows of 1001 revocations of one key");
     assert!(rows < 200);
 }
 
 #[tokio::test]
 async fn whoever_ends_a_session_again_and_again_waits_and_ends_another_all_the_same() {
-    let desk = desk(limits(40, 10_000));
+    let fixture = fixture(limits(40, 10_000));
     let a = of("a", "acme");
-    let ann = desk.user("ann", "acme", &["run"]).await;
+    let ann = fixture.user("ann", "acme", &["run"]).await;
     for id in ["ended", "going-on"].map(str::to_owned) {
-        let (began_at, generation) = (desk.now(), ann.sessions);
+        let (began_at, generation) = (fixture.now(), ann.sessions);
         let expires_at = began_at.plus(Duration::from_secs(60));
         let session = OpenSession { id, generation, began_at, expires_at, address: None };
-        desk.registry.begin_session(&ann, session).await.unwrap();
+        fixture.registry.begin_session(&ann, session).await.unwrap();
     }
-    let end = async |id: &str| desk.registry.end_listed_session(&a, &ann.name, id).await.map(drop);
+    let end = async |id: &str| fixture.registry.end_listed_session(&a, &ann.name, id).await.map(drop);
     let end_again = async |attempts: usize| {
         let mut made = 0;
         for _ in 0..attempts {
@@ -165,79 +165,79 @@ async fn whoever_ends_a_session_again_and_again_waits_and_ends_another_all_the_s
     println!("{made} of 200 attempts to end a session again");
     assert_eq!(made, 40);
     end("going-on").await.unwrap();
-    desk.pass(Duration::from_secs(7));
+    fixture.pass(Duration::from_secs(7));
     assert_eq!(end_again(50).await, 7);
 }
 
 #[tokio::test]
 async fn a_project_has_what_its_quota_allows_with_what_was_ended() {
-    let desk = desk(limits(100_000, 10));
+    let fixture = fixture(limits(100_000, 10));
     let (a, everywhere) = (of("a", "acme"), of("e", "*"));
     let mut made = Vec::new();
     for _ in 0..50 {
-        if let Ok(key) = desk.try_key(&a, "acme").await {
-            desk.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
+        if let Ok(key) = fixture.try_key(&a, "acme").await {
+            fixture.registry.revoke_key(&a, key.id, Expected::Any).await.unwrap();
             made.push(key);
         }
     }
     println!("create and revoke: {} keys of 50 attempts", made.len());
     assert_eq!(made.len(), 10);
-    assert_over(desk.try_key(&a, "acme").await, "quotas.projects.acme.keys");
-    assert_over(desk.try_key(&Actor::operator(), "acme").await, "revoked ones included");
-    let refused = desk.log().await.into_iter().find(|row| row.outcome == Outcome::Refused).unwrap();
+    assert_over(fixture.try_key(&a, "acme").await, "quotas.projects.acme.keys");
+    assert_over(fixture.try_key(&Actor::operator(), "acme").await, "revoked ones included");
+    let refused = fixture.log().await.into_iter().find(|row| row.outcome == Outcome::Refused).unwrap();
     assert_eq!((refused.project.as_deref(), &*refused.actor), (Some("acme"), "operator"));
 
-    let other = desk.try_key(&of("b", "beta"), "beta").await.unwrap();
-    assert_eq!(desk.try_keys(&of("b", "beta"), 50).await.len(), 9);
+    let other = fixture.try_key(&of("b", "beta"), "beta").await.unwrap();
+    assert_eq!(fixture.try_keys(&of("b", "beta"), 50).await.len(), 9);
     let rotated =
-        desk.registry.rotate_key(&desk.policy, &of("b", "beta"), other.id, Duration::ZERO, Expected::Any).await;
+        fixture.registry.rotate_key(&fixture.policy, &of("b", "beta"), other.id, Duration::ZERO, Expected::Any).await;
     assert_over(rotated.map(|_| ()), "quotas.projects.beta.keys");
 
     for n in 0..50 {
         let name = format!("user-{n}");
-        if desk.try_user(&a, &name, "acme", &["run"]).await.is_ok() {
-            desk.registry.delete_user(&a, &name, Expected::Any).await.unwrap();
+        if fixture.try_user(&a, &name, "acme", &["run"]).await.is_ok() {
+            fixture.registry.delete_user(&a, &name, Expected::Any).await.unwrap();
         }
     }
-    assert_over(desk.try_user(&a, "one-more", "acme", &["run"]).await, "deleted ones included");
-    desk.user("carl", "*", &["run"]).await;
+    assert_over(fixture.try_user(&a, "one-more", "acme", &["run"]).await, "deleted ones included");
+    fixture.user("carl", "*", &["run"]).await;
     let moved = UserChange { project: Some("acme".to_owned()), ..UserChange::default() };
-    let moved = desk.registry.update_user(&desk.policy, &everywhere, "carl", moved, Expected::Any).await;
+    let moved = fixture.registry.update_user(&fixture.policy, &everywhere, "carl", moved, Expected::Any).await;
     assert_over(moved, "quotas.users");
 
     for n in 0..6 {
-        desk.try_resource(&everywhere, &n.to_string(), "acme").await.unwrap();
+        fixture.try_resource(&everywhere, &n.to_string(), "acme").await.unwrap();
     }
-    assert_over(desk.try_resource(&everywhere, "7", "acme").await, "quotas.projects.acme.resources");
-    desk.try_resource(&everywhere, "8", "beta").await.unwrap();
-    assert_over(desk.try_resource(&everywhere, "8", "acme").await, "quotas.resources");
-    desk.try_resource(&everywhere, "0", "acme").await.unwrap();
-    desk.registry.delete_resource(&everywhere, "workload", "0", Expected::Any).await.unwrap();
-    desk.try_resource(&everywhere, "8", "acme").await.unwrap();
+    assert_over(fixture.try_resource(&everywhere, "7", "acme").await, "quotas.projects.acme.resources");
+    fixture.try_resource(&everywhere, "8", "beta").await.unwrap();
+    assert_over(fixture.try_resource(&everywhere, "8", "acme").await, "quotas.resources");
+    fixture.try_resource(&everywhere, "0", "acme").await.unwrap();
+    fixture.registry.delete_resource(&everywhere, "workload", "0", Expected::Any).await.unwrap();
+    fixture.try_resource(&everywhere, "8", "acme").await.unwrap();
 
     let mut raised = limits(100_000, 10);
     let own = ProjectQuotas { keys: 12, ..raised.quotas.each };
     raised.quotas.projects.insert("acme".to_owned(), own);
-    desk.registry.limit(raised);
-    assert_eq!(desk.try_keys(&a, 50).await.len(), 2);
-    assert_eq!(desk.try_keys(&of("b", "beta"), 5).await.len(), 0);
+    fixture.registry.limit(raised);
+    assert_eq!(fixture.try_keys(&a, 50).await.len(), 2);
+    assert_eq!(fixture.try_keys(&of("b", "beta"), 5).await.len(), 0);
 }
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 #[tokio::test]
 async fn what_was_revoked_makes_room_once_no_copy_of_the_store_has_it_valid() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let planes = ["data", "admin"].map(str::to_owned).into();
     let rule = Tombstones { backups_kept: 90 * DAY, planes };
-    desk.registry.limit(Limits { tombstones: Some(rule), ..limits(1_000, 6) });
+    fixture.registry.limit(Limits { tombstones: Some(rule), ..limits(1_000, 6) });
     let operator = Actor::operator();
     let made = async |plane: &str, days: Option<u32>, is_revoked: bool| {
         let expires_in = days.map(|days| days * DAY);
         let spec = KeySpec { expires_in, ..spec(plane, "acme", &["run"]) };
-        let key = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record;
+        let key = fixture.registry.create_key(&fixture.policy, &operator, spec, None).await.unwrap().record;
         if is_revoked {
-            desk.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
+            fixture.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
         }
         key
     };
@@ -250,108 +250,108 @@ async fn what_was_revoked_makes_room_once_no_copy_of_the_store_has_it_valid() {
         made("control", Some(30), true).await,
         made("data", None, false).await,
     ];
-    assert_over(desk.try_key(&operator, "acme").await, "revoked ones included");
+    assert_over(fixture.try_key(&operator, "acme").await, "revoked ones included");
     let round = async |after: Duration| {
-        desk.pass(after);
+        fixture.pass(after);
         // A clock that runs ahead takes nothing: it is the log that says how late it is.
-        desk.registry.purge_tombstones().await.unwrap();
-        desk.user(&format!("of-{}", desk.now().as_millis()), "beta", &["run"]).await;
-        desk.pass(2 * DAY);
-        desk.registry.purge_tombstones().await.unwrap();
-        desk.registry.key(&operator, over.id).await.is_ok()
+        fixture.registry.purge_tombstones().await.unwrap();
+        fixture.user(&format!("of-{}", fixture.now().as_millis()), "beta", &["run"]).await;
+        fixture.pass(2 * DAY);
+        fixture.registry.purge_tombstones().await.unwrap();
+        fixture.registry.key(&operator, over.id).await.is_ok()
     };
     assert!(round(110 * DAY).await, "expired 82 days ago");
     assert!(!round(10 * DAY).await, "expired 94 days ago");
     for key in &kept {
-        desk.registry.key(&operator, key.id).await.unwrap();
+        fixture.registry.key(&operator, key.id).await.unwrap();
     }
-    let row = desk.log().await.into_iter().find(|row| row.act == "key.purge").unwrap();
+    let row = fixture.log().await.into_iter().find(|row| row.act == "key.purge").unwrap();
     assert_eq!((&*row.actor, row.project.as_deref(), &*row.target), ("tollgate", Some("acme"), "project:acme"));
-    let newest = desk.log().await.into_iter().filter(|row| row.act != "key.purge").map(|row| row.at).max();
+    let newest = fixture.log().await.into_iter().filter(|row| row.act != "key.purge").map(|row| row.at).max();
     assert!(Some(row.at) <= newest, "what tells how late it is must not be told by a clock that runs ahead");
-    desk.try_key(&operator, "acme").await.unwrap();
+    fixture.try_key(&operator, "acme").await.unwrap();
 }
 
 #[tokio::test]
 async fn a_round_that_a_wrong_clock_has_dated_ahead_holds_up_no_other() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let rule = Tombstones { backups_kept: 90 * DAY, planes: ["data".to_owned()].into() };
-    desk.registry.limit(Limits { tombstones: Some(rule), ..limits(1_000, 6) });
+    fixture.registry.limit(Limits { tombstones: Some(rule), ..limits(1_000, 6) });
     let operator = Actor::operator();
     let spec = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
-    let key = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record;
-    desk.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
-    desk.pass(100 * DAY);
-    let now = desk.now();
-    desk.pass(1_000 * DAY);
+    let key = fixture.registry.create_key(&fixture.policy, &operator, spec, None).await.unwrap().record;
+    fixture.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
+    fixture.pass(100 * DAY);
+    let now = fixture.now();
+    fixture.pass(1_000 * DAY);
     // By the log it is too early.
-    desk.registry.purge_tombstones().await.unwrap();
-    assert!(desk.registry.key(&operator, key.id).await.is_ok());
-    desk.set(now);
-    desk.user("later", "beta", &["run"]).await;
-    desk.registry.purge_tombstones().await.unwrap();
-    assert!(desk.registry.key(&operator, key.id).await.is_err(), "today's round was held up");
+    fixture.registry.purge_tombstones().await.unwrap();
+    assert!(fixture.registry.key(&operator, key.id).await.is_ok());
+    fixture.set(now);
+    fixture.user("later", "beta", &["run"]).await;
+    fixture.registry.purge_tombstones().await.unwrap();
+    assert!(fixture.registry.key(&operator, key.id).await.is_err(), "today's round was held up");
 }
 
 /// By what it writes itself, either: all who share the store have the store's time in common.
 #[tokio::test]
 async fn a_replica_whose_clock_runs_ahead_removes_nothing() {
     let (store, _, _server) = in_redis().await;
-    let desk = Desk::on(store);
+    let fixture = RegistryFixture::on(store);
     let rule = Tombstones { backups_kept: 90 * DAY, planes: ["data".to_owned()].into() };
-    desk.registry.limit(Limits { tombstones: Some(rule), audit_kept: Some(90 * DAY), ..limits(1_000, 6) });
-    desk.set(Clock::System.now());
+    fixture.registry.limit(Limits { tombstones: Some(rule), audit_kept: Some(90 * DAY), ..limits(1_000, 6) });
+    fixture.set(Clock::System.now());
     let operator = Actor::operator();
     let spec = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
-    let key = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record;
-    desk.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
-    let rows = desk.log().await.len();
-    desk.pass(200 * DAY);
-    desk.user("ahead", "beta", &["run"]).await;
-    desk.registry.purge_tombstones().await.unwrap();
-    desk.registry.trim_old_rows().await.unwrap();
-    assert!(desk.registry.key(&operator, key.id).await.is_ok());
-    assert_eq!(desk.log().await.len(), rows + 1);
+    let key = fixture.registry.create_key(&fixture.policy, &operator, spec, None).await.unwrap().record;
+    fixture.registry.revoke_key(&operator, key.id, Expected::Any).await.unwrap();
+    let rows = fixture.log().await.len();
+    fixture.pass(200 * DAY);
+    fixture.user("ahead", "beta", &["run"]).await;
+    fixture.registry.purge_tombstones().await.unwrap();
+    fixture.registry.trim_old_rows().await.unwrap();
+    assert!(fixture.registry.key(&operator, key.id).await.is_ok());
+    assert_eq!(fixture.log().await.len(), rows + 1);
 }
 
 #[tokio::test]
 async fn refusals_of_one_project_hide_none_of_another() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     for n in 0..3_000 {
         let a = of(&format!("a-{}", n % 50), "acme");
-        assert!(matches!(desk.try_key(&a, "beta").await, Err(RegistryError::Forbidden(_))));
+        assert!(matches!(fixture.try_key(&a, "beta").await, Err(RegistryError::Forbidden(_))));
     }
-    let rows = desk.log().await.len();
+    let rows = fixture.log().await.len();
     println!("{rows} rows of 3000 refusals");
     assert_eq!(rows, 600);
-    assert!(desk.try_key(&of("b", "beta"), "acme").await.is_err());
-    assert_eq!(desk.log().await.len(), 601);
+    assert!(fixture.try_key(&of("b", "beta"), "acme").await.is_err());
+    assert_eq!(fixture.log().await.len(), 601);
 }
 
 #[tokio::test]
 async fn only_the_operator_removes_rows_of_the_log() {
-    let desk = Desk::new();
-    desk.key("data", "acme", &["run"]).await;
-    desk.key("data", "acme", &["run"]).await;
-    desk.pass(Duration::from_secs(60));
-    let before = desk.now();
+    let fixture = RegistryFixture::new();
+    fixture.key("data", "acme", &["run"]).await;
+    fixture.key("data", "acme", &["run"]).await;
+    fixture.pass(Duration::from_secs(60));
+    let before = fixture.now();
     for actor in [of("acme", "acme"), of("root", "*")] {
-        let trimmed = desk.registry.trim_audit(&actor, before).await;
+        let trimmed = fixture.registry.trim_audit(&actor, before).await;
         assert!(matches!(trimmed, Err(RegistryError::Forbidden(_))), "{trimmed:?}");
     }
-    let log = desk.log().await;
+    let log = fixture.log().await;
     let refused = |act: &str| log.iter().filter(|row| row.act == act && row.outcome == Outcome::Refused).count();
     assert_eq!((log.len(), refused("audit.trim")), (4, 2));
-    assert_eq!(desk.registry.trim_audit(&Actor::operator(), before).await.unwrap(), (2, false));
+    assert_eq!(fixture.registry.trim_audit(&Actor::operator(), before).await.unwrap(), (2, false));
 }
 
 #[tokio::test]
 async fn a_key_is_for_so_many_workloads_at_most() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let try_key = async |count: usize| {
         let workloads = (0..count).map(|number| format!("w{number}")).collect();
         let spec = KeySpec { workloads, ..spec("data", "acme", &["run"]) };
-        desk.registry.create_key(&desk.policy, &Actor::operator(), spec, None).await.map(|key| key.record)
+        fixture.registry.create_key(&fixture.policy, &Actor::operator(), spec, None).await.map(|key| key.record)
     };
     assert_eq!(try_key(256).await.unwrap().workloads.len(), 256);
     let more = try_key(257).await;
@@ -360,36 +360,36 @@ async fn a_key_is_for_so_many_workloads_at_most() {
 
 #[tokio::test]
 async fn a_refusal_names_no_secret() {
-    let desk = Desk::new();
-    let key = desk.key("data", "acme", &["run"]).await.secret;
-    let found = desk.registry.user(&of("beta", "beta"), key.expose()).await;
+    let fixture = RegistryFixture::new();
+    let key = fixture.key("data", "acme", &["run"]).await.secret;
+    let found = fixture.registry.user(&of("beta", "beta"), key.expose()).await;
     assert!(matches!(found, Err(RegistryError::NotFound(_))), "{found:?}");
-    let log = desk.log().await;
+    let log = fixture.log().await;
     assert_eq!((&*log[0].act, log[0].outcome), ("user.show", Outcome::Refused));
     assert!(log[0].target.starts_with("user:") && !format!("{log:?}").contains(&key.expose()[20..]), "{log:?}");
 }
 
 #[tokio::test]
 async fn a_clock_that_was_set_forward_removes_no_rows() {
-    let desk = desk(Limits { audit_kept: Some(400 * DAY), ..limits(9, 9) });
+    let fixture = fixture(Limits { audit_kept: Some(400 * DAY), ..limits(9, 9) });
     for _ in 0..3 {
-        desk.key("data", "acme", &["run"]).await;
+        fixture.key("data", "acme", &["run"]).await;
     }
-    desk.pass(4_000 * DAY);
-    desk.registry.trim_old_rows().await.unwrap();
-    assert_eq!(desk.log().await.len(), 3);
+    fixture.pass(4_000 * DAY);
+    fixture.registry.trim_old_rows().await.unwrap();
+    assert_eq!(fixture.log().await.len(), 3);
 }
 
 #[tokio::test]
 async fn a_key_that_no_longer_works_is_not_rotated() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let (operator, any) = (Actor::operator(), Expected::Any);
-    let rotate = async |id| desk.registry.rotate_key(&desk.policy, &operator, id, DAY, any).await.map(|_| ());
-    let revoked = desk.key("data", "acme", &["run"]).await.record.id;
-    desk.registry.revoke_key(&operator, revoked, any).await.unwrap();
+    let rotate = async |id| fixture.registry.rotate_key(&fixture.policy, &operator, id, DAY, any).await.map(|_| ());
+    let revoked = fixture.key("data", "acme", &["run"]).await.record.id;
+    fixture.registry.revoke_key(&operator, revoked, any).await.unwrap();
     let spec = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
-    let expired = desk.registry.create_key(&desk.policy, &operator, spec, None).await.unwrap().record.id;
-    desk.pass(2 * DAY);
+    let expired = fixture.registry.create_key(&fixture.policy, &operator, spec, None).await.unwrap().record.id;
+    fixture.pass(2 * DAY);
     for id in [revoked, expired] {
         let rotated = rotate(id).await;
         assert!(matches!(rotated, Err(RegistryError::Conflict(_))), "{rotated:?}");
@@ -398,13 +398,13 @@ async fn a_key_that_no_longer_works_is_not_rotated() {
 
 #[tokio::test]
 async fn nobody_sees_or_ends_sessions_of_a_user_elsewhere() {
-    let desk = Desk::new();
-    desk.user("ben", "beta", &["run"]).await;
+    let fixture = RegistryFixture::new();
+    fixture.user("ben", "beta", &["run"]).await;
     let acme = of("acme", "acme");
     for name in ["ben", "beta/ben", "beta/ghost"] {
-        let seen = desk.registry.sessions(&acme, name).await;
+        let seen = fixture.registry.sessions(&acme, name).await;
         assert!(matches!(seen, Err(RegistryError::NotFound(_))), "{name}: {seen:?}");
-        let ended = desk.registry.end_listed_session(&acme, name, "s-1").await.map(|_| ());
+        let ended = fixture.registry.end_listed_session(&acme, name, "s-1").await.map(|_| ());
         assert!(matches!(ended, Err(RegistryError::NotFound(_))), "{name}: {ended:?}");
     }
 }

@@ -6,7 +6,6 @@
 mod cache;
 mod changes;
 mod contract;
-mod desk;
 mod disk;
 mod earlier;
 mod faults;
@@ -27,6 +26,7 @@ mod redis;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod registry;
+mod registry_fixture;
 #[path = "../support/servers.rs"]
 mod servers;
 mod shared;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tollgate::domain::record::{AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::migration::{Depot, Kind, Report, migrate};
+use tollgate::store::migration::{Kind, MigrationStore, Report, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, Store, StoreError, Write};
 use tollgate_guard::protocol::{Member, MemberState, Position};
@@ -41,12 +41,12 @@ impl File {
         Store::Embedded(Arc::new(open(&self.path).unwrap()))
     }
 
-    async fn source(&self) -> Depot {
-        Depot::source_file(&self.path).await.unwrap()
+    async fn source(&self) -> MigrationStore {
+        MigrationStore::source_file(&self.path).await.unwrap()
     }
 
-    async fn target(&self) -> Depot {
-        Depot::target_file(&self.path).await.unwrap()
+    async fn target(&self) -> MigrationStore {
+        MigrationStore::target_file(&self.path).await.unwrap()
     }
 }
 
@@ -55,8 +55,8 @@ fn open(path: &Path) -> Result<Embedded, StoreError> {
     Embedded::open(path, Duration::from_secs(10))
 }
 
-async fn depot(redis: &Arc<Redis>) -> Depot {
-    Depot::redis(Arc::clone(redis)).await.unwrap()
+async fn depot(redis: &Arc<Redis>) -> MigrationStore {
+    MigrationStore::redis(Arc::clone(redis)).await.unwrap()
 }
 
 fn goes_on(id: &str, expires_at: u64) -> OpenSession {
@@ -274,10 +274,10 @@ async fn a_target_must_be_empty_or_of_this_migration() {
     refused(migrate(&depot(&redis).await, &depot(&redis).await, NOW).await, "both stores are the same");
     assert_eq!(store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await.unwrap().len(), 1);
 
-    let missing = Depot::source_file(Path::new("/nowhere/store.redb")).await.unwrap_err();
+    let missing = MigrationStore::source_file(Path::new("/nowhere/store.redb")).await.unwrap_err();
     assert!(missing.to_string().contains("there is no store at"), "{missing}");
     let server = RedisServer::start().await;
-    let headless = Depot::redis(on_server(&server)).await.unwrap_err();
+    let headless = MigrationStore::redis(on_server(&server)).await.unwrap_err();
     assert!(headless.to_string().contains("tollgate store init"), "{headless}");
 }
 
@@ -344,9 +344,9 @@ fn member(beat: u64) -> Member {
 async fn a_store_in_use_is_left_alone() {
     let file = File::new();
     let held = file.open();
-    let locked = Depot::source_file(&file.path).await.unwrap_err();
+    let locked = MigrationStore::source_file(&file.path).await.unwrap_err();
     assert!(locked.to_string().contains("in use by another process"), "{locked}");
-    assert!(Depot::target_file(&file.path).await.is_err());
+    assert!(MigrationStore::target_file(&file.path).await.is_err());
     drop(held);
 
     let (_, redis, _server) = in_redis().await;
@@ -359,7 +359,7 @@ async fn a_store_in_use_is_left_alone() {
     });
     let used = loop {
         // Until the first beat there is nobody.
-        if let Err(error) = Depot::redis(Arc::clone(&redis)).await {
+        if let Err(error) = MigrationStore::redis(Arc::clone(&redis)).await {
             break error;
         }
     };

@@ -10,8 +10,8 @@ use tollgate::store::Store;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{UserQuery, Write};
 
-use crate::desk::{Desk, actor};
 use crate::redis_server::RedisServer;
+use crate::registry_fixture::{RegistryFixture, actor};
 use crate::support::{Apply, in_redis, user};
 
 const RUN: [&str; 1] = ["run"];
@@ -21,33 +21,33 @@ fn boss(project: &str) -> Actor {
 }
 
 /// One who was made before names of projects were told apart.
-async fn older(desk: &Desk, name: &str, project: &str) {
+async fn older(fixture: &RegistryFixture, name: &str, project: &str) {
     let user = User { project: project.to_owned(), ..user(name) };
-    desk.store.apply(vec![Write::CreateUser(user)]).await.unwrap();
+    fixture.store.apply(vec![Write::CreateUser(user)]).await.unwrap();
 }
 
-fn looked_at(desk: &Desk) -> u64 {
-    match &desk.store {
+fn looked_at(fixture: &RegistryFixture) -> u64 {
+    match &fixture.store {
         Store::Embedded(store) => store.looked_at(),
         Store::Redis(_) => 0,
     }
 }
 
-async fn logs_in(desk: &Desk, name: &str) -> Option<String> {
-    whoever_logs_in(&desk.store, name).await.unwrap().map(|found| found.user.unwrap().name)
+async fn logs_in(fixture: &RegistryFixture, name: &str) -> Option<String> {
+    whoever_logs_in(&fixture.store, name).await.unwrap().map(|found| found.user.unwrap().name)
 }
 
 const ELSEWHERE: [&str; 5] = ["nowhere", "named", "older", "of every project", "deleted"];
 
 /// Takes the name `ann` where beta is not, or nowhere.
-async fn take_ann(desk: &Desk, elsewhere: &str) {
+async fn take_ann(fixture: &RegistryFixture, elsewhere: &str) {
     match elsewhere {
-        "named" => drop(desk.user("ann", "acme", &RUN).await),
-        "older" => older(desk, "ann", "acme").await,
-        "of every project" => drop(desk.user("ann", "*", &RUN).await),
+        "named" => drop(fixture.user("ann", "acme", &RUN).await),
+        "older" => older(fixture, "ann", "acme").await,
+        "of every project" => drop(fixture.user("ann", "*", &RUN).await),
         "deleted" => {
-            older(desk, "ann", "acme").await;
-            desk.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
+            older(fixture, "ann", "acme").await;
+            fixture.registry.delete_user(&Actor::operator(), "ann", Expected::Any).await.unwrap();
         }
         _ => {}
     }
@@ -76,12 +76,12 @@ async fn a_name_that_is_taken_elsewhere_costs_a_server_what_it_would_cost_otherw
     let mut costs = Vec::new();
     for elsewhere in ELSEWHERE {
         let (store, _, server) = in_redis().await;
-        let desk = Desk::on(store);
-        take_ann(&desk, elsewhere).await;
+        let fixture = RegistryFixture::on(store);
+        take_ann(&fixture, elsewhere).await;
         // From here on the server knows the scripts, and the project is there.
-        desk.try_user(&boss("beta"), "bob", "beta", &RUN).await.unwrap();
+        fixture.try_user(&boss("beta"), "bob", "beta", &RUN).await.unwrap();
         let before = commands(&server).await;
-        let made = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();
+        let made = fixture.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();
         assert_eq!((&*made.name, made.version), ("beta/ann", 1), "{elsewhere}");
         let mut cost = commands(&server).await;
         cost.iter_mut().for_each(|(name, calls)| *calls -= before.get(name).copied().unwrap_or_default());
@@ -97,25 +97,26 @@ async fn a_name_that_is_taken_elsewhere_costs_a_server_what_it_would_cost_otherw
 async fn a_name_that_is_taken_elsewhere_is_made_as_if_it_were_not() {
     let mut tried = 0;
     for elsewhere in ELSEWHERE {
-        let desk = Desk::new();
-        take_ann(&desk, elsewhere).await;
-        let before = (desk.log().await.len(), desk.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await);
-        let looked_at = looked_at(&desk);
-        let made = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();
-        assert_eq!(self::looked_at(&desk), looked_at, "{elsewhere}: no list is read for it");
+        let fixture = RegistryFixture::new();
+        take_ann(&fixture, elsewhere).await;
+        let before =
+            (fixture.log().await.len(), fixture.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await);
+        let looked_at = looked_at(&fixture);
+        let made = fixture.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap();
+        assert_eq!(self::looked_at(&fixture), looked_at, "{elsewhere}: no list is read for it");
         assert_eq!(
             (&*made.name, &*made.project, made.sessions, made.version),
             ("beta/ann", "beta", 1, 1),
             "{elsewhere}"
         );
-        let log = desk.log().await;
+        let log = fixture.log().await;
         assert_eq!(log.len(), before.0 + 1, "{elsewhere}");
         let row = &log[0];
         assert_eq!((&*row.target, row.project.as_deref(), row.outcome), ("user:beta/ann", Some("beta"), Outcome::Done));
         // Whoever was there is as before, and in one project the name is taken once.
-        let now = desk.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await.unwrap();
+        let now = fixture.store.users(UserQuery { limit: 9, ..UserQuery::default() }).await.unwrap();
         assert_eq!(now.iter().filter(|user| user.name != "beta/ann").cloned().collect::<Vec<_>>(), before.1.unwrap());
-        let twice = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await;
+        let twice = fixture.try_user(&boss("beta"), "ann", "beta", &RUN).await;
         assert!(matches!(&twice, Err(RegistryError::Conflict(text)) if !text.contains("acme")), "{twice:?}");
         tried += 2;
     }
@@ -124,23 +125,23 @@ async fn a_name_that_is_taken_elsewhere_is_made_as_if_it_were_not() {
 
 #[tokio::test]
 async fn a_name_is_taken_once_in_a_project_whenever_it_was_made() {
-    let desk = Desk::new();
-    let (operator, registry) = (Actor::operator(), &desk.registry);
-    older(&desk, "ann", "acme").await;
-    let taken = desk.try_user(&boss("acme"), "ann", "acme", &RUN).await.unwrap_err();
+    let fixture = RegistryFixture::new();
+    let (operator, registry) = (Actor::operator(), &fixture.registry);
+    older(&fixture, "ann", "acme").await;
+    let taken = fixture.try_user(&boss("acme"), "ann", "acme", &RUN).await.unwrap_err();
     assert!(taken.to_string().contains("taken"), "{taken}");
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
-    let kept = desk.try_user(&boss("acme"), "ann", "acme", &RUN).await.unwrap_err();
+    let kept = fixture.try_user(&boss("acme"), "ann", "acme", &RUN).await.unwrap_err();
     assert!(kept.to_string().contains("tollgate users free ann"), "{kept}");
     registry.free_user_name(&operator, "ann").await.unwrap();
-    assert_eq!(desk.user("ann", "acme", &RUN).await.name, "acme/ann");
+    assert_eq!(fixture.user("ann", "acme", &RUN).await.name, "acme/ann");
     // Whoever has no project in front of the name may come to another one, unless the name is taken there.
     let moves = async |name: &str, project: &str| {
         let change = UserChange { project: Some(project.to_owned()), ..UserChange::default() };
-        registry.update_user(&desk.policy, &operator, name, change, Expected::Any).await.map(|made| made.result.name)
+        registry.update_user(&fixture.policy, &operator, name, change, Expected::Any).await.map(|made| made.result.name)
     };
-    older(&desk, "bob", "acme").await;
-    desk.user("bob", "beta", &RUN).await;
+    older(&fixture, "bob", "acme").await;
+    fixture.user("bob", "beta", &RUN).await;
     for (name, project) in [("acme/bob", "beta"), ("beta/bob", "acme"), ("beta/bob", "*")] {
         assert!(matches!(moves(name, project).await, Err(RegistryError::Conflict(_))), "{name} to {project}");
     }
@@ -148,18 +149,18 @@ async fn a_name_is_taken_once_in_a_project_whenever_it_was_made() {
     assert!(matches!(moves("bob", "beta").await, Err(RegistryError::Conflict(_))), "the name is kept");
     registry.free_user_name(&operator, "beta/bob").await.unwrap();
     assert_eq!(moves("bob", "beta").await, Ok("bob".to_owned()));
-    let taken = desk.try_user(&boss("beta"), "bob", "beta", &RUN).await;
+    let taken = fixture.try_user(&boss("beta"), "bob", "beta", &RUN).await;
     assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
 }
 
 #[tokio::test]
 async fn a_name_means_one_user_or_nobody() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let operator = Actor::operator();
-    desk.user("ann", "acme", &RUN).await;
-    desk.user("eve", "*", &RUN).await;
-    older(&desk, "old", "acme").await;
-    let named = async |actor: &Actor, name: &str| desk.registry.user(actor, name).await.map(|user| user.name);
+    fixture.user("ann", "acme", &RUN).await;
+    fixture.user("eve", "*", &RUN).await;
+    older(&fixture, "old", "acme").await;
+    let named = async |actor: &Actor, name: &str| fixture.registry.user(actor, name).await.map(|user| user.name);
     for (name, known) in [
         ("ann", Some("acme/ann")),
         ("acme/ann", Some("acme/ann")),
@@ -172,12 +173,12 @@ async fn a_name_means_one_user_or_nobody() {
         ("nobody", None),
         ("acme/nobody", None),
     ] {
-        assert_eq!(logs_in(&desk, name).await.as_deref(), known, "{name}");
+        assert_eq!(logs_in(&fixture, name).await.as_deref(), known, "{name}");
         assert_eq!(named(&operator, name).await.ok().as_deref(), known, "{name}");
     }
     // Another project has these names, too.
     for name in ["ann", "eve", "old"] {
-        desk.try_user(&boss("beta"), name, "beta", &RUN).await.unwrap();
+        fixture.try_user(&boss("beta"), name, "beta", &RUN).await.unwrap();
     }
     for (name, known) in [
         ("ann", None),
@@ -188,7 +189,7 @@ async fn a_name_means_one_user_or_nobody() {
         ("beta/old", Some("beta/old")),
         ("beta/eve", Some("beta/eve")),
     ] {
-        assert_eq!(logs_in(&desk, name).await.as_deref(), known, "{name}");
+        assert_eq!(logs_in(&fixture, name).await.as_deref(), known, "{name}");
     }
     let which = named(&operator, "ann").await.unwrap_err();
     assert!(which.to_string().contains("acme/ann, beta/ann"), "{which}");
@@ -210,26 +211,26 @@ async fn a_name_means_one_user_or_nobody() {
         assert_eq!(found.as_deref().map_err(|text| &**text), known, "{project}: {name}");
     }
     // Deleted or moved away, the name means the other one again.
-    desk.registry.delete_user(&operator, "acme/ann", Expected::Any).await.unwrap();
-    assert_eq!(logs_in(&desk, "ann").await.as_deref(), Some("beta/ann"));
-    assert_eq!(logs_in(&desk, "acme/ann").await, None);
+    fixture.registry.delete_user(&operator, "acme/ann", Expected::Any).await.unwrap();
+    assert_eq!(logs_in(&fixture, "ann").await.as_deref(), Some("beta/ann"));
+    assert_eq!(logs_in(&fixture, "acme/ann").await, None);
 }
 
 /// What is done once more, as after a time-out, falls on nobody who is called alike elsewhere.
 #[tokio::test]
 async fn the_name_of_who_was_deleted_means_nobody_else() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let operator = Actor::operator();
-    desk.user("ann", "*", &RUN).await;
-    desk.user("ann", "beta", &RUN).await;
+    fixture.user("ann", "*", &RUN).await;
+    fixture.user("ann", "beta", &RUN).await;
     let delete =
-        async || desk.registry.delete_user(&operator, "ann", Expected::Any).await.map(|made| made.name.clone());
+        async || fixture.registry.delete_user(&operator, "ann", Expected::Any).await.map(|made| made.name.clone());
     assert_eq!(delete().await.as_deref(), Ok("ann"));
     assert!(matches!(delete().await, Err(RegistryError::NotFound(_))));
-    assert!(desk.registry.user(&operator, "beta/ann").await.is_ok());
+    assert!(fixture.registry.user(&operator, "beta/ann").await.is_ok());
     // The name can be given free all the same, and then it means who is left.
-    assert_eq!(desk.registry.free_user_name(&operator, "ann").await.unwrap().name, "ann");
-    assert_eq!(desk.registry.user(&operator, "ann").await.unwrap().name, "beta/ann");
+    assert_eq!(fixture.registry.free_user_name(&operator, "ann").await.unwrap().name, "ann");
+    assert_eq!(fixture.registry.user(&operator, "ann").await.unwrap().name, "beta/ann");
 }
 
 #[tokio::test]
@@ -240,16 +241,16 @@ async fn an_older_store_goes_on_with_names_alone() {
     drop(open());
     crate::formats::file_says(&path, 2);
     let store = open();
-    let desk = Desk::on(store.clone());
-    assert_eq!(desk.user("ann", "acme", &RUN).await.name, "ann");
-    let taken = desk.try_user(&boss("beta"), "ann", "beta", &RUN).await;
+    let fixture = RegistryFixture::on(store.clone());
+    assert_eq!(fixture.user("ann", "acme", &RUN).await.name, "ann");
+    let taken = fixture.try_user(&boss("beta"), "ann", "beta", &RUN).await;
     assert!(matches!(taken, Err(RegistryError::Conflict(_))), "{taken:?}");
-    assert_eq!(desk.registry.user(&boss("acme"), "ann").await.unwrap().name, "ann");
+    assert_eq!(fixture.registry.user(&boss("acme"), "ann").await.unwrap().name, "ann");
     tollgate::store::upgrade::upgrade(&store).await.unwrap();
     // Everybody is called what they were called, and the names of other projects are free.
-    assert_eq!(logs_in(&desk, "ann").await.as_deref(), Some("ann"));
-    assert_eq!(desk.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap().name, "beta/ann");
-    assert_eq!(logs_in(&desk, "acme/ann").await.as_deref(), Some("ann"));
-    assert_eq!(desk.registry.user(&boss("acme"), "ann").await.unwrap().name, "ann");
-    assert!(matches!(desk.try_user(&boss("acme"), "ann", "acme", &RUN).await, Err(RegistryError::Conflict(_))));
+    assert_eq!(logs_in(&fixture, "ann").await.as_deref(), Some("ann"));
+    assert_eq!(fixture.try_user(&boss("beta"), "ann", "beta", &RUN).await.unwrap().name, "beta/ann");
+    assert_eq!(logs_in(&fixture, "acme/ann").await.as_deref(), Some("ann"));
+    assert_eq!(fixture.registry.user(&boss("acme"), "ann").await.unwrap().name, "ann");
+    assert!(matches!(fixture.try_user(&boss("acme"), "ann", "acme", &RUN).await, Err(RegistryError::Conflict(_))));
 }

@@ -12,7 +12,7 @@ use tollgate::store::{AuditQuery, KeyQuery, ResourceQuery, UserQuery, Write};
 use tollgate_core::credential::KeyId;
 use tollgate_core::resource::Resource;
 
-use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
+use crate::registry_fixture::{HASH, RegistryFixture, actor, names, spec, user_spec};
 use crate::support::{Apply, at, id, key_of, project, resource, user};
 
 const EVERYTHING: [&str; 7] =
@@ -175,7 +175,7 @@ const OPERATORS: [(Act, &str); 2] = [
 ];
 
 struct World {
-    desk: Desk,
+    fixture: RegistryFixture,
     keys: HashMap<&'static str, KeyId>,
 }
 
@@ -193,7 +193,7 @@ struct Stored {
 
 impl World {
     async fn new() -> Self {
-        let desk = Desk::new();
+        let fixture = RegistryFixture::new();
         let mut keys = HashMap::from([("ghost", id(0))]);
         let mut batch = vec![
             Write::CreateSigningKey(signing_key("k-1")),
@@ -229,12 +229,12 @@ impl World {
             let session = OpenSession { id, generation: user.sessions, began_at: at(1), expires_at, address: None };
             batch.push(Write::BeginSession { user: user.name, session });
         }
-        desk.store.apply(batch).await.unwrap();
-        Self { desk, keys }
+        fixture.store.apply(batch).await.unwrap();
+        Self { fixture, keys }
     }
 
     async fn stored(&self) -> Stored {
-        let store = &self.desk.store;
+        let store = &self.fixture.store;
         Stored {
             keys: store.keys(KeyQuery { limit: 99, ..KeyQuery::default() }).await.unwrap(),
             users: store.users(UserQuery { limit: 99, ..UserQuery::default() }).await.unwrap(),
@@ -248,7 +248,7 @@ impl World {
 
     /// Does it, and says what was changed, as the log names it; a read changes nothing.
     async fn perform(&self, actor: &Actor, act: Act) -> Result<Option<String>, RegistryError> {
-        let (registry, policy, any) = (&self.desk.registry, &self.desk.policy, Expected::Any);
+        let (registry, policy, any) = (&self.fixture.registry, &self.fixture.policy, Expected::Any);
         let key = |name: &str| self.keys[name];
         let named_key = |id: KeyId| Some(format!("key:{id}"));
         let named_user = |user: User| Some(format!("user:{}", user.name));
@@ -344,9 +344,9 @@ impl World {
 
     /// What is not as the table says.
     async fn difference(&self, actor: &Actor, act: Act, expected: char) -> Option<String> {
-        let (stored, rows) = (self.stored().await, self.desk.log().await.len());
+        let (stored, rows) = (self.stored().await, self.fixture.log().await.len());
         let result = self.perform(actor, act).await;
-        let log = self.desk.log().await;
+        let log = self.fixture.log().await;
         let new = &log[..log.len() - rows];
         let changed = self.stored().await != stored;
         let as_expected = letter(&result) == expected
@@ -475,7 +475,7 @@ fn says_refused(new: &[AuditEntry], actor: &Actor, (name, target): (&str, String
 async fn what_is_elsewhere_looks_like_what_is_nowhere() {
     let world = World::new().await;
     let acme = actor("acme", "acme", &EVERYTHING);
-    let registry = &world.desk.registry;
+    let registry = &world.fixture.registry;
     for (elsewhere, nowhere) in [("beta", "ghost"), ("every", "ghost")] {
         let (elsewhere, nowhere) = (world.keys[elsewhere], world.keys[nowhere]);
         let errors = [
@@ -489,13 +489,13 @@ async fn what_is_elsewhere_looks_like_what_is_nowhere() {
         registry.user(&acme, "ghost").await.unwrap_err().to_string().replace("ghost", "NAME"),
     ];
     assert_eq!(errors[0], errors[1]);
-    world.desk.user("ben", "beta", &["run"]).await;
+    world.fixture.user("ben", "beta", &["run"]).await;
     for name in ["beta/bob", "beta/ben", "beta/ghost", "ghost/ghost"] {
         let error = registry.user(&acme, name).await.unwrap_err().to_string();
         assert_eq!(error, format!("there is no user {name}"));
     }
     // Each was written down, as work of the same kind, and in no place where the actor could read it.
-    assert_eq!(world.desk.log().await.iter().filter(|row| row.outcome == Outcome::Refused).count(), 10);
+    assert_eq!(world.fixture.log().await.iter().filter(|row| row.outcome == Outcome::Refused).count(), 10);
     let seen = registry.audit(&acme, AuditQuery { limit: 99, ..AuditQuery::default() }).await.unwrap().rows;
     assert!(seen.is_empty(), "{seen:#?}");
     let beta = actor("beta", "beta", &EVERYTHING);

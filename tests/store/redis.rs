@@ -17,8 +17,8 @@ use tollgate_guard::slots::Touched;
 use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
-use crate::desk::Desk;
 use crate::redis_server::RedisServer;
+use crate::registry_fixture::RegistryFixture;
 use crate::support::{at, id, in_redis, key, key_of, on_server, project, resource, revoked, row, user};
 
 pub mod alike;
@@ -160,7 +160,7 @@ async fn a_server_that_was_demoted_is_not_believed() {
 #[tokio::test]
 async fn a_server_that_was_filled_keeps_room_for_every_end() {
     let (store, redis, server) = in_redis().await;
-    let desk = Desk::on(store);
+    let fixture = RegistryFixture::on(store);
     let barred = project("acme", ProjectState::Suspended);
     let thing = resource("workload", "w-1", "acme");
     let disabled = User { disabled: true, sessions: 2, version: 2, ..user("ann") };
@@ -210,7 +210,7 @@ async fn a_server_that_was_filled_keeps_room_for_every_end() {
         }
         let n = limit.unwrap_or(0) + 10;
         write(&redis, vec![Write::UpdateKey(revoked(&key(n))), Write::Audit(row("end"))]).await.unwrap();
-        let (removed, more) = desk.registry.trim_audit(&Actor::operator(), at(9)).await.unwrap();
+        let (removed, more) = fixture.registry.trim_audit(&Actor::operator(), at(9)).await.unwrap();
         assert!(removed > 0 && !more, "what makes room is written down, too");
         let load = redis.load_key(&[key(n).digest]).await.unwrap();
         assert_eq!(load.found.map(|load| load.key), Some(revoked(&key(n))));

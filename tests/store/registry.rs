@@ -10,7 +10,7 @@ use tollgate::registry::{
 use tollgate::store::KeyQuery;
 use tollgate_core::credential::KeyId;
 
-use crate::desk::{Desk, HASH, actor, names, spec, user_spec};
+use crate::registry_fixture::{HASH, RegistryFixture, actor, names, spec, user_spec};
 use crate::support::{at, id};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -19,7 +19,7 @@ fn once(key: &str) -> Option<Once> {
     Some(Once { key: key.to_owned() })
 }
 
-impl Desk {
+impl RegistryFixture {
     async fn key_once(&self, actor: &Actor, spec: KeySpec, key: &str) -> Result<NewKey, RegistryError> {
         self.registry.create_key(&self.policy, actor, spec, once(key)).await
     }
@@ -36,77 +36,78 @@ impl Desk {
 
 #[tokio::test]
 async fn a_key_is_made_once_under_an_idempotency_key() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let (operator, wanted) = (Actor::operator(), spec("data", "acme", &["run", "read"]));
-    let first = desk.key_once(&operator, wanted.clone(), "a").await.unwrap();
+    let first = fixture.key_once(&operator, wanted.clone(), "a").await.unwrap();
     let repeated = RegistryError::Repeated { target: format!("key:{}", first.record.id) };
     // The order of a list makes no other key.
     for wanted in [wanted.clone(), KeySpec { permissions: names(&["read", "run"]), ..wanted.clone() }] {
-        assert_eq!(desk.key_once(&operator, wanted, "a").await.unwrap_err(), repeated);
+        assert_eq!(fixture.key_once(&operator, wanted, "a").await.unwrap_err(), repeated);
     }
     let lasting = KeySpec { expires_in: Some(DAY), ..wanted.clone() };
     for other in [spec("data", "beta", &["run", "read"]), spec("data", "acme", &["run"]), lasting] {
-        assert!(matches!(desk.key_once(&operator, other, "a").await, Err(RegistryError::Mismatch(_))));
+        assert!(matches!(fixture.key_once(&operator, other, "a").await, Err(RegistryError::Mismatch(_))));
     }
-    assert_eq!(desk.key_count().await, 1);
-    assert_eq!(desk.log().await.len(), 1, "what was not made twice is not in the log twice");
+    assert_eq!(fixture.key_count().await, 1);
+    assert_eq!(fixture.log().await.len(), 1, "what was not made twice is not in the log twice");
 
     // Another key, another actor, another act, another day.
-    desk.key_once(&operator, wanted.clone(), "b").await.unwrap();
-    desk.key_once(&actor("x", "*", &["run", "read"]), wanted.clone(), "a").await.unwrap();
-    let made = desk.registry.create_user(&desk.policy, &operator, user_spec("ann", "acme", &["run"]), once("a")).await;
+    fixture.key_once(&operator, wanted.clone(), "b").await.unwrap();
+    fixture.key_once(&actor("x", "*", &["run", "read"]), wanted.clone(), "a").await.unwrap();
+    let made =
+        fixture.registry.create_user(&fixture.policy, &operator, user_spec("ann", "acme", &["run"]), once("a")).await;
     assert_eq!(made.unwrap().name, "acme/ann");
-    desk.pass(DAY - Duration::from_millis(1));
-    assert_eq!(desk.key_once(&operator, wanted.clone(), "a").await.unwrap_err(), repeated);
-    desk.pass(Duration::from_millis(1));
-    desk.key_once(&operator, wanted.clone(), "a").await.unwrap();
-    assert_eq!(desk.key_count().await, 4);
+    fixture.pass(DAY - Duration::from_millis(1));
+    assert_eq!(fixture.key_once(&operator, wanted.clone(), "a").await.unwrap_err(), repeated);
+    fixture.pass(Duration::from_millis(1));
+    fixture.key_once(&operator, wanted.clone(), "a").await.unwrap();
+    assert_eq!(fixture.key_count().await, 4);
 
     for bad in ["", "a b", "ä", "a\n", &"x".repeat(256)] {
-        let refused = desk.key_once(&operator, wanted.clone(), bad).await;
+        let refused = fixture.key_once(&operator, wanted.clone(), bad).await;
         assert!(matches!(refused, Err(RegistryError::Invalid { field: "Idempotency-Key", .. })), "{bad:?}");
     }
-    desk.key_once(&operator, wanted, &"x".repeat(255)).await.unwrap();
+    fixture.key_once(&operator, wanted, &"x".repeat(255)).await.unwrap();
 }
 
 #[tokio::test]
 async fn who_asks_twice_at_once_gets_one_key() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let (operator, wanted) = (Actor::operator(), spec("data", "acme", &["run"]));
-    let all = (0..8).map(|_| desk.key_once(&operator, wanted.clone(), "a"));
+    let all = (0..8).map(|_| fixture.key_once(&operator, wanted.clone(), "a"));
     let results = futures_util::future::join_all(all).await;
     let made: Vec<&NewKey> = results.iter().filter_map(|result| result.as_ref().ok()).collect();
     assert_eq!(made.len(), 1);
     let repeated = RegistryError::Repeated { target: format!("key:{}", made[0].record.id) };
     assert_eq!(results.iter().filter(|result| result.as_ref().is_err_and(|error| *error == repeated)).count(), 7);
-    assert_eq!(desk.key_count().await, 1);
+    assert_eq!(fixture.key_count().await, 1);
 }
 
 #[tokio::test]
 async fn a_user_who_was_made_is_shown_again() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let operator = Actor::operator();
-    let make = async |spec: UserSpec| desk.registry.create_user(&desk.policy, &operator, spec, once("a")).await;
+    let make = async |spec: UserSpec| fixture.registry.create_user(&fixture.policy, &operator, spec, once("a")).await;
     let ann = make(user_spec("ann", "acme", &["run"])).await.unwrap();
     // A password has another hash each time.
     let again = UserSpec { password_hash: HASH.replace('8', "9"), ..user_spec("ann", "acme", &["run"]) };
     assert_eq!(make(again.clone()).await.unwrap(), ann);
     assert!(matches!(make(user_spec("ann", "beta", &["run"])).await, Err(RegistryError::Mismatch(_))));
     assert!(matches!(make(user_spec("bob", "acme", &["run"])).await, Err(RegistryError::Mismatch(_))));
-    desk.registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
+    fixture.registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
     assert_eq!(make(again).await.unwrap_err(), RegistryError::Repeated { target: "user:acme/ann".to_owned() });
-    assert_eq!(desk.log().await.len(), 2);
+    assert_eq!(fixture.log().await.len(), 2);
 }
 
 #[tokio::test]
 async fn an_update_that_was_overtaken_is_refused() {
-    let desk = Desk::new();
-    let (operator, policy, registry) = (Actor::operator(), &desk.policy, &desk.registry);
-    let id = desk.key("data", "acme", &["run"]).await.record.id;
-    desk.user("ann", "acme", &["run"]).await;
+    let fixture = RegistryFixture::new();
+    let (operator, policy, registry) = (Actor::operator(), &fixture.policy, &fixture.registry);
+    let id = fixture.key("data", "acme", &["run"]).await.record.id;
+    fixture.user("ann", "acme", &["run"]).await;
     let thing = ResourceSpec { kind: "workload".into(), id: "w".into(), project: "acme".into(), ..Default::default() };
     registry.put_resource(&operator, thing.clone(), false, Expected::Any).await.unwrap();
-    let rows = desk.log().await.len();
+    let rows = fixture.log().await.len();
 
     let rename = KeyChange { name: Some("New".to_owned()), ..KeyChange::default() };
     let disable = UserChange { disabled: Some(true), ..UserChange::default() };
@@ -126,7 +127,7 @@ async fn an_update_that_was_overtaken_is_refused() {
             assert!(matches!(result, Err(RegistryError::Stale(_))), "{result:?}");
         }
     }
-    assert_eq!(desk.log().await.len(), rows);
+    assert_eq!(fixture.log().await.len(), rows);
     let (first, second) = (Expected::Version(1), Expected::Version(2));
     assert_eq!(registry.update_key(policy, &operator, id, rename, first).await.unwrap().version, 2);
     assert_eq!(registry.revoke_key(&operator, id, second).await.unwrap().version, 3);
@@ -138,37 +139,37 @@ async fn an_update_that_was_overtaken_is_refused() {
 
 #[tokio::test]
 async fn changes_at_once_are_all_made() {
-    let desk = Desk::new();
-    let id = desk.key("data", "acme", &["run"]).await.record.id;
-    desk.user("ann", "acme", &["run"]).await;
+    let fixture = RegistryFixture::new();
+    let id = fixture.key("data", "acme", &["run"]).await.record.id;
+    fixture.user("ann", "acme", &["run"]).await;
     let operator = Actor::operator();
     let rename = async |n: u64| {
         let change = KeyChange { name: Some(format!("Name {n}")), ..KeyChange::default() };
-        desk.registry.update_key(&desk.policy, &operator, id, change, Expected::Any).await.unwrap().version
+        fixture.registry.update_key(&fixture.policy, &operator, id, change, Expected::Any).await.unwrap().version
     };
     let mut versions = futures_util::future::join_all((0..6).map(rename)).await;
     versions.sort_unstable();
     assert_eq!(versions, [2, 3, 4, 5, 6, 7]);
 
-    let passwords =
-        (0..6).map(|_| desk.registry.set_password(&desk.policy, &operator, "ann", HASH.to_owned(), Expected::Any));
+    let passwords = (0..6)
+        .map(|_| fixture.registry.set_password(&fixture.policy, &operator, "ann", HASH.to_owned(), Expected::Any));
     futures_util::future::join_all(passwords).await.into_iter().for_each(|changed| assert!(changed.is_ok()));
-    assert_eq!(desk.registry.user(&operator, "ann").await.unwrap().sessions, 7);
+    assert_eq!(fixture.registry.user(&operator, "ann").await.unwrap().sessions, 7);
 }
 
 #[tokio::test]
 async fn a_key_changes_in_what_is_said_alone() {
-    let desk = Desk::new();
-    let old = desk.key("data", "acme", &["run"]).await.record;
+    let fixture = RegistryFixture::new();
+    let old = fixture.key("data", "acme", &["run"]).await.record;
     let operator = Actor::operator();
     let change = async |id: KeyId, change: KeyChange| {
-        desk.registry.update_key(&desk.policy, &operator, id, change, Expected::Any).await
+        fixture.registry.update_key(&fixture.policy, &operator, id, change, Expected::Any).await
     };
     let unchanged = change(old.id, KeyChange::default()).await.unwrap();
     assert_eq!((&*unchanged, unchanged.sequence), (&old, None));
     let same = KeyChange { permissions: Some(names(&["run", "run"])), ..KeyChange::default() };
     assert_eq!(*change(old.id, same).await.unwrap(), old);
-    assert_eq!(desk.log().await.len(), 1, "nothing was changed");
+    assert_eq!(fixture.log().await.len(), 1, "nothing was changed");
 
     let end = old.created_at.plus(DAY);
     let all = KeyChange {
@@ -180,7 +181,7 @@ async fn a_key_changes_in_what_is_said_alone() {
     let new = change(old.id, all).await.unwrap().result;
     assert_eq!((&*new.name, new.expires_at, new.version), ("New", Some(end), 2));
     assert_eq!((new.workloads, new.permissions), (names(&["a", "b"]), names(&["read", "run"])));
-    assert_eq!(desk.store.key(old.id).await.unwrap().unwrap().digest, old.digest);
+    assert_eq!(fixture.store.key(old.id).await.unwrap().unwrap().digest, old.digest);
     let lasting = change(old.id, KeyChange { expires_at: Some(None), ..KeyChange::default() }).await.unwrap().result;
     assert_eq!((lasting.expires_at, lasting.name), (None, "New".to_owned()));
 
@@ -201,34 +202,34 @@ async fn a_key_changes_in_what_is_said_alone() {
 
 #[tokio::test]
 async fn a_key_that_no_longer_works_is_not_changed() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let operator = Actor::operator();
     let short = KeySpec { expires_in: Some(DAY), ..spec("data", "acme", &["run"]) };
-    let short = desk.registry.create_key(&desk.policy, &operator, short, None).await.unwrap().record;
-    let revoked = desk.key("data", "acme", &["run"]).await.record;
-    desk.registry.revoke_key(&operator, revoked.id, Expected::Any).await.unwrap();
-    desk.pass(DAY);
+    let short = fixture.registry.create_key(&fixture.policy, &operator, short, None).await.unwrap().record;
+    let revoked = fixture.key("data", "acme", &["run"]).await.record;
+    fixture.registry.revoke_key(&operator, revoked.id, Expected::Any).await.unwrap();
+    fixture.pass(DAY);
     for id in [short.id, revoked.id] {
         let forever = KeyChange { expires_at: Some(None), ..KeyChange::default() };
-        let result = desk.registry.update_key(&desk.policy, &operator, id, forever, Expected::Any).await;
+        let result = fixture.registry.update_key(&fixture.policy, &operator, id, forever, Expected::Any).await;
         assert!(matches!(result, Err(RegistryError::Conflict(_))), "{result:?}");
     }
-    let revoked = desk.registry.revoke_key(&operator, revoked.id, Expected::Any).await.unwrap();
+    let revoked = fixture.registry.revoke_key(&operator, revoked.id, Expected::Any).await.unwrap();
     assert_eq!(revoked.state(at(0)), KeyState::Revoked);
 }
 
 #[tokio::test]
 async fn what_ends_sessions_ends_all_of_them() {
-    let desk = Desk::new();
-    let (operator, policy, registry) = (Actor::operator(), &desk.policy, &desk.registry);
+    let fixture = RegistryFixture::new();
+    let (operator, policy, registry) = (Actor::operator(), &fixture.policy, &fixture.registry);
     let set = |disabled| UserChange { disabled: Some(disabled), ..UserChange::default() };
     let widened = UserChange { permissions: Some(names(&["read"])), ..UserChange::default() };
-    assert_eq!(desk.user("ann", "acme", &["run"]).await.sessions, 1);
-    assert_eq!(desk.change_user("ann", set(true)).await, Ok(2));
-    assert_eq!(desk.change_user("ann", set(true)).await, Ok(2));
+    assert_eq!(fixture.user("ann", "acme", &["run"]).await.sessions, 1);
+    assert_eq!(fixture.change_user("ann", set(true)).await, Ok(2));
+    assert_eq!(fixture.change_user("ann", set(true)).await, Ok(2));
     // None can be open, and every replica is to know that this is the newest that was said.
-    assert_eq!(desk.change_user("ann", set(false)).await, Ok(3));
-    assert_eq!(desk.change_user("ann", widened).await, Ok(3));
+    assert_eq!(fixture.change_user("ann", set(false)).await, Ok(3));
+    assert_eq!(fixture.change_user("ann", widened).await, Ok(3));
     let changed = registry.set_password(policy, &operator, "ann", HASH.to_owned(), Expected::Any).await.unwrap();
     assert_eq!((changed.sessions, changed.disabled), (4, false));
     let gone = registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
@@ -237,67 +238,67 @@ async fn what_ends_sessions_ends_all_of_them() {
     for result in [registry.user(&operator, "ann").await, again] {
         assert!(matches!(result, Err(RegistryError::NotFound(_))), "{result:?}");
     }
-    assert!(matches!(desk.change_user("ann", set(false)).await, Err(RegistryError::NotFound(_))));
+    assert!(matches!(fixture.change_user("ann", set(false)).await, Err(RegistryError::NotFound(_))));
 
-    let kept = desk.try_user(&operator, "ann", "acme", &["run"]).await.unwrap_err();
+    let kept = fixture.try_user(&operator, "ann", "acme", &["run"]).await.unwrap_err();
     assert!(
         matches!(&kept, RegistryError::Conflict(reason) if reason.contains("tollgate users free acme/ann")),
         "{kept:?}"
     );
     registry.free_user_name(&operator, "acme/ann").await.unwrap();
-    let again = desk.user("ann", "acme", &["run"]).await;
+    let again = fixture.user("ann", "acme", &["run"]).await;
     assert_eq!((again.sessions, again.version), (6, gone.version + 2));
-    assert!(matches!(desk.try_user(&operator, "ann", "acme", &["run"]).await, Err(RegistryError::Conflict(_))));
+    assert!(matches!(fixture.try_user(&operator, "ann", "acme", &["run"]).await, Err(RegistryError::Conflict(_))));
 }
 
 #[tokio::test]
 async fn what_is_cached_of_a_user_is_gone_with_each_change() {
-    let desk = Desk::new();
-    let (operator, policy, registry) = (Actor::operator(), &desk.policy, &desk.registry);
-    desk.user("ann", "acme", &["run"]).await;
-    let (ann, bob) = (desk.slots("user", "acme/ann"), desk.slots("user", "bob"));
+    let fixture = RegistryFixture::new();
+    let (operator, policy, registry) = (Actor::operator(), &fixture.policy, &fixture.registry);
+    fixture.user("ann", "acme", &["run"]).await;
+    let (ann, bob) = (fixture.slots("user", "acme/ann"), fixture.slots("user", "bob"));
     for change in [
         UserChange { disabled: Some(true), ..UserChange::default() },
         UserChange { disabled: Some(false), ..UserChange::default() },
         UserChange { permissions: Some(names(&["read"])), ..UserChange::default() },
     ] {
-        let stamp = desk.stamps.take();
-        assert!(desk.stamps.allow(stamp, &ann));
-        desk.change_user("ann", change).await.unwrap();
-        assert!(!desk.stamps.allow(stamp, &ann) && desk.stamps.allow(stamp, &bob));
+        let stamp = fixture.stamps.take();
+        assert!(fixture.stamps.allow(stamp, &ann));
+        fixture.change_user("ann", change).await.unwrap();
+        assert!(!fixture.stamps.allow(stamp, &ann) && fixture.stamps.allow(stamp, &bob));
     }
-    let stamp = desk.stamps.take();
+    let stamp = fixture.stamps.take();
     registry.set_password(policy, &operator, "ann", HASH.to_owned(), Expected::Any).await.unwrap();
-    assert!(!desk.stamps.allow(stamp, &ann));
-    let stamp = desk.stamps.take();
+    assert!(!fixture.stamps.allow(stamp, &ann));
+    let stamp = fixture.stamps.take();
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
-    assert!(!desk.stamps.allow(stamp, &ann));
+    assert!(!fixture.stamps.allow(stamp, &ann));
     registry.free_user_name(&operator, "acme/ann").await.unwrap();
-    let stamp = desk.stamps.take();
-    desk.user("ann", "acme", &["run"]).await;
-    assert!(!desk.stamps.allow(stamp, &ann));
+    let stamp = fixture.stamps.take();
+    fixture.user("ann", "acme", &["run"]).await;
+    assert!(!fixture.stamps.allow(stamp, &ann));
 
-    let stamp = desk.stamps.take();
+    let stamp = fixture.stamps.take();
     let ended = |id: &str| EndedSession { id: id.into(), user: "acme/ann".into(), ended_at: at(1), expires_at: at(9) };
     registry.end_session(&operator, ended("s-1")).await.unwrap();
-    assert!(!desk.stamps.allow(stamp, &desk.slots("session", "s-1")));
-    assert!(desk.stamps.allow(stamp, &desk.slots("session", "s-2")) && desk.stamps.allow(stamp, &ann));
-    assert!(desk.store.ended_session("s-1".to_owned()).await.unwrap());
+    assert!(!fixture.stamps.allow(stamp, &fixture.slots("session", "s-1")));
+    assert!(fixture.stamps.allow(stamp, &fixture.slots("session", "s-2")) && fixture.stamps.allow(stamp, &ann));
+    assert!(fixture.store.ended_session("s-1".to_owned()).await.unwrap());
 
     // One's own session, with no right to anything else.
     let own = Actor { subject: "user:acme/ann".to_owned(), ..actor("ann", "acme", &[]) };
     registry.end_session(&own, ended("s-2")).await.unwrap();
     let others = EndedSession { user: "bob".to_owned(), ..ended("s-3") };
     assert!(matches!(registry.end_session(&own, others).await, Err(RegistryError::NotFound(_))));
-    assert!(!desk.store.ended_session("s-3".to_owned()).await.unwrap());
+    assert!(!fixture.store.ended_session("s-3".to_owned()).await.unwrap());
 }
 
 #[tokio::test]
 async fn a_user_must_fit_the_plane_of_users() {
-    let mut desk = Desk::new();
+    let mut fixture = RegistryFixture::new();
     let operator = Actor::operator();
-    let refusal = async |desk: &Desk, spec: UserSpec| {
-        desk.registry.create_user(&desk.policy, &operator, spec, None).await.unwrap_err()
+    let refusal = async |fixture: &RegistryFixture, spec: UserSpec| {
+        fixture.registry.create_user(&fixture.policy, &operator, spec, None).await.unwrap_err()
     };
     let good = user_spec("ann", "acme", &["run"]);
     for (bad, wrong) in [
@@ -307,64 +308,67 @@ async fn a_user_must_fit_the_plane_of_users() {
         ("permissions", UserSpec { permissions: vec![], ..good.clone() }),
         ("permissions", UserSpec { permissions: names(&["fly"]), ..good.clone() }),
     ] {
-        let error = refusal(&desk, wrong).await;
+        let error = refusal(&fixture, wrong).await;
         assert!(matches!(&error, RegistryError::Invalid { field, .. } if *field == bad), "{bad}: {error:?}");
         assert!(!error.to_string().contains("horse"));
     }
-    desk.users_stand_on(Some("data"));
+    fixture.users_stand_on(Some("data"));
     for wrong in [user_spec("ann", "*", &["run"]), user_spec("ann", "acme", &["manage_users"])] {
-        assert!(matches!(refusal(&desk, wrong).await, RegistryError::Invalid { .. }));
+        assert!(matches!(refusal(&fixture, wrong).await, RegistryError::Invalid { .. }));
     }
-    desk.user("ann", "acme", &["run"]).await;
+    fixture.user("ann", "acme", &["run"]).await;
 
-    desk.users_stand_on(None);
-    assert!(refusal(&desk, user_spec("bob", "acme", &["run"])).await.to_string().contains("login is not configured"));
+    fixture.users_stand_on(None);
+    assert!(
+        refusal(&fixture, user_spec("bob", "acme", &["run"])).await.to_string().contains("login is not configured")
+    );
     let widened = UserChange { permissions: Some(names(&["read"])), ..UserChange::default() };
-    assert!(matches!(desk.change_user("ann", widened).await, Err(RegistryError::Conflict(_))));
+    assert!(matches!(fixture.change_user("ann", widened).await, Err(RegistryError::Conflict(_))));
     // To take away needs no plane.
-    desk.change_user("ann", UserChange { disabled: Some(true), ..UserChange::default() }).await.unwrap();
-    desk.registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
+    fixture.change_user("ann", UserChange { disabled: Some(true), ..UserChange::default() }).await.unwrap();
+    fixture.registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
 }
 
 #[tokio::test]
 async fn the_first_key_may_do_everything() {
-    let desk = Desk::new();
-    let key = desk.registry.bootstrap(&desk.policy, &Actor::operator()).await.unwrap().record;
+    let fixture = RegistryFixture::new();
+    let key = fixture.registry.bootstrap(&fixture.policy, &Actor::operator()).await.unwrap().record;
     let all = ["manage_keys", "manage_resources", "manage_secrets", "manage_users", "read", "run", "view_audit_logs"];
     assert_eq!((key.permissions, &*key.plane, &*key.project), (names(&all), "admin", "*"));
-    let again = desk.registry.bootstrap(&desk.policy, &Actor::operator()).await;
+    let again = fixture.registry.bootstrap(&fixture.policy, &Actor::operator()).await;
     assert!(matches!(again, Err(RegistryError::Conflict(_))));
-    let log = desk.log().await;
+    let log = fixture.log().await;
     assert_eq!((log.len(), &*log[0].act, &*log[0].target), (1, "key.bootstrap", &*format!("key:{}", key.id)));
 }
 
 #[tokio::test]
 async fn nobody_fills_the_log_by_being_refused() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let (pest, other) = (actor("pest", "acme", &[]), actor("other", "acme", &[]));
     let refused = async |actor: &Actor| {
-        let result = desk.try_user(actor, "ann", "beta", &["run"]).await;
+        let result = fixture.try_user(actor, "ann", "beta", &["run"]).await;
         assert!(matches!(result, Err(RegistryError::Forbidden(_))), "{result:?}");
     };
     for _ in 0..130 {
         refused(&pest).await;
     }
     refused(&other).await;
-    assert_eq!(desk.log().await.len(), 121);
-    desk.pass(Duration::from_secs(60));
+    assert_eq!(fixture.log().await.len(), 121);
+    fixture.pass(Duration::from_secs(60));
     refused(&pest).await;
-    assert_eq!(desk.log().await.len(), 122);
+    assert_eq!(fixture.log().await.len(), 122);
 }
 
 #[tokio::test]
 async fn the_log_holds_no_secret_and_no_line_of_its_reader() {
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     let forger = Actor { request_id: "r\n\u{1b}[2Jforged".repeat(99), ..actor("x", "acme", &["run"]) };
-    let new = desk.registry.create_key(&desk.policy, &forger, spec("data", "acme", &["run"]), once("idem-key")).await;
+    let new =
+        fixture.registry.create_key(&fixture.policy, &forger, spec("data", "acme", &["run"]), once("idem-key")).await;
     let secret = new.unwrap().secret;
-    desk.try_user(&forger, "ann", "acme", &["run"]).await.unwrap();
-    desk.registry.refused(&forger, "key.create", "a\nb", Some("no project"), "because\r\n").await;
-    let log = desk.log().await;
+    fixture.try_user(&forger, "ann", "acme", &["run"]).await.unwrap();
+    fixture.registry.refused(&forger, "key.create", "a\nb", Some("no project"), "because\r\n").await;
+    let log = fixture.log().await;
     assert_eq!((&*log[0].target, log[0].project.as_ref()), ("a\u{fffd}b", None));
     let text = format!("{log:?}");
     for hidden in [&secret.expose()[20..], "argon2id", "idem-key"] {
@@ -380,28 +384,28 @@ async fn the_log_holds_no_secret_and_no_line_of_its_reader() {
 #[tokio::test]
 async fn changes_are_made_while_the_last_use_of_many_keys_is_stored() {
     const MANY: u64 = 50_000;
-    let desk = Desk::new();
+    let fixture = RegistryFixture::new();
     for number in 0..MANY {
-        desk.last_used.note(id(number), at(1_800_000_000_000));
+        fixture.last_used.note(id(number), at(1_800_000_000_000));
     }
-    let registry = desk.registry.clone();
+    let registry = fixture.registry.clone();
     let flush = tokio::spawn(async move { registry.flush_last_used().await });
     let mut made = 0;
     while !flush.is_finished() {
-        desk.key_once(&Actor::operator(), spec("data", "acme", &["run"]), &format!("{made}")).await.unwrap();
+        fixture.key_once(&Actor::operator(), spec("data", "acme", &["run"]), &format!("{made}")).await.unwrap();
         made += 1;
     }
     flush.await.unwrap().unwrap();
     assert!(made >= 20, "{made} changes were made meanwhile");
-    let stored = desk.store.last_used((0..MANY).map(id).collect()).await.unwrap();
+    let stored = fixture.store.last_used((0..MANY).map(id).collect()).await.unwrap();
     assert!(stored.iter().filter(|used| used.is_some()).count() > MANY as usize / 2);
 }
 
 #[tokio::test]
 async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
-    let desk = Desk::new();
-    let (operator, registry) = (Actor::operator(), &desk.registry);
-    let ann = desk.user("ann", "acme", &["run"]).await;
+    let fixture = RegistryFixture::new();
+    let (operator, registry) = (Actor::operator(), &fixture.registry);
+    let ann = fixture.user("ann", "acme", &["run"]).await;
     let hers = Actor { subject: "user:acme/ann".to_owned(), ..Actor::operator() };
     let owned = |id: &str, owner: &str| ResourceSpec {
         kind: "workload".into(),
@@ -413,19 +417,19 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
     for (id, owner) in [("w-1", "acme/ann"), ("w-2", "user:acme/ann"), ("w-3", "acme/anna")] {
         registry.put_resource(&operator, owned(id, owner), false, Expected::Any).await.unwrap();
     }
-    let made = registry.create_key(&desk.policy, &hers, spec("data", "acme", &["run"]), None).await.unwrap();
+    let made = registry.create_key(&fixture.policy, &hers, spec("data", "acme", &["run"]), None).await.unwrap();
     let key = made.record.id;
-    desk.key("data", "acme", &["run"]).await;
-    desk.try_user(&hers, "bob", "acme", &["run"]).await.unwrap();
-    desk.try_user(&hers, "cat", "hers", &["run"]).await.unwrap();
+    fixture.key("data", "acme", &["run"]).await;
+    fixture.try_user(&hers, "bob", "acme", &["run"]).await.unwrap();
+    fixture.try_user(&hers, "cat", "hers", &["run"]).await.unwrap();
     registry.suspend_project(&hers, "old", Expected::Any).await.unwrap();
-    desk.user("dan", "other", &["run"]).await;
+    fixture.user("dan", "other", &["run"]).await;
     let still_there = registry.free_user_name(&operator, "acme/ann").await.unwrap_err();
     assert!(matches!(still_there, RegistryError::Conflict(_)), "{still_there:?}");
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
     let bound = actor("boss", "acme", &["manage_users", "run"]);
     for who in [&operator, &bound] {
-        let kept = desk.try_user(who, "ann", "acme", &["run"]).await;
+        let kept = fixture.try_user(who, "ann", "acme", &["run"]).await;
         assert!(matches!(kept, Err(RegistryError::Conflict(_))), "{kept:?}");
     }
     assert!(matches!(registry.free_user_name(&bound, "ann").await, Err(RegistryError::Forbidden(_))));
@@ -439,9 +443,9 @@ async fn the_name_of_somebody_deleted_is_kept_until_it_is_freed() {
         (&["acme/bob", "hers/cat"].map(String::from)[..], &["hers", "old"].map(String::from)[..])
     );
     assert_eq!(registry.free_user_name(&operator, "acme/ann").await.unwrap().result, freed, "again");
-    let another = desk.user("ann", "acme", &["run"]).await;
+    let another = fixture.user("ann", "acme", &["run"]).await;
     assert!(another.id.is_some() && another.id != ann.id);
     registry.delete_user(&operator, "ann", Expected::Any).await.unwrap();
-    let kept = desk.try_user(&operator, "ann", "acme", &["run"]).await;
+    let kept = fixture.try_user(&operator, "ann", "acme", &["run"]).await;
     assert!(matches!(kept, Err(RegistryError::Conflict(_))), "it was freed for one: {kept:?}");
 }

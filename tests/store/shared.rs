@@ -18,8 +18,8 @@ use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
-use crate::desk::{CONFIG, Desk};
 use crate::redis_server::RedisServer;
+use crate::registry_fixture::{CONFIG, RegistryFixture};
 
 const LIFE: Duration = Duration::from_secs(60);
 
@@ -157,7 +157,7 @@ issuers:
     let begun = ticket(&one, late).await;
 
     let (_heard, hears) = watch::channel(u64::MAX);
-    let registry = Desk::new().registry.in_fleet(hears, Arc::default(), Some(two));
+    let registry = RegistryFixture::new().registry.in_fleet(hears, Arc::default(), Some(two));
     registry.forget_issuer(&policy, &Actor::operator(), "sso").await.unwrap();
     one.tell(late, b"found", LIFE, begun).await;
     for (key, is_known) in [(own, false), (set, false), (late, false), (other, true)] {

@@ -11,7 +11,7 @@ use tollgate::domain::change::{Ended, Event};
 use tollgate::domain::record::{EndedSession, OpenSession, ProjectState, User, UserSessions};
 use tollgate::login::{Issued, LoginError, Logins};
 use tollgate::password::Passwords;
-use tollgate::registry::{Actor, Expected, Held, Limits, Rate, Rates, UserChange, UserSpec};
+use tollgate::registry::{Actor, ActorPermissions, Expected, Limits, Rate, Rates, UserChange, UserSpec};
 use tollgate::store::Write;
 use tollgate_core::credential::{ProjectId, UserId};
 use tollgate_core::denial::Denial;
@@ -194,7 +194,11 @@ async fn what_ends_a_session_ends_it_with_the_next_request() {
         let set = |disabled| UserChange { disabled: Some(disabled), ..UserChange::default() };
         let (denial, others) = match round {
             0 => {
-                let own = Actor { subject: format!("user:acme/{name}"), held: Held::Only(vec![]), ..Actor::operator() };
+                let own = Actor {
+                    subject: format!("user:acme/{name}"),
+                    held: ActorPermissions::Only(vec![]),
+                    ..Actor::operator()
+                };
                 house.logins.logout(policy, &own, &token).await.unwrap();
                 (Some(Denial::RevokedUnauthenticated), None)
             }
@@ -345,7 +349,7 @@ async fn nobody_logs_out_another_one() {
     let stranger = Actor {
         subject: "user:bob".to_owned(),
         project: Some("beta".to_owned()),
-        held: Held::Only(Vec::new()),
+        held: ActorPermissions::Only(Vec::new()),
         ..Actor::operator()
     };
     assert!(house.logins.logout(&house.world.policy, &stranger, &token).await.is_err());

@@ -28,7 +28,7 @@ pub fn admit<'r>(policy: &'r Policy, request: &'r Attributes<'r>, trace: &mut Tr
     }
     let matched = policy.routes.find(request, trace)?;
     trace.step = Step::Extract;
-    policy.carriage.admit(request)?;
+    policy.envoy_limits.admit(request)?;
     let requirement = match &matched.route.access {
         Access::Public => return Ok(Admission::Public(Permit::public(&matched))),
         Access::Guarded(requirement) => requirement,

@@ -168,7 +168,7 @@ denials! {
         "`tollgate resources show` says whether it is registered, and where. The client cannot tell which.";
     HeadersTooLarge: "headers_too_large",
         Answer { status: 431, ..invalid("The request has too many headers, or too large ones: send fewer.") },
-        "Envoy could not carry so many headers on, those that say who asks included",
+        "the headers of the request, with the identity headers added, exceed what Envoy carries",
         "Send fewer: at most 100 headers and 60 KiB, or less where `envoy` in the configuration says so.";
     HeadersWithheld: "headers_withheld",
         unavailable("The request cannot be authorized: the gateway withholds its headers."),
@@ -176,7 +176,7 @@ denials! {
         "Take out `allowed_headers` (Envoy Gateway: `headersToExtAuth`); the log names the setting.";
     Unavailable: "unavailable", unavailable("The request could not be authorized now: try again."),
         "the store or the issuer gave no answer",
-        "`/ready` says whether it is the store or the lease, the log whether it is an issuer's key set; `tollgate_store_loads_refused` counts look-ups beyond the bound. A change that came again and again while the request was decided is the rest.";
+        "`/ready` says whether it is the store or the lease, the log whether it is an issuer's key set; `tollgate_store_loads_refused` counts look-ups beyond the bound. Otherwise the record kept changing while the request was decided: try again.";
     Internal: "internal",
         Answer { status: 500, code: "INTERNAL_ERROR", ..unavailable("The request could not be authorized: this is our fault.") },
         "the record is damaged",

@@ -61,9 +61,9 @@ pub enum KeySource {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Meaning {
     pub subject: ClaimPath,
-    pub project: Term,
-    pub workloads: Vec<Term>,
-    pub permissions: Vec<Term>,
+    pub project: ClaimOrLiteral,
+    pub workloads: Vec<ClaimOrLiteral>,
+    pub permissions: Vec<ClaimOrLiteral>,
     /// The claim that names roles.
     pub roles: Option<ClaimPath>,
     /// The permissions of each role.
@@ -75,7 +75,7 @@ pub struct Meaning {
 
 /// A word of the configuration, or whatever a claim says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Term {
+pub enum ClaimOrLiteral {
     Literal(Box<str>),
     Claim(ClaimPath),
 }
@@ -281,8 +281,8 @@ impl Issuer {
             _ => return Err(Denial::TokenClaims),
         };
         let project = match &meaning.project {
-            Term::Literal(project) => project,
-            Term::Claim(path) => match path.of(claims) {
+            ClaimOrLiteral::Literal(project) => project,
+            ClaimOrLiteral::Claim(path) => match path.of(claims) {
                 // A name: no token reaches every project because it says so.
                 Some(Value::String(project)) if is_name(project) => project.as_str(),
                 _ => return Err(Denial::TokenClaims),
@@ -336,12 +336,16 @@ impl Meaning {
 }
 
 /// What the terms say, in order and without duplicates; of what claims say only the words that are `taken`.
-fn words(terms: &[Term], claims: &Claims, taken: impl Fn(&str) -> Result<bool, Denial>) -> Result<Vec<String>, Denial> {
+fn words(
+    terms: &[ClaimOrLiteral],
+    claims: &Claims,
+    taken: impl Fn(&str) -> Result<bool, Denial>,
+) -> Result<Vec<String>, Denial> {
     let mut words: Vec<String> = Vec::new();
     for term in terms {
         match term {
-            Term::Literal(word) => words.push(word.to_string()),
-            Term::Claim(path) => {
+            ClaimOrLiteral::Literal(word) => words.push(word.to_string()),
+            ClaimOrLiteral::Claim(path) => {
                 for word in listed(path, claims)? {
                     if taken(word)? {
                         words.push(word.to_owned());

@@ -1,7 +1,7 @@
 //! Everything that decides, compiled from one configuration file. Never changes once it is made.
 
 use crate::attributes::Attributes;
-use crate::carriage::Carriage;
+use crate::envoy_limits::EnvoyLimits;
 use crate::error_body::ErrorShape;
 use crate::extract::CredentialHeader;
 use crate::issuer::Issuer;
@@ -23,7 +23,7 @@ pub struct Policy {
     pub login: Option<Login>,
     pub identity: IdentityHeaders,
     pub client_ip: ClientIp,
-    pub carriage: Carriage,
+    pub envoy_limits: EnvoyLimits,
     /// The protection space named in `WWW-Authenticate`.
     pub realm: Box<str>,
     /// For requests that match no host.

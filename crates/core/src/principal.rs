@@ -39,13 +39,13 @@ pub enum Identity {
         /// `<name of the issuer>:<subject>`.
         name: Box<str>,
         /// Few callers have neither, and a million keys must not pay for it.
-        beside: Box<Beside>,
+        details: Box<SubjectDetails>,
     },
 }
 
-/// What is known of the holder of a token beside the name.
+/// What is known of the holder of a token details the name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Beside {
+pub struct SubjectDetails {
     /// What stands in logs instead, where the name has an e-mail address.
     pub logged: Option<Box<str>>,
     /// What tells the caller from whoever else has or had the name: the id of a user, or a digest over issuer and subject of a
@@ -118,9 +118,9 @@ impl Principal {
     }
 
     /// Whoever a token was issued to, until it expires.
-    pub fn of_subject(subject: &str, beside: Beside, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
+    pub fn of_subject(subject: &str, details: SubjectDetails, grant: Arc<Grant>, expires_at: Timestamp) -> Self {
         Self {
-            identity: Identity::Subject { name: subject.into(), beside: Box::new(beside) },
+            identity: Identity::Subject { name: subject.into(), details: Box::new(details) },
             grant,
             expires_at: Some(expires_at),
             retires_at: None,
@@ -139,15 +139,15 @@ impl Principal {
     /// What stands in logs instead of the subject, if that must not.
     pub fn logged_instead(&self) -> Option<&str> {
         match &self.identity {
-            Identity::Subject { beside, .. } => beside.logged.as_deref(),
+            Identity::Subject { details, .. } => details.logged.as_deref(),
             Identity::Key(_) => None,
         }
     }
 
-    /// See [`Beside::id`]; a key has none.
+    /// See [`SubjectDetails::id`]; a key has none.
     pub fn user_id(&self) -> Option<&str> {
         match &self.identity {
-            Identity::Subject { beside, .. } => beside.id.as_deref(),
+            Identity::Subject { details, .. } => details.id.as_deref(),
             Identity::Key(_) => None,
         }
     }

@@ -84,7 +84,7 @@ pub fn allow<'r>(
         proof: None,
         trace: Trace { denied: None, ..trace },
     };
-    if policy.carriage.carries(request, allow.headers_to_set()) {
+    if policy.envoy_limits.carries(request, allow.headers_to_set()) {
         Decision::Allow(allow)
     } else {
         deny(policy, request, Denial::HeadersTooLarge, trace, allow.permit.caller())

@@ -9,7 +9,7 @@ use crate::GUARD;
 use crate::ending::Ending;
 use crate::endings::Endings;
 use crate::protocol::{
-    Explained, Head, LogEntry, Loss, Member, MemberState, Position, Refused, Remembered, Renewal, Term,
+    Head, LogEntry, Loss, Member, MemberState, Position, Refused, Remembered, Renewal, Term, ToleratedLoss,
 };
 use crate::stamps::Stamps;
 use crate::time::{Moment, Timestamp};
@@ -70,7 +70,7 @@ pub enum Action<E> {
     Apply(LogEntry<E>),
     Adopt(Head),
     /// Tell people why the store is followed though it has lost something.
-    Tell(Explained),
+    Tell(ToleratedLoss),
     Lease(Moment),
     /// Refuse everything, for this reason.
     Seal(Loss),
@@ -383,7 +383,7 @@ impl Channel {
         self.settled = false;
         // Nobody else may be believed who has been asked before.
         let mut actions = vec![Action::DropLoads, Action::Adopt(head)];
-        let told = explained.map(|loss| Explained { loss, before: self.term, now: now.term });
+        let told = explained.map(|loss| ToleratedLoss { loss, before: self.term, now: now.term });
         actions.extend(told.map(Action::Tell));
         if mem::take(&mut self.sealed) {
             actions.push(Action::Unseal);

@@ -65,7 +65,7 @@ impl InLog {
 
 /// What of the history before is to be found in the one that is followed now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Former {
+pub struct PreviousHistory {
     /// Where the one of now was joined.
     pub joined: Position,
     /// Places in the one before, the last one first and ever further apart. None lies behind the place of joining, as the two
@@ -136,7 +136,7 @@ impl<E: Ending> Endings<E> {
     }
 
     /// What is to be found out about the history before; `None`: nothing is.
-    pub fn former(&self) -> Option<Former> {
+    pub fn previous_history(&self) -> Option<PreviousHistory> {
         let inner = self.lock();
         let joined = inner.joined.clone()?;
         let before = |(number, digest): &(u64, Digest)| match inner.known.get(digest) {
@@ -150,12 +150,12 @@ impl<E: Ending> Endings<E> {
         let before: Vec<&Position> = inner.order.iter().rev().filter_map(before).collect();
         let distances = iter::successors(Some(0_usize), |distance| distance.checked_mul(2)?.checked_add(1));
         let milestones = distances.map_while(|distance| before.get(distance)).map(|position| (*position).clone());
-        Some(Former { joined, milestones: milestones.collect() })
+        Some(PreviousHistory { joined, milestones: milestones.collect() })
     }
 
     /// Takes what the history before had told up to `shared` for told by this one, too, and all else of it for lost, until it
     /// was looked at.
-    pub fn settle(&self, former: &Former, shared: Option<u64>) {
+    pub fn settle(&self, former: &PreviousHistory, shared: Option<u64>) {
         let inner = &mut *self.lock();
         if inner.joined.as_ref() != Some(&former.joined) {
             return;

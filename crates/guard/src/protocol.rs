@@ -201,14 +201,14 @@ pub struct Remembered {
 
 /// What a store has lost and a failover explains, so that it is followed all the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explained {
+pub struct ToleratedLoss {
     pub loss: Loss,
     /// As of the last lease before it.
     pub before: Option<Term>,
     pub now: Term,
 }
 
-impl fmt::Display for Explained {
+impl fmt::Display for ToleratedLoss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.loss {
             Loss::Changes { known, head } | Loss::Uncounted { known, head } if head < known => {

@@ -35,7 +35,7 @@ pub(super) struct AcceptArgs {
     /// The configuration file, with `store.redis`
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
-    /// Take the store as it is, without what is missing: the loss that was shown under this name
+    /// Take the store as it is, without what is missing: the name of the loss, as `store accept` prints it
     #[arg(long, value_name = "LOSS")]
     yes: Option<String>,
     /// How to print the answer
@@ -53,7 +53,8 @@ struct Look {
 pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
     let StoreSettings::Redis(settings) = settings.store else {
-        let problem = format!("{} has an embedded store, which no replica can miss changes of", args.config.display());
+        let problem =
+            format!("`store accept` needs `store.redis`, and {} has an embedded store", args.config.display());
         return Err(Failure::new(Exit::Configuration, problem));
     };
     let connector = Connector::open(settings.place.clone()).map_err(|error| failed(&error))?;
@@ -189,11 +190,12 @@ impl Look {
 mod tests {
     use super::*;
     use crate::store::format::Format;
-    use crate::store::redis::Witness;
+    use crate::store::redis::ReplicaAhead;
 
     /// A store with seven changes, and replicas that have known so many.
     fn look(chain: &str, known: &[u64]) -> Look {
-        let witness = |known: &u64| Witness { id: "i".to_owned(), name: "n".to_owned(), known: *known, missed: vec![] };
+        let witness =
+            |known: &u64| ReplicaAhead { id: "i".to_owned(), name: "n".to_owned(), known: *known, missed: vec![] };
         let standing = Standing {
             lineage: "one".to_owned(),
             format: Format::NEWEST,

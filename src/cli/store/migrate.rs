@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{self, RedisSettings, StoreSettings};
 use crate::fleet::position;
 use crate::run::store::{find_loss, unfit};
-use crate::store::migration::{Depot, Report, migrate};
+use crate::store::migration::{MigrationStore, Report, migrate};
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
@@ -48,11 +48,11 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
         return Err(Failure::usage("both files name the same store: give two"));
     }
     let source = match from {
-        StoreSettings::Embedded(path) => Depot::source_file(&path).await.map_err(|error| failed(&error))?,
+        StoreSettings::Embedded(path) => MigrationStore::source_file(&path).await.map_err(|error| failed(&error))?,
         StoreSettings::Redis(redis) => fleet(*redis, End::Source).await?,
     };
     let target = match to {
-        StoreSettings::Embedded(path) => Depot::target_file(&path).await.map_err(|error| failed(&error))?,
+        StoreSettings::Embedded(path) => MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?,
         StoreSettings::Redis(redis) => fleet(*redis, End::Target).await?,
     };
     let report = migrate(&source, &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
@@ -73,7 +73,7 @@ enum End {
     Target,
 }
 
-async fn fleet(settings: RedisSettings, end: End) -> Result<Depot, Failure> {
+async fn fleet(settings: RedisSettings, end: End) -> Result<MigrationStore, Failure> {
     let connector = Connector::open(settings.place).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
     if let Some(unfit) = unfit(&survey) {
@@ -83,7 +83,7 @@ async fn fleet(settings: RedisSettings, end: End) -> Result<Depot, Failure> {
     if let Some(path) = settings.position.filter(|_| end == End::Source) {
         refuse_if_lost(&redis, &path).await?;
     }
-    Depot::redis(redis).await.map_err(|error| failed(&error))
+    MigrationStore::redis(redis).await.map_err(|error| failed(&error))
 }
 
 /// What a replica on this machine remembers of the source is in it: in another store nobody would know that it is missing.

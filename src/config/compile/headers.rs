@@ -1,7 +1,7 @@
 //! Header names of the configuration: credentials, identity headers and reserved prefixes. Refuses every name that could
 //! change how a request is framed, routed or judged.
 
-use tollgate_core::carriage::Carriage;
+use tollgate_core::envoy_limits::EnvoyLimits;
 use tollgate_core::extract::{CredentialHeader, Kinds};
 use tollgate_core::policy::{IdentityHeaders, same_header};
 use tollgate_core::respond::OVERRIDES;
@@ -64,8 +64,8 @@ pub(super) fn credentials(file: &File, findings: &mut Findings) -> Vec<Credentia
 }
 
 /// What is said of the Envoy in front.
-pub(super) fn carriage(file: &File) -> Carriage {
-    Carriage {
+pub(super) fn envoy_limits(file: &File) -> EnvoyLimits {
+    EnvoyLimits {
         max_headers: usize::from(file.envoy.max_headers_count),
         max_bytes: usize::from(file.envoy.max_request_headers_kb) << 10,
         takes_withheld: file.envoy.withheld_headers == WithheldHeaders::Accept,
@@ -103,7 +103,10 @@ pub(super) fn identity(file: &File, findings: &mut Findings) -> IdentityHeaders 
         } else if same("authorization") || file.credentials.iter().any(|source| same(&source.header)) {
             findings.add(&path, format!("`{name}` carries credentials"));
         } else if prefixes.first().is_some_and(|prefix| same(&format!("{prefix}proof"))) {
-            findings.add(&path, format!("`{name}` is what Tollgate proves to itself with"));
+            findings.add(
+                &path,
+                format!("`{name}` is reserved for the proof that Tollgate sends to itself: choose another name"),
+            );
         } else if OVERRIDES.into_iter().any(same) {
             findings.add(&path, format!("`{name}` is removed from every request"));
         } else if !prefixes.iter().any(|prefix| under(name, prefix)) {

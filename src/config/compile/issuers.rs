@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::Uri;
-use tollgate_core::issuer::{Algorithm, ClaimPath, Issuer, KeySource, Meaning, Term};
+use tollgate_core::issuer::{Algorithm, ClaimOrLiteral, ClaimPath, Issuer, KeySource, Meaning};
 use tollgate_core::login::Login;
 use tollgate_core::name::{NAME_RULE, is_name};
 use tollgate_core::resource::EVERY;
@@ -144,10 +144,10 @@ impl Compiler<'_> {
         })
     }
 
-    fn project(&self, findings: &mut Findings) -> Option<Term> {
+    fn project(&self, findings: &mut Findings) -> Option<ClaimOrLiteral> {
         let path = self.path.key("project");
         let term = self.term(&self.issuer.project, &path, findings)?;
-        if let Term::Literal(word) = &term
+        if let ClaimOrLiteral::Literal(word) = &term
             && **word == *EVERY
             && !self.admin
         {
@@ -168,21 +168,21 @@ impl Compiler<'_> {
         roles
     }
 
-    fn terms(&self, key: &str, words: &[String], findings: &mut Findings) -> Option<Vec<Term>> {
+    fn terms(&self, key: &str, words: &[String], findings: &mut Findings) -> Option<Vec<ClaimOrLiteral>> {
         let path = self.path.key(key);
         words.iter().enumerate().map(|(at, word)| self.term(word, &path.index(at), findings)).collect()
     }
 
     /// A name or `*`, or `{claim}`.
-    fn term(&self, word: &str, path: &Path, findings: &mut Findings) -> Option<Term> {
+    fn term(&self, word: &str, path: &Path, findings: &mut Findings) -> Option<ClaimOrLiteral> {
         if word.starts_with('{') {
-            return self.claim(word, path, findings).map(Term::Claim);
+            return self.claim(word, path, findings).map(ClaimOrLiteral::Claim);
         }
         if word != EVERY && !is_name(word) {
             findings.add(path, format!("`{word}` is neither a claim such as `{{tenant}}`, nor a name: {NAME_RULE}"));
             return None;
         }
-        Some(Term::Literal(word.into()))
+        Some(ClaimOrLiteral::Literal(word.into()))
     }
 
     fn claim(&self, word: &str, path: &Path, findings: &mut Findings) -> Option<ClaimPath> {

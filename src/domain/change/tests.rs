@@ -79,32 +79,32 @@ fn only_what_another_history_may_have_lost_is_suspected() {
         endings.hear(&at(number.into()), &[key(number)]);
     }
     endings.write_down(&[key(101)]);
-    assert_eq!(endings.former(), None, "there was no other one");
+    assert_eq!(endings.previous_history(), None, "there was no other one");
     endings.join(&at(99));
     assert_eq!(suspects(&endings), [key(101)]);
     // What this one tells meanwhile says nothing about the one before, whatever its numbers are.
     endings.hear(&at(100), &[key(102)]);
     // Nor does the one before say anything of what lies behind the place of joining.
-    let former = endings.former().unwrap();
+    let former = endings.previous_history().unwrap();
     assert_eq!((former.joined.sequence, numbers(&former.milestones)), (99, vec![99, 98, 96, 92, 84, 68, 36]));
     endings.settle(&former, Some(96));
     assert_eq!(suspects(&endings), [97, 98, 99, 100].map(key));
-    assert_eq!(endings.former(), None);
+    assert_eq!(endings.previous_history(), None);
     // A look that failed is made again, and a suspect is one of every history until it was told of.
     endings.suspect(&key(7));
     assert_eq!(suspects(&endings), [key(7)]);
     endings.join(&at(200));
     assert_eq!(suspects(&endings), [97, 98, 99, 100, 101].map(key));
     // What was found out about a history that is not followed any more is worth nothing.
-    let former = endings.former().unwrap();
+    let former = endings.previous_history().unwrap();
     endings.join(&at(300));
     assert_eq!(suspects(&endings).len(), 102);
     endings.settle(&former, Some(300));
     assert!(suspects(&endings).is_empty());
-    let former = endings.former().unwrap();
+    let former = endings.previous_history().unwrap();
     assert_eq!(former.milestones, []);
     endings.settle(&former, None);
-    assert_eq!(endings.former(), None);
+    assert_eq!(endings.previous_history(), None);
 }
 
 #[test]

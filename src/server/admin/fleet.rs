@@ -34,9 +34,9 @@ pub async fn show(State(state): State<AdminState>, caller: Caller) -> Result<Res
 
 /// How long the answer to a change waits for the fleet; `None`: not at all.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience(Option<Duration>);
+pub struct FleetWait(Option<Duration>);
 
-impl<S: Send + Sync> FromRequestParts<S> for Patience {
+impl<S: Send + Sync> FromRequestParts<S> for FleetWait {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -57,7 +57,7 @@ fn limit_of(text: &str) -> Result<Duration, ApiError> {
     seconds.map(Duration::from_secs).ok_or_else(wrong)
 }
 
-impl Patience {
+impl FleetWait {
     /// Makes a change and waits for the fleet, if that was asked for. Where the store went over to another history meanwhile,
     /// the change is made again.
     pub async fn repeat<T, Change>(
@@ -85,7 +85,7 @@ impl Patience {
         Err(ApiError::unavailable(GONE))
     }
 
-    /// As [`Patience::repeat`], for a change that is made once. What it gave is answered whatever becomes of the wait: it may be a
+    /// As [`FleetWait::repeat`], for a change that is made once. What it gave is answered whatever becomes of the wait: it may be a
     /// key that is shown this once.
     pub async fn once<T>(
         self,

@@ -32,7 +32,7 @@ use super::AdminState;
 use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
-use crate::registry::{Actor, Held};
+use crate::registry::{Actor, ActorPermissions};
 use crate::server::places::Seat;
 use crate::telemetry::AUDIT;
 
@@ -129,7 +129,7 @@ fn rules_of_plane(live: &Policy, plane: PlaneId, with_permissions: bool) -> Resu
             reserved_prefixes: Vec::new(),
         },
         client_ip: ClientIp::Peer,
-        carriage: live.carriage,
+        envoy_limits: live.envoy_limits,
         realm: live.realm.clone(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(vec![host]).map_err(|conflicts| format!("{conflicts:?}"))?,
@@ -163,7 +163,7 @@ impl Caller {
             subject: principal.subject().into_owned(),
             id: principal.user_id().map(str::to_owned),
             project: (!principal.reaches_every_project()).then(|| principal.project().to_owned()),
-            held: Held::Only(held.collect()),
+            held: ActorPermissions::Only(held.collect()),
             peer: String::new(),
             request_id: String::new(),
         };
@@ -317,7 +317,7 @@ pub(super) async fn demand_proof(State(state): State<AdminState>, mut request: R
         let proof = proof.as_ref().and_then(|proof| proof.to_str().ok()).unwrap_or_default();
         let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
         if !state.pipeline.check_proofs().holds(proof, state.clock.now(), request.method().as_str(), target) {
-            let problem = "This door answers what came through Envoy and its check alone, and this request did not.";
+            let problem = "Send this request through Envoy: this listener answers only what has passed the check.";
             return ApiError::forbidden(problem).into_response();
         }
     }

@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::AdminState;
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::PathOf;
@@ -17,7 +17,7 @@ pub async fn forget(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<IssuerPath>,
-    patience: Patience,
+    patience: FleetWait,
 ) -> Result<Response, ApiError> {
     let policy = state.live.load_full();
     let (registry, actor, name) = (&state.registry, &caller.actor, &*path.name);

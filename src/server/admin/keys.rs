@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tollgate_core::credential::KeyId;
 
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IdempotencyKey, IfMatch, JsonBody, OptionalBody, PathOf, QueryOf, name_filter, project_filter};
@@ -106,7 +106,7 @@ pub async fn update(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<KeyPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<UpdateKey>,
 ) -> Result<Response, ApiError> {
@@ -129,7 +129,7 @@ pub async fn revoke(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<KeyPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let (id, expected) = (key_id(&path)?, if_match.optional()?);
@@ -156,7 +156,7 @@ pub async fn rotate(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<KeyPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
     OptionalBody(asked): OptionalBody<RotateKey>,
 ) -> Result<Response, ApiError> {

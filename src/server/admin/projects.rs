@@ -5,7 +5,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use tollgate_core::name::is_name;
 
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
@@ -40,7 +40,7 @@ pub async fn update(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ProjectPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<UpdateProject>,
 ) -> Result<Response, ApiError> {
@@ -61,7 +61,7 @@ pub async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ProjectPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path)?, if_match.optional()?);

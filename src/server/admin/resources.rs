@@ -6,7 +6,7 @@ use axum::response::Response;
 use tollgate_core::name::is_name;
 use tollgate_core::resource::Resource;
 
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
@@ -51,7 +51,7 @@ pub async fn put(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ResourcePath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<PutResource>,
 ) -> Result<Response, ApiError> {
@@ -68,7 +68,7 @@ pub async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<ResourcePath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     registrable(&path)?;

@@ -12,7 +12,7 @@ use tollgate_core::extract::bearer_token;
 
 use super::AdminState;
 use super::client::ClientAddress;
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::JsonBody;
@@ -79,7 +79,7 @@ fn refusal(error: &LoginError) -> ApiError {
 pub async fn logout(
     State(state): State<AdminState>,
     caller: Caller,
-    patience: Patience,
+    patience: FleetWait,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let policy = state.live.load_full();

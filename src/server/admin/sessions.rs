@@ -6,7 +6,7 @@ use axum::response::Response;
 use tollgate_core::name::is_name;
 
 use super::AdminState;
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::PathOf;
@@ -31,7 +31,7 @@ pub async fn end_own(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<OwnSessionPath>,
-    patience: Patience,
+    patience: FleetWait,
 ) -> Result<Response, ApiError> {
     ended(&state, &caller, own(&caller)?, path.id, patience).await
 }
@@ -40,7 +40,7 @@ pub async fn end(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<SessionPath>,
-    patience: Patience,
+    patience: FleetWait,
 ) -> Result<Response, ApiError> {
     ended(&state, &caller, &possible(&path.name)?, path.id, patience).await
 }
@@ -56,7 +56,7 @@ async fn ended(
     caller: &Caller,
     user: &str,
     id: String,
-    patience: Patience,
+    patience: FleetWait,
 ) -> Result<Response, ApiError> {
     // Whatever cannot be the id of a session is not there.
     if !is_name(&id) {

@@ -20,7 +20,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use serde_json::{Value, json};
-use tollgate_core::carriage::Carriage;
+use tollgate_core::envoy_limits::EnvoyLimits;
 use tollgate_core::error_body::ErrorShape;
 use tollgate_core::extract::{CredentialHeader, Kinds};
 use tollgate_core::login::Login;
@@ -124,7 +124,7 @@ fn policy() -> Policy {
             reserved_prefixes: vec!["x-tollgate-".into()],
         },
         client_ip: ClientIp::Peer,
-        carriage: Carriage::SHIPPED,
+        envoy_limits: EnvoyLimits::SHIPPED,
         realm: "tollgate".into(),
         errors: ErrorShape::Tollgate,
         routes: RouteTable::build(Vec::new()).unwrap(),

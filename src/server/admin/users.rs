@@ -7,7 +7,7 @@ use axum::response::Response;
 use tollgate_core::name::{is_login_name, login_name_for_path, login_name_in_path};
 use tollgate_core::resource::EVERY;
 
-use super::fleet::{self, Patience};
+use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf, project_filter};
@@ -68,7 +68,7 @@ pub async fn update(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<UpdateUser>,
 ) -> Result<Response, ApiError> {
@@ -86,7 +86,7 @@ pub async fn set_password(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
     JsonBody(asked): JsonBody<SetPassword>,
 ) -> Result<Response, ApiError> {
@@ -103,7 +103,7 @@ pub async fn delete(
     State(state): State<AdminState>,
     caller: Caller,
     PathOf(path): PathOf<UserPath>,
-    patience: Patience,
+    patience: FleetWait,
     if_match: IfMatch,
 ) -> Result<Response, ApiError> {
     let (name, expected) = (possible(&path.name)?, if_match.optional()?);

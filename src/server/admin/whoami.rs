@@ -11,7 +11,7 @@ use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::wire::rfc3339;
 use super::wire::session::WhoamiBody;
-use crate::registry::Held;
+use crate::registry::ActorPermissions;
 
 pub async fn show(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
     let policy = state.live.load_full();
@@ -20,8 +20,8 @@ pub async fn show(State(state): State<AdminState>, caller: Caller) -> Result<Res
         subject: caller.actor.subject,
         project: caller.actor.project.unwrap_or_else(|| EVERY.to_owned()),
         permissions: match caller.actor.held {
-            Held::Everything => every().collect(),
-            Held::Only(held) => held,
+            ActorPermissions::Everything => every().collect(),
+            ActorPermissions::Only(held) => held,
         },
         expires_at: caller.expires_at.map(rfc3339),
     };

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::grpc::{Call, Calls};
 use super::stream::Metered;
-use crate::server::turns::Onlooker;
+use crate::server::turns::LoadProbe;
 
 /// Calls under way on one connection; Envoy opens another connection beyond.
 const MAX_STREAMS: u32 = 512;
@@ -37,15 +37,15 @@ const IDLE_PINGS: u32 = 16;
 const TOGETHER: usize = 128;
 
 /// Serves one connection until it ends, or until `stop`, which is its own, and all its calls have finished; it stops a stranger that
-/// only answers pings. `onlooker` sees the others of this thread.
+/// only answers pings. `probe` sees the others of this thread.
 pub async fn serve(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     calls: Arc<Calls>,
-    mut onlooker: Onlooker,
+    mut probe: LoadProbe,
     stop: CancellationToken,
 ) {
     let account = calls.account();
-    account.begin_turn(onlooker.sees_quiet());
+    account.begin_turn(probe.sees_quiet());
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADER_LIST)
@@ -62,7 +62,7 @@ pub async fn serve(
         let mut is_answered = false;
         // What is still to be answered belongs to the turn in which it came.
         if arrived.is_empty() {
-            is_quiet = onlooker.sees_quiet();
+            is_quiet = probe.sees_quiet();
             account.begin_turn(is_quiet);
         }
         loop {

@@ -19,7 +19,7 @@ use super::others;
 use super::reply::{
     BROKEN, COMPRESSED, CUT, MESSAGE_TIME, MORE_THAN_ONE, Refusal, TOO_LONG, TOO_MUCH, TOO_SLOW, bare, send,
 };
-use crate::server::budget::{Account, Exhausted, Held, HeldMessage};
+use crate::server::budget::{Account, Exhausted, MemoryReservation, MessageReservation};
 use crate::server::ext_authz::{CHECK, CheckService, encode};
 use crate::server::places::Stage;
 
@@ -96,13 +96,13 @@ impl Calls {
         if !body.is_end_stream() {
             return Some(Box::pin(calls().answer_slowly(Some(first), body, respond)));
         }
-        let (message, mut room) = match whole(first).and_then(|message| Ok((message, self.room()?))) {
+        let (message, mut buffer) = match whole(first).and_then(|message| Ok((message, self.buffer()?))) {
             Ok(both) => both,
             Err(refusal) => return refuse(refusal, respond),
         };
-        match self.check.check_cached(&message, &mut room.answer) {
-            Some(is_authenticated) => self.send(is_authenticated, room, respond),
-            None => return Some(Box::pin(calls().judge(message, None, room, respond))),
+        match self.check.check_cached(&message, &mut buffer.answer) {
+            Some(is_authenticated) => self.send(is_authenticated, buffer, respond),
+            None => return Some(Box::pin(calls().judge(message, None, buffer, respond))),
         }
         None
     }
@@ -118,28 +118,39 @@ impl Calls {
 
     /// Answers a call whose message comes piece by piece.
     async fn answer_slowly(self: Arc<Self>, first: Option<Bytes>, body: RecvStream, respond: SendResponse<Bytes>) {
-        match self.message(first, body).await.and_then(|(message, held)| Ok((message, held, self.room()?))) {
-            Ok((message, held, room)) => self.judge(message, held, room, respond).await,
+        match self.message(first, body).await.and_then(|(message, held)| Ok((message, held, self.buffer()?))) {
+            Ok((message, held, buffer)) => self.judge(message, held, buffer, respond).await,
             Err(refusal) => drop(refuse(refusal, respond)),
         }
     }
 
     /// Answers a message for which something has to be looked up. It is counted until then.
-    async fn judge(self: Arc<Self>, message: Bytes, _held: Option<Held>, mut room: Room, respond: SendResponse<Bytes>) {
-        let is_authenticated = self.check.check(&message, &mut room.answer).await;
-        self.send(is_authenticated, room, respond);
+    async fn judge(
+        self: Arc<Self>,
+        message: Bytes,
+        _held: Option<MemoryReservation>,
+        mut buffer: ResponseBuffer,
+        respond: SendResponse<Bytes>,
+    ) {
+        let is_authenticated = self.check.check(&message, &mut buffer.answer).await;
+        self.send(is_authenticated, buffer, respond);
     }
 
-    /// Room for an answer, counted until that is read: from before the message is judged, so that nothing is decided for naught.
-    fn room(&self) -> Result<Room, Exhausted> {
+    /// ResponseBuffer for an answer, counted until that is read: from before the message is judged, so that nothing is decided for naught.
+    fn buffer(&self) -> Result<ResponseBuffer, Exhausted> {
         let held = self.peer.account.hold(ANSWERED_CALL + USUAL_ANSWER)?;
         let mut answer = Vec::with_capacity(USUAL_ANSWER);
         answer.extend_from_slice(&[0; PREFIX]);
-        Ok(Room { held, answer })
+        Ok(ResponseBuffer { held, answer })
     }
 
-    /// Sends the answer that is in the room.
-    fn send(&self, is_authenticated: bool, Room { mut held, mut answer }: Room, respond: SendResponse<Bytes>) {
+    /// Sends the answer that is in the buffer.
+    fn send(
+        &self,
+        is_authenticated: bool,
+        ResponseBuffer { mut held, mut answer }: ResponseBuffer,
+        respond: SendResponse<Bytes>,
+    ) {
         self.peer.has_spoken(is_authenticated);
         let length = u32::try_from(answer.len() - PREFIX).unwrap_or(u32::MAX);
         answer[1..PREFIX].copy_from_slice(&length.to_be_bytes());
@@ -151,7 +162,11 @@ impl Calls {
     }
 
     /// The message of a call, and what it holds. What has arrived already is taken without a timer.
-    async fn message(&self, first: Option<Bytes>, body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
+    async fn message(
+        &self,
+        first: Option<Bytes>,
+        body: RecvStream,
+    ) -> Result<(Bytes, Option<MemoryReservation>), Refusal> {
         let mut read = pin!(self.read(first, body));
         match read.as_mut().now_or_never() {
             Some(message) => message,
@@ -162,7 +177,11 @@ impl Calls {
         }
     }
 
-    async fn read(&self, first: Option<Bytes>, mut body: RecvStream) -> Result<(Bytes, Option<Held>), Refusal> {
+    async fn read(
+        &self,
+        first: Option<Bytes>,
+        mut body: RecvStream,
+    ) -> Result<(Bytes, Option<MemoryReservation>), Refusal> {
         let first = match first {
             Some(first) => first,
             None => next_data(&mut body).await?.unwrap_or_default(),
@@ -170,7 +189,7 @@ impl Calls {
         if body.is_end_stream() {
             return Ok((whole(first)?, None));
         }
-        let mut message = Arriving { bytes: Wiped::default(), held: self.peer.account.message() };
+        let mut message = Arriving { bytes: WipedOnDrop::default(), held: self.peer.account.message() };
         message.push(&first)?;
         drop(first);
         loop {
@@ -193,8 +212,8 @@ pub type Call = (Request<RecvStream>, SendResponse<Bytes>);
 pub type Answering = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Where an answer is written, and what it holds.
-struct Room {
-    held: Held,
+struct ResponseBuffer {
+    held: MemoryReservation,
     answer: Vec<u8>,
 }
 
@@ -260,13 +279,13 @@ fn whole(mut bytes: Bytes) -> Result<Bytes, Refusal> {
 
 /// A message that is arriving, counted until it has been answered or is given up.
 struct Arriving {
-    bytes: Wiped,
-    held: HeldMessage,
+    bytes: WipedOnDrop,
+    held: MessageReservation,
 }
 
 impl Arriving {
     fn push(&mut self, data: &[u8]) -> Result<(), Refusal> {
-        let Wiped(bytes) = &self.bytes;
+        let WipedOnDrop(bytes) = &self.bytes;
         let (room, needed) = (bytes.capacity(), bytes.len() + data.len());
         if needed > room {
             // Never more than the whole message takes.
@@ -275,9 +294,9 @@ impl Arriving {
             self.held.grow(room_then - room)?;
             let mut roomier = Vec::with_capacity(room_then);
             roomier.extend_from_slice(bytes);
-            self.bytes = Wiped(roomier);
+            self.bytes = WipedOnDrop(roomier);
         }
-        let Wiped(bytes) = &mut self.bytes;
+        let WipedOnDrop(bytes) = &mut self.bytes;
         bytes.put_slice(data);
         match declared(bytes)? {
             Some(length) if bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
@@ -288,15 +307,15 @@ impl Arriving {
 
 /// Bytes that hold the credential of a client, wiped when they are dropped. At once, where `Zeroizing` goes byte by byte: bodies are long.
 #[derive(Default)]
-struct Wiped(Vec<u8>);
+struct WipedOnDrop(Vec<u8>);
 
-impl AsRef<[u8]> for Wiped {
+impl AsRef<[u8]> for WipedOnDrop {
     fn as_ref(&self) -> &[u8] {
         &self.0
     }
 }
 
-impl Drop for Wiped {
+impl Drop for WipedOnDrop {
     fn drop(&mut self) {
         self.0.fill(0);
         zeroize::optimization_barrier(&*self.0);

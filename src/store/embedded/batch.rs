@@ -12,7 +12,7 @@ use super::super::records::{decode_resource, encode_key, encode_resource};
 use super::super::rules::{
     check_key_purge, check_key_update, check_parts, check_resource_deletion, check_resource_update, project_id_after,
 };
-use super::super::{Belonging, Counted, Quota, Write};
+use super::super::{Counted, ProjectItem, Quota, Write};
 use super::act::{Act, conflict};
 use super::counts::{Counts, in_scope};
 use super::keys::{indexed_key, key_ids_in};
@@ -239,18 +239,18 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn give_project_id(&mut self, to: &Belonging, project: &str, id: ProjectId) -> Act<()> {
+    fn give_project_id(&mut self, to: &ProjectItem, project: &str, id: ProjectId) -> Act<()> {
         projects::demand_id(self.transaction, project, id)?;
         let project_id = Some(id);
         let lacks = |carried: Option<ProjectId>, name: &str| carried.is_none() && name == project;
         match to {
-            Belonging::Key(key) => {
+            ProjectItem::Key(key) => {
                 if let Some(key) = self.stored_key(key)?.filter(|key| lacks(key.project_id, &key.project)) {
                     self.put_record(&ApiKey { project_id, ..key })?;
                 }
             }
-            Belonging::User(name) => users::give_project_id(self.transaction, name, (project, id), self.format)?,
-            Belonging::Resource { kind, id } => {
+            ProjectItem::User(name) => users::give_project_id(self.transaction, name, (project, id), self.format)?,
+            ProjectItem::Resource { kind, id } => {
                 let place = scoped(kind, id.as_bytes());
                 let resource = self.stored_resource(&place)?;
                 if let Some(resource) = resource.filter(|resource| lacks(resource.project_id, &resource.project)) {

@@ -12,7 +12,7 @@ use super::super::format::Format;
 use super::super::keyspace::{self, META_FORMAT};
 use super::super::records::{decode_key, decode_resource, decode_user};
 use super::super::upgrade::{Upgraded, user_id, with_id};
-use super::super::{Belonging, StoreError, Write};
+use super::super::{ProjectItem, StoreError, Write};
 use super::act::Act;
 use super::batch::Batch;
 use super::counts::Counts;
@@ -63,7 +63,7 @@ impl Homes<'_> {
                 found.push((key.id, home));
             }
         }
-        self.give(found, Belonging::Key)
+        self.give(found, ProjectItem::Key)
     }
 
     fn give_to_users(&mut self) -> Act<u64> {
@@ -83,7 +83,7 @@ impl Homes<'_> {
         for name in &without {
             users::give_id(self.transaction, name, user_id()?, Format::NEWEST)?;
         }
-        self.give(found, Belonging::User)?;
+        self.give(found, ProjectItem::User)?;
         Ok(count)
     }
 
@@ -97,7 +97,7 @@ impl Homes<'_> {
                 found.push(((resource.kind, resource.id), home));
             }
         }
-        self.give(found, |(kind, id)| Belonging::Resource { kind, id })
+        self.give(found, |(kind, id)| ProjectItem::Resource { kind, id })
     }
 
     /// To the projects in which nothing is.
@@ -109,7 +109,7 @@ impl Homes<'_> {
         names.iter().try_for_each(|name| self.of(name, Timestamp::default()).map(|_| ()))
     }
 
-    fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> Belonging) -> Act<u64> {
+    fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> ProjectItem) -> Act<u64> {
         let (mut batch, count) = (Batch::begin(self.transaction, Format::NEWEST)?, found.len() as u64);
         for (what, home) in found {
             if let Some(id) = self.ids.get(&home) {

@@ -4,15 +4,15 @@ use std::collections::VecDeque;
 
 use tollgate_guard::time::Timestamp;
 
-use super::depot::Depot;
 use super::record::{Kind, Record};
+use super::store::MigrationStore;
 use crate::store::StoreError;
 
 /// How many records are read and written at once.
 pub(super) const PAGE: usize = 500;
 
 pub(super) struct Walk<'d> {
-    depot: &'d Depot,
+    store: &'d MigrationStore,
     kind: Kind,
     now: Timestamp,
     read: VecDeque<Record>,
@@ -21,14 +21,14 @@ pub(super) struct Walk<'d> {
 }
 
 impl<'d> Walk<'d> {
-    pub(super) fn new(depot: &'d Depot, kind: Kind, now: Timestamp) -> Self {
-        Self { depot, kind, now, read: VecDeque::new(), after: None, at_end: false }
+    pub(super) fn new(store: &'d MigrationStore, kind: Kind, now: Timestamp) -> Self {
+        Self { store, kind, now, read: VecDeque::new(), after: None, at_end: false }
     }
 
     /// The next record that still counts.
     pub(super) async fn peek(&mut self) -> Result<Option<&Record>, StoreError> {
         while self.read.is_empty() && !self.at_end {
-            let page = self.depot.page(self.kind, self.after.take(), PAGE).await?;
+            let page = self.store.page(self.kind, self.after.take(), PAGE).await?;
             self.read.extend(page.records.into_iter().filter(|record| record.holds(self.now)));
             self.at_end = page.next.is_none();
             self.after = page.next;

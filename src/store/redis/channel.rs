@@ -10,7 +10,9 @@ use tollgate_guard::protocol::{Listing, Member, MemberState, Position, Refused, 
 use tollgate_guard::time::Timestamp;
 
 use super::connection::Connection;
-use super::scripts::{LEAVE, MEMBERS, PRUNE, RECOUNT, RENEW, Silence, bytes, explained, list, run, text, unreadable};
+use super::scripts::{
+    LEAVE, MEMBERS, PRUNE, RECOUNT, RENEW, ScriptError, bytes, explained, list, run, text, unreadable,
+};
 use crate::domain::change::{LogEntry, Renewal};
 use crate::store::StoreError;
 use crate::store::format::Format;
@@ -37,7 +39,7 @@ pub struct Channel {
 
 /// A replica that has seen the store with more than it has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Witness {
+pub struct ReplicaAhead {
     pub id: String,
     pub name: String,
     /// The newest change that it knows.
@@ -75,7 +77,7 @@ impl Channel {
         let lineages = self.refused.as_ref().map(|refused| (&*refused.known.lineage, &*refused.lineage));
         let (known, refused) = lineages.unwrap_or_default();
         script.arg(known).arg(refused).arg(millis(member.grace)).arg(millis(FENCE));
-        let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?;
+        let mut answer = run(&mut self.connection, &script).await.map_err(ScriptError::into_error)?;
         match &*answer.word {
             "LOST" => Ok(Renewal::Lost),
             "SHORT" => Ok(Renewal::Short { head: answer.head()?, log: answer.number()? }),
@@ -152,7 +154,7 @@ impl Channel {
     pub async fn list(&mut self) -> Result<Listing, StoreError> {
         let mut script = MEMBERS.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS).key(names::CLOCK);
-        let mut answer = run(&mut self.connection, &script).await.map_err(Silence::into_error)?.found()?;
+        let mut answer = run(&mut self.connection, &script).await.map_err(ScriptError::into_error)?.found()?;
         answer.as_of()?;
         let mut members = Vec::new();
         let mut values = answer.list()?.into_iter();
@@ -173,7 +175,7 @@ impl Channel {
     pub async fn leave(&mut self, id: &str) -> Result<(), StoreError> {
         let mut script = LEAVE.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS).arg(id);
-        run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
+        run(&mut self.connection, &script).await.map(|_| ()).map_err(ScriptError::into_error)
     }
 
     /// Takes the list of replicas for whole, of which so many are missing.
@@ -183,7 +185,7 @@ impl Channel {
     pub async fn recount(&mut self, missing: u64) -> Result<(), StoreError> {
         let mut script = RECOUNT.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS).key(names::CLOCK).arg(missing);
-        run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
+        run(&mut self.connection, &script).await.map(|_| ()).map_err(ScriptError::into_error)
     }
 
     /// Forgets a replica if its beat is still this one.
@@ -193,7 +195,7 @@ impl Channel {
     pub async fn prune(&mut self, id: &str, beat: u64) -> Result<(), StoreError> {
         let mut script = PRUNE.prepare_invoke();
         script.key(names::HEAD).key(names::MEMBERS).arg(id).arg(beat);
-        run(&mut self.connection, &script).await.map(|_| ()).map_err(Silence::into_error)
+        run(&mut self.connection, &script).await.map(|_| ()).map_err(ScriptError::into_error)
     }
 }
 
@@ -234,7 +236,7 @@ fn as_json(member: &Member) -> serde_json::Value {
     })
 }
 
-impl Witness {
+impl ReplicaAhead {
     /// `None` of a replica that misses nothing.
     pub(super) fn decode(id: String, bytes: &[u8]) -> Option<Self> {
         let value: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();

@@ -4,7 +4,7 @@
 //! Something new to look for is a function from what was [`Seen`] to a [`Finding`], and a line of [`LOOKS`].
 
 use super::Redis;
-use super::scripts::{CHECK, Silence, run};
+use super::scripts::{CHECK, ScriptError, run};
 use super::survey::{Finding, Severity, Survey};
 use crate::store::StoreError;
 use crate::store::format::Format;
@@ -66,7 +66,7 @@ impl Seen {
         let mut script = CHECK.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
         let mut connection = redis.connector().primary().await?;
-        let mut answer = run(&mut connection, &script).await.map_err(Silence::into_error)?;
+        let mut answer = run(&mut connection, &script).await.map_err(ScriptError::into_error)?;
         let lineage = answer.text()?;
         let (sequence, chain, format) = (answer.number()?, answer.text()?, answer.number()?);
         let (newest, newest_chain, members) = (answer.number()?, answer.text()?, answer.number()?);
@@ -108,7 +108,10 @@ fn has_head(seen: &Seen) -> Option<Finding> {
 fn format_is_known(seen: &Seen) -> Option<Finding> {
     seen.lineage.as_ref()?;
     let error = Format::of_head(seen.format).err()?;
-    Some(refuse(error.to_string(), "use the release of Tollgate that wrote it, or end what is under way"))
+    Some(refuse(
+        error.to_string(),
+        "use the release of Tollgate that wrote it, or finish the `store upgrade` or `store migrate` that was interrupted",
+    ))
 }
 
 /// The log is trimmed at its other end only.

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::acknowledged::Acknowledged;
 use super::connect::Connector;
 use super::connection::Connection;
-use super::scripts::{Answer, Silence, run};
+use super::scripts::{Answer, ScriptError, run};
 use crate::store::StoreError;
 
 /// How long a read may take, with finding the server if need be.
@@ -58,7 +58,9 @@ impl Lanes {
         let asked = async {
             match self.ask_once(script).await {
                 // A server that was restarted or demoted: there may be a better one already, and nothing is lost by asking it.
-                Err(Silence::Refused(_) | Silence::Unknown(_) | Silence::Ended(_)) => self.ask_once(script).await,
+                Err(ScriptError::Refused(_) | ScriptError::Unknown(_) | ScriptError::Ended(_)) => {
+                    self.ask_once(script).await
+                }
                 answer => answer,
             }
         };
@@ -72,9 +74,9 @@ impl Lanes {
         }
     }
 
-    async fn ask_once(&self, script: &ScriptInvocation<'_>) -> Result<Answer, Silence> {
+    async fn ask_once(&self, script: &ScriptInvocation<'_>) -> Result<Answer, ScriptError> {
         let generation = self.generation.load(Ordering::SeqCst);
-        let unreachable = |error: StoreError| Silence::Refused(reason(error));
+        let unreachable = |error: StoreError| ScriptError::Refused(reason(error));
         let mut connection = self.connection(generation).await.map_err(unreachable)?;
         let answer = run(&mut connection, script).await;
         if answer.is_err() {

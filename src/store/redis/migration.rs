@@ -17,14 +17,14 @@ use tollgate_guard::time::Timestamp;
 use super::Redis;
 use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_sessions, put_user};
 use super::connection::Connection;
-use super::draft::{Draft, Seen};
 use super::heard::heard_of;
 use super::loads::{checked_resource, checked_user};
 use super::scripts::{
-    Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, Silence, bytes, explained, list, lost, run, text, unreadable,
+    Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, ScriptError, bytes, explained, list, lost, run, text, unreadable,
 };
 use super::standing::Standing;
 use super::values::key_of;
+use super::write_set::{Seen, WriteSet};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::format::{Format, UNFINISHED};
@@ -161,8 +161,8 @@ impl Migrant {
             return self.redis.note_use(&uses).await;
         }
         let seen = Seen::new(format);
-        let mut draft = Draft::new(&seen);
-        records.iter().for_each(|record| put(&mut draft, record, now));
+        let mut write_set = WriteSet::new(&seen);
+        records.iter().for_each(|record| put(&mut write_set, record, now));
         let rows = records.iter().find_map(|record| match record {
             Record::Audit(row) => Some(row.sequence.saturating_sub(1)),
             _ => None,
@@ -170,10 +170,10 @@ impl Migrant {
         let mut script = IMPORT.prepare_invoke();
         script.key(names::HEAD).key(names::MIGRATION).key(names::AUDIT);
         script.arg(&self.lineage).arg(self.origin()).arg(UNFINISHED).arg(rows.map_or(String::new(), |n| n.to_string()));
-        for name in draft.names() {
+        for name in write_set.names() {
             script.arg("NONE").arg(name);
         }
-        draft.add_to(&mut script);
+        write_set.add_to(&mut script);
         done(&self.run(&script).await?)
     }
 
@@ -350,7 +350,7 @@ impl Migrant {
     }
 
     async fn run(&self, script: &ScriptInvocation<'_>) -> Result<Answer, StoreError> {
-        run(&mut self.connection.clone(), script).await.map_err(Silence::into_error)?.found()
+        run(&mut self.connection.clone(), script).await.map_err(ScriptError::into_error)?.found()
     }
 }
 
@@ -360,39 +360,39 @@ impl fmt::Debug for Migrant {
     }
 }
 
-/// Puts a record into a draft with everything that leads to it.
-fn put(draft: &mut Draft<'_>, record: &Record, now: Timestamp) {
+/// Puts a record into a set of writes with everything that leads to it.
+fn put(write_set: &mut WriteSet<'_>, record: &Record, now: Timestamp) {
     let left = |end: Timestamp| Duration::from_millis(end.as_millis().saturating_sub(now.as_millis()));
     match record {
         Record::Project(project) => {
-            draft.put(names::project(&project.name), encode_project(project));
-            draft.enlist(names::PROJECT_LIST, &*project.name);
+            write_set.put(names::project(&project.name), encode_project(project));
+            write_set.enlist(names::PROJECT_LIST, &*project.name);
         }
-        Record::User(user) => put_user(draft, user),
+        Record::User(user) => put_user(write_set, user),
         Record::EndedSession(session) => {
             let kept = left(session.expires_at.plus(SESSION_KEPT)).saturating_add(SPARE);
-            draft.keep(names::ended_session(&session.id), encode_ended_session(session), kept);
+            write_set.keep(names::ended_session(&session.id), encode_ended_session(session), kept);
         }
         // A server forgets later than a migration does.
-        Record::Sessions(sessions) => put_sessions(draft, sessions, now.minus(SPARE)),
+        Record::Sessions(sessions) => put_sessions(write_set, sessions, now.minus(SPARE)),
         Record::SigningKey(key) => {
-            draft.put(names::signing_key(&key.id), encode_signing_key(key));
-            draft.enlist(names::SIGNING_KEY_LIST, &*key.id);
+            write_set.put(names::signing_key(&key.id), encode_signing_key(key));
+            write_set.enlist(names::SIGNING_KEY_LIST, &*key.id);
         }
         Record::Pepper(pepper) => {
-            draft.put(names::pepper(pepper.version), pepper.check.to_vec());
-            draft.enlist(names::PEPPER_LIST, pepper.version.to_string());
+            write_set.put(names::pepper(pepper.version), pepper.check.to_vec());
+            write_set.enlist(names::PEPPER_LIST, pepper.version.to_string());
         }
-        Record::Resource(resource) => put_resource(draft, resource),
+        Record::Resource(resource) => put_resource(write_set, resource),
         Record::Key(key) => {
-            put_key(draft, key);
-            list_key(draft, key);
+            put_key(write_set, key);
+            list_key(write_set, key);
         }
         Record::Once(once) => {
             let kept = left(once.at.plus(ONCE_KEPT)).saturating_add(ONCE_SPARE);
-            draft.keep(names::once(&once.digest), encode_once(once), kept);
+            write_set.keep(names::once(&once.digest), encode_once(once), kept);
         }
-        Record::Audit(row) => put_row(draft, row),
+        Record::Audit(row) => put_row(write_set, row),
         // These are no records here; they are noted apart.
         Record::LastUse(..) => {}
     }

@@ -57,7 +57,7 @@ pub(super) static END: LazyLock<Script> =
 
 /// Why a script gave no answer.
 #[derive(Debug)]
-pub(super) enum Silence {
+pub(super) enum ScriptError {
     /// The server will not run it, so nothing was done.
     Refused(String),
     /// The same, because its memory is full.
@@ -85,7 +85,7 @@ const BEFORE_IT_RUNS: [&str; 11] = [
     "BUSY",
 ];
 
-impl Silence {
+impl ScriptError {
     pub(super) fn into_error(self) -> StoreError {
         match self {
             Self::Refused(reason) | Self::Unknown(reason) | Self::Ended(reason) => StoreError::Unavailable(reason),
@@ -95,7 +95,7 @@ impl Silence {
     }
 }
 
-impl From<&RedisError> for Silence {
+impl From<&RedisError> for ScriptError {
     fn from(error: &RedisError) -> Self {
         let reason = explained(error);
         if error.code() == Some("OOM") {
@@ -112,7 +112,7 @@ impl From<&RedisError> for Silence {
 /// In our words: those of a server may repeat what it was sent.
 pub(super) fn explained(error: &RedisError) -> String {
     let what = match error.code() {
-        Some("READONLY") => "it is a replica now, and does not tell the truth any more",
+        Some("READONLY") => "it is a replica now, and what it says may be old",
         Some("NOREPLICAS") => "too few replicas are connected to it: start them, or lower `min-replicas-to-write`",
         Some("MISCONF") => "it cannot save to its disk, and refuses writes until it can",
         Some("OOM") => "its memory is full: raise `maxmemory`",
@@ -141,7 +141,7 @@ pub(super) fn lost() -> StoreError {
 /// A replica has said that the store misses what it knows.
 pub(super) fn missed() -> StoreError {
     StoreError::Unavailable(
-        "a replica misses changes in the store that it has known: look at it with `tollgate store accept`".to_owned(),
+        "the store has lost changes that a replica has applied: see `tollgate store accept`".to_owned(),
     )
 }
 
@@ -162,12 +162,12 @@ pub(super) struct Answer {
 pub(super) async fn run(
     connection: &mut impl ConnectionLike,
     script: &ScriptInvocation<'_>,
-) -> Result<Answer, Silence> {
-    let values: Vec<Value> = script.invoke_async(connection).await.map_err(|error| Silence::from(&error))?;
+) -> Result<Answer, ScriptError> {
+    let values: Vec<Value> = script.invoke_async(connection).await.map_err(|error| ScriptError::from(&error))?;
     let mut rest = values.into_iter();
     match rest.next() {
         Some(Value::BulkString(word)) => Ok(Answer { word: String::from_utf8_lossy(&word).into_owned(), rest }),
-        _ => Err(Silence::Damaged("a script answered without a word".to_owned())),
+        _ => Err(ScriptError::Damaged("a script answered without a word".to_owned())),
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a store has and what its replicas miss in it, for an operator who must say whether it is right; and their word that it is.
 
 use super::Redis;
-use super::channel::Witness;
-use super::scripts::{AsOf, STANDING, Silence, bytes, lost, run, text};
+use super::channel::ReplicaAhead;
+use super::scripts::{AsOf, STANDING, ScriptError, bytes, lost, run, text};
 use crate::domain::record::AuditEntry;
 use crate::store::StoreError;
 use crate::store::format::Format;
@@ -25,7 +25,7 @@ pub struct Standing {
     /// The number of a change that a replica has known and misses, or 0: nobody believes the store then.
     pub missed: u64,
     /// The replicas that refuse everything because of what they miss, by their names.
-    pub witnesses: Vec<Witness>,
+    pub witnesses: Vec<ReplicaAhead>,
     /// The lineages that it had before, the last one at the end: before it was accepted, or moved by a migration.
     pub was: Vec<String>,
 }
@@ -59,7 +59,7 @@ impl Redis {
         let mut connection = self.connector.primary().await?;
         let mut script = STANDING.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
-        let mut answer = run(&mut connection, &script).await.map_err(Silence::into_error)?;
+        let mut answer = run(&mut connection, &script).await.map_err(ScriptError::into_error)?;
         if answer.word == "LOST" {
             return Ok(None);
         }
@@ -68,7 +68,7 @@ impl Redis {
         let mut members = answer.list()?.into_iter();
         let mut witnesses = Vec::new();
         while let (Some(id), Some(member)) = (members.next(), members.next()) {
-            witnesses.extend(Witness::decode(text(id)?, &bytes(member)?.unwrap_or_default()));
+            witnesses.extend(ReplicaAhead::decode(text(id)?, &bytes(member)?.unwrap_or_default()));
         }
         witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         let missed = answer.number()?;

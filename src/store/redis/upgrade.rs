@@ -18,7 +18,7 @@ use super::channel::millis;
 use super::connection::Connection;
 use super::heard::heard_of;
 use super::loads::checked_user;
-use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, Silence, explained, run};
+use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, ScriptError, explained, run};
 use super::{Redis, texts};
 use crate::domain::change::Event;
 use crate::domain::record::User;
@@ -26,7 +26,7 @@ use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::{decode_project, encode_event};
 use crate::store::upgrade::{Upgraded, user_id, with_id};
-use crate::store::{Belonging, KeyQuery, ResourceQuery, StoreError, Write};
+use crate::store::{KeyQuery, ProjectItem, ResourceQuery, StoreError, Write};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -144,7 +144,7 @@ impl Homes<'_> {
                     steps.touched.push(Slots::of_digests(&[named("user", &user.name)]));
                 }
                 if lacks(user) {
-                    steps.batch.push(self.step(Belonging::User(user.name.clone()), &user.project)?);
+                    steps.batch.push(self.step(ProjectItem::User(user.name.clone()), &user.project)?);
                 }
                 steps.count += u64::from(user.id.is_none() || lacks(user));
             }
@@ -165,7 +165,7 @@ impl Homes<'_> {
             self.find(lacking().map(|key| (&*key.project, key.created_at))).await?;
             let mut steps = Steps::default();
             for key in lacking() {
-                steps.batch.push(self.step(Belonging::Key(key.id), &key.project)?);
+                steps.batch.push(self.step(ProjectItem::Key(key.id), &key.project)?);
                 steps.count += 1;
             }
             match self.give(steps).await? {
@@ -187,7 +187,7 @@ impl Homes<'_> {
             self.find(lacking().map(|resource| (&*resource.project, resource.created_at))).await?;
             let mut steps = Steps::default();
             for resource in lacking() {
-                let to = Belonging::Resource { kind: resource.kind.clone(), id: resource.id.clone() };
+                let to = ProjectItem::Resource { kind: resource.kind.clone(), id: resource.id.clone() };
                 steps.batch.push(self.step(to, &resource.project)?);
                 steps.count += 1;
             }
@@ -213,7 +213,7 @@ impl Homes<'_> {
         }
     }
 
-    fn step(&self, to: Belonging, project: &str) -> Result<Write, StoreError> {
+    fn step(&self, to: ProjectItem, project: &str) -> Result<Write, StoreError> {
         let id = *self.ids.get(project).ok_or_else(unsteady)?;
         Ok(Write::GiveProjectId { to, project: project.to_owned(), id })
     }
@@ -262,7 +262,7 @@ impl Homes<'_> {
         Err(unsteady())
     }
 
-    /// Gives how many records had none; `None`: a project is not what it was, as a failover may have lost it, and all is asked anew.
+    /// Gives how many records had none; `None`: a project was changed meanwhile, as a failover may have lost it, and all is asked anew.
     async fn give(&mut self, steps: Steps) -> Result<Option<u64>, StoreError> {
         if steps.batch.is_empty() {
             return Ok(Some(0));
@@ -303,8 +303,8 @@ fn everything() -> Vec<u8> {
     encode_event(&Event { touched: Touched::All, ended: Vec::new() })
 }
 
-fn asked(answer: Result<Answer, Silence>) -> Result<Answer, StoreError> {
-    answer.map_err(Silence::into_error)?.found()
+fn asked(answer: Result<Answer, ScriptError>) -> Result<Answer, StoreError> {
+    answer.map_err(ScriptError::into_error)?.found()
 }
 
 /// Some names of users, also of deleted ones, and where to go on; zero: those were the last.

@@ -12,7 +12,7 @@ use tollgate_guard::time::Timestamp;
 
 use super::Redis;
 use super::connect::{Connector, Spread};
-use super::scripts::{Silence, USE, explained, run};
+use super::scripts::{ScriptError, USE, explained, run};
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 
@@ -73,7 +73,7 @@ impl Redis {
                 for (id, at) in uses {
                     script.arg(id.as_str()).arg(at.as_millis());
                 }
-                run(&mut connection, &script).await.map_err(Silence::into_error)?;
+                run(&mut connection, &script).await.map_err(ScriptError::into_error)?;
             }
             Ok(())
         };

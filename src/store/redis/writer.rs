@@ -16,10 +16,10 @@ use super::acknowledged::Acknowledged;
 use super::batch::{judge, judge_pepper, lists_of_actor};
 use super::connect::Connector;
 use super::connection::Connection;
-use super::draft::{Draft, Put, Seen, Wanted, guards};
-use super::room::Room;
-use super::scripts::{ACCEPT, Answer, END, INIT, LIST, Silence, WRITE, explained, lost, missed, run};
+use super::headroom::MemoryHeadroom;
+use super::scripts::{ACCEPT, Answer, END, INIT, LIST, ScriptError, WRITE, explained, lost, missed, run};
 use super::standing::Standing;
+use super::write_set::{Put, Seen, Wanted, WriteSet, guards};
 use super::{Init, Read, read_script, texts};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
@@ -55,11 +55,11 @@ pub(super) struct Writer {
 struct Line {
     generation: u64,
     connection: Connection,
-    room: Room,
+    room: MemoryHeadroom,
 }
 
 /// Why there is no sequence number.
-enum Setback {
+enum WriteError {
     /// Others have changed what the batch was judged by: it must be judged anew.
     Stale,
     /// Nothing was written, and the connection is of no use any more.
@@ -72,7 +72,7 @@ enum Setback {
     Failed(StoreError),
 }
 
-type Judge<'j> = dyn for<'s> Fn(&'s Seen) -> Result<Draft<'s>, StoreError> + Send + Sync + 'j;
+type Judge<'j> = dyn for<'s> Fn(&'s Seen) -> Result<WriteSet<'s>, StoreError> + Send + Sync + 'j;
 
 impl Writer {
     pub(super) fn new(
@@ -158,7 +158,7 @@ impl Writer {
                 None => self.attempt(&mut line, judge, &payload).await,
             };
             let is_good = self.is_good(&line);
-            if !matches!(result, Err(Setback::Broken(_) | Setback::Unheard(..) | Setback::Failed(_))) {
+            if !matches!(result, Err(WriteError::Broken(_) | WriteError::Unheard(..) | WriteError::Failed(_))) {
                 *held = Some(line);
             }
             match result {
@@ -169,19 +169,19 @@ impl Writer {
                     }
                     return Ok(sequence);
                 }
-                Err(Setback::Stale) => {}
+                Err(WriteError::Stale) => {}
                 // It may have been broken for long, as by a restart of the server.
-                Err(Setback::Broken(_)) if is_used => {}
-                Err(Setback::Unheard(error, put)) if unheard.is_none() => unheard = Some((error, put)),
+                Err(WriteError::Broken(_)) if is_used => {}
+                Err(WriteError::Unheard(error, put)) if unheard.is_none() => unheard = Some((error, put)),
                 // It was made, as it seems, and changed by somebody since.
-                Err(Setback::Refused(StoreError::Conflict(_))) if unheard.is_some() => {
+                Err(WriteError::Refused(StoreError::Conflict(_))) if unheard.is_some() => {
                     return Err(unheard.map_or_else(lost, |(error, _)| error));
                 }
                 Err(
-                    Setback::Broken(error)
-                    | Setback::Unheard(error, _)
-                    | Setback::Failed(error)
-                    | Setback::Refused(error),
+                    WriteError::Broken(error)
+                    | WriteError::Unheard(error, _)
+                    | WriteError::Failed(error)
+                    | WriteError::Refused(error),
                 ) => return Err(error),
             }
         }
@@ -198,7 +198,7 @@ impl Writer {
             None => self.connect().await?,
         };
         let answer = match run(&mut line.connection, script).await {
-            Err(Silence::Refused(_) | Silence::Unknown(_)) => {
+            Err(ScriptError::Refused(_) | ScriptError::Unknown(_)) => {
                 line = self.connect().await?;
                 run(&mut line.connection, script).await
             }
@@ -226,31 +226,31 @@ impl Writer {
         match connecting.await {
             Ok(connection) => connection.map(|mut connection| {
                 connection.set_response_timeout(LIMIT);
-                Line { generation, connection, room: Room::default() }
+                Line { generation, connection, room: MemoryHeadroom::default() }
             }),
             Err(error) => Err(StoreError::Unavailable(format!("the connection was not made: {error}"))),
         }
     }
 
-    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<Head, Setback> {
+    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<Head, WriteError> {
         let Line { connection, room, .. } = line;
         let mut seen = Seen::new(Format::NEWEST);
         let mut as_of = None;
         let judged = loop {
             let wanted = match judge(&seen) {
-                Ok(draft) if !draft.is_complete() => draft.wanted(),
+                Ok(write_set) if !write_set.is_complete() => write_set.wanted(),
                 judged if as_of.is_some() => break judged,
                 _ => Wanted::default(),
             };
             let lineage = look(connection, wanted, &mut seen).await?;
             let now = (lineage, seen.format);
             if as_of.get_or_insert_with(|| now.clone()) != &now {
-                return Err(Setback::Stale);
+                return Err(WriteError::Stale);
             }
         };
-        let uses_reserve = judged.as_ref().map_or(true, Draft::only_ends);
+        let uses_reserve = judged.as_ref().map_or(true, WriteSet::only_ends);
         if !uses_reserve && let Some(shortage) = room.shortage(connection).await.map_err(|error| broken(&error))? {
-            return Err(Setback::Refused(StoreError::Full(shortage)));
+            return Err(WriteError::Refused(StoreError::Full(shortage)));
         }
         let mut script = if uses_reserve { &END } else { &WRITE }.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
@@ -258,21 +258,21 @@ impl Writer {
         // What was read at several moments may refuse what the store never would have.
         script.arg(if judged.is_ok() { "write" } else { "check" }).arg(self.log_length).arg(payload);
         guards(&seen, &mut script);
-        if let Ok(draft) = &judged {
-            draft.add_to(&mut script);
+        if let Ok(write_set) = &judged {
+            write_set.add_to(&mut script);
         }
         let answer = match (run(connection, &script).await, &judged) {
             (Ok(answer), _) => answer,
-            (Err(silence @ Silence::Full(_)), _) => return Err(Setback::Refused(silence.into_error())),
-            (Err(silence), Err(_)) => return Err(Setback::Broken(silence.into_error())),
-            (Err(silence @ Silence::Unknown(_)), Ok(draft)) if uses_reserve => {
-                return Err(Setback::Unheard(unknown_end(silence), draft.put_by_it()));
+            (Err(silence @ ScriptError::Full(_)), _) => return Err(WriteError::Refused(silence.into_error())),
+            (Err(silence), Err(_)) => return Err(WriteError::Broken(silence.into_error())),
+            (Err(silence @ ScriptError::Unknown(_)), Ok(write_set)) if uses_reserve => {
+                return Err(WriteError::Unheard(unknown_end(silence), write_set.put_by_it()));
             }
-            (Err(silence), Ok(_)) => return Err(Setback::Failed(unknown_end(silence))),
+            (Err(silence), Ok(_)) => return Err(WriteError::Failed(unknown_end(silence))),
         };
-        let quotas = judged.as_ref().map(Draft::quotas).unwrap_or_default();
+        let quotas = judged.as_ref().map(WriteSet::quotas).unwrap_or_default();
         let answer = believed(answer, quotas)?;
-        judged.map_err(Setback::Refused)?;
+        judged.map_err(WriteError::Refused)?;
         self.made(connection, answer).await
     }
 
@@ -284,7 +284,7 @@ impl Writer {
         put: &Put,
         judge: &Judge<'_>,
         payload: &[u8],
-    ) -> Result<Head, Setback> {
+    ) -> Result<Head, WriteError> {
         let mut seen = Seen::new(Format::NEWEST);
         let wanted = Wanted { records: put.records.keys().cloned().collect(), ..Wanted::default() };
         let lineage = look(&mut line.connection, wanted, &mut seen).await?;
@@ -297,14 +297,14 @@ impl Writer {
         guards(&seen, &mut script);
         put.add_to(&mut script);
         let answer = run(&mut line.connection, &script).await;
-        let answer = answer.map_err(|silence| Setback::Failed(unknown_end(silence)))?;
+        let answer = answer.map_err(|silence| WriteError::Failed(unknown_end(silence)))?;
         let answer = believed(answer, Vec::new())?;
         self.made(&mut line.connection, answer).await
     }
 
-    async fn made(&self, connection: &mut Connection, mut answer: Answer) -> Result<Head, Setback> {
-        let made = answer.head().map_err(Setback::Failed)?;
-        self.confirm(connection).await.map_err(Setback::Failed)?;
+    async fn made(&self, connection: &mut Connection, mut answer: Answer) -> Result<Head, WriteError> {
+        let made = answer.head().map_err(WriteError::Failed)?;
+        self.confirm(connection).await.map_err(WriteError::Failed)?;
         Ok(made)
     }
 
@@ -332,7 +332,7 @@ fn fresh_lineage() -> Result<String, StoreError> {
 }
 
 /// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.
-async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> Result<String, Setback> {
+async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> Result<String, WriteError> {
     let records: Vec<String> = wanted.records.into_iter().collect();
     let mut chunks: Vec<&[String]> = records.chunks(READ_AT_ONCE).collect();
     if chunks.is_empty() {
@@ -341,7 +341,7 @@ async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> R
     let mut lineage = String::new();
     for chunk in chunks {
         let mut answer = asked(run(connection, &read_script(chunk, 0)).await)?;
-        let read = Read::of(&mut answer).map_err(Setback::Failed)?;
+        let read = Read::of(&mut answer).map_err(WriteError::Failed)?;
         seen.records.extend(chunk.iter().cloned().zip(read.values));
         (lineage, seen.format) = (read.lineage, read.format);
     }
@@ -353,45 +353,45 @@ async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> R
             answer.as_of()?;
             texts(answer.value()?)
         };
-        let members = members().map_err(Setback::Failed)?;
+        let members = members().map_err(WriteError::Failed)?;
         seen.lists.insert(list, members);
     }
     Ok(lineage)
 }
 
 /// What the script that writes has answered, unless it did not.
-fn believed(mut answer: Answer, quotas: Vec<Quota>) -> Result<Answer, Setback> {
+fn believed(mut answer: Answer, quotas: Vec<Quota>) -> Result<Answer, WriteError> {
     match &*answer.word {
-        "LOST" => Err(Setback::Refused(lost())),
-        "MISSED" => Err(Setback::Refused(missed())),
+        "LOST" => Err(WriteError::Refused(lost())),
+        "MISSED" => Err(WriteError::Refused(missed())),
         "OVER" => {
-            let which = answer.number().map_err(Setback::Failed)?;
+            let which = answer.number().map_err(WriteError::Failed)?;
             let over = usize::try_from(which).ok().and_then(|which| quotas.into_iter().nth(which));
             let unknown = || StoreError::Damaged("a script refused a quota that was not asked for".to_owned());
-            Err(Setback::Refused(over.map_or_else(unknown, StoreError::OverQuota)))
+            Err(WriteError::Refused(over.map_or_else(unknown, StoreError::OverQuota)))
         }
-        "STALE" => Err(Setback::Stale),
-        "DAMAGED" => Err(Setback::Refused(StoreError::Damaged(answer.text().map_err(Setback::Failed)?))),
+        "STALE" => Err(WriteError::Stale),
+        "DAMAGED" => Err(WriteError::Refused(StoreError::Damaged(answer.text().map_err(WriteError::Failed)?))),
         _ => Ok(answer),
     }
 }
 
-fn broken(error: &RedisError) -> Setback {
-    Setback::Broken(Silence::from(error).into_error())
+fn broken(error: &RedisError) -> WriteError {
+    WriteError::Broken(ScriptError::from(error).into_error())
 }
 
-fn asked(answer: Result<Answer, Silence>) -> Result<Answer, Setback> {
+fn asked(answer: Result<Answer, ScriptError>) -> Result<Answer, WriteError> {
     match answer {
-        Ok(answer) => answer.found().map_err(Setback::Refused),
-        Err(Silence::Damaged(reason)) => Err(Setback::Failed(StoreError::Damaged(reason))),
-        Err(silence) => Err(Setback::Broken(silence.into_error())),
+        Ok(answer) => answer.found().map_err(WriteError::Refused),
+        Err(ScriptError::Damaged(reason)) => Err(WriteError::Failed(StoreError::Damaged(reason))),
+        Err(silence) => Err(WriteError::Broken(silence.into_error())),
     }
 }
 
 /// Of a write that nobody answered for.
-fn unknown_end(silence: Silence) -> StoreError {
+fn unknown_end(silence: ScriptError) -> StoreError {
     match silence {
-        Silence::Unknown(reason) | Silence::Ended(reason) => {
+        ScriptError::Unknown(reason) | ScriptError::Ended(reason) => {
             StoreError::Unavailable(format!("{reason}; the change may have been made, and trying again is safe"))
         }
         silence => silence.into_error(),

@@ -2,7 +2,7 @@
 
 use ProjectState::{Active, Deleted, Suspended};
 use tollgate::domain::record::{ApiKey, Project, ProjectState, User};
-use tollgate::store::{Belonging, KeyLoad, SessionLoad, Store, Write};
+use tollgate::store::{KeyLoad, ProjectItem, SessionLoad, Store, Write};
 use tollgate_core::credential::ProjectId;
 use tollgate_core::resource::Resource;
 
@@ -125,7 +125,8 @@ async fn what_belongs_to_a_project_carries_its_id_on(store: Store) {
     store.apply(made).await.unwrap();
     let give = |id: Option<ProjectId>| {
         let (kind, name) = ("workload".to_owned(), "w-1".to_owned());
-        let all = [Belonging::Key(key(1).id), Belonging::User("ann".into()), Belonging::Resource { kind, id: name }];
+        let all =
+            [ProjectItem::Key(key(1).id), ProjectItem::User("ann".into()), ProjectItem::Resource { kind, id: name }];
         let project = || "acme".to_owned();
         all.map(|to| Write::GiveProjectId { to, project: project(), id: id.unwrap() }).to_vec()
     };
@@ -159,7 +160,7 @@ async fn what_belongs_to_a_project_carries_its_id_on(store: Store) {
     store.apply(change("*", None, 5)).await.unwrap();
     store.apply(give(an_id(1))).await.unwrap();
     assert_eq!(carried().await, [None; 3], "it is not of that project any more");
-    let (to, project) = (Belonging::User("bob".into()), "acme".to_owned());
+    let (to, project) = (ProjectItem::User("bob".into()), "acme".to_owned());
     store.apply(vec![Write::GiveProjectId { to, project, id: an_id(1).unwrap() }]).await.unwrap();
     // Whoever has the name of somebody deleted is somebody else, also in the same project.
     let was = User { project_id: an_id(1), ..user("eve") };

@@ -2,7 +2,7 @@
 
 use tollgate::domain::record::{ApiKey, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use tollgate::store::{
-    AuditQuery, Belonging, KeyQuery, OnceRecord, ResourceQuery, Store, StoreError, UserQuery, Write,
+    AuditQuery, KeyQuery, OnceRecord, ProjectItem, ResourceQuery, Store, StoreError, UserQuery, Write,
 };
 use tollgate_core::credential::ProjectId;
 use tollgate_core::resource::Resource;
@@ -135,9 +135,9 @@ impl Dice {
             12 => Write::InProject { name: self.name(&PROJECTS), id: self.project_id() },
             13 => {
                 let to = match self.0.below(3) {
-                    0 => Belonging::Key(id(self.0.below(KEYS))),
-                    1 => Belonging::User(self.one(USERS).to_owned()),
-                    _ => Belonging::Resource {
+                    0 => ProjectItem::Key(id(self.0.below(KEYS))),
+                    1 => ProjectItem::User(self.one(USERS).to_owned()),
+                    _ => ProjectItem::Resource {
                         kind: self.one(KINDS).to_owned(),
                         id: self.one(["a", "b", "c"]).to_owned(),
                     },

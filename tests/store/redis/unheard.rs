@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::proxy::Proxy;
 use super::{assert_unavailable, write};
-use crate::desk::{Desk, HASH};
 use crate::redis_server::RedisServer;
+use crate::registry_fixture::{HASH, RegistryFixture};
 use crate::support::{Apply, at, in_redis, key, resource, revoked, row};
 
 /// The answers to what holds these words are lost on the way.
@@ -85,29 +85,31 @@ async fn whatever_ends_something_is_made_though_its_answer_is_lost() {
     ];
     for act in acts {
         let (store, direct, server) = in_redis().await;
-        let desk = Desk::on(store);
+        let fixture = RegistryFixture::on(store);
         ends_something(&direct).await;
         let (redis, proxy) = through_a_proxy(&server, act).await;
-        let made = desk.key("data", "acme", &["run"]).await;
-        let ann = desk.user("ann", "acme", &["run"]).await;
-        desk.store.apply(vec![Write::CreateResource(resource("workload", "w-1", "acme"))]).await.unwrap();
+        let made = fixture.key("data", "acme", &["run"]).await;
+        let ann = fixture.user("ann", "acme", &["run"]).await;
+        fixture.store.apply(vec![Write::CreateResource(resource("workload", "w-1", "acme"))]).await.unwrap();
         let session = OpenSession {
             id: "s".to_owned(),
             generation: ann.sessions,
-            began_at: desk.now(),
-            expires_at: desk.now().plus(Duration::from_secs(60)),
+            began_at: fixture.now(),
+            expires_at: fixture.now().plus(Duration::from_secs(60)),
             address: None,
         };
-        desk.registry.begin_session(&ann, session).await.unwrap();
+        fixture.registry.begin_session(&ann, session).await.unwrap();
         let before = rows_of(&direct).await.len();
         let registry = registry_on(redis);
         let (operator, any) = (Actor::operator(), Expected::Any);
         let disabled = UserChange { disabled: Some(true), ..UserChange::default() };
         let ended: Result<(), RegistryError> = match act {
             "key.revoke" => registry.revoke_key(&operator, made.record.id, any).await.map(drop),
-            "user.disable" => registry.update_user(&desk.policy, &operator, &ann.name, disabled, any).await.map(drop),
+            "user.disable" => {
+                registry.update_user(&fixture.policy, &operator, &ann.name, disabled, any).await.map(drop)
+            }
             "user.password" => {
-                registry.set_password(&desk.policy, &operator, &ann.name, HASH.to_owned(), any).await.map(drop)
+                registry.set_password(&fixture.policy, &operator, &ann.name, HASH.to_owned(), any).await.map(drop)
             }
             "user.delete" => registry.delete_user(&operator, &ann.name, any).await.map(drop),
             "project.suspend" => registry.suspend_project(&operator, "acme", any).await.map(drop),

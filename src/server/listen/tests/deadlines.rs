@@ -37,7 +37,7 @@ impl Door {
         let place = self.places.enter(None).unwrap();
         time::pause();
         let begun = time::Instant::now();
-        let _ = timeout(HOUR, connect(accepted, &place, self.turns.onlooker(), self.settings.clone())).await;
+        let _ = timeout(HOUR, connect(accepted, &place, self.turns.probe(), self.settings.clone())).await;
         time::resume();
         begun.elapsed()
     }
@@ -80,7 +80,7 @@ impl Door {
         };
         let begun = time::Instant::now();
         tokio::select! {
-            () = connection::serve(ours, calls, self.turns.onlooker(), stop) => {}
+            () = connection::serve(ours, calls, self.turns.probe(), stop) => {}
             () = async { client.await; pending().await } => {}
             () = time::sleep(HOUR) => {}
         }

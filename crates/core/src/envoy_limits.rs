@@ -6,7 +6,7 @@ use crate::denial::Denial;
 
 /// The limits of the Envoy in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carriage {
+pub struct EnvoyLimits {
     /// Pseudo-headers count.
     pub max_headers: usize,
     /// Names and values.
@@ -25,7 +25,7 @@ const MORE_HEADERS: usize = 8;
 /// The names and values of those, the request target and the host apart.
 const MORE_BYTES: usize = 512;
 
-impl Carriage {
+impl EnvoyLimits {
     /// As the shipped Envoy files have it.
     pub const SHIPPED: Self = Self { max_headers: 200, max_bytes: 96 << 10, takes_withheld: false };
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tollgate::clock::Clock;
 use tollgate::config;
 use tollgate::domain::record::{AuditEntry, User};
-use tollgate::registry::{Actor, Held, KeySpec, NewKey, Registry, RegistryError, UserSpec};
+use tollgate::registry::{Actor, ActorPermissions, KeySpec, NewKey, Registry, RegistryError, UserSpec};
 use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::last_used::LastUsed;
 use tollgate::resolve::pepper::Pepper;
@@ -32,7 +32,7 @@ hosts: [{match: [api.test], routes: [{name: open, match: [GET /open], public: tr
 
 pub const HASH: &str = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$aGFzaA";
 
-pub struct Desk {
+pub struct RegistryFixture {
     pub store: Store,
     pub registry: Registry,
     pub policy: Policy,
@@ -42,7 +42,7 @@ pub struct Desk {
     clock: Arc<AtomicU64>,
 }
 
-impl Desk {
+impl RegistryFixture {
     pub fn new() -> Self {
         Self::on(Store::Embedded(Arc::new(Embedded::in_memory().unwrap())))
     }
@@ -55,9 +55,9 @@ impl Desk {
         let registry =
             Registry::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), Arc::clone(&last_used), manual);
         let policy = config::parse(CONFIG).unwrap_or_else(|problems| panic!("{problems}")).policy;
-        let mut desk = Self { store, registry, policy, stamps, digester, last_used, clock };
-        desk.users_stand_on(Some("admin"));
-        desk
+        let mut fixture = Self { store, registry, policy, stamps, digester, last_used, clock };
+        fixture.users_stand_on(Some("admin"));
+        fixture
     }
 
     /// The plane of users; `None`: nobody can log in.
@@ -139,7 +139,7 @@ pub fn actor(name: &str, project: &str, held: &[&str]) -> Actor {
         subject: format!("key:{name}"),
         id: None,
         project: (project != "*").then(|| project.to_owned()),
-        held: Held::Only(names(held)),
+        held: ActorPermissions::Only(names(held)),
         peer: "10.0.0.9:4711".to_owned(),
         request_id: format!("request-of-{name}"),
     }

@@ -13,11 +13,11 @@ const FRESH: Duration = Duration::from_millis(250);
 
 /// The last answer of one server.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct MemoryHeadroom {
     seen: Option<(Instant, Option<Memory>)>,
 }
 
-impl Room {
+impl MemoryHeadroom {
     /// Why nothing more may be made; `None`: there is room. A server that does not say has room until it refuses by itself.
     ///
     /// # Errors

@@ -40,7 +40,7 @@ impl Wanted {
 /// Why a step was not taken.
 #[derive(Debug)]
 pub(super) enum Halt {
-    /// Something must be read first; the draft knows what.
+    /// Something must be read first; the set of writes knows what.
     Unseen,
     Refused(StoreError),
 }
@@ -74,7 +74,7 @@ impl Put {
     }
 }
 
-pub(super) struct Draft<'s> {
+pub(super) struct WriteSet<'s> {
     seen: &'s Seen,
     wanted: Wanted,
     records: BTreeMap<String, Change>,
@@ -87,7 +87,7 @@ pub(super) struct Draft<'s> {
     quotas: Vec<(Vec<String>, Quota)>,
 }
 
-impl<'s> Draft<'s> {
+impl<'s> WriteSet<'s> {
     pub(super) fn new(seen: &'s Seen) -> Self {
         let (wanted, records, lists, rows) = Default::default();
         Self { seen, wanted, records, lists, rows, purpose: Purpose::default(), quotas: Vec::new() }

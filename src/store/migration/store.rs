@@ -16,7 +16,7 @@ use crate::store::{StoreError, on_thread};
 
 /// One end of a migration.
 #[derive(Debug)]
-pub struct Depot(Inner);
+pub struct MigrationStore(Inner);
 
 #[derive(Debug)]
 enum Inner {
@@ -33,7 +33,7 @@ pub(in crate::store) enum Begun {
     Ended,
 }
 
-impl Depot {
+impl MigrationStore {
     /// The file of an embedded store, which must be there. It is locked.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl Depot {
     /// The file of an embedded store, which is made if it is not there. It is locked.
     ///
     /// # Errors
-    /// As [`Depot::source_file`].
+    /// As [`MigrationStore::source_file`].
     pub async fn target_file(path: &Path) -> Result<Self, StoreError> {
         Self::file(path, Embedded::open_for_migration).await
     }
@@ -116,7 +116,7 @@ impl Depot {
         }
     }
 
-    /// Closes it to others until [`Depot::end`].
+    /// Closes it to others until [`MigrationStore::end`].
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if it is not empty, and was not filled from there.

@@ -409,7 +409,7 @@ async fn a_store_that_somebody_misses_changes_of_is_not_touched() {
     refused("refuse the store, as it has lost what they knew: gpu-1 (a)").await;
     server.send::<u64>("DEL tg:{tg}:members").await;
     server.send::<u64>("HSET tg:{tg}:head missed other").await;
-    refused("misses changes in the store").await;
+    refused("has lost changes that a replica has applied").await;
     let trimmed = store.trim_audit(at(u64::MAX >> 12), 1).await;
     assert!(matches!(&trimmed, Err(StoreError::Unavailable(reason)) if reason.contains("misses")), "{trimmed:?}");
     let filled = redis.fill_indexes().await;

@@ -273,7 +273,10 @@ async fn whoever_carries_the_id_of_another_project_is_refused() {
     // Which, and only once.
     let said = log.text();
     let who = format!("key:{}", key.record.id);
-    assert!(said.lines().count() == 1 && said.contains(&who) && said.contains("anew in the project"), "{said}");
+    assert!(
+        said.lines().count() == 1 && said.contains(&who) && said.contains("earlier project of the same name"),
+        "{said}"
+    );
     assert_eq!(carries(key.record.project_id).await, (false, Tier::Store));
     assert_eq!(carries(None).await, (false, Tier::Store), "made before projects had ids");
     assert!(!lobby.look(&every, "ik_adm").await.0);

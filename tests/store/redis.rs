@@ -342,10 +342,10 @@ async fn nothing_is_loaded_from_another_history_than_the_one_that_is_followed() 
     server.send::<()>("FLUSHALL").await;
     let made = lineage(redis.init().await.unwrap());
     assert_ne!(made, followed);
-    assert_unavailable(redis.load_key(&[key(1).digest]).await, "another history");
-    assert_unavailable(redis.load_session("ada", "s").await, "another history");
-    assert_unavailable(redis.load_project("acme").await, "another history");
-    assert_unavailable(redis.load_resource("vm", "1").await, "another history");
+    assert_unavailable(redis.load_key(&[key(1).digest]).await, "has not followed it yet");
+    assert_unavailable(redis.load_session("ada", "s").await, "has not followed it yet");
+    assert_unavailable(redis.load_project("acme").await, "has not followed it yet");
+    assert_unavailable(redis.load_resource("vm", "1").await, "has not followed it yet");
     assert!(!redis.is_available().await);
     redis.join(&made);
     assert_eq!(redis.load_key(&[key(1).digest]).await.unwrap().found, None);

@@ -297,7 +297,7 @@ async fn whoever_carries_the_id_of_another_project_is_refused() {
     drop(listening);
     // Once of a session, and once of a login.
     let said = log.text();
-    let is_told = |line: &str| line.contains("ada") && line.contains("anew in the project");
+    let is_told = |line: &str| line.contains("ada") && line.contains("earlier project of the same name");
     assert!(said.lines().count() == 2 && said.lines().all(is_told), "{said}");
 }
 

@@ -411,9 +411,15 @@ async fn a_store_that_somebody_misses_changes_of_is_not_touched() {
     server.send::<u64>("HSET tg:{tg}:head missed other").await;
     refused("has lost changes that a replica has applied").await;
     let trimmed = store.trim_audit(at(u64::MAX >> 12), 1).await;
-    assert!(matches!(&trimmed, Err(StoreError::Unavailable(reason)) if reason.contains("misses")), "{trimmed:?}");
+    assert!(
+        matches!(&trimmed, Err(StoreError::Unavailable(reason)) if reason.contains("has lost changes")),
+        "{trimmed:?}"
+    );
     let filled = redis.fill_indexes().await;
-    assert!(matches!(&filled, Err(StoreError::Unavailable(reason)) if reason.contains("misses")), "{filled:?}");
+    assert!(
+        matches!(&filled, Err(StoreError::Unavailable(reason)) if reason.contains("has lost changes")),
+        "{filled:?}"
+    );
     server.send::<u64>("HDEL tg:{tg}:head missed").await;
     // A change on top of what is left would hide that something is gone.
     server.send::<u64>("DEL tg:{tg}:log").await;

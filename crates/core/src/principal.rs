@@ -43,7 +43,7 @@ pub enum Identity {
     },
 }
 
-/// What is known of the holder of a token details the name.
+/// What is known of the holder of a token beside the name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SubjectDetails {
     /// What stands in logs instead, where the name has an e-mail address.

@@ -136,7 +136,7 @@ impl Calls {
         self.send(is_authenticated, buffer, respond);
     }
 
-    /// ResponseBuffer for an answer, counted until that is read: from before the message is judged, so that nothing is decided for naught.
+    /// Room for an answer, counted until that is read: from before the message is judged, so that nothing is decided for naught.
     fn buffer(&self) -> Result<ResponseBuffer, Exhausted> {
         let held = self.peer.account.hold(ANSWERED_CALL + USUAL_ANSWER)?;
         let mut answer = Vec::with_capacity(USUAL_ANSWER);

@@ -11,7 +11,7 @@ bench: bench-tools ## Tollgate and its references side by side: one table, and t
 
 floods: bench-tools ## What is left for the known while 1,100 strangers hold a door: one table, and target/floods.json; takes about 10 minutes
 	@cargo build --release --locked -p tollgate -p tollgate-bench
-	@$(BENCH_BUILT)/bench floods $(FLOOD)
+	@$(BENCH_BUILT)/bench floods "$(FLOOD)"
 
 bench-tools:
 	@scripts/envoy

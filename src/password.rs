@@ -202,7 +202,7 @@ impl Drop for Open {
 }
 
 fn work(queue: &Queue) {
-    tasks::stand_behind_checks(tasks::PASSWORDS, "passwords");
+    tasks::stand_behind_checks(tasks::CRYPTOGRAPHY, "passwords");
     while let Some(job) = queue.next() {
         // Whoever asked may have gone away: then there is nothing to do, or nobody to tell.
         match job {

@@ -15,12 +15,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// A task that ran for so long begins with the first pause again.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How far behind the threads that answer checks the others stand (`nice`), so that no crowd at a door takes their core. Signatures stand
-/// far, and not last, so that a good token still passes on a busy machine; and a password is still hashed while a crowd holds the logins'
-/// door. Doors stand not far: what they begin for one caller, such as a look-up, a check may wait for.
+/// How far behind the threads that answer checks the others stand (`nice`), so that no crowd at a door takes their core. Doors do not stand
+/// far behind: a check may wait for what they begin for one caller, such as a look-up.
 pub const DOORS: i32 = 5;
-pub const SIGNATURES: i32 = 10;
-pub const PASSWORDS: i32 = 15;
+/// Of the threads that verify signatures and hash passwords. Further back, but not so far that a good token or login is kept waiting for
+/// seconds while a crowd holds a door: of a busy core they get a quarter of what a door gets.
+pub const CRYPTOGRAPHY: i32 = 10;
 
 /// Has this thread, and those that it starts, stand so far behind whatever answers checks: of the thread alone, as Linux has it.
 pub fn stand_behind_checks(niceness: i32, who: &str) {
@@ -182,15 +182,15 @@ mod tests {
         let before = stands();
         let behind = std::thread::spawn(move || {
             let mut seen = Vec::new();
-            for niceness in [DOORS, PASSWORDS, DOORS] {
+            for niceness in [DOORS, CRYPTOGRAPHY, DOORS] {
                 stand_behind_checks(niceness, "a test");
                 seen.push(stands());
             }
             (seen, std::thread::spawn(stands).join().unwrap())
         });
         let at = |niceness: i32| niceness.max(before);
-        let expected = [DOORS, PASSWORDS, PASSWORDS].map(at);
-        assert_eq!(behind.join().unwrap(), (expected.to_vec(), at(PASSWORDS)));
+        let expected = [DOORS, CRYPTOGRAPHY, CRYPTOGRAPHY].map(at);
+        assert_eq!(behind.join().unwrap(), (expected.to_vec(), at(CRYPTOGRAPHY)));
         assert_eq!(stands(), before);
     }
 

@@ -182,7 +182,9 @@ impl Data {
             return Renewal::Lost;
         }
         self.offset += 1;
-        self.see_loss();
+        if self.members[member].is_none() {
+            self.see_loss();
+        }
         let head = Head { lineage: self.lineage.to_string(), position: self.position(self.sequence()) };
         let &Asked { position, acknowledged, beat, grace, .. } = asked;
         let is_unkept = match broken {

@@ -428,8 +428,10 @@ async fn who_is_listed_prolongs_no_grace_of_those_that_are_not() {
     let graced = Member { grace: Duration::from_millis(100), ..member("a") };
     ahead(&mut channel, &graced).await;
     server.send::<u64>("DEL tg:{tg}:members").await;
-    // Seen by a renewal, before somebody asks.
+    // Seen by the renewal of whoever is not on the list any more, before somebody asks for it.
     let since = Instant::now();
+    ahead(&mut channel, &graced).await;
+    assert_eq!(server.send::<u64>("HEXISTS tg:{tg}:head lost").await, 1);
     while {
         ahead(&mut channel, &graced).await;
         channel.list().await.unwrap().unlisted.is_none_or(|unlisted| !unlisted.still.is_zero())

@@ -8,16 +8,16 @@ local head = redis.call('HMGET', KEYS[1], 'id', 'seq', 'h', 'format', 'members',
 if not head[1] then return {'LOST'} end
 -- What came with the third format.
 local has_three = tonumber(head[4]) >= 3
-if has_three then unlisted(KEYS[1], KEYS[3], head[5]) end
 
--- The head counts the members, so that a list which was lost is noticed.
+-- The head counts the members, so that a list which was lost is noticed: by the next one that finds itself not on it, or that asks for
+-- the list.
 local function note(said)
   local before = has_three and not head[5] and redis.call('HLEN', KEYS[3])
   local is_new = redis.call('HSET', KEYS[3], ARGV[1], said)
   if before then
     redis.call('HSET', KEYS[1], 'members', before + is_new)
   elseif has_three and is_new == 1 then
-    redis.call('HINCRBY', KEYS[1], 'members', 1)
+    unlisted(KEYS[1], KEYS[3], redis.call('HINCRBY', KEYS[1], 'members', 1))
   end
 end
 

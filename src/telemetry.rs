@@ -44,6 +44,7 @@ pub struct Telemetry {
     cache_entries: IntGaugeVec,
     loads: IntGaugeVec,
     refused_loads: IntGaugeVec,
+    issuer_key_ages: IntGaugeVec,
     reloads: IntCounterVec,
     reload_ok: IntGauge,
     dropped_lines: IntGauge,
@@ -161,6 +162,11 @@ impl Telemetry {
             "Look-ups refused since the start, as too many were under way.",
             &["kind"],
         )?;
+        let issuer_key_ages = gauges(
+            "tollgate_issuer_keys_age_seconds",
+            "Seconds since the newest key set of an issuer was fetched or read; absent while there is none.",
+            &["issuer"],
+        )?;
         let reloads = counters("tollgate_config_reloads_total", "Reloads of the configuration.", &["result"])?;
         let reload_ok = gauge(
             "tollgate_config_last_reload_successful",
@@ -185,6 +191,7 @@ impl Telemetry {
             cache_entries,
             loads,
             refused_loads,
+            issuer_key_ages,
             reloads,
             reload_ok,
             dropped_lines,
@@ -301,6 +308,12 @@ impl Telemetry {
         }
         let turned_away = i64::try_from(resolver.lane().turned_away()).unwrap_or(i64::MAX);
         self.refused_loads.with_label_values(&["signature"]).set(turned_away);
+        // One that is configured no more has no age.
+        self.issuer_key_ages.reset();
+        for (issuer, age) in resolver.issuer_key_ages() {
+            let age = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            self.issuer_key_ages.with_label_values(&[&*issuer]).set(age);
+        }
         for (task, count) in resolver.tasks().restarts() {
             self.restarts.with_label_values(&[task]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }

@@ -312,6 +312,43 @@ fn no_two_files_import_each_other() {
     }
 }
 
+/// The libraries that carry the product, as code names them.
+const CARRYING: [&str; 7] =
+    ["envoy_types::", "jsonwebtoken::", "moka::", "prometheus::", "redis::", "tokio::", "tonic::"];
+
+/// The modules that are built for tests alone.
+fn test_modules(sources: &[Source]) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for source in sources {
+        for (at, mark) in source.text.match_indices("#[cfg(test)]\n") {
+            let line = source.text[at + mark.len()..].lines().next().unwrap_or_default();
+            let name = line.strip_suffix(';').and_then(|line| line.split("mod ").nth(1));
+            found.extend(name.map(|name| match &*source.module {
+                "lib" | "main" => name.to_owned(),
+                module => format!("{module}::{name}"),
+            }));
+        }
+    }
+    found
+}
+
+#[test]
+fn the_libraries_that_are_named_carry_the_product_and_not_its_tests_alone() {
+    let sources = sources();
+    let for_tests = test_modules(&sources);
+    assert!(for_tests.contains("server::ext_authz::typed"), "the modules for tests were not found: {for_tests:?}");
+    for library in CARRYING {
+        let uses = |source: &&Source| {
+            let is_test = source.module.split("::").any(|part| part == "tests")
+                || for_tests
+                    .iter()
+                    .any(|module| source.module == *module || source.module.starts_with(&format!("{module}::")));
+            !is_test && source.text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(library))
+        };
+        assert!(sources.iter().any(|source| uses(&source)), "nothing but tests uses {library}");
+    }
+}
+
 #[test]
 fn every_file_opens_by_saying_what_it_does() {
     for source in all_sources() {
@@ -368,8 +405,7 @@ fn nothing_that_becomes_a_response_has_a_default() {
 
 /// What runs beside its caller and is not begun again after a panic: how often a file begins such a thing, and what it is. All else
 /// that runs for long is kept by `tasks`.
-const UNKEPT: [(&str, usize, &str); 18] = [
-    ("cli::client", 1, "the connection of one command"),
+const UNKEPT: [(&str, usize, &str); 17] = [
     ("fleet::driver", 2, "the thread whose loop is kept; one wait for the bell"),
     ("fleet::driver::losses", 2, "one question to the servers each"),
     ("registry", 1, "one write"),

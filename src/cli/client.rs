@@ -1,26 +1,22 @@
 //! A small client of the admin API: one request, one connection. Never repeats a request by itself, and never shows what
 //! it authenticates with.
 
+use std::error::Error;
+use std::fmt::Display;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
-use axum::http::{HeaderValue, Method, Request};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
+use axum::http::{HeaderValue, Method};
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use http_body_util::{BodyExt, Limited};
+use reqwest::redirect;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
-use super::connect::{Base, Proof, Target};
+use super::connect::{Proof, Target};
 use super::output::printable;
 use super::{Exit, Failure};
 
@@ -28,14 +24,6 @@ const MAX_TIME: Duration = Duration::from_secs(30);
 /// The largest body that the server takes.
 const MAX_BODY: usize = 64 << 10;
 const MAX_ANSWER: usize = 64 << 20;
-/// Where systems keep the authorities that they trust.
-const SYSTEM_CA: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
-
 /// One request, before it is known where it goes.
 struct Outgoing {
     method: Method,
@@ -52,7 +40,7 @@ impl Target {
     /// [`Exit::Unreachable`] if there is no answer or it is 503, [`Exit::Refused`] if it is another refusal.
     pub async fn call(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let body = body.map(Value::to_string).unwrap_or_default().into_bytes();
-        self.bounded(Outgoing { method, path: path.to_owned(), if_match: None, body: Zeroizing::new(body) }).await
+        self.send(Outgoing { method, path: path.to_owned(), if_match: None, body: Zeroizing::new(body) }).await
     }
 
     /// As [`Self::call`], with a body that may hold a password, for the version `if_match` alone if it is said.
@@ -70,74 +58,15 @@ impl Target {
         let mut bytes = Zeroizing::new(Vec::with_capacity(MAX_BODY));
         serde_json::to_writer(&mut *bytes, body).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
         let if_match = if_match.map(str::to_owned);
-        self.bounded(Outgoing { method, path: path.to_owned(), if_match, body: bytes }).await
+        self.send(Outgoing { method, path: path.to_owned(), if_match, body: bytes }).await
     }
 
-    async fn bounded(&self, outgoing: Outgoing) -> Result<Value, Failure> {
-        match tokio::time::timeout(MAX_TIME, self.exchange(outgoing)).await {
-            Ok(result) => result,
-            Err(_) => Err(self.unreachable("no answer within 30 seconds")),
-        }
-    }
-
-    async fn exchange(&self, outgoing: Outgoing) -> Result<Value, Failure> {
+    async fn send(&self, outgoing: Outgoing) -> Result<Value, Failure> {
         let request = self.request(outgoing)?;
-        match self {
-            Self::Socket(path) => match UnixStream::connect(path).await {
-                Ok(stream) => self.send(stream, request).await,
-                Err(error) => Err(self.unreachable(&no_socket(&error))),
-            },
-            Self::Http { base, ca, .. } => {
-                let stream = TcpStream::connect((&*base.host, base.port)).await;
-                let stream = stream.map_err(|error| self.unreachable(&error.to_string()))?;
-                if base.tls {
-                    let stream = tls(base, ca.as_deref(), stream).await?;
-                    self.send(stream, request).await
-                } else {
-                    self.send(stream, request).await
-                }
-            }
-        }
-    }
-
-    fn request(&self, outgoing: Outgoing) -> Result<Request<Full<Bytes>>, Failure> {
-        let Outgoing { method, path, if_match, body } = outgoing;
-        let (authority, prefix) = match self {
-            Self::Socket(_) => ("localhost", ""),
-            Self::Http { base, .. } => (&*base.authority, &*base.path),
-        };
-        let mut request = Request::builder().method(method).uri(format!("{prefix}{path}")).header(HOST, authority);
-        if !body.is_empty() {
-            request = request.header(CONTENT_TYPE, "application/json");
-        }
-        if let Some(version) = if_match {
-            request = request.header(IF_MATCH, version);
-        }
-        if let Self::Http { proof: Some(proof), .. } = self {
-            let value = Zeroizing::new(format!("Bearer {}", proof.secret().trim()));
-            let mut value = HeaderValue::from_str(&value)
-                .map_err(|_| Failure::usage("the credential has characters that none of ours has"))?;
-            value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        request
-            .body(Full::new(Bytes::from_owner(body)))
-            .map_err(|_| Failure::usage("what was asked for does not fit into a request"))
-    }
-
-    async fn send(
-        &self,
-        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        request: Request<Full<Bytes>>,
-    ) -> Result<Value, Failure> {
-        let broken = |error: &dyn std::error::Error| self.unreachable(&format!("the connection broke: {error}"));
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
-        tokio::spawn(connection);
-        let response = sender.send_request(request).await.map_err(|error| broken(&error))?;
+        let response = self.client()?.execute(request).await.map_err(|error| self.no_answer(&error))?;
         let status = response.status().as_u16();
-        let body = Limited::new(response.into_body(), MAX_ANSWER).collect().await;
-        let body = body.map_err(|error| broken(&*error))?.to_bytes();
+        let body = Limited::new(reqwest::Body::from(response), MAX_ANSWER).collect().await;
+        let body = body.map_err(|error| self.broken_off(&*error))?.to_bytes();
         if (200..300).contains(&status) && body.is_empty() {
             return Ok(Value::Null);
         }
@@ -155,6 +84,104 @@ impl Target {
         Err(refused)
     }
 
+    /// What makes one connection, to this server and no other.
+    fn client(&self) -> Result<reqwest::Client, Failure> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
+            .http1_only()
+            .no_proxy()
+            .referer(false)
+            .redirect(redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .timeout(MAX_TIME);
+        let (is_tls, ca) = match self {
+            Self::Socket(path) => {
+                builder = builder.unix_socket(path.as_path());
+                (false, None)
+            }
+            Self::Http { base, ca, .. } => (base.tls, ca.as_deref()),
+        };
+        let unusable = |file: &Path, problem: &dyn Display| {
+            let problem = format!("the certificates in {} cannot be used: {problem}", file.display());
+            Failure::new(Exit::Failed, problem)
+        };
+        match ca {
+            // The system's list of authorities is not looked at, and need not be there.
+            _ if !is_tls => builder = builder.tls_certs_only([]),
+            Some(file) => {
+                let pem = std::fs::read(file).map_err(|error| unusable(file, &error))?;
+                let authorities = reqwest::Certificate::from_pem_bundle(&pem);
+                let authorities = authorities.map_err(|error| unusable(file, innermost(&error)))?;
+                if authorities.is_empty() {
+                    return Err(unusable(file, &"there are none"));
+                }
+                builder = builder.tls_certs_only(authorities);
+            }
+            None => {}
+        }
+        builder.build().map_err(|error| match ca {
+            Some(file) => unusable(file, innermost(&error)),
+            None => {
+                let problem = innermost(&error);
+                Failure::usage(format!("no authority of this system can be used: say --ca FILE ({problem})"))
+            }
+        })
+    }
+
+    fn request(&self, outgoing: Outgoing) -> Result<reqwest::Request, Failure> {
+        let Outgoing { method, path, if_match, body } = outgoing;
+        // A URL has no such segment: what stands before it would be asked for instead.
+        if let Some(dots) = path.split(['/', '?']).find(|segment| matches!(*segment, "." | "..")) {
+            return Err(Failure::usage(format!("nothing has the name `{dots}`")));
+        }
+        let root = match self {
+            Self::Socket(_) => "http://localhost".to_owned(),
+            Self::Http { base, .. } => {
+                format!("{}://{}{}", if base.tls { "https" } else { "http" }, base.authority, base.path)
+            }
+        };
+        let url = format!("{root}{path}").parse();
+        let url = url.map_err(|_| Failure::usage("what was asked for does not fit into a request"))?;
+        let mut request = reqwest::Request::new(method, url);
+        if !body.is_empty() {
+            request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            *request.body_mut() = Some(Bytes::from_owner(body).into());
+        }
+        if let Some(version) = if_match {
+            let version = HeaderValue::from_str(&version);
+            let version = version.map_err(|_| Failure::usage("what was asked for does not fit into a request"))?;
+            request.headers_mut().insert(IF_MATCH, version);
+        }
+        if let Self::Http { proof: Some(proof), .. } = self {
+            let value = Zeroizing::new(format!("Bearer {}", proof.secret().trim()));
+            let mut value = HeaderValue::from_str(&value)
+                .map_err(|_| Failure::usage("the credential has characters that none of ours has"))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
+    }
+
+    /// There was no answer: why, and what may help.
+    fn no_answer(&self, error: &reqwest::Error) -> Failure {
+        let cause = innermost(error);
+        match (self, cause.downcast_ref::<io::Error>()) {
+            (Self::Socket(_), Some(cause)) if error.is_connect() => self.unreachable(&no_socket(cause)),
+            _ if error.is_connect() && !error.is_timeout() => self.unreachable(&cause.to_string()),
+            _ => self.broken_off(error),
+        }
+    }
+
+    fn broken_off(&self, error: &(dyn Error + 'static)) -> Failure {
+        let is_late = |cause: &(dyn Error + 'static)| {
+            cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_timeout)
+        };
+        if causes(error).any(is_late) {
+            return self.unreachable("no answer within 30 seconds");
+        }
+        self.unreachable(&format!("the connection broke: {}", innermost(error)))
+    }
+
     fn unreachable(&self, problem: &str) -> Failure {
         let place = match self {
             Self::Socket(path) => path.display().to_string(),
@@ -162,6 +189,16 @@ impl Target {
         };
         Failure::new(Exit::Unreachable, format!("cannot reach the server at {place}: {problem}"))
     }
+}
+
+/// An error and what it comes from.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// What an error comes from: those around it say little.
+fn innermost<'e>(error: &'e (dyn Error + 'static)) -> &'e (dyn Error + 'static) {
+    causes(error).last().unwrap_or(error)
 }
 
 fn no_socket(error: &io::Error) -> String {
@@ -192,38 +229,6 @@ fn refusal(status: u16, answer: &Value) -> Failure {
         _ => Exit::Failed,
     };
     Failure { status: Some(status), ..Failure::new(exit, text) }
-}
-
-async fn tls(
-    base: &Base,
-    ca: Option<&Path>,
-    stream: TcpStream,
-) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Failure> {
-    let named = ca.map(Path::to_owned).or_else(|| std::env::var_os("SSL_CERT_FILE").map(PathBuf::from));
-    let file = named.or_else(|| SYSTEM_CA.iter().map(PathBuf::from).find(|path| path.exists()));
-    let file = file.ok_or_else(|| Failure::usage("this system has no list of authorities: say --ca FILE"))?;
-    let unreadable = |error: &dyn std::fmt::Display| {
-        Failure::new(Exit::Failed, format!("the certificates in {} cannot be used: {error}", file.display()))
-    };
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(&file).map_err(|error| unreadable(&error))? {
-        let certificate = certificate.map_err(|error| unreadable(&error))?;
-        // One that is out of date in a system's list says nothing about the others.
-        let added = roots.add(certificate);
-        if ca.is_some() {
-            added.map_err(|error| unreadable(&error))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| unreadable(&error))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(base.host.clone()).map_err(|error| Failure::usage(error.to_string()))?;
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| {
-        Failure::new(Exit::Unreachable, format!("no secure connection to {}: {error}", base.authority))
-    })
 }
 
 /// Puts text into a path segment or a query value.
@@ -258,6 +263,28 @@ mod tests {
         assert_eq!(encoded("a/b ä%"), "a%2Fb%20%C3%A4%25");
         assert_eq!(query(&[("a", None)]), "");
         assert_eq!(query(&[("a", Some("x&y".to_owned())), ("b", None), ("c", Some("1".to_owned()))]), "?a=x%26y&c=1");
+    }
+
+    #[test]
+    fn no_name_leads_out_of_its_path() {
+        let target = Target::Socket("/run/tollgate/admin.sock".into());
+        let asked = |path: &str| {
+            let outgoing =
+                Outgoing { method: Method::DELETE, path: path.to_owned(), if_match: None, body: Zeroizing::default() };
+            target.request(outgoing).map(|request| request.url().to_string()).map_err(|failure| failure.exit)
+        };
+        for name in ["..", "."] {
+            for path in
+                [format!("/api/v1/keys/{name}"), format!("/api/v1/keys/{name}/rotate"), format!("/x/{name}?a=b")]
+            {
+                assert_eq!(asked(&path), Err(Exit::Usage), "{path}");
+            }
+        }
+        for name in ["...", "a.b", "%2E%2F..%2F", "..a", "a%00"] {
+            let path = format!("/api/v1/keys/{}", encoded(name));
+            assert_eq!(asked(&path), Ok(format!("http://localhost{path}")));
+        }
+        assert_eq!(asked("/keys?after=.."), Ok("http://localhost/keys?after=..".to_owned()));
     }
 
     #[test]

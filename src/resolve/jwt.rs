@@ -116,6 +116,11 @@ impl Issuers {
         self.l2.as_ref()
     }
 
+    /// How long ago the newest key set of each was fetched, of those that have one.
+    pub(super) fn key_ages(&self) -> impl Iterator<Item = (&str, Duration)> {
+        self.others.iter().filter_map(|follows| Some((&*follows.rules.name, follows.keys.age()?)))
+    }
+
     /// Where their signatures are verified.
     pub(super) fn lane(&self) -> &Arc<Lane> {
         &self.lane

@@ -397,6 +397,11 @@ impl Resolver {
         self.resources.stats()
     }
 
+    /// Each issuer of the policy that has a key set, with how long ago that was fetched.
+    pub fn issuer_key_ages(&self) -> Vec<(String, Duration)> {
+        self.issuers.load().key_ages().map(|(name, age)| (name.to_owned(), age)).collect()
+    }
+
     /// Where the signatures of tokens are verified.
     pub fn lane(&self) -> Arc<Lane> {
         Arc::clone(self.issuers.load().lane())

@@ -116,6 +116,33 @@ async fn a_token_does_not_outlive_the_key_that_signed_it() {
 }
 
 #[tokio::test]
+async fn the_age_of_a_key_set_grows_until_it_is_fetched_again() {
+    let key = SigningKey::generate("k", "EdDSA");
+    let idp = Idp::start(Answer::Status(500)).await;
+    let world = world_of(&idp).await;
+    assert_eq!(world.denial(&key.token(&claims())).await, Some(Denial::Unavailable));
+    assert_eq!(world.core.resolver.issuer_key_ages(), [], "there is none");
+    idp.answer_with(Answer::Keys(jwks([&key])));
+    world.wait_for(&key.token(&claims()), None).await;
+    let age = || {
+        let [(issuer, age)] = <[_; 1]>::try_from(world.core.resolver.issuer_key_ages()).unwrap();
+        assert_eq!(issuer, "sso");
+        age
+    };
+    assert!(age() < Duration::from_secs(60), "{:?}", age());
+    // The issuer is down from now on: the set stays in force, and grows old.
+    idp.answer_with(Answer::Status(500));
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(1_000)).await;
+    tokio::time::resume();
+    assert!(age() >= Duration::from_secs(1_000), "{:?}", age());
+    assert_eq!(world.denial(&key.token(&claims())).await, None);
+    let telemetry = tollgate::telemetry::Telemetry::new(None).unwrap();
+    let metrics = telemetry.render(&world.core.resolver).unwrap();
+    assert!(metrics.contains("tollgate_issuer_keys_age_seconds{issuer=\"sso\"} 10"), "{metrics}");
+}
+
+#[tokio::test]
 async fn without_any_keys_yet_nothing_is_known() {
     let key = SigningKey::generate("k", "EdDSA");
     let idp = Idp::start(Answer::Status(503)).await;

@@ -1,6 +1,7 @@
 //! `tollgate explain`: one described request through the same pipeline, step by step. Needs no server, changes nothing that
 //! is stored, and never prints a credential that it was given.
 
+mod check;
 mod records;
 mod report;
 mod request;
@@ -41,9 +42,12 @@ pub const EXAMPLES: &str = "Examples:
   tollgate explain --key key.json --resource workload:w-42=acme/chat \\
       --method PATCH --url https://api.example.com/api/workloads/w-42 -o json
   tollgate explain --request request.yaml --at 2026-12-24T18:00:00Z
+  tollgate explain --check check.json --key key.json
 
 A request file has the fields method, url, headers (a map, or a list of 'name: value') and source_ip. With --key and no
-credential in the request, the request is explained as if that key had been presented; its secret is not needed.";
+credential in the request, the request is explained as if that key had been presented; its secret is not needed.
+A file for --check is a CheckRequest (envoy.service.auth.v3) as it was recorded between Envoy and Tollgate: the bytes of the
+message, with or without gRPC's frame around them, or its JSON. What was sent is read as the server reads it.";
 
 #[derive(Debug, clap::Args)]
 pub struct ExplainArgs {

@@ -1,5 +1,5 @@
-//! The request to explain, from flags or from a file; a flag wins over the file. Keeps the target as it was written: it is
-//! for the rules to say what is wrong with it.
+//! The request to explain, from flags or from a file; a flag wins over the file; or from a recorded check. Keeps the target as it was
+//! written: it is for the rules to say what is wrong with it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,10 +7,15 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tollgate_core::attributes::{Attributes, Header};
 
+use super::check;
 use crate::cli::Failure;
+use crate::server::ext_authz::wire;
 
 #[derive(clap::Args)]
 pub struct RequestArgs {
+    /// A recorded CheckRequest, as Envoy sent it: the bytes of the message, or its JSON
+    #[arg(long, value_name = "FILE", help_heading = "Request", conflicts_with_all = ["request", "method", "url", "headers", "source_ip"])]
+    check: Option<PathBuf>,
     /// A file (JSON or YAML) that describes the request
     #[arg(long, value_name = "FILE", help_heading = "Request")]
     request: Option<PathBuf>,
@@ -64,8 +69,15 @@ enum OneOrMore {
     More(Vec<String>),
 }
 
-/// A request that was read and split; it lends itself to [`Attributes`].
-pub struct Described {
+/// A request that lends itself to [`Attributes`].
+pub enum Described {
+    Split(Split),
+    /// The bytes of a check, which can be read.
+    Check(Vec<u8>),
+}
+
+/// A request that was read and split.
+pub struct Split {
     method: String,
     scheme: String,
     host: String,
@@ -79,6 +91,11 @@ pub struct Described {
 /// # Errors
 /// A usage failure that says what is missing or unreadable, without any header's value.
 pub fn described(args: &RequestArgs) -> Result<Described, Failure> {
+    let Some(path) = &args.check else { return split(args).map(Described::Split) };
+    check::read(path).map(Described::Check)
+}
+
+fn split(args: &RequestArgs) -> Result<Split, Failure> {
     let file = args.request.as_deref().map(read).transpose()?.unwrap_or_default();
     let mut headers = match file.headers {
         Headers::Lines(lines) => lines.iter().map(|line| split_header(line)).collect::<Result<Vec<_>, _>>()?,
@@ -102,7 +119,7 @@ pub fn described(args: &RequestArgs) -> Result<Described, Failure> {
         .or(named)
         .ok_or_else(|| Failure::usage("the host is missing: write --url https://HOST/PATH, or add -H 'host: HOST'"))?;
     headers.retain(|(name, _)| name != "host");
-    Ok(Described {
+    Ok(Split {
         method: args.method.clone().or(file.method).unwrap_or_else(|| "GET".to_owned()),
         scheme,
         host,
@@ -155,6 +172,15 @@ fn split_url(url: &str) -> Result<(String, Option<String>, String), Failure> {
 
 impl Described {
     pub fn attributes(&self) -> Attributes<'_> {
+        match self {
+            Self::Split(split) => split.attributes(),
+            Self::Check(message) => wire::read(message).unwrap_or_default(),
+        }
+    }
+}
+
+impl Split {
+    fn attributes(&self) -> Attributes<'_> {
         Attributes {
             method: &self.method,
             target: &self.target,
@@ -175,7 +201,14 @@ mod tests {
     use super::*;
 
     fn args(url: &str) -> RequestArgs {
-        RequestArgs { request: None, method: None, url: Some(url.to_owned()), headers: vec![], source_ip: None }
+        RequestArgs {
+            check: None,
+            request: None,
+            method: None,
+            url: Some(url.to_owned()),
+            headers: vec![],
+            source_ip: None,
+        }
     }
 
     #[test]
@@ -186,16 +219,16 @@ mod tests {
             ("https://a?x", "a", "/?x"),
             ("https://[::1]:1/%2e//", "[::1]:1", "/%2e//"),
         ] {
-            let described = described(&args(url)).unwrap();
+            let described = split(&args(url)).unwrap();
             let attributes = described.attributes();
             assert_eq!((attributes.host, attributes.target, attributes.method), (host, target, "GET"));
         }
         for bad in ["", "a", "ftp://a/", "https:///x", "/path"] {
-            assert!(described(&args(bad)).is_err(), "{bad}");
+            assert!(split(&args(bad)).is_err(), "{bad}");
         }
         let mut with_host = args("/path");
         with_host.headers = vec!["Host: a".to_owned(), "X-A: b: c".to_owned()];
-        let described = described(&with_host).unwrap();
+        let described = split(&with_host).unwrap();
         assert_eq!(described.attributes().host, "a");
         assert_eq!(described.headers, [("x-a".to_owned(), "b: c".to_owned())]);
     }
@@ -210,18 +243,18 @@ mod tests {
         ] {
             std::fs::write(&path, text).unwrap();
             let mut args = RequestArgs { request: Some(path.clone()), url: None, ..args("") };
-            let file = described(&args).unwrap();
+            let file = split(&args).unwrap();
             assert_eq!((&*file.method, &*file.host, &*file.source_ip), ("POST", "a", "10.0.0.1"));
             assert_eq!(file.attributes().values("x-b").collect::<Vec<_>>(), [b"two".as_slice(), b"three"]);
             args.method = Some("PUT".to_owned());
             args.headers = vec!["x-b: four".to_owned()];
-            let file = described(&args).unwrap();
+            let file = split(&args).unwrap();
             assert_eq!(file.method, "PUT");
             assert_eq!(file.attributes().values("x-b").collect::<Vec<_>>(), [b"four".as_slice()]);
         }
         std::fs::write(&path, "headers: {authorization: {oops: ik_live_secret}}").unwrap();
         let args = RequestArgs { request: Some(path), url: None, ..args("") };
-        let problem = described(&args).err().unwrap().message;
+        let problem = split(&args).err().unwrap().message;
         assert!(!problem.contains("ik_live_secret"), "{problem}");
     }
 }

@@ -165,6 +165,29 @@ async fn resources_are_looked_up_among_those_given() {
 }
 
 #[tokio::test]
+async fn a_recorded_check_is_read_as_the_server_reads_it() {
+    let bench = Bench::new();
+    let key = bench.key("data", &json!({}));
+    let path = bench.path("check");
+    let recorded = |headers: Value| {
+        let http = json!({"method": "POST", "path": "/endpoint/acme/w1/v1/chat", "host": "api.example.com", "headers": headers});
+        std::fs::write(&path, json!({"attributes": {"request": {"http": http}}}).to_string()).unwrap();
+    };
+    let line = ["--check", &path, "--key", &key];
+    recorded(json!({":method": "POST", ":path": "/endpoint/acme/w1/v1/chat", "x-tollgate-project": "beta"}));
+    let report = bench.explain(&line).await.unwrap();
+    assert_eq!(report["decision"], "allow", "{report:#}");
+    assert_eq!(report["steps"][0]["route"], "infer");
+    // Envoy held headers back: that, too, is in the recording alone.
+    recorded(json!({}));
+    assert_eq!(bench.explain(&line).await.unwrap()["reason"], "headers_withheld");
+    std::fs::write(&path, "no check").unwrap();
+    assert_eq!(bench.explain(&line).await, Err(Exit::Usage));
+    let with_url = ["explain", "--check", &path, "--url", "https://a/"];
+    assert!(Line::try_parse_from(with_url).is_err(), "one of the two");
+}
+
+#[tokio::test]
 async fn a_public_route_and_a_missing_credential_need_no_record() {
     let bench = Bench::new();
     let report = bench.explain(&["--url", "https://api.example.com/healthz"]).await.unwrap();

@@ -68,6 +68,8 @@ pub struct IssuerKeys {
 
 struct Shared {
     keys: ArcSwapOption<KeySet>,
+    /// When the newest good set was fetched or read, by whichever replica did.
+    fetched: Mutex<Option<Instant>>,
     withdrawals: Withdrawals,
     wanted: Notify,
     fetches: watch::Sender<Fetches>,
@@ -107,6 +109,7 @@ impl IssuerKeys {
     pub fn follow(rules: &Issuer, withdrawals: &Withdrawals, l2: Option<L2>, task: Task) -> Self {
         let shared = Arc::new(Shared {
             keys: ArcSwapOption::empty(),
+            fetched: Mutex::default(),
             withdrawals: withdrawals.clone(),
             wanted: Notify::new(),
             // The first one is asked for by nobody's turn.
@@ -128,6 +131,11 @@ impl IssuerKeys {
     /// The last good set; `None` if there never was one.
     pub fn keys(&self) -> Option<Arc<KeySet>> {
         self.shared.keys.load_full()
+    }
+
+    /// How long ago the newest good set was fetched or read; `None` if there never was one.
+    pub fn age(&self) -> Option<Duration> {
+        self.shared.fetched.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
     }
 
     /// Asks for a newer set, if it is time for one, or waits for the fetch that is under way. That one may have been answered
@@ -201,13 +209,17 @@ impl Follower {
         loop {
             self.shared.fetches.send_modify(Fetches::ask);
             let outcome = match self.load(client.as_ref(), demanded).await {
-                Ok((bytes, age)) => KeySet::parse(&bytes, &self.allowed).map(|keys| (keys, age)),
+                Ok(Loaded { bytes, age, passed }) => {
+                    KeySet::parse(&bytes, &self.allowed).map(|keys| (keys, age, passed))
+                }
                 Err(problem) => Err(problem),
             };
             let pause = match outcome {
-                Ok((keys, age)) => {
+                Ok((keys, age, passed)) => {
                     failures = 0;
                     self.adopt(keys);
+                    *self.shared.fetched.lock().unwrap_or_else(PoisonError::into_inner) =
+                        Instant::now().checked_sub(passed);
                     self.shared.fetches.send_modify(|fetches| fetches.answer(true));
                     // Before it is old.
                     age.mul_f64(0.8)
@@ -277,21 +289,36 @@ impl Follower {
         builder.build().map(Some).map_err(|error| error.to_string())
     }
 
-    /// The bytes of a set, and how long they are good for.
-    async fn load(&mut self, client: Option<&reqwest::Client>, demanded: bool) -> Result<(Vec<u8>, Duration), String> {
+    async fn load(&mut self, client: Option<&reqwest::Client>, demanded: bool) -> Result<Loaded, String> {
         match (&self.source, client) {
-            (KeySource::File(path), _) => Ok((read(Path::new(&**path)).await?, FILE_AGE)),
+            (KeySource::File(path), _) => Ok(Loaded::now((read(Path::new(&**path)).await?, FILE_AGE))),
             (KeySource::Url { url, .. }, Some(client)) => match self.l2.clone() {
-                None => fetch(client, url).await,
+                None => fetch(client, url).await.map(Loaded::now),
                 Some(l2) => {
                     let key = l2.key_set(&self.name, url);
                     let fetched = fleet::fetch_once(&l2, key, self.newest, demanded, || fetch(client, url)).await?;
                     self.newest = fetched.at;
-                    Ok((fetched.bytes, fetched.age))
+                    let passed = l2.now().as_millis().abs_diff(fetched.at.as_millis());
+                    Ok(Loaded { bytes: fetched.bytes, age: fetched.age, passed: Duration::from_millis(passed) })
                 }
             },
             (KeySource::Url { .. }, None) => Err("there is no client to fetch with".to_owned()),
         }
+    }
+}
+
+/// The bytes of a set.
+struct Loaded {
+    bytes: Vec<u8>,
+    /// How long they are good for from now.
+    age: Duration,
+    /// How long ago they were fetched or read.
+    passed: Duration,
+}
+
+impl Loaded {
+    fn now((bytes, age): (Vec<u8>, Duration)) -> Self {
+        Self { bytes, age, passed: Duration::ZERO }
     }
 }
 

@@ -10,6 +10,7 @@ mod journal;
 mod keys;
 mod migration;
 mod projects;
+mod records;
 mod reserve;
 mod sessions;
 mod source;
@@ -24,16 +25,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use redb::backends::InMemoryBackend;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
 use tollgate_core::credential::KeyId;
 use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
-use super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, id_key, is_part, rest_of, scope_end, scoped};
-use super::records::decode_resource;
+use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key, is_part, rest_of, scope_end, scoped};
+use super::records::noun::Noun;
+use super::records::resource;
 use super::rules::Purpose;
 use super::{PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
+use crate::domain::record::User;
 use act::Act;
 use batch::Batch;
 use counts::Counts;
@@ -134,7 +137,7 @@ impl Embedded {
         if !is_part(kind) || !is_part(id) {
             return Ok(None);
         }
-        self.engine.read(|read| stored_resource(&read.open_table(keyspace::RESOURCES)?, &scoped(kind, id.as_bytes())))
+        self.engine.read(|read| records::read(read, &resource::place(kind, id)))
     }
 
     pub fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, StoreError> {
@@ -164,7 +167,7 @@ impl Embedded {
                 for entry in index.range::<&[u8]>(bounds)?.take(query.limit) {
                     let entry = entry?.0;
                     let key = rest_of(entry.value()).unwrap_or_default();
-                    match stored_resource(&resources, key)? {
+                    match records::stored(&resources, key)? {
                         Some(resource) => page.push(resource),
                         None => return damaged("a resource is listed and not there".to_owned()),
                     }
@@ -172,7 +175,8 @@ impl Embedded {
             } else {
                 let bounds = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
                 for entry in resources.range::<&[u8]>(bounds)?.take(query.limit) {
-                    page.push(decode_resource(entry?.1.value())?);
+                    let (place, bytes) = entry?;
+                    page.push(Resource::decode(place.value(), bytes.value())?);
                 }
             }
             Ok(page)
@@ -182,10 +186,10 @@ impl Embedded {
     /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
     pub fn load_session(&self, user: &str, session: &str) -> Result<SessionLoad, StoreError> {
         self.engine.read(|read| {
-            let user = users::stored(&read.open_table(keyspace::USERS)?, user)?;
+            let user: Option<User> = records::read(read, user.as_bytes())?;
             let ended = read.open_table(keyspace::ENDED_SESSIONS)?.get(session)?.is_some();
             let project = match &user {
-                Some(user) => projects::stored(&read.open_table(keyspace::PROJECTS)?, &user.project)?,
+                Some(user) => records::read(read, user.project.as_bytes())?,
                 None => None,
             };
             Ok(SessionLoad { user, ended, project })
@@ -200,9 +204,9 @@ impl Embedded {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
-            let mut tables = Batch::begin(transaction, format)?;
+            let mut tables = Batch::begin(transaction, format, &mut counts)?;
             for step in batch {
-                tables.step(step, &mut counts)?;
+                tables.step(step)?;
             }
             tables.number()
         });
@@ -339,15 +343,6 @@ fn format_in(meta: &impl ReadableTable<&'static str, u64>) -> Act<Format> {
 /// Whether every record stands in every index.
 fn has_indexes(read: &ReadTransaction) -> Act<bool> {
     Ok(format_in(&read.open_table(keyspace::META)?)?.has_indexes_of_three())
-}
-
-fn stored_resource(resources: &ReadOnlyTable<Bytes, Bytes>, key: &[u8]) -> Act<Option<Resource>> {
-    let Some(bytes) = resources.get(key)? else { return Ok(None) };
-    let resource = decode_resource(bytes.value())?;
-    if scoped(&resource.kind, resource.id.as_bytes()) != key {
-        return damaged(format!("the record of {} stands in the wrong place", resource.reference()));
-    }
-    Ok(Some(resource))
 }
 
 fn damaged<T>(reason: String) -> Act<T> {

@@ -3,86 +3,74 @@
 
 use redb::{ReadableTable, Table, WriteTransaction};
 use tollgate_core::credential::{KeyId, ProjectId};
-use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, DigestKey, IdKey, META_SEQUENCE, id_key, scoped, within};
-use super::super::records::{decode_resource, encode_key, encode_resource};
-use super::super::rules::{
-    check_key_purge, check_key_update, check_parts, check_resource_deletion, check_resource_update, project_id_after,
-};
+use super::super::records::{give_project_id, key, once, project, resource, session, signing_key, user};
+use super::super::rules::{check_parts, project_id_after};
 use super::super::{Counted, ProjectItem, Quota, Write};
 use super::act::{Act, conflict};
 use super::counts::{Counts, in_scope};
+use super::journal;
 use super::keys::{indexed_key, key_ids_in};
-use super::{journal, projects, sessions, users};
+use super::records::Records;
 use crate::domain::record::{ApiKey, KeyState};
 
-/// A batch under way, with the tables of keys and resources, which many steps of one batch may write to.
-pub(super) struct Batch<'t> {
-    transaction: &'t WriteTransaction,
+/// A batch under way, with the tables of keys, which many steps of one batch may write to.
+pub(super) struct Batch<'t, 'c> {
+    pub(super) records: Records<'t, 'c>,
     keys: Table<'t, DigestKey, Bytes>,
     key_ids: Table<'t, IdKey, DigestKey>,
     keys_by_project: Table<'t, Bytes, Bytes>,
     keys_by_plane: Table<'t, Bytes, ()>,
     keys_by_both: Table<'t, Bytes, ()>,
     keys_in_projects: Table<'t, Bytes, Bytes>,
-    resources: Table<'t, Bytes, Bytes>,
-    resources_by_project: Table<'t, Bytes, ()>,
     meta: Table<'t, &'static str, u64>,
-    /// What the records of the batch are encoded for.
-    format: Format,
 }
 
-impl<'t> Batch<'t> {
-    /// In a store that is laid out like this.
-    pub(super) fn begin(transaction: &'t WriteTransaction, format: Format) -> Act<Self> {
+impl<'t, 'c> Batch<'t, 'c> {
+    /// In a store that is laid out like this. `counts` follows what the steps do; after an error it is of no use any more.
+    pub(super) fn begin(transaction: &'t WriteTransaction, format: Format, counts: &'c mut Counts) -> Act<Self> {
         Ok(Self {
-            transaction,
+            records: Records { transaction, format, counts },
             keys: transaction.open_table(keyspace::KEYS)?,
             key_ids: transaction.open_table(keyspace::KEY_IDS)?,
             keys_by_project: transaction.open_table(keyspace::KEYS_BY_PROJECT)?,
             keys_by_plane: transaction.open_table(keyspace::KEYS_BY_PLANE)?,
             keys_by_both: transaction.open_table(keyspace::KEYS_BY_BOTH)?,
             keys_in_projects: transaction.open_table(keyspace::KEYS_IN_PROJECTS)?,
-            resources: transaction.open_table(keyspace::RESOURCES)?,
-            resources_by_project: transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?,
             meta: transaction.open_table(keyspace::META)?,
-            format,
         })
     }
 
-    /// `counts` follows what the step does; after an error it is of no use any more.
-    pub(super) fn step(&mut self, step: &Write, counts: &mut Counts) -> Act<()> {
+    pub(super) fn step(&mut self, step: &Write) -> Act<()> {
+        let records = &mut self.records;
         match step {
-            Write::CreateKey(key) => self.create_key(key, counts),
-            Write::UpdateKey(key) => self.update_key(key, counts),
-            Write::PurgeKey { id, version, before } => self.purge_key(id, *version, *before, counts),
-            Write::Quota(quota) => self.check_quota(quota, counts),
+            Write::CreateKey(key) => self.create_key(key),
+            Write::UpdateKey(key) => self.update_key(key),
+            Write::PurgeKey { id, version, before } => self.purge_key(id, *version, *before),
+            Write::Quota(quota) => self.check_quota(quota),
             Write::NoActiveKey { plane, now } => self.no_active_key(plane, *now),
-            Write::CreateResource(resource) => self.create_resource(resource, counts),
-            Write::UpdateResource(resource) => self.update_resource(resource, counts),
-            Write::DeleteResource { kind, id, version } => self.delete_resource(kind, id, *version, counts),
-            Write::PutProject(project) => projects::put(self.transaction, project, self.format),
-            Write::InProject { name, id } => projects::demand(self.transaction, name, *id, self.format),
-            Write::GiveProjectId { to, project, id } => self.give_project_id(to, project, *id),
-            Write::CreateUser(user) => {
-                counts.more(Counted::Users, &user.project);
-                users::create(self.transaction, user, self.format)
+            Write::CreateResource(resource) => resource::create(records, resource),
+            Write::UpdateResource(resource) => resource::update(records, resource),
+            Write::DeleteResource { kind, id, version } => resource::delete(records, kind, id, *version),
+            Write::PutProject(project) => project::put(records, project),
+            Write::InProject { name, id } => project::demand(records, name, *id),
+            Write::GiveProjectId { to: ProjectItem::Key(key), project, id } => {
+                give_project_id(records, &ProjectItem::Key(*key), (project, *id), |_, _| Ok(()))?;
+                self.give_key_project_id(key, project, *id)
             }
-            Write::UpdateUser(user) => {
-                let before = users::update(self.transaction, user, self.format)?;
-                counts.moved(Counted::Users, &before.project, &user.project);
-                Ok(())
-            }
-            Write::GiveUserId { name, id } => users::give_id(self.transaction, name, *id, self.format),
-            Write::BeginSession { user, session } => sessions::begin(self.transaction, user, session, self.format),
-            Write::EndSession(session) => sessions::end(self.transaction, session),
-            Write::CreateSigningKey(key) => sessions::create_signing_key(self.transaction, key),
-            Write::DeleteSigningKey { id } => sessions::delete_signing_key(self.transaction, id),
-            Write::Audit(entry) => journal::append(self.transaction, entry, self.format),
-            Write::Once(once) => journal::once(self.transaction, once),
+            Write::GiveProjectId { to, project, id } => give_project_id(records, to, (project, *id), |_, _| Ok(())),
+            Write::CreateUser(user) => user::create(records, user),
+            Write::UpdateUser(user) => user::update(records, user),
+            Write::GiveUserId { name, id } => user::give_id(records, name, *id),
+            Write::BeginSession { user, session } => session::begin(records, user, session),
+            Write::EndSession(session) => session::end(records, session),
+            Write::CreateSigningKey(key) => signing_key::create(records, key),
+            Write::DeleteSigningKey { id } => signing_key::delete(records, id),
+            Write::Audit(entry) => journal::append(records.transaction, entry, records.format),
+            Write::Once(once) => once::note(records, once),
         }
     }
 
@@ -93,20 +81,21 @@ impl<'t> Batch<'t> {
         Ok(last + 1)
     }
 
-    fn check_quota(&self, quota: &Quota, counts: &mut Counts) -> Act<()> {
+    fn check_quota(&mut self, quota: &Quota) -> Act<()> {
         check_parts([&quota.project])?;
-        if !self.format.has_three() {
+        let Records { transaction, format, counts } = &mut self.records;
+        if !format.has_three() {
             return Ok(());
         }
         counts.check(quota, |counts| match quota.counted {
             Counted::Keys => in_scope(&self.keys_by_project, &quota.project),
-            Counted::Users => counts.count_users(self.transaction, &quota.project),
-            Counted::Resources => in_scope(&self.resources_by_project, &quota.project),
+            Counted::Users => counts.count_users(transaction, &quota.project),
+            Counted::Resources => in_scope(&transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?, &quota.project),
         })
     }
 
-    fn create_key(&mut self, key: &ApiKey, counts: &mut Counts) -> Act<()> {
-        counts.more(Counted::Keys, &key.project);
+    fn create_key(&mut self, key: &ApiKey) -> Act<()> {
+        self.records.counts.more(Counted::Keys, &key.project);
         if self.key_ids.get(&id_key(&key.id))?.is_some() {
             return conflict(format!("the key id {} is taken", key.id));
         }
@@ -114,12 +103,12 @@ impl<'t> Batch<'t> {
         self.put_indexes(key)
     }
 
-    fn update_key(&mut self, key: &ApiKey, counts: &mut Counts) -> Act<()> {
+    fn update_key(&mut self, key: &ApiKey) -> Act<()> {
         let Some(stored) = self.stored_key(&key.id)? else {
             return conflict(format!("there is no key {}", key.id));
         };
-        check_key_update(&stored, key)?;
-        counts.moved(Counted::Keys, &stored.project, &key.project);
+        key::check_update(&stored, key)?;
+        self.records.counts.moved(Counted::Keys, &stored.project, &key.project);
         let project_id = project_id_after((&stored.project, stored.project_id), (&key.project, key.project_id));
         let key = &ApiKey { project_id, ..key.clone() };
         if stored.digest != key.digest || stored.project != key.project || stored.plane != key.plane {
@@ -135,12 +124,12 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn purge_key(&mut self, id: &KeyId, version: u64, before: Timestamp, counts: &mut Counts) -> Act<()> {
+    fn purge_key(&mut self, id: &KeyId, version: u64, before: Timestamp) -> Act<()> {
         let Some(stored) = self.stored_key(id)? else {
             return conflict(format!("there is no key {id}"));
         };
-        check_key_purge(&stored, version, before)?;
-        counts.fewer(Counted::Keys, &stored.project);
+        key::check_purge(&stored, version, before)?;
+        self.records.counts.fewer(Counted::Keys, &stored.project);
         self.keys.remove(&stored.digest.0)?;
         self.key_ids.remove(&id_key(id))?;
         self.remove_indexes(&stored)
@@ -155,8 +144,8 @@ impl<'t> Batch<'t> {
 
     /// Wherever it stands. Whether it took the place of another one.
     fn put_record(&mut self, key: &ApiKey) -> Act<bool> {
-        let record = encode_key(key);
-        if self.format.has_three() {
+        let record = key::encode_key(key);
+        if self.records.format.has_three() {
             self.keys_in_projects.insert(&*scoped(&key.project, &id_key(&key.id)), &*record)?;
         }
         Ok(self.keys.insert(&key.digest.0, &*record)?.is_some())
@@ -168,7 +157,7 @@ impl<'t> Batch<'t> {
         self.key_ids.insert(&id, &key.digest.0)?;
         self.keys_by_project.insert(&*scoped(&key.project, &id), key.plane.as_bytes())?;
         self.keys_by_plane.insert(&*scoped(&key.plane, &id), ())?;
-        if self.format.has_three() {
+        if self.records.format.has_three() {
             self.keys_by_both.insert(&*within([&key.project, &key.plane], &id), ())?;
         }
         Ok(())
@@ -199,70 +188,12 @@ impl<'t> Batch<'t> {
         Ok(())
     }
 
-    fn create_resource(&mut self, resource: &Resource, counts: &mut Counts) -> Act<()> {
-        counts.more(Counted::Resources, &resource.project);
-        check_parts([&resource.kind, &resource.id, &resource.project])?;
-        let key = scoped(&resource.kind, resource.id.as_bytes());
-        if self.resources.insert(&*key, &*encode_resource(resource))?.is_some() {
-            return conflict(format!("{} is registered already", resource.reference()));
-        }
-        self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
-        Ok(())
-    }
-
-    fn update_resource(&mut self, resource: &Resource, counts: &mut Counts) -> Act<()> {
-        check_parts([&resource.kind, &resource.id, &resource.project])?;
-        let key = scoped(&resource.kind, resource.id.as_bytes());
-        let Some(stored) = self.stored_resource(&key)? else {
-            return conflict(format!("there is no resource {}", resource.reference()));
-        };
-        check_resource_update(&stored, resource)?;
-        counts.moved(Counted::Resources, &stored.project, &resource.project);
-        let new = (&*resource.project, resource.project_id);
-        let project_id = project_id_after((&stored.project, stored.project_id), new);
-        self.resources.insert(&*key, &*encode_resource(&Resource { project_id, ..resource.clone() }))?;
-        self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
-        self.resources_by_project.insert(&*scoped(&resource.project, &key), ())?;
-        Ok(())
-    }
-
-    fn delete_resource(&mut self, kind: &str, id: &str, version: u64, counts: &mut Counts) -> Act<()> {
-        check_parts([kind, id])?;
-        let key = scoped(kind, id.as_bytes());
-        let Some(stored) = self.stored_resource(&key)? else {
-            return conflict(format!("there is no resource {kind}:{id}"));
-        };
-        check_resource_deletion(&stored, version)?;
-        counts.fewer(Counted::Resources, &stored.project);
-        self.resources.remove(&*key)?;
-        self.resources_by_project.remove(&*scoped(&stored.project, &key))?;
-        Ok(())
-    }
-
-    fn give_project_id(&mut self, to: &ProjectItem, project: &str, id: ProjectId) -> Act<()> {
-        projects::demand_id(self.transaction, project, id)?;
-        let project_id = Some(id);
-        let lacks = |carried: Option<ProjectId>, name: &str| carried.is_none() && name == project;
-        match to {
-            ProjectItem::Key(key) => {
-                if let Some(key) = self.stored_key(key)?.filter(|key| lacks(key.project_id, &key.project)) {
-                    self.put_record(&ApiKey { project_id, ..key })?;
-                }
+    fn give_key_project_id(&mut self, id: &KeyId, project: &str, project_id: ProjectId) -> Act<()> {
+        match self.stored_key(id)? {
+            Some(key) if key.project_id.is_none() && key.project == project => {
+                self.put_record(&ApiKey { project_id: Some(project_id), ..key }).map(|_| ())
             }
-            ProjectItem::User(name) => users::give_project_id(self.transaction, name, (project, id), self.format)?,
-            ProjectItem::Resource { kind, id } => {
-                let place = scoped(kind, id.as_bytes());
-                let resource = self.stored_resource(&place)?;
-                if let Some(resource) = resource.filter(|resource| lacks(resource.project_id, &resource.project)) {
-                    self.resources.insert(&*place, &*encode_resource(&Resource { project_id, ..resource }))?;
-                }
-            }
+            _ => Ok(()),
         }
-        Ok(())
-    }
-
-    fn stored_resource(&self, key: &[u8]) -> Act<Option<Resource>> {
-        let Some(bytes) = self.resources.get(key)? else { return Ok(None) };
-        Ok(Some(decode_resource(bytes.value())?))
     }
 }

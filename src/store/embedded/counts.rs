@@ -6,9 +6,10 @@ use std::collections::HashMap;
 use redb::{ReadableTable, WriteTransaction};
 
 use super::super::keyspace::{self, Bytes, scope_end, scoped};
-use super::super::records::decode_user;
+use super::super::records::noun::Noun;
 use super::super::{Counted, Quota, StoreError};
 use super::act::{Act, Failure};
+use crate::domain::record::User;
 
 /// So many counts are kept; beyond that all are taken anew.
 const MOST_KEPT: usize = 30_000;
@@ -67,7 +68,8 @@ impl Counts {
     /// Counts the users of every project, and gives those of one.
     pub(super) fn count_users(&mut self, transaction: &WriteTransaction, project: &str) -> Act<u64> {
         for entry in transaction.open_table(keyspace::USERS)?.iter()? {
-            let user = decode_user(entry?.1.value())?;
+            let (name, bytes) = entry?;
+            let user = User::decode(name.value().as_bytes(), bytes.value())?;
             *self.known.entry((Counted::Users, user.project)).or_default() += 1;
         }
         self.has_users = true;

@@ -4,9 +4,12 @@ use redb::{ReadableTable, WriteTransaction};
 
 use super::super::StoreError;
 use super::super::keyspace::{self, id_key, rest_of, scoped, within};
-use super::super::records::{decode_audit, decode_key, decode_user};
+use super::super::records::audit::decode_audit;
+use super::super::records::key::decode_key;
+use super::super::records::noun::Noun;
 use super::act::Act;
 use super::{Embedded, damaged, journal};
+use crate::domain::record::User;
 
 impl Embedded {
     /// Makes the indexes of the third format anew, for a store that is about to be raised to it.
@@ -54,7 +57,7 @@ fn fill_users(transaction: &WriteTransaction) -> Act<()> {
     let mut index = transaction.open_table(keyspace::LISTED_USERS)?;
     for entry in transaction.open_table(keyspace::USERS)?.iter()? {
         let (name, bytes) = entry?;
-        if !decode_user(bytes.value())?.deleted {
+        if !User::decode(name.value().as_bytes(), bytes.value())?.deleted {
             index.insert(name.value(), ())?;
         }
     }

@@ -7,17 +7,14 @@ use redb::{ReadableTable, Table, WriteTransaction};
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
-use super::super::keyspace::{self, Bytes, is_part, rest_of_timed, scope, scoped, timed, within};
-use super::super::records::{decode_audit, decode_once, encode_audit, encode_once};
-use super::super::rules::{check_once, check_parts};
+use super::super::keyspace::{self, Bytes, is_part, scope, scoped, within};
+use super::super::records::audit::{decode_audit, encode_audit};
+use super::super::rules::check_parts;
 use super::super::search::{Beginning, ENOUGH, Search};
-use super::super::{AuditQuery, AuditRows, ONCE_KEPT, OnceRecord, StoreError};
+use super::super::{AuditQuery, AuditRows, OnceRecord, StoreError};
 use super::act::Act;
-use super::{Embedded, damaged, format_in, has_indexes};
+use super::{Embedded, damaged, format_in, has_indexes, records};
 use crate::domain::record::AuditEntry;
-
-/// How many idempotency keys are forgotten with each one that is added: more than one, so that they become fewer.
-const FORGOTTEN_AT_ONCE: usize = 8;
 
 impl Embedded {
     /// As [`super::super::Store::audit`].
@@ -117,10 +114,7 @@ impl Embedded {
     }
 
     pub fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        self.engine.read(|read| match read.open_table(keyspace::ONCE)?.get(digest)? {
-            Some(bytes) => Ok(Some(decode_once(*digest, bytes.value())?)),
-            None => Ok(None),
-        })
+        self.engine.read(|read| records::read(read, digest))
     }
 }
 
@@ -176,43 +170,6 @@ pub(super) fn list_by_actor(index: &mut Table<'_, Bytes, ()>, sequence: u64, ent
         let number = sequence.to_be_bytes();
         for project in [None, entry.project.as_deref()] {
             index.insert(&*within([&entry.actor, project.unwrap_or_default()], &number), ())?;
-        }
-    }
-    Ok(())
-}
-
-/// Notes the use of an idempotency key.
-pub(super) fn once(transaction: &WriteTransaction, once: &OnceRecord) -> Act<()> {
-    let mut known = transaction.open_table(keyspace::ONCE)?;
-    let mut by_time = transaction.open_table(keyspace::ONCE_BY_TIME)?;
-    let earlier = match known.get(&once.digest)? {
-        Some(bytes) => Some(decode_once(once.digest, bytes.value())?),
-        None => None,
-    };
-    if let Some(earlier) = earlier {
-        check_once(&earlier, once)?;
-        by_time.remove(&*timed(earlier.at, &once.digest))?;
-    }
-    known.insert(&once.digest, &*encode_once(once))?;
-    by_time.insert(&*timed(once.at, &once.digest), ())?;
-    drop((known, by_time));
-    forget(transaction, once.at)
-}
-
-/// Forgets a few idempotency keys that no longer count.
-fn forget(transaction: &WriteTransaction, now: Timestamp) -> Act<()> {
-    let mut known = transaction.open_table(keyspace::ONCE)?;
-    let mut by_time = transaction.open_table(keyspace::ONCE_BY_TIME)?;
-    let end = timed(now.minus(ONCE_KEPT), b"");
-    let mut old = Vec::new();
-    for entry in by_time.range::<&[u8]>(..&*end)?.take(FORGOTTEN_AT_ONCE) {
-        old.push(entry?.0.value().to_vec());
-    }
-    for key in old {
-        by_time.remove(&*key)?;
-        let digest: Option<&[u8; 32]> = rest_of_timed(&key).and_then(|digest| digest.try_into().ok());
-        if let Some(digest) = digest {
-            known.remove(digest)?;
         }
     }
     Ok(())

@@ -7,10 +7,10 @@ use tollgate_core::credential::KeyId;
 use tollgate_guard::digest::Digest;
 
 use super::super::keyspace::{self, Bytes, DigestKey, id_key, is_part, key_id, rest_of, scope_end, scoped};
-use super::super::records::decode_key;
+use super::super::records::key::decode_key;
 use super::super::{KeyLoad, KeyQuery, StoreError};
 use super::act::Act;
-use super::{Embedded, damaged, has_indexes, projects};
+use super::{Embedded, damaged, has_indexes, records};
 use crate::domain::record::ApiKey;
 
 /// Records that are passed over to come to the next one of a page, before it is looked up.
@@ -121,7 +121,7 @@ impl Embedded {
     pub fn load_key(&self, digests: &[Digest]) -> Result<Option<KeyLoad>, StoreError> {
         self.engine.read(|read| {
             let Some(key) = key_of_digests(&read.open_table(keyspace::KEYS)?, digests)? else { return Ok(None) };
-            let project = projects::stored(&read.open_table(keyspace::PROJECTS)?, &key.project)?;
+            let project = records::read(read, key.project.as_bytes())?;
             Ok(Some(KeyLoad { key, project }))
         })
     }

@@ -5,24 +5,25 @@ use std::path::Path;
 use std::time::Duration;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::{Format, UNFINISHED};
-use super::super::keyspace::{self, Bytes, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key, timed};
+use super::super::keyspace::{self, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key};
 use super::super::migration::{Begun, Kind, Page, Record};
-use super::super::records::{
-    decode_audit, decode_ended_session, decode_once, decode_project, decode_resource, decode_sessions,
-    decode_signing_key, decode_user, encode_audit, encode_ended_session, encode_once, encode_project,
-};
+use super::super::records::audit::{decode_audit, encode_audit};
+use super::super::records::noun::{Noun, Tables, replace};
+use super::super::records::{resource, signing_key, user};
 use super::super::rules::check_parts;
-use super::super::{PepperCheck, StoreError, Write};
+use super::super::{OnceRecord, PepperCheck, StoreError, Write};
 use super::act::{Act, conflict};
 use super::batch::Batch;
 use super::counts::Counts;
 use super::engine::Admits;
 use super::keys::{indexed_key, known_id};
-use super::{Embedded, indexes, journal, sessions};
-use crate::domain::record::{AuditEntry, EndedSession};
+use super::records::Records;
+use super::{Embedded, indexes, journal, records};
+use crate::domain::record::{AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
 
 impl Embedded {
     /// As [`Embedded::open`], also a store that a migration has begun to fill.
@@ -64,7 +65,7 @@ impl Embedded {
                     // The source may have been raised meanwhile, with records that were carried over before.
                     indexes::fill(transaction)?;
                 }
-                return Batch::begin(transaction, format)?.number();
+                return Batch::begin(transaction, format, &mut Counts::default())?.number();
             }
             Ok(0)
         })?;
@@ -76,33 +77,18 @@ impl Embedded {
     pub(in crate::store) fn page(&self, kind: Kind, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
         let records = self.engine.read(|read| match kind {
             Kind::Keys => keys(read, after, limit),
-            Kind::Projects => {
-                named(read, keyspace::PROJECTS, after, limit, |bytes| Ok(Record::Project(decode_project(bytes)?)))
-            }
-            Kind::Users => named(read, keyspace::USERS, after, limit, |bytes| Ok(Record::User(decode_user(bytes)?))),
-            Kind::EndedSessions => named(read, keyspace::ENDED_SESSIONS, after, limit, |bytes| {
-                Ok(Record::EndedSession(decode_ended_session(bytes)?))
-            }),
-            Kind::Sessions => {
-                let after = after.and_then(|after| std::str::from_utf8(after).ok());
-                behind(read, keyspace::SESSIONS, after, limit, |user, bytes| {
-                    Ok(Record::Sessions(decode_sessions(bytes, user)?))
-                })
-            }
-            Kind::SigningKeys => named(read, keyspace::SIGNING_KEYS, after, limit, |bytes| {
-                Ok(Record::SigningKey(decode_signing_key(bytes)?))
-            }),
-            Kind::Resources => behind(read, keyspace::RESOURCES, after, limit, |_, bytes| {
-                Ok(Record::Resource(decode_resource(bytes)?))
-            }),
+            Kind::Projects => all::<Project>(read, after, limit),
+            Kind::Users => all::<User>(read, after, limit),
+            Kind::EndedSessions => all::<EndedSession>(read, after, limit),
+            Kind::Sessions => all::<UserSessions>(read, after, limit),
+            Kind::SigningKeys => all::<SigningKey>(read, after, limit),
+            Kind::Resources => all::<Resource>(read, after, limit),
+            Kind::Once => all::<OnceRecord>(read, after, limit),
             Kind::Peppers => behind(read, keyspace::PEPPERS, after.map(number), limit, |version, check| {
                 Ok(Record::Pepper(PepperCheck { version, check: *check }))
             }),
             Kind::LastUses => behind(read, keyspace::LAST_USED, array(after).as_ref(), limit, |id, at| {
                 Ok(Record::LastUse(known_id(id)?, Timestamp::from_millis(at)))
-            }),
-            Kind::Once => behind(read, keyspace::ONCE, array(after).as_ref(), limit, |digest, bytes| {
-                Ok(Record::Once(decode_once(*digest, bytes)?))
             }),
             Kind::Audit => behind(read, keyspace::AUDIT, array(after).map(u64::from_be_bytes), limit, |_, bytes| {
                 Ok(Record::Audit(decode_audit(bytes)?))
@@ -118,60 +104,42 @@ impl Embedded {
             if stored != Some(UNFINISHED) {
                 return conflict("no migration fills this store".to_owned());
             }
-            let (mut ordinary, mut others) = (Vec::new(), Vec::new());
-            for record in records {
-                match record {
-                    Record::Key(key) => ordinary.push(Write::CreateKey(key.clone())),
-                    Record::Resource(resource) => ordinary.push(Write::CreateResource(resource.clone())),
-                    Record::User(user) => ordinary.push(Write::CreateUser(user.clone())),
-                    Record::SigningKey(key) => ordinary.push(Write::CreateSigningKey(key.clone())),
-                    other => others.push(other),
-                }
-            }
-            let mut tables = Batch::begin(transaction, format)?;
-            for step in &ordinary {
-                tables.step(step, &mut Counts::default())?;
-            }
-            drop(tables);
-            others.into_iter().try_for_each(|record| put(transaction, record, format))
+            let mut counts = Counts::default();
+            let mut batch = Batch::begin(transaction, format, &mut counts)?;
+            records.iter().try_for_each(|record| put(&mut batch, record))
         })
     }
 }
 
-/// Puts a record that no ordinary write makes as it is.
-fn put(transaction: &WriteTransaction, record: &Record, format: Format) -> Act<()> {
+fn put(batch: &mut Batch<'_, '_>, record: &Record) -> Act<()> {
+    let transaction = batch.records.transaction;
     let was_there = match record {
-        Record::Project(project) => {
-            check_parts([&project.name])?;
-            let mut projects = transaction.open_table(keyspace::PROJECTS)?;
-            projects.insert(&*project.name, &*encode_project(project))?.is_some()
-        }
-        Record::EndedSession(session) => put_ended_session(transaction, session)?,
-        Record::Sessions(sessions) => sessions::import(transaction, sessions)?,
+        Record::Key(key) => return batch.step(&Write::CreateKey(key.clone())),
+        Record::Resource(resource) => return resource::create(&mut batch.records, resource),
+        Record::User(user) => return user::create(&mut batch.records, user),
+        Record::SigningKey(key) => return signing_key::create(&mut batch.records, key),
+        Record::Project(project) => return put_new(&mut batch.records, project, &project.name),
+        Record::EndedSession(session) => return put_new(&mut batch.records, session, &session.id),
+        Record::Sessions(sessions) => return put_new(&mut batch.records, sessions, &sessions.user),
+        Record::Once(once) => return put_new(&mut batch.records, once, ""),
+        Record::Audit(row) => return put_row(transaction, row, batch.records.format),
         Record::Pepper(pepper) => {
             transaction.open_table(keyspace::PEPPERS)?.insert(pepper.version, &pepper.check)?.is_some()
         }
         Record::LastUse(id, at) => {
             transaction.open_table(keyspace::LAST_USED)?.insert(&id_key(id), at.as_millis())?.is_some()
         }
-        Record::Once(once) => {
-            let mut by_time = transaction.open_table(keyspace::ONCE_BY_TIME)?;
-            by_time.insert(&*timed(once.at, &once.digest), ())?;
-            transaction.open_table(keyspace::ONCE)?.insert(&once.digest, &*encode_once(once))?.is_some()
-        }
-        Record::Audit(row) => return put_row(transaction, row, format),
-        // The ordinary writes have made these.
-        Record::User(_) | Record::SigningKey(_) | Record::Resource(_) | Record::Key(_) => false,
     };
     if was_there { conflict(format!("{} is there already", record.name())) } else { Ok(()) }
 }
 
-fn put_ended_session(transaction: &WriteTransaction, session: &EndedSession) -> Act<bool> {
-    check_parts([&session.id])?;
-    let mut by_expiry = transaction.open_table(keyspace::ENDED_SESSIONS_BY_EXPIRY)?;
-    by_expiry.insert(&*timed(session.expires_at, session.id.as_bytes()), ())?;
-    let mut sessions = transaction.open_table(keyspace::ENDED_SESSIONS)?;
-    Ok(sessions.insert(&*session.id, &*encode_ended_session(session))?.is_some())
+/// Puts a record that no ordinary write makes as it is. `part` stands in keys beside other texts.
+fn put_new<N: Noun>(records: &mut Records<'_, '_>, record: &N, part: &str) -> Act<()> {
+    check_parts([part])?;
+    if records.value::<N>(&record.place())?.is_some() {
+        return conflict(format!("{} is there already", record.name()));
+    }
+    replace(records, None, record)
 }
 
 /// Behind the last one, with the number that it has.
@@ -193,16 +161,9 @@ fn keys(read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<R
     })
 }
 
-/// As [`behind`], where the names are texts.
-fn named(
-    read: &ReadTransaction,
-    table: TableDefinition<'_, &'static str, Bytes>,
-    after: Option<&[u8]>,
-    limit: usize,
-    record: impl Fn(&[u8]) -> Act<Record>,
-) -> Act<Vec<Record>> {
-    let after = after.and_then(|after| std::str::from_utf8(after).ok());
-    behind(read, table, after, limit, |_, bytes| record(bytes))
+/// A page of a kind.
+fn all<N: Noun + Into<Record>>(read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<Record>> {
+    Ok(records::page::<N>(read, after, limit)?.into_iter().map(N::into).collect())
 }
 
 /// A page of a table, behind this key.

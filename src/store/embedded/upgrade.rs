@@ -5,18 +5,22 @@ use std::rc::Rc;
 
 use redb::{ReadableTable, WriteTransaction};
 use tollgate_core::credential::ProjectId;
-use tollgate_core::resource::EVERY;
+use tollgate_core::resource::{EVERY, Resource};
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, META_FORMAT};
-use super::super::records::{decode_key, decode_resource, decode_user};
+use super::super::records::key::decode_key;
+use super::super::records::noun::{Noun, Tables};
+use super::super::records::{project, user};
 use super::super::upgrade::{Upgraded, user_id, with_id};
 use super::super::{ProjectItem, StoreError, Write};
 use super::act::Act;
 use super::batch::Batch;
 use super::counts::Counts;
-use super::{Embedded, format_in, indexes, projects, users};
+use super::records::Records;
+use super::{Embedded, format_in, indexes};
+use crate::domain::record::{Project, User};
 
 impl Embedded {
     pub(in crate::store) fn upgrade(&self) -> Result<Upgraded, StoreError> {
@@ -29,7 +33,7 @@ impl Embedded {
             let rewritten = give_ids(transaction)?;
             indexes::fill(transaction)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
-            let sequence = Batch::begin(transaction, Format::NEWEST)?.number()?;
+            let sequence = Batch::begin(transaction, Format::NEWEST, &mut Counts::default())?.number()?;
             Ok((Upgraded { was, rewritten, passed_over: Vec::new() }, sequence))
         })?;
         self.engine.acknowledge(sequence);
@@ -52,7 +56,11 @@ struct Homes<'t> {
     ids: HashMap<Rc<str>, ProjectId>,
 }
 
-impl Homes<'_> {
+impl<'t> Homes<'t> {
+    fn records<'c>(&self, counts: &'c mut Counts) -> Records<'t, 'c> {
+        Records { transaction: self.transaction, format: Format::NEWEST, counts }
+    }
+
     fn give_to_keys(&mut self) -> Act<u64> {
         let mut found = Vec::new();
         for entry in self.transaction.open_table(keyspace::KEYS)?.iter()? {
@@ -69,7 +77,8 @@ impl Homes<'_> {
     fn give_to_users(&mut self) -> Act<u64> {
         let (mut found, mut without, mut count) = (Vec::new(), Vec::new(), 0);
         for entry in self.transaction.open_table(keyspace::USERS)?.iter()? {
-            let user = decode_user(entry?.1.value())?;
+            let (name, bytes) = entry?;
+            let user = User::decode(name.value().as_bytes(), bytes.value())?;
             let home = match user.project_id {
                 None => self.of(&user.project, user.created_at)?,
                 Some(_) => None,
@@ -81,7 +90,7 @@ impl Homes<'_> {
             found.extend(home.map(|home| (user.name, home)));
         }
         for name in &without {
-            users::give_id(self.transaction, name, user_id()?, Format::NEWEST)?;
+            user::give_id(&mut self.records(&mut Counts::default()), name, user_id()?)?;
         }
         self.give(found, ProjectItem::User)?;
         Ok(count)
@@ -90,7 +99,8 @@ impl Homes<'_> {
     fn give_to_resources(&mut self) -> Act<u64> {
         let mut found = Vec::new();
         for entry in self.transaction.open_table(keyspace::RESOURCES)?.iter()? {
-            let resource = decode_resource(entry?.1.value())?;
+            let (place, bytes) = entry?;
+            let resource = Resource::decode(place.value(), bytes.value())?;
             if resource.project_id.is_none()
                 && let Some(home) = self.of(&resource.project, resource.created_at)?
             {
@@ -110,11 +120,12 @@ impl Homes<'_> {
     }
 
     fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> ProjectItem) -> Act<u64> {
-        let (mut batch, count) = (Batch::begin(self.transaction, Format::NEWEST)?, found.len() as u64);
+        let (mut counts, count) = (Counts::default(), found.len() as u64);
+        let mut batch = Batch::begin(self.transaction, Format::NEWEST, &mut counts)?;
         for (what, home) in found {
             if let Some(id) = self.ids.get(&home) {
                 let step = Write::GiveProjectId { to: belonging(what), project: home.to_string(), id: *id };
-                batch.step(&step, &mut Counts::default())?;
+                batch.step(&step)?;
             }
         }
         Ok(count)
@@ -128,12 +139,13 @@ impl Homes<'_> {
         if let Some((name, _)) = self.ids.get_key_value(project) {
             return Ok(Some(Rc::clone(name)));
         }
-        let known = projects::stored(&self.transaction.open_table(keyspace::PROJECTS)?, project)?;
+        let mut counts = Counts::default();
+        let known: Option<Project> = self.records(&mut counts).find(project.as_bytes())?;
         let id = match known.as_ref().and_then(|known| known.id) {
             Some(id) => id,
             None => {
                 let (new, id) = with_id(known, project, since)?;
-                projects::put(self.transaction, &new, Format::NEWEST)?;
+                project::put(&mut self.records(&mut counts), &new)?;
                 id
             }
         };

@@ -6,11 +6,10 @@ use tollgate_guard::time::Timestamp;
 
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
 use crate::store::format::Format;
-use crate::store::keyspace::{id_key, scoped};
-use crate::store::records::{
-    encode_audit, encode_ended_session, encode_key, encode_once, encode_project, encode_resource, encode_sessions,
-    encode_signing_key, encode_user,
-};
+use crate::store::keyspace::id_key;
+use crate::store::records::audit::encode_audit;
+use crate::store::records::key::encode_key;
+use crate::store::records::noun::Noun;
 use crate::store::{OnceRecord, PepperCheck, SESSION_KEPT};
 
 /// A kind of record. What takes rights away stands before what gives them.
@@ -80,20 +79,41 @@ pub enum Record {
     Audit(AuditEntry),
 }
 
+macro_rules! into_record {
+    ($($noun:ty => $kind:ident),* $(,)?) => {
+        $(impl From<$noun> for Record {
+            fn from(record: $noun) -> Self {
+                Self::$kind(record)
+            }
+        })*
+    };
+}
+
+into_record! {
+    Project => Project,
+    User => User,
+    EndedSession => EndedSession,
+    UserSessions => Sessions,
+    SigningKey => SigningKey,
+    Resource => Resource,
+    ApiKey => Key,
+    OnceRecord => Once,
+}
+
 impl Record {
     /// Where it stands among those of its kind: in this order every store gives them.
     pub fn place(&self) -> Vec<u8> {
         match self {
-            Self::Project(project) => project.name.clone().into_bytes(),
-            Self::User(user) => user.name.clone().into_bytes(),
-            Self::EndedSession(session) => session.id.clone().into_bytes(),
-            Self::Sessions(sessions) => sessions.user.clone().into_bytes(),
-            Self::SigningKey(key) => key.id.clone().into_bytes(),
+            Self::Project(project) => project.place(),
+            Self::User(user) => user.place(),
+            Self::EndedSession(session) => session.place(),
+            Self::Sessions(sessions) => sessions.place(),
+            Self::SigningKey(key) => key.place(),
             Self::Pepper(pepper) => pepper.version.to_be_bytes().to_vec(),
-            Self::Resource(resource) => scoped(&resource.kind, resource.id.as_bytes()),
+            Self::Resource(resource) => resource.place(),
             Self::Key(key) => id_key(&key.id).to_vec(),
             Self::LastUse(id, _) => id_key(id).to_vec(),
-            Self::Once(once) => once.digest.to_vec(),
+            Self::Once(once) => once.place(),
             Self::Audit(row) => row.sequence.to_be_bytes().to_vec(),
         }
     }
@@ -101,16 +121,16 @@ impl Record {
     /// All of it, the same for equal records.
     pub(super) fn bytes(&self) -> Vec<u8> {
         match self {
-            Self::Project(project) => encode_project(project),
-            Self::User(user) => encode_user(user, Format::NEWEST),
-            Self::EndedSession(session) => encode_ended_session(session),
-            Self::Sessions(sessions) => encode_sessions(sessions),
-            Self::SigningKey(key) => encode_signing_key(key),
+            Self::Project(project) => project.encode(Format::NEWEST),
+            Self::User(user) => user.encode(Format::NEWEST),
+            Self::EndedSession(session) => session.encode(Format::NEWEST),
+            Self::Sessions(sessions) => sessions.encode(Format::NEWEST),
+            Self::SigningKey(key) => key.encode(Format::NEWEST),
             Self::Pepper(pepper) => [&pepper.version.to_be_bytes()[..], &pepper.check].concat(),
-            Self::Resource(resource) => encode_resource(resource),
+            Self::Resource(resource) => resource.encode(Format::NEWEST),
             Self::Key(key) => encode_key(key),
             Self::LastUse(id, at) => [&id_key(id)[..], &at.as_millis().to_be_bytes()].concat(),
-            Self::Once(once) => [&once.digest[..], &encode_once(once)].concat(),
+            Self::Once(once) => [once.place(), once.encode(Format::NEWEST)].concat(),
             Self::Audit(row) => encode_audit(row),
         }
     }
@@ -118,16 +138,16 @@ impl Record {
     /// What people call it.
     pub fn name(&self) -> String {
         match self {
-            Self::Project(project) => format!("project {}", project.name),
-            Self::User(user) => format!("user {}", user.name),
-            Self::EndedSession(session) => format!("the end of session {}", session.id),
-            Self::Sessions(sessions) => format!("the sessions of user {}", sessions.user),
-            Self::SigningKey(key) => format!("signing key {}", key.id),
+            Self::Project(project) => Noun::name(project),
+            Self::User(user) => Noun::name(user),
+            Self::EndedSession(session) => session.name(),
+            Self::Sessions(sessions) => sessions.name(),
+            Self::SigningKey(key) => key.name(),
             Self::Pepper(pepper) => format!("the check value of pepper version {}", pepper.version),
-            Self::Resource(resource) => resource.reference().to_string(),
+            Self::Resource(resource) => resource.name(),
             Self::Key(key) => format!("key {}", key.id),
             Self::LastUse(id, _) => format!("the last use of key {id}"),
-            Self::Once(once) => format!("the idempotency key that made {}", once.target),
+            Self::Once(once) => once.name(),
             Self::Audit(row) => format!("row {} of the audit log", row.sequence),
         }
     }

@@ -1,7 +1,24 @@
 //! What is written is read again, and no bytes are a panic. Never touches a store.
 
-use super::*;
 use proptest::prelude::*;
+use prost::Message;
+use tollgate_core::credential::{KeyId, ProjectId, UserId};
+use tollgate_core::resource::Resource;
+use tollgate_guard::digest::Digest;
+use tollgate_guard::time::Timestamp;
+
+use super::super::format::Format;
+use super::super::{OnceRecord, StoreError};
+use super::audit::{decode_audit, encode_audit};
+use super::key::{decode_key, encode_key};
+use super::noun::Noun;
+use super::wire;
+use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Outcome, SigningKey, User};
+
+/// As it is read from where it was written.
+fn again<N: Noun>(record: &N, format: Format) -> N {
+    N::decode(&record.place(), &record.encode(format)).unwrap()
+}
 
 fn full_key() -> ApiKey {
     ApiKey {
@@ -54,9 +71,26 @@ fn records_come_back_as_they_were() {
         ..full
     };
     assert_eq!(decode_key(&encode_key(&bare)).unwrap(), bare);
-    assert_eq!(decode_resource(&encode_resource(&resource())).unwrap(), resource());
+    assert_eq!(again(&resource(), Format::NEWEST), resource());
     let unowned = Resource { owner: None, project_id: None, ..resource() };
-    assert_eq!(decode_resource(&encode_resource(&unowned)).unwrap(), unowned);
+    assert_eq!(again(&unowned, Format::NEWEST), unowned);
+}
+
+#[test]
+fn a_record_in_the_place_of_another_is_damage() {
+    let moved = resource().encode(Format::NEWEST);
+    for place in [b"workload\0w-2".as_slice(), b"run\0w-1", b"workloadw-1", b""] {
+        assert!(matches!(Resource::decode(place, &moved), Err(StoreError::Damaged(_))), "{place:?}");
+    }
+    let ended = EndedSession {
+        id: "s".to_owned(),
+        user: "u".to_owned(),
+        ended_at: Timestamp::from_millis(1),
+        expires_at: Timestamp::from_millis(2),
+    };
+    let moved = ended.encode(Format::NEWEST);
+    assert_eq!(EndedSession::decode(b"s", &moved), Ok(ended));
+    assert!(matches!(EndedSession::decode(b"t", &moved), Err(StoreError::Damaged(_))));
 }
 
 #[test]
@@ -65,8 +99,8 @@ fn fields_of_a_later_version_are_passed_over() {
     let later = [0xc2, 0x0c, 3, b'n', b'e', b'w', 0xc8, 0x0c, 1];
     let key = [encode_key(&full_key()), later.to_vec()].concat();
     assert_eq!(decode_key(&key).unwrap(), full_key());
-    let thing = [encode_resource(&resource()), later.to_vec()].concat();
-    assert_eq!(decode_resource(&thing).unwrap(), resource());
+    let thing = [resource().encode(Format::NEWEST), later.to_vec()].concat();
+    assert_eq!(Resource::decode(&resource().place(), &thing).unwrap(), resource());
 }
 
 #[test]
@@ -78,10 +112,10 @@ fn what_is_no_record_is_damage() {
     for bytes in [short_digest.encode_to_vec(), bad_id.encode_to_vec(), bad_link.encode_to_vec(), vec![], vec![255]] {
         assert!(matches!(decode_key(&bytes), Err(StoreError::Damaged(_))));
     }
-    assert!(matches!(decode_resource(&[8]), Err(StoreError::Damaged(_))));
+    assert!(matches!(Resource::decode(b"", &[8]), Err(StoreError::Damaged(_))));
     // A row that does not say how it ended, and an idempotency key without a fingerprint.
     assert!(matches!(decode_audit(&[]), Err(StoreError::Damaged(_))));
-    assert!(matches!(decode_once([0; 32], &[]), Err(StoreError::Damaged(_))));
+    assert!(matches!(OnceRecord::decode(&[0; 32], &[]), Err(StoreError::Damaged(_))));
 }
 
 fn texts() -> impl Strategy<Value = Vec<String>> {
@@ -125,8 +159,8 @@ prop_compose! {
 proptest! {
     #[test]
     fn users_come_back_as_they_were(user in users()) {
-        let older = decode_user(&encode_user(&user, Format::Two)).unwrap();
-        let newer = decode_user(&encode_user(&user, Format::Three)).unwrap();
+        let older = again(&user, Format::Two);
+        let newer = again(&user, Format::Three);
         prop_assert_eq!(&newer, &user);
         prop_assert_eq!(older, User { id: None, project_id: None, freed: false, ..user }, "what the older format does not have is not written in it");
     }
@@ -143,26 +177,26 @@ proptest! {
         sealed in proptest::collection::vec(any::<u8>(), 0..200),
     ) {
         let key = SigningKey { id: id.clone(), sealed, created_at: ended_at };
-        prop_assert_eq!(decode_signing_key(&encode_signing_key(&key)).unwrap(), key);
+        prop_assert_eq!(again(&key, Format::NEWEST), key);
         let session = EndedSession { id, user, ended_at, expires_at };
-        prop_assert_eq!(decode_ended_session(&encode_ended_session(&session)).unwrap(), session);
+        prop_assert_eq!(again(&session, Format::NEWEST), session);
     }
 
     #[test]
     fn idempotency_keys_come_back_as_they_were(digest: [u8; 32], fingerprint: [u8; 32], target in ".{0,20}", at in times()) {
         let once = OnceRecord { digest, fingerprint, target, at };
-        prop_assert_eq!(decode_once(digest, &encode_once(&once)).unwrap(), once);
+        prop_assert_eq!(again(&once, Format::NEWEST), once);
     }
 
     #[test]
     fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode_key(&bytes);
-        let _ = decode_resource(&bytes);
-        let _ = decode_user(&bytes);
-        let _ = decode_ended_session(&bytes);
-        let _ = decode_signing_key(&bytes);
+        let _ = Resource::decode(b"", &bytes);
+        let _ = User::decode(b"", &bytes);
+        let _ = EndedSession::decode(b"", &bytes);
+        let _ = SigningKey::decode(b"", &bytes);
         let _ = decode_audit(&bytes);
-        let _ = decode_once([0; 32], &bytes);
+        let _ = OnceRecord::decode(&[0; 32], &bytes);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::domain::change::{LogEntry, Renewal};
 use crate::store::StoreError;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
-use crate::store::records::decode_event;
+use crate::store::records::event::decode_event;
 
 /// How long an answer may take, beyond what it was asked to wait.
 const LIMIT: Duration = Duration::from_millis(400);

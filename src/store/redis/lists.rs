@@ -5,14 +5,14 @@ use tollgate_core::credential::KeyId;
 use tollgate_core::resource::Resource;
 use tollgate_guard::digest::Digest;
 
-use super::loads::{checked_resource, checked_user};
+use super::loads::found;
 use super::scripts::{LIST, ROWS, bytes, text};
-use super::values::key_of;
+use super::values::{key_of, record_of};
 use super::{Redis, texts};
-use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, SigningKey, User};
+use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, SigningKey, User, UserSessions};
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
-use crate::store::records::{decode_audit, decode_once, decode_project, decode_sessions, decode_signing_key};
+use crate::store::records::audit::decode_audit;
 use crate::store::search::{Beginning, ENOUGH, Search};
 use crate::store::{AuditQuery, AuditRows, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
 
@@ -117,11 +117,8 @@ impl Redis {
             }
         }
         let place = Place { records: names::RESOURCES, pointers: "" };
-        let resource = |(member, value): (String, Vec<u8>)| {
-            let (kind, id) = member.split_once('\0').unwrap_or((&member, ""));
-            checked_resource(&value, kind, id)
-        };
-        self.listed(range, place).await?.into_iter().map(resource).collect()
+        let entries = self.listed(range, place).await?;
+        entries.iter().map(|(member, value)| record_of(member.as_bytes(), value)).collect()
     }
 
     pub async fn project(&self, name: &str) -> Result<Option<Project>, StoreError> {
@@ -131,11 +128,11 @@ impl Redis {
     pub async fn projects(&self, after: Option<&str>, limit: usize) -> Result<Vec<Project>, StoreError> {
         let place = Place { records: names::PROJECTS, pointers: "" };
         let entries = self.listed(Range::all(names::PROJECT_LIST, limit).after(after), place).await?;
-        entries.iter().map(|(_, value)| decode_project(value)).collect()
+        entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
 
     pub async fn user(&self, name: &str) -> Result<Option<User>, StoreError> {
-        self.record(names::user(name)).await?.map(|value| checked_user(&value, name)).transpose()
+        found(self.record(names::user(name)).await?.as_deref(), name.as_bytes())
     }
 
     pub async fn users(&self, query: &UserQuery) -> Result<Vec<User>, StoreError> {
@@ -146,27 +143,27 @@ impl Redis {
         };
         let range = Range::all(list, query.limit).after(query.after.as_deref());
         let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
-        entries.iter().map(|(name, value)| checked_user(value, name)).collect()
+        entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
 
     /// As [`crate::store::Store::users_of_plain_name`].
     pub async fn users_of_plain_name(&self, plain: &str, limit: usize) -> Result<Vec<User>, StoreError> {
         let range = Range::all(names::users_of_plain_name(plain), limit);
         let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
-        entries.iter().map(|(name, value)| checked_user(value, name)).collect()
+        entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
 
     /// As [`crate::store::Store::sessions`].
     pub async fn sessions(&self, user: &str) -> Result<Vec<OpenSession>, StoreError> {
-        let known = self.record(names::sessions(user)).await?.map(|value| decode_sessions(&value, user)).transpose()?;
+        let known: Option<UserSessions> = found(self.record(names::sessions(user)).await?.as_deref(), user.as_bytes())?;
         Ok(known.map_or_else(Vec::new, |known| known.sessions))
     }
 
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
         let place = Place { records: names::SIGNING_KEYS, pointers: "" };
         let entries = self.listed(Range::all(names::SIGNING_KEY_LIST, usize::MAX), place).await?;
-        let keys: Result<Vec<_>, _> = entries.iter().map(|(_, value)| decode_signing_key(value)).collect();
-        let mut keys = keys?;
+        let keys = entries.iter().map(|(id, value)| record_of(id.as_bytes(), value));
+        let mut keys = keys.collect::<Result<Vec<SigningKey>, _>>()?;
         keys.sort_by_key(|key| key.created_at);
         Ok(keys)
     }
@@ -185,7 +182,7 @@ impl Redis {
     }
 
     pub async fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        self.record(names::once(digest)).await?.map(|value| decode_once(*digest, &value)).transpose()
+        found(self.record(names::once(digest)).await?.as_deref(), digest)
     }
 
     pub async fn has_no_keys(&self) -> Result<bool, StoreError> {

@@ -4,11 +4,12 @@ use tollgate_core::resource::Resource;
 use tollgate_guard::digest::Digest;
 
 use super::Redis;
-use super::values::{key_of, user_of};
-use crate::domain::record::{ApiKey, Project, User};
+use super::values::{key_of, record_of};
+use crate::domain::record::{ApiKey, EndedSession, Project, User};
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
-use crate::store::records::{decode_ended_session, decode_project, decode_resource};
+use crate::store::records::noun::Noun;
+use crate::store::records::resource;
 use crate::store::{AsOf, KeyLoad, SessionLoad, StoreError};
 
 impl Redis {
@@ -20,7 +21,7 @@ impl Redis {
         let found = match stood {
             Some((digest, value)) => {
                 let key = checked_key(&value, digest)?;
-                let project = project_named(read.project.as_deref(), &key.project)?;
+                let project = found(read.project.as_deref(), key.project.as_bytes())?;
                 Some(KeyLoad { key, project })
             }
             None => None,
@@ -32,10 +33,10 @@ impl Redis {
     pub async fn load_session(&self, user: &str, session: &str) -> Result<AsOf<SessionLoad>, StoreError> {
         let read = self.read(&[names::user(user), names::ended_session(session)], 1).await?;
         let mut values = read.values.into_iter();
-        let user = values.next().flatten().map(|value| checked_user(&value, user)).transpose()?;
-        let ended = is_end(values.next().flatten().as_deref(), session)?;
+        let user: Option<User> = found(values.next().flatten().as_deref(), user.as_bytes())?;
+        let ended = found::<EndedSession>(values.next().flatten().as_deref(), session.as_bytes())?.is_some();
         let project = match &user {
-            Some(user) => project_named(read.project.as_deref(), &user.project)?,
+            Some(user) => found(read.project.as_deref(), user.project.as_bytes())?,
             None => None,
         };
         Ok(AsOf { found: SessionLoad { user, ended, project }, position: Some(read.position) })
@@ -43,21 +44,19 @@ impl Redis {
 
     pub async fn load_resource(&self, kind: &str, id: &str) -> Result<AsOf<Option<Resource>>, StoreError> {
         let mut read = self.read(&[names::resource(kind, id)], 0).await?;
-        let found = match read.values.pop().flatten() {
-            Some(value) if is_part(kind) && is_part(id) => Some(checked_resource(&value, kind, id)?),
-            _ => None,
-        };
+        let value = read.values.pop().flatten().filter(|_| is_part(kind) && is_part(id));
+        let found = found(value.as_deref(), &resource::place(kind, id))?;
         Ok(AsOf { found, position: Some(read.position) })
     }
 
     pub async fn load_project(&self, name: &str) -> Result<AsOf<Option<Project>>, StoreError> {
         let mut read = self.read(&[names::project(name)], 0).await?;
-        let found = project_named(read.values.pop().flatten().as_deref(), name)?;
+        let found = found(read.values.pop().flatten().as_deref(), name.as_bytes())?;
         Ok(AsOf { found, position: Some(read.position) })
     }
 
     pub async fn ended_session(&self, id: &str) -> Result<bool, StoreError> {
-        is_end(self.record(names::ended_session(id)).await?.as_deref(), id)
+        Ok(found::<EndedSession>(self.record(names::ended_session(id)).await?.as_deref(), id.as_bytes())?.is_some())
     }
 
     /// Whether a load would succeed.
@@ -71,25 +70,9 @@ fn checked_key(value: &[u8], digest: &Digest) -> Result<ApiKey, StoreError> {
     if key.digest.matches(digest) { Ok(key) } else { misplaced(&format!("key {}", key.id)) }
 }
 
-pub(super) fn checked_user(value: &[u8], name: &str) -> Result<User, StoreError> {
-    let user = user_of(value)?;
-    if user.name == name { Ok(user) } else { misplaced(&format!("user {}", user.name)) }
-}
-
-pub(super) fn checked_resource(value: &[u8], kind: &str, id: &str) -> Result<Resource, StoreError> {
-    let resource = decode_resource(value)?;
-    if resource.kind == kind && resource.id == id { Ok(resource) } else { misplaced(&resource.reference().to_string()) }
-}
-
-fn project_named(value: Option<&[u8]>, name: &str) -> Result<Option<Project>, StoreError> {
-    let Some(value) = value else { return Ok(None) };
-    let project = decode_project(value)?;
-    if project.name == name { Ok(Some(project)) } else { misplaced(&format!("project {}", project.name)) }
-}
-
-fn is_end(value: Option<&[u8]>, id: &str) -> Result<bool, StoreError> {
-    let Some(value) = value else { return Ok(false) };
-    if decode_ended_session(value)?.id == id { Ok(true) } else { misplaced(&format!("the end of session {id}")) }
+/// A record that was asked for by its place.
+pub(super) fn found<N: Noun>(value: Option<&[u8]>, place: &[u8]) -> Result<Option<N>, StoreError> {
+    value.map(|value| record_of(place, value)).transpose()
 }
 
 fn misplaced<T>(what: &str) -> Result<T, StoreError> {

@@ -11,30 +11,30 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tollgate_core::credential::KeyId;
+use tollgate_core::resource::Resource;
 use tollgate_guard::slots::Touched;
 use tollgate_guard::time::Timestamp;
 
 use super::Redis;
-use super::batch::{ONCE_SPARE, list_key, put_key, put_resource, put_row, put_sessions, put_user};
+use super::batch::{list_key, put_key, put_row};
 use super::connection::Connection;
 use super::heard::heard_of;
-use super::loads::{checked_resource, checked_user};
 use super::scripts::{
     Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, ScriptError, bytes, explained, list, lost, run, text, unreadable,
 };
 use super::standing::Standing;
-use super::values::key_of;
-use super::write_set::{Seen, WriteSet};
+use super::values::{key_of, name_of, record_of};
+use super::write_set::{Halt, Seen, Step, WriteSet};
 use crate::domain::change::Event;
-use crate::domain::record::AuditEntry;
+use crate::domain::record::{AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
-use crate::store::records::{
-    decode_audit, decode_ended_session, decode_once, decode_project, decode_sessions, decode_signing_key,
-    encode_ended_session, encode_event, encode_once, encode_project, encode_signing_key,
-};
-use crate::store::{ONCE_KEPT, PepperCheck, SESSION_KEPT, StoreError};
+use crate::store::records::audit::decode_audit;
+use crate::store::records::event::encode_event;
+use crate::store::records::noun::{Noun, keep, replace};
+use crate::store::records::{once, session};
+use crate::store::{OnceRecord, PepperCheck, StoreError};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -50,8 +50,8 @@ pub(in crate::store) struct Migrant {
     lineage: String,
     /// Where the records come from that are put here.
     origin: Mutex<String>,
-    /// The names of records that are on no list.
-    scanned: Mutex<HashMap<Kind, Arc<[String]>>>,
+    /// The places of records that are on no list.
+    scanned: Mutex<HashMap<Kind, Arc<[Vec<u8>]>>>,
 }
 
 impl Migrant {
@@ -162,7 +162,13 @@ impl Migrant {
         }
         let seen = Seen::new(format);
         let mut write_set = WriteSet::new(&seen);
-        records.iter().for_each(|record| put(&mut write_set, record, now));
+        for record in records {
+            match put(&mut write_set, record, now) {
+                Ok(()) => {}
+                Err(Halt::Refused(error)) => return Err(error),
+                Err(Halt::Unseen) => return refused("a record cannot be carried over without looking at others"),
+            }
+        }
         let rows = records.iter().find_map(|record| match record {
             Record::Audit(row) => Some(row.sequence.saturating_sub(1)),
             _ => None,
@@ -189,19 +195,17 @@ impl Migrant {
         limit: usize,
     ) -> Result<Page, StoreError> {
         match kind {
-            Kind::Projects => self.listed(names::PROJECT_LIST, names::PROJECTS, after, limit, project).await,
-            Kind::SigningKeys => {
-                self.listed(names::SIGNING_KEY_LIST, names::SIGNING_KEYS, after, limit, signing_key).await
-            }
-            Kind::Resources => self.listed(names::RESOURCE_LIST, names::RESOURCES, after, limit, resource).await,
+            Kind::Projects => self.listed::<Project>(names::PROJECT_LIST, after, limit).await,
+            Kind::SigningKeys => self.listed::<SigningKey>(names::SIGNING_KEY_LIST, after, limit).await,
+            Kind::Resources => self.listed::<Resource>(names::RESOURCE_LIST, after, limit).await,
             Kind::Keys => self.keys(after, limit).await,
             Kind::Peppers => self.peppers(after, limit).await,
             Kind::LastUses => self.last_uses(after, limit).await,
             Kind::Audit => self.rows(after, limit).await,
-            Kind::Users => self.found(kind, names::USERS, after, limit, user).await,
-            Kind::EndedSessions => self.found(kind, names::ENDED_SESSIONS, after, limit, ended_session).await,
-            Kind::Sessions => self.found(kind, names::SESSIONS, after, limit, sessions).await,
-            Kind::Once => self.found(kind, names::ONCE, after, limit, once).await,
+            Kind::Users => self.found::<User>(kind, after, limit).await,
+            Kind::EndedSessions => self.found::<EndedSession>(kind, after, limit).await,
+            Kind::Sessions => self.found::<UserSessions>(kind, after, limit).await,
+            Kind::Once => self.found::<OnceRecord>(kind, after, limit).await,
         }
     }
 
@@ -214,18 +218,17 @@ impl Migrant {
     }
 
     /// Records by the names that a list has.
-    async fn listed(
+    async fn listed<N: Noun + Into<Record>>(
         &self,
         list: &str,
-        prefix: &str,
         after: Option<&[u8]>,
         limit: usize,
-        record: fn(&str, &[u8]) -> Result<Record, StoreError>,
     ) -> Result<Page, StoreError> {
         let members = self.members(list, after, limit).await?;
-        let values = self.values(members.iter().map(|member| format!("{prefix}{member}"))).await?;
-        let records = members.iter().zip(values).map(|(member, value)| record(member, &there(member, value)?));
-        Ok(Page::of(records.collect::<Result<_, _>>()?, limit))
+        let values = self.values(members.iter().map(|member| name_of::<N>(member.as_bytes()))).await?;
+        let record =
+            |(member, value): (&String, _)| Ok(record_of::<N>(member.as_bytes(), &there(member, value)?)?.into());
+        Ok(Page::of(members.iter().zip(values).map(record).collect::<Result<_, StoreError>>()?, limit))
     }
 
     async fn keys(&self, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
@@ -286,13 +289,11 @@ impl Migrant {
     }
 
     /// Records that are on no list, some of which the server forgets by itself.
-    async fn found(
+    async fn found<N: Noun + Into<Record>>(
         &self,
         kind: Kind,
-        prefix: &str,
         after: Option<&[u8]>,
         limit: usize,
-        record: fn(&str, &[u8]) -> Result<Record, StoreError>,
     ) -> Result<Page, StoreError> {
         let all = match (after, self.scanned.lock().unwrap_or_else(PoisonError::into_inner).get(&kind)) {
             (Some(_), Some(known)) => Some(Arc::clone(known)),
@@ -300,37 +301,39 @@ impl Migrant {
         };
         let all = match all {
             Some(all) => all,
-            None => self.scan(kind, prefix).await?,
+            None => self.scan::<N>(kind).await?,
         };
-        let first = after.map_or(0, |after| all.partition_point(|name| place_of(kind, name).as_slice() <= after));
-        let page: Vec<&String> = all.iter().skip(first).take(limit).collect();
-        let values = self.values(page.iter().map(|name| format!("{prefix}{name}"))).await?;
-        let next = if page.len() < limit { None } else { page.last().map(|name| place_of(kind, name)) };
-        let there = page.into_iter().zip(values).filter_map(|(name, value)| Some((name, value?)));
-        let records = there.map(|(name, value)| record(name, &value)).collect::<Result<_, _>>()?;
-        Ok(Page { records, next })
+        let first = after.map_or(0, |after| all.partition_point(|place| &**place <= after));
+        let page: Vec<&Vec<u8>> = all.iter().skip(first).take(limit).collect();
+        let values = self.values(page.iter().map(|place| name_of::<N>(place))).await?;
+        let next = if page.len() < limit { None } else { page.last().map(|place| (*place).clone()) };
+        let there = page.into_iter().zip(values).filter_map(|(place, value)| Some((place, value?)));
+        let records = there.map(|(place, value)| Ok(record_of::<N>(place, &value)?.into()));
+        Ok(Page { records: records.collect::<Result<_, StoreError>>()?, next })
     }
 
-    /// Every name with this prefix on the server that has all records, in order.
-    async fn scan(&self, kind: Kind, prefix: &str) -> Result<Arc<[String]>, StoreError> {
-        let mut names = Vec::new();
+    /// Every place of this kind on the server that has all records, in order.
+    async fn scan<N: Noun>(&self, kind: Kind) -> Result<Arc<[Vec<u8>]>, StoreError> {
+        let mut places = Vec::new();
         let mut cursor: u64 = 0;
         loop {
             let mut command = redis::cmd("SCAN");
-            command.arg(cursor).arg("MATCH").arg(format!("{prefix}*")).arg("COUNT").arg(SCANNED_AT_ONCE);
+            command.arg(cursor).arg("MATCH").arg(format!("{}*", N::PREFIX)).arg("COUNT").arg(SCANNED_AT_ONCE);
             let (next, found): (u64, Vec<String>) = self.ask(&command).await?;
-            names.extend(found.iter().filter_map(|name| Some(name.strip_prefix(prefix)?.to_owned())));
+            for name in found.iter().filter_map(|name| name.strip_prefix(N::PREFIX)) {
+                places.push(N::place_of(name).ok_or_else(|| unreadable("the name of a record"))?);
+            }
             cursor = next;
             if cursor == 0 {
                 break;
             }
         }
-        names.sort_unstable();
+        places.sort_unstable();
         // A scan may give a name twice.
-        names.dedup();
-        let names: Arc<[String]> = names.into();
-        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, Arc::clone(&names));
-        Ok(names)
+        places.dedup();
+        let places: Arc<[Vec<u8>]> = places.into();
+        self.scanned.lock().unwrap_or_else(PoisonError::into_inner).insert(kind, Arc::clone(&places));
+        Ok(places)
     }
 
     async fn values(&self, names: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
@@ -361,41 +364,34 @@ impl fmt::Debug for Migrant {
 }
 
 /// Puts a record into a set of writes with everything that leads to it.
-fn put(write_set: &mut WriteSet<'_>, record: &Record, now: Timestamp) {
-    let left = |end: Timestamp| Duration::from_millis(end.as_millis().saturating_sub(now.as_millis()));
+fn put(write_set: &mut WriteSet<'_>, record: &Record, now: Timestamp) -> Step<()> {
+    // A server forgets later than a migration does.
+    let earlier = now.minus(SPARE);
     match record {
-        Record::Project(project) => {
-            write_set.put(names::project(&project.name), encode_project(project));
-            write_set.enlist(names::PROJECT_LIST, &*project.name);
+        Record::Project(project) => replace(write_set, None, project)?,
+        Record::User(user) => replace(write_set, None, user)?,
+        Record::EndedSession(ended) => {
+            keep(write_set, None, ended, Some(session::kept(ended.expires_at, earlier)))?;
         }
-        Record::User(user) => put_user(write_set, user),
-        Record::EndedSession(session) => {
-            let kept = left(session.expires_at.plus(SESSION_KEPT)).saturating_add(SPARE);
-            write_set.keep(names::ended_session(&session.id), encode_ended_session(session), kept);
+        Record::Sessions(sessions) => {
+            keep(write_set, None, sessions, Some(session::kept(sessions.last_expiry(), earlier)))?;
         }
-        // A server forgets later than a migration does.
-        Record::Sessions(sessions) => put_sessions(write_set, sessions, now.minus(SPARE)),
-        Record::SigningKey(key) => {
-            write_set.put(names::signing_key(&key.id), encode_signing_key(key));
-            write_set.enlist(names::SIGNING_KEY_LIST, &*key.id);
-        }
+        Record::SigningKey(key) => replace(write_set, None, key)?,
         Record::Pepper(pepper) => {
-            write_set.put(names::pepper(pepper.version), pepper.check.to_vec());
-            write_set.enlist(names::PEPPER_LIST, pepper.version.to_string());
+            write_set.set(names::pepper(pepper.version), pepper.check.to_vec());
+            write_set.add_member(names::PEPPER_LIST, pepper.version.to_string());
         }
-        Record::Resource(resource) => put_resource(write_set, resource),
+        Record::Resource(resource) => replace(write_set, None, resource)?,
         Record::Key(key) => {
             put_key(write_set, key);
             list_key(write_set, key);
         }
-        Record::Once(once) => {
-            let kept = left(once.at.plus(ONCE_KEPT)).saturating_add(ONCE_SPARE);
-            write_set.keep(names::once(&once.digest), encode_once(once), kept);
-        }
+        Record::Once(once) => keep(write_set, None, once, Some(once::kept(once, now)))?,
         Record::Audit(row) => put_row(write_set, row),
         // These are no records here; they are noted apart.
         Record::LastUse(..) => {}
     }
+    Ok(())
 }
 
 fn last_use(record: &Record) -> Option<(KeyId, Timestamp)> {
@@ -403,43 +399,6 @@ fn last_use(record: &Record) -> Option<(KeyId, Timestamp)> {
         Record::LastUse(id, at) => Some((*id, *at)),
         _ => None,
     }
-}
-
-fn project(name: &str, value: &[u8]) -> Result<Record, StoreError> {
-    let project = decode_project(value)?;
-    if project.name == name { Ok(Record::Project(project)) } else { misplaced(&format!("project {}", project.name)) }
-}
-
-fn signing_key(id: &str, value: &[u8]) -> Result<Record, StoreError> {
-    let key = decode_signing_key(value)?;
-    if key.id == id { Ok(Record::SigningKey(key)) } else { misplaced(&format!("signing key {}", key.id)) }
-}
-
-fn resource(member: &str, value: &[u8]) -> Result<Record, StoreError> {
-    let (kind, id) = member.split_once('\0').unwrap_or((member, ""));
-    checked_resource(value, kind, id).map(Record::Resource)
-}
-
-fn user(name: &str, value: &[u8]) -> Result<Record, StoreError> {
-    checked_user(value, name).map(Record::User)
-}
-
-fn ended_session(id: &str, value: &[u8]) -> Result<Record, StoreError> {
-    let session = decode_ended_session(value)?;
-    if session.id == id {
-        Ok(Record::EndedSession(session))
-    } else {
-        misplaced(&format!("the end of session {}", session.id))
-    }
-}
-
-fn sessions(user: &str, value: &[u8]) -> Result<Record, StoreError> {
-    decode_sessions(value, user).map(Record::Sessions)
-}
-
-fn once(name: &str, value: &[u8]) -> Result<Record, StoreError> {
-    let digest = digest_of(name).ok_or_else(|| unreadable("the digest of an idempotency key"))?;
-    decode_once(digest, value).map(Record::Once)
 }
 
 /// `[id, [p, …]]`
@@ -451,20 +410,6 @@ fn row(entry: Value) -> Result<Record, StoreError> {
     let value = list(fields)?.into_iter().nth(1).ok_or_else(|| unreadable("a row"))?;
     let row = decode_audit(&bytes(value)?.unwrap_or_default())?;
     Ok(Record::Audit(AuditEntry { sequence, ..row }))
-}
-
-/// The place of a record by its name. The order of names is the order of places.
-fn place_of(kind: Kind, name: &str) -> Vec<u8> {
-    match kind {
-        Kind::Once => digest_of(name).map_or_else(|| name.as_bytes().to_vec(), |digest| digest.to_vec()),
-        _ => name.as_bytes().to_vec(),
-    }
-}
-
-fn digest_of(hex: &str) -> Option<[u8; 32]> {
-    let byte = |at: usize| u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok();
-    let digest: Option<Vec<u8>> = (0..32).map(byte).collect();
-    digest?.try_into().ok().filter(|_| hex.len() == 64)
 }
 
 fn there(name: &str, value: Option<Vec<u8>>) -> Result<Vec<u8>, StoreError> {

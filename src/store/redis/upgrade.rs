@@ -17,14 +17,15 @@ use tollgate_guard::time::Timestamp;
 use super::channel::millis;
 use super::connection::Connection;
 use super::heard::heard_of;
-use super::loads::checked_user;
+use super::loads::found as found_at;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, ScriptError, explained, run};
+use super::values::record_of;
 use super::{Redis, texts};
 use crate::domain::change::Event;
-use crate::domain::record::User;
+use crate::domain::record::{Project, User};
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
-use crate::store::records::{decode_project, encode_event};
+use crate::store::records::event::encode_event;
 use crate::store::upgrade::{Upgraded, user_id, with_id};
 use crate::store::{KeyQuery, ProjectItem, ResourceQuery, StoreError, Write};
 
@@ -134,7 +135,8 @@ impl Homes<'_> {
             let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
             let read = self.store.read(&wanted, 0).await?;
             let found = users.iter().zip(read.values).filter_map(|(name, value)| Some((name, value?)));
-            let found: Vec<User> = found.map(|(name, value)| checked_user(&value, name)).collect::<Result<_, _>>()?;
+            let found = found.map(|(name, value)| record_of(name.as_bytes(), &value));
+            let found = found.collect::<Result<Vec<User>, _>>()?;
             let lacks = |user: &User| user.project_id.is_none() && user.project != EVERY;
             self.find(found.iter().filter(|user| lacks(user)).map(|user| (&*user.project, user.created_at))).await?;
             let mut steps = Steps::default();
@@ -233,7 +235,7 @@ impl Homes<'_> {
             let values = self.store.read(&records, 0).await?.values;
             let (mut batch, mut touched, mut found) = (Vec::new(), Vec::new(), Vec::new());
             for ((project, since), value) in unknown.iter().zip(values) {
-                let known = value.map(|value| decode_project(&value)).transpose()?;
+                let known: Option<Project> = found_at(value.as_deref(), project.as_bytes())?;
                 let id = match known.as_ref().and_then(|known| known.id) {
                     Some(id) => id,
                     None => {

@@ -1,10 +1,38 @@
-//! Keys and users as they stand in Redis: their project in front, so that a script can find the record of the project. Never
+//! Records as they stand in Redis: some with their project in front, so that a script can find the record of the project. Never
 //! believes what stands in front if the record says something else.
 
-use crate::domain::record::{ApiKey, User};
+use crate::domain::record::ApiKey;
 use crate::store::StoreError;
 use crate::store::format::Format;
-use crate::store::records::{decode_key, decode_user, encode_key, encode_user};
+use crate::store::records::key::{decode_key, encode_key};
+use crate::store::records::noun::Noun;
+
+/// The name of the record in this place.
+pub(super) fn name_of<N: Noun>(place: &[u8]) -> String {
+    format!("{}{}", N::PREFIX, N::text(place))
+}
+
+pub(super) fn value_of<N: Noun>(record: &N, format: Format) -> Vec<u8> {
+    let bytes = record.encode(format);
+    match record.project() {
+        Some(project) if N::HAS_PROJECT_IN_FRONT => behind(project, &bytes),
+        _ => bytes,
+    }
+}
+
+/// # Errors
+/// [`StoreError::Damaged`] if the bytes are no such record, or one of another place.
+pub(super) fn record_of<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError> {
+    if !N::HAS_PROJECT_IN_FRONT {
+        return N::decode(place, value);
+    }
+    let (project, bytes) = split(value)?;
+    let record = N::decode(place, bytes)?;
+    if record.project().map(str::as_bytes) != Some(project) {
+        return damaged(format!("the record of {} names two projects", record.name()));
+    }
+    Ok(record)
+}
 
 pub(super) fn key_value(key: &ApiKey) -> Vec<u8> {
     behind(&key.project, &encode_key(key))
@@ -19,21 +47,6 @@ pub(super) fn key_of(value: &[u8]) -> Result<ApiKey, StoreError> {
         return damaged(format!("the record of key {} names two projects", key.id));
     }
     Ok(key)
-}
-
-pub(super) fn user_value(user: &User, format: Format) -> Vec<u8> {
-    behind(&user.project, &encode_user(user, format))
-}
-
-/// # Errors
-/// [`StoreError::Damaged`] if the bytes are no user.
-pub(super) fn user_of(value: &[u8]) -> Result<User, StoreError> {
-    let (project, record) = split(value)?;
-    let user = decode_user(record)?;
-    if user.project.as_bytes() != project {
-        return damaged(format!("the record of user {} names two projects", user.name));
-    }
-    Ok(user)
 }
 
 fn behind(project: &str, record: &[u8]) -> Vec<u8> {

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use redis::ScriptInvocation;
+use tollgate_guard::time::Timestamp;
 
+use super::values::{name_of, record_of, value_of};
 use crate::store::format::Format;
+use crate::store::records::noun::{List, Noun, Tables};
 use crate::store::rules::Purpose;
-use crate::store::{Quota, StoreError};
+use crate::store::{Counted, Quota, StoreError};
 
 /// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
 pub(super) struct Seen {
@@ -93,11 +96,6 @@ impl<'s> WriteSet<'s> {
         Self { seen, wanted, records, lists, rows, purpose: Purpose::default(), quotas: Vec::new() }
     }
 
-    /// What the records of the batch are encoded for.
-    pub(super) fn format(&self) -> Format {
-        self.seen.format
-    }
-
     pub(super) fn wanted(self) -> Wanted {
         self.wanted
     }
@@ -126,7 +124,7 @@ impl<'s> WriteSet<'s> {
     }
 
     /// What stands under a name, with what the batch has put there.
-    pub(super) fn record(&mut self, name: &str) -> Step<Option<Vec<u8>>> {
+    pub(super) fn named(&mut self, name: &str) -> Step<Option<Vec<u8>>> {
         match self.records.get(name) {
             Some(Change::Value(value) | Change::Kept(value, _)) => return Ok(Some(value.clone())),
             Some(Change::Nothing) => return Ok(None),
@@ -158,23 +156,23 @@ impl<'s> WriteSet<'s> {
         Ok(members)
     }
 
-    pub(super) fn put(&mut self, name: String, value: Vec<u8>) {
+    pub(super) fn set(&mut self, name: String, value: Vec<u8>) {
         self.records.insert(name, Change::Value(value));
     }
 
-    pub(super) fn keep(&mut self, name: String, value: Vec<u8>, time: Duration) {
+    pub(super) fn set_for(&mut self, name: String, value: Vec<u8>, time: Duration) {
         self.records.insert(name, Change::Kept(value, time));
     }
 
-    pub(super) fn remove(&mut self, name: String) {
+    pub(super) fn delete(&mut self, name: String) {
         self.records.insert(name, Change::Nothing);
     }
 
-    pub(super) fn enlist(&mut self, list: impl Into<String>, member: impl Into<String>) {
+    pub(super) fn add_member(&mut self, list: impl Into<String>, member: impl Into<String>) {
         self.lists.insert((list.into(), member.into()), true);
     }
 
-    pub(super) fn unlist(&mut self, list: impl Into<String>, member: impl Into<String>) {
+    pub(super) fn remove_member(&mut self, list: impl Into<String>, member: impl Into<String>) {
         self.lists.insert((list.into(), member.into()), false);
     }
 
@@ -215,6 +213,58 @@ impl<'s> WriteSet<'s> {
         }
         add_rows(&self.rows, script);
     }
+}
+
+impl Tables for WriteSet<'_> {
+    type Halt = Halt;
+
+    fn format(&self) -> Format {
+        self.seen.format
+    }
+
+    fn value<N: Noun>(&mut self, place: &[u8]) -> Step<Option<Vec<u8>>> {
+        self.named(&name_of::<N>(place))
+    }
+
+    fn read<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError> {
+        record_of(place, value)
+    }
+
+    fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Step<()> {
+        let (name, value) = (name_of::<N>(&record.place()), value_of(record, self.format()));
+        match kept {
+            Some(time) => self.set_for(name, value, time),
+            None => self.set(name, value),
+        }
+        Ok(())
+    }
+
+    fn remove<N: Noun>(&mut self, place: &[u8]) -> Step<()> {
+        self.delete(name_of::<N>(place));
+        Ok(())
+    }
+
+    fn enlist(&mut self, list: &List) -> Step<()> {
+        if let Some((list, member)) = &list.in_redis {
+            self.add_member(list, member);
+        }
+        Ok(())
+    }
+
+    fn unlist(&mut self, list: &List) -> Step<()> {
+        if let Some((list, member)) = &list.in_redis {
+            self.remove_member(list, member);
+        }
+        Ok(())
+    }
+
+    /// A server forgets by itself.
+    fn forget<N: Noun>(&mut self, _now: Timestamp) -> Step<()> {
+        Ok(())
+    }
+
+    /// A script counts the members of lists.
+    fn count(&mut self, _counted: Counted, _from: Option<&str>, _to: Option<&str>) {}
 }
 
 fn add_rows(rows: &[(Vec<String>, Vec<u8>)], script: &mut ScriptInvocation<'_>) {

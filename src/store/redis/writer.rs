@@ -25,7 +25,8 @@ use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
-use crate::store::records::{encode_audit, encode_event};
+use crate::store::records::audit::encode_audit;
+use crate::store::records::event::encode_event;
 use crate::store::{PepperCheck, Quota, StoreError, Write};
 
 /// How long an answer may take: one script, or the replicas' confirmation.

@@ -1,0 +1,179 @@
+//! Any kind of record in the embedded store: read, written, listed and forgotten. Never gives one that stands in another place.
+
+use std::ops::Bound;
+use std::time::Duration;
+
+use redb::{ReadTransaction, ReadableTable, Value, WriteTransaction};
+use tollgate_guard::time::Timestamp;
+
+use super::super::format::Format;
+use super::super::keyspace::{Bytes, rest_of_timed, timed};
+use super::super::records::noun::{Entry, List, Noun, Tables};
+use super::super::{Counted, StoreError};
+use super::act::{Act, Failure, conflict};
+use super::counts::Counts;
+
+/// How many are forgotten with each one that is added: more than one, so that they become fewer.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
+/// The record in this place.
+pub(super) fn stored<N: Noun>(table: &impl ReadableTable<N::Key, Bytes>, place: &[u8]) -> Act<Option<N>> {
+    let Some(key) = N::key(place) else { return Ok(None) };
+    let Some(bytes) = table.get(key)? else { return Ok(None) };
+    Ok(Some(N::decode(place, bytes.value())?))
+}
+
+/// The record in this place, of one moment.
+pub(super) fn read<N: Noun>(transaction: &ReadTransaction, place: &[u8]) -> Act<Option<N>> {
+    stored(&transaction.open_table(N::TABLE)?, place)
+}
+
+/// A page of all of a kind, behind a place and in the order of their places.
+pub(super) fn page<N: Noun>(transaction: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<N>> {
+    let table = transaction.open_table(N::TABLE)?;
+    let start = after.and_then(N::key).map_or(Bound::Unbounded, Bound::Excluded);
+    let mut page = Vec::new();
+    for entry in table.range::<<N::Key as Value>::SelfType<'_>>((start, Bound::Unbounded))?.take(limit) {
+        let (key, bytes) = entry?;
+        let key = key.value();
+        page.push(N::decode(N::Key::as_bytes(&key).as_ref(), bytes.value())?);
+    }
+    Ok(page)
+}
+
+/// The records of a transaction that writes.
+pub(super) struct Records<'t, 'c> {
+    pub(super) transaction: &'t WriteTransaction,
+    /// What they are encoded for.
+    pub(super) format: Format,
+    /// After an error these are of no use any more.
+    pub(super) counts: &'c mut Counts,
+}
+
+impl Tables for Records<'_, '_> {
+    type Halt = Failure;
+
+    fn format(&self) -> Format {
+        self.format
+    }
+
+    fn value<N: Noun>(&mut self, place: &[u8]) -> Act<Option<Vec<u8>>> {
+        let Some(key) = N::key(place) else { return Ok(None) };
+        let table = self.transaction.open_table(N::TABLE)?;
+        let found = table.get(key)?.map(|bytes| bytes.value().to_vec());
+        Ok(found)
+    }
+
+    fn read<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError> {
+        N::decode(place, value)
+    }
+
+    fn put<N: Noun>(&mut self, record: &N, _kept: Option<Duration>) -> Act<()> {
+        let place = record.place();
+        let Some(key) = N::key(&place) else { return conflict(format!("no record can be called {}", record.name())) };
+        self.transaction.open_table(N::TABLE)?.insert(key, &*record.encode(self.format))?;
+        Ok(())
+    }
+
+    fn remove<N: Noun>(&mut self, place: &[u8]) -> Act<()> {
+        if let Some(key) = N::key(place) {
+            self.transaction.open_table(N::TABLE)?.remove(key)?;
+        }
+        Ok(())
+    }
+
+    fn enlist(&mut self, list: &List) -> Act<()> {
+        match &list.in_file {
+            Some(Entry::Bytes(index, key)) => drop(self.transaction.open_table(*index)?.insert(&**key, ())?),
+            Some(Entry::Text(index, key)) => drop(self.transaction.open_table(*index)?.insert(&**key, ())?),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn unlist(&mut self, list: &List) -> Act<()> {
+        match &list.in_file {
+            Some(Entry::Bytes(index, key)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
+            Some(Entry::Text(index, key)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn forget<N: Noun>(&mut self, now: Timestamp) -> Act<()> {
+        let Some((index, kept)) = N::BY_TIME else { return Ok(()) };
+        let mut by_time = self.transaction.open_table(index)?;
+        let mut table = self.transaction.open_table(N::TABLE)?;
+        let end = timed(now.minus(kept), b"");
+        let mut old = Vec::new();
+        for entry in by_time.range::<&[u8]>(..&*end)?.take(FORGOTTEN_AT_ONCE) {
+            old.push(entry?.0.value().to_vec());
+        }
+        for key in old {
+            by_time.remove(&*key)?;
+            let Some(place) = rest_of_timed(&key) else { continue };
+            let Some(at) = N::key(place) else { continue };
+            let found = table.get(at)?.map(|bytes| N::decode(place, bytes.value()));
+            // One whose time has changed since is on the index with that, too.
+            let is_over = match found {
+                Some(Ok(record)) => record.lists(self.format).iter().any(|list| list.is_at(&key)),
+                Some(Err(_)) => true,
+                None => false,
+            };
+            if let Some(at) = N::key(place).filter(|_| is_over) {
+                table.remove(at)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, counted: Counted, from: Option<&str>, to: Option<&str>) {
+        match (from, to) {
+            (Some(from), Some(to)) => self.counts.moved(counted, from, to),
+            (Some(from), None) => self.counts.fewer(counted, from),
+            (None, Some(to)) => self.counts.more(counted, to),
+            (None, None) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Embedded;
+    use super::*;
+    use crate::domain::record::OpenSession;
+    use crate::store::keyspace;
+    use crate::store::{SESSION_KEPT, Write};
+
+    fn begun(user: &str, began_at: u64) -> Write {
+        let at = Timestamp::from_millis;
+        let session = OpenSession {
+            id: format!("{user}-{began_at}"),
+            generation: 1,
+            began_at: at(began_at),
+            expires_at: at(began_at).plus(Duration::from_secs(3_600)),
+            address: None,
+        };
+        Write::BeginSession { user: user.to_owned(), session }
+    }
+
+    #[test]
+    fn a_list_that_was_begun_anew_is_not_forgotten_with_the_one_before() {
+        let store = Embedded::in_memory().unwrap();
+        store.apply(&[begun("ann", 0)]).unwrap();
+        // It cannot be read any more, and so its key in the index by time is not known.
+        let damage = |transaction: &WriteTransaction| -> Act<()> {
+            transaction.open_table(keyspace::SESSIONS)?.insert("ann", &b"\xff"[..])?;
+            Ok(())
+        };
+        store.engine.write(damage).unwrap();
+        let kept = u64::try_from(SESSION_KEPT.as_millis()).unwrap();
+        store.apply(&[begun("ann", kept)]).unwrap();
+        let list = || store.sessions("ann").map(|sessions| sessions.len());
+        assert_eq!(list(), Ok(1));
+        store.apply(&[begun("bob", kept + 3_600_001)]).unwrap();
+        assert_eq!(list(), Ok(1), "only the one before is over for so long");
+        store.apply(&[begun("bob", 2 * kept + 3_600_001)]).unwrap();
+        assert_eq!(list(), Ok(0));
+    }
+}

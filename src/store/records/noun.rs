@@ -1,0 +1,184 @@
+//! What a kind of record says of itself, and what a step of a batch sees of a store. So each kind is one file, and the stores know
+//! tables and transactions alone. Never reads or writes anything itself.
+
+use std::time::Duration;
+
+use redb::TableDefinition;
+use tollgate_guard::time::Timestamp;
+
+use super::super::format::Format;
+use super::super::keyspace::Bytes;
+use super::super::{Counted, StoreError};
+
+/// A kind of record: where it stands, how it is written, and the lists that it stands on.
+pub(in crate::store) trait Noun: Clone + Sized {
+    /// The keys of its table in the embedded store.
+    type Key: redb::Key + 'static;
+    const TABLE: TableDefinition<'static, Self::Key, Bytes>;
+    /// What its names in Redis begin with.
+    const PREFIX: &'static str;
+    /// Whether its [`project`](Noun::project) stands in front of it in Redis.
+    const HAS_PROJECT_IN_FRONT: bool = false;
+    /// The index of the embedded store by the time at which one is over, and how long it is kept after that.
+    const BY_TIME: Option<(TableDefinition<'static, Bytes, ()>, Duration)> = None;
+
+    /// What people call it.
+    fn name(&self) -> String;
+
+    /// Where it stands among its kind: in this order every store gives them.
+    fn place(&self) -> Vec<u8>;
+
+    /// The place as a key of the table; `None`: none can stand there.
+    fn key(place: &[u8]) -> Option<<Self::Key as redb::Value>::SelfType<'_>>;
+
+    /// The place in a name in Redis.
+    fn text(place: &[u8]) -> String {
+        String::from_utf8_lossy(place).into_owned()
+    }
+
+    /// As [`Noun::text`], the other way; `None`: it is no place.
+    fn place_of(text: &str) -> Option<Vec<u8>> {
+        Some(text.as_bytes().to_vec())
+    }
+
+    fn encode(&self, format: Format) -> Vec<u8>;
+
+    /// # Errors
+    /// [`StoreError::Damaged`] if the bytes are no such record, or one that stands in another place.
+    fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError>;
+
+    /// The project that may stand in front of it, so that a script finds the record of the project.
+    fn project(&self) -> Option<&str> {
+        None
+    }
+
+    fn lists(&self, _format: Format) -> Vec<List> {
+        Vec::new()
+    }
+}
+
+/// A list that a record stands on: where Redis has it, and where the embedded store does. In one that keeps its records in order there
+/// is none of all of them.
+#[derive(Clone)]
+pub(in crate::store) struct List {
+    /// The name of a sorted set, and the member.
+    pub(in crate::store) in_redis: Option<(String, String)>,
+    pub(in crate::store) in_file: Option<Entry>,
+}
+
+/// A key of an index.
+#[derive(Clone)]
+pub(in crate::store) enum Entry {
+    Bytes(TableDefinition<'static, Bytes, ()>, Vec<u8>),
+    Text(TableDefinition<'static, &'static str, ()>, String),
+}
+
+impl List {
+    pub(in crate::store) fn in_both(
+        (list, member): (String, impl Into<String>),
+        (index, key): (TableDefinition<'static, Bytes, ()>, Vec<u8>),
+    ) -> Self {
+        Self { in_redis: Some((list, member.into())), in_file: Some(Entry::Bytes(index, key)) }
+    }
+
+    pub(in crate::store) fn in_redis(list: impl Into<String>, member: impl Into<String>) -> Self {
+        Self { in_redis: Some((list.into(), member.into())), in_file: None }
+    }
+
+    pub(in crate::store) fn in_file(entry: Entry) -> Self {
+        Self { in_redis: None, in_file: Some(entry) }
+    }
+
+    /// Whether this is its key in an index of the embedded store.
+    pub(in crate::store) fn is_at(&self, key: &[u8]) -> bool {
+        matches!(&self.in_file, Some(Entry::Bytes(_, own)) if own == key)
+    }
+}
+
+/// A store as a step of a batch sees it, with what the steps before have done.
+pub(in crate::store) trait Tables {
+    /// Why a step goes no further: it is refused, or, in some stores, something must be read first.
+    type Halt: From<StoreError>;
+
+    /// How the records are laid out.
+    fn format(&self) -> Format;
+
+    /// What stands in a place.
+    fn value<N: Noun>(&mut self, place: &[u8]) -> Result<Option<Vec<u8>>, Self::Halt>;
+
+    /// The record in a [`value`](Tables::value).
+    ///
+    /// # Errors
+    /// As [`Noun::decode`].
+    fn read<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError>;
+
+    /// Puts a record in its place. Where stores forget by themselves, it is there for so long at least.
+    fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Result<(), Self::Halt>;
+
+    fn remove<N: Noun>(&mut self, place: &[u8]) -> Result<(), Self::Halt>;
+
+    fn enlist(&mut self, list: &List) -> Result<(), Self::Halt>;
+
+    fn unlist(&mut self, list: &List) -> Result<(), Self::Halt>;
+
+    /// Forgets a few that are over for so long, in stores that do not forget by themselves.
+    fn forget<N: Noun>(&mut self, now: Timestamp) -> Result<(), Self::Halt>;
+
+    /// Notes that a project has one less, and another one more, in stores that count them.
+    fn count(&mut self, counted: Counted, from: Option<&str>, to: Option<&str>);
+
+    fn find<N: Noun>(&mut self, place: &[u8]) -> Result<Option<N>, Self::Halt> {
+        Ok(self.value::<N>(place)?.map(|value| Self::read(place, &value)).transpose()?)
+    }
+}
+
+/// Puts a record in the place of another one, or where none is, and on its lists.
+pub(in crate::store) fn replace<T: Tables, N: Noun>(
+    tables: &mut T,
+    before: Option<&N>,
+    after: &N,
+) -> Result<(), T::Halt> {
+    keep(tables, before, after, None)
+}
+
+/// As [`replace`]; it is there for so long at least.
+pub(in crate::store) fn keep<T: Tables, N: Noun>(
+    tables: &mut T,
+    before: Option<&N>,
+    after: &N,
+    kept: Option<Duration>,
+) -> Result<(), T::Halt> {
+    let format = tables.format();
+    for list in before.iter().flat_map(|before| before.lists(format)) {
+        tables.unlist(&list)?;
+    }
+    tables.put(after, kept)?;
+    after.lists(format).iter().try_for_each(|list| tables.enlist(list))
+}
+
+/// Removes a record, and from its lists.
+pub(in crate::store) fn erase<T: Tables, N: Noun>(tables: &mut T, record: &N) -> Result<(), T::Halt> {
+    tables.remove::<N>(&record.place())?;
+    record.lists(tables.format()).iter().try_for_each(|list| tables.unlist(list))
+}
+
+pub(super) fn refused<T, H: From<StoreError>>(reason: String) -> Result<T, H> {
+    Err(StoreError::Conflict(reason).into())
+}
+
+pub(super) fn damaged(what: &str) -> StoreError {
+    StoreError::Damaged(format!("the record of {what} cannot be read"))
+}
+
+/// The record, if this is where it stands.
+pub(super) fn at_its_place<N: Noun>(record: N, place: &[u8]) -> Result<N, StoreError> {
+    if record.place() == place {
+        return Ok(record);
+    }
+    Err(StoreError::Damaged(format!("the record of {} stands in the wrong place", record.name())))
+}
+
+/// A place that is text.
+pub(super) fn text_key(place: &[u8]) -> Option<&str> {
+    std::str::from_utf8(place).ok()
+}

@@ -1,0 +1,123 @@
+//! Resources. Never moves one to a project whose id it does not carry.
+
+use prost::Message;
+use redb::TableDefinition;
+use tollgate_core::credential::ProjectId;
+use tollgate_core::resource::Resource;
+use tollgate_guard::time::Timestamp;
+
+use super::super::format::Format;
+use super::super::keyspace::redis as names;
+use super::super::keyspace::{self, Bytes, scoped};
+use super::super::rules::{check_parts, check_version, project_id_after};
+use super::super::{Counted, StoreError};
+use super::noun::{List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
+use super::{project, wire};
+
+impl Noun for Resource {
+    type Key = Bytes;
+    const TABLE: TableDefinition<'static, Bytes, Bytes> = keyspace::RESOURCES;
+    const PREFIX: &'static str = names::RESOURCES;
+
+    fn name(&self) -> String {
+        self.reference().to_string()
+    }
+
+    fn place(&self) -> Vec<u8> {
+        place(&self.kind, &self.id)
+    }
+
+    fn key(place: &[u8]) -> Option<&[u8]> {
+        Some(place)
+    }
+
+    fn encode(&self, _format: Format) -> Vec<u8> {
+        let wire = wire::Resource {
+            kind: self.kind.clone(),
+            id: self.id.clone(),
+            slug: self.slug.clone(),
+            project: self.project.clone(),
+            owner: self.owner.clone(),
+            created_at_ms: self.created_at.as_millis(),
+            version: self.version,
+            project_id: self.project_id.map(|id| id.to_string()),
+        };
+        wire.encode_to_vec()
+    }
+
+    fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
+        let wire = wire::Resource::decode(bytes).map_err(|_| damaged("a resource"))?;
+        let resource = Self {
+            kind: wire.kind,
+            id: wire.id,
+            slug: wire.slug,
+            project: wire.project,
+            project_id: project::id_of(wire.project_id).ok_or_else(|| damaged("a resource"))?,
+            owner: wire.owner,
+            created_at: Timestamp::from_millis(wire.created_at_ms),
+            version: wire.version,
+        };
+        at_its_place(resource, place)
+    }
+
+    fn lists(&self, _format: Format) -> Vec<List> {
+        let (place, member) = (self.place(), format!("{}\0{}", self.kind, self.id));
+        let of_project = (names::resources_of_project(&self.project), member.clone());
+        vec![
+            List::in_redis(names::RESOURCE_LIST, member),
+            List::in_both(of_project, (keyspace::RESOURCES_BY_PROJECT, scoped(&self.project, &place))),
+        ]
+    }
+}
+
+pub(in crate::store) fn place(kind: &str, id: &str) -> Vec<u8> {
+    scoped(kind, id.as_bytes())
+}
+
+pub(in crate::store) fn create<T: Tables>(tables: &mut T, resource: &Resource) -> Result<(), T::Halt> {
+    check_parts([&resource.kind, &resource.id, &resource.project])?;
+    if tables.value::<Resource>(&resource.place())?.is_some() {
+        return refused(format!("{} is registered already", resource.reference()));
+    }
+    tables.count(Counted::Resources, None, Some(&resource.project));
+    replace(tables, None, resource)
+}
+
+pub(in crate::store) fn update<T: Tables>(tables: &mut T, resource: &Resource) -> Result<(), T::Halt> {
+    check_parts([&resource.kind, &resource.id, &resource.project])?;
+    let Some(stored) = tables.find::<Resource>(&resource.place())? else {
+        return refused(format!("there is no resource {}", resource.reference()));
+    };
+    check_version(&resource.reference().to_string(), stored.version, resource.version)?;
+    tables.count(Counted::Resources, Some(&stored.project), Some(&resource.project));
+    let new = (&*resource.project, resource.project_id);
+    let project_id = project_id_after((&stored.project, stored.project_id), new);
+    replace(tables, Some(&stored), &Resource { project_id, ..resource.clone() })
+}
+
+pub(in crate::store) fn delete<T: Tables>(tables: &mut T, kind: &str, id: &str, version: u64) -> Result<(), T::Halt> {
+    check_parts([kind, id])?;
+    let Some(stored) = tables.find::<Resource>(&place(kind, id))? else {
+        return refused(format!("there is no resource {kind}:{id}"));
+    };
+    if stored.version != version {
+        let reference = stored.reference();
+        return refused(format!("{reference} has been changed meanwhile (it has version {})", stored.version));
+    }
+    tables.count(Counted::Resources, Some(&stored.project), None);
+    erase(tables, &stored)
+}
+
+/// Of what was made before projects had ids, and is still of this project.
+pub(super) fn give_project_id<T: Tables>(
+    tables: &mut T,
+    (kind, id): (&str, &str),
+    (project, project_id): (&str, ProjectId),
+) -> Result<(), T::Halt> {
+    match tables.find::<Resource>(&place(kind, id))? {
+        Some(stored) if stored.project_id.is_none() && stored.project == project => {
+            replace(tables, Some(&stored), &Resource { project_id: Some(project_id), ..stored.clone() })
+        }
+        _ => Ok(()),
+    }
+}

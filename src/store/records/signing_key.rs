@@ -1,0 +1,67 @@
+//! The private keys that session tokens are signed with, sealed. Never puts one in the place of another.
+
+use prost::Message;
+use redb::TableDefinition;
+use tollgate_guard::time::Timestamp;
+
+use super::super::StoreError;
+use super::super::format::Format;
+use super::super::keyspace::redis as names;
+use super::super::keyspace::{self, Bytes};
+use super::noun::{List, Noun, Tables, damaged, refused, replace, text_key};
+use super::wire;
+use crate::domain::record::SigningKey;
+
+impl Noun for SigningKey {
+    type Key = &'static str;
+    const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::SIGNING_KEYS;
+    const PREFIX: &'static str = names::SIGNING_KEYS;
+
+    fn name(&self) -> String {
+        format!("signing key {}", self.id)
+    }
+
+    fn place(&self) -> Vec<u8> {
+        self.id.clone().into_bytes()
+    }
+
+    fn key(place: &[u8]) -> Option<&str> {
+        text_key(place)
+    }
+
+    fn encode(&self, _format: Format) -> Vec<u8> {
+        let created_at_ms = self.created_at.as_millis();
+        wire::SigningKey { id: self.id.clone(), sealed: self.sealed.clone(), created_at_ms }.encode_to_vec()
+    }
+
+    /// Its seal opens under its own id alone, so that one in another place is passed over where it is used.
+    fn decode(_place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
+        let wire = wire::SigningKey::decode(bytes).map_err(|_| damaged("a signing key"))?;
+        let created_at = Timestamp::from_millis(wire.created_at_ms);
+        Ok(Self { id: wire.id, sealed: wire.sealed, created_at })
+    }
+
+    fn lists(&self, _format: Format) -> Vec<List> {
+        vec![of_all(&self.id)]
+    }
+}
+
+fn of_all(id: &str) -> List {
+    List::in_redis(names::SIGNING_KEY_LIST, id)
+}
+
+pub(in crate::store) fn create<T: Tables>(tables: &mut T, key: &SigningKey) -> Result<(), T::Halt> {
+    if tables.value::<SigningKey>(&key.place())?.is_some() {
+        return refused(format!("the id {} of a signing key is taken", key.id));
+    }
+    replace(tables, None, key)
+}
+
+pub(in crate::store) fn delete<T: Tables>(tables: &mut T, id: &str) -> Result<(), T::Halt> {
+    // Also one that cannot be read.
+    if tables.value::<SigningKey>(id.as_bytes())?.is_none() {
+        return refused(format!("there is no signing key {id}"));
+    }
+    tables.remove::<SigningKey>(id.as_bytes())?;
+    tables.unlist(&of_all(id))
+}

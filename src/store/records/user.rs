@@ -1,0 +1,195 @@
+//! Users. Never brings a deleted user back with sessions that were open before.
+
+use prost::Message;
+use redb::TableDefinition;
+use tollgate_core::credential::{ProjectId, UserId};
+use tollgate_core::name::split_login_name;
+use tollgate_core::resource::EVERY;
+use tollgate_guard::time::Timestamp;
+
+use super::super::format::Format;
+use super::super::keyspace::redis as names;
+use super::super::keyspace::{self, Bytes, scoped};
+use super::super::rules::{check_parts, check_version, project_id_after};
+use super::super::{Counted, StoreError};
+use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
+use super::{project, wire};
+use crate::domain::record::User;
+
+impl Noun for User {
+    type Key = &'static str;
+    const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::USERS;
+    const PREFIX: &'static str = names::USERS;
+    const HAS_PROJECT_IN_FRONT: bool = true;
+
+    fn name(&self) -> String {
+        format!("user {}", self.name)
+    }
+
+    fn place(&self) -> Vec<u8> {
+        self.name.clone().into_bytes()
+    }
+
+    fn key(place: &[u8]) -> Option<&str> {
+        text_key(place)
+    }
+
+    fn encode(&self, format: Format) -> Vec<u8> {
+        let wire = wire::User {
+            name: self.name.clone(),
+            password_hash: self.password_hash.clone(),
+            project: self.project.clone(),
+            permissions: self.permissions.clone(),
+            disabled: self.disabled,
+            deleted: self.deleted,
+            sessions: self.sessions,
+            created_at_ms: self.created_at.as_millis(),
+            created_by: self.created_by.clone(),
+            changed_at_ms: self.changed_at.as_millis(),
+            version: self.version,
+            id: self.id.filter(|_| format.has_three()).map(|id| id.to_string()),
+            freed: self.freed && format.has_three(),
+            project_id: self.project_id.filter(|_| format.has_three()).map(|id| id.to_string()),
+        };
+        wire.encode_to_vec()
+    }
+
+    fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
+        let wire = wire::User::decode(bytes).map_err(|_| damaged("a user"))?;
+        let user = Self {
+            id: wire.id.map(|id| UserId::parse(&id).ok_or_else(|| damaged("a user"))).transpose()?,
+            name: wire.name,
+            password_hash: wire.password_hash,
+            project: wire.project,
+            project_id: project::id_of(wire.project_id).ok_or_else(|| damaged("a user"))?,
+            permissions: wire.permissions,
+            disabled: wire.disabled,
+            deleted: wire.deleted,
+            freed: wire.freed,
+            sessions: wire.sessions,
+            created_at: Timestamp::from_millis(wire.created_at_ms),
+            created_by: wire.created_by,
+            changed_at: Timestamp::from_millis(wire.changed_at_ms),
+            version: wire.version,
+        };
+        at_its_place(user, place)
+    }
+
+    fn project(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+
+    /// A deleted one is on no list but one that is there to be counted.
+    fn lists(&self, format: Format) -> Vec<List> {
+        let (name, plain) = (&*self.name, self.plain_name());
+        if self.deleted {
+            let deleted = || List::in_redis(names::deleted_users_of_project(&self.project), name);
+            return format.has_three().then(deleted).into_iter().collect();
+        }
+        let mut lists = vec![
+            List::in_redis(names::USER_LIST, name),
+            List::in_both(
+                (names::users_of_project(&self.project), name),
+                (keyspace::USERS_BY_PROJECT, scoped(&self.project, name.as_bytes())),
+            ),
+        ];
+        if format.has_three() {
+            lists.push(List::in_file(Entry::Text(keyspace::LISTED_USERS, name.to_owned())));
+        }
+        if plain != name {
+            let key = scoped(plain, name.as_bytes());
+            lists.push(List::in_both((names::users_of_plain_name(plain), name), (keyspace::USERS_BY_PLAIN_NAME, key)));
+        }
+        lists
+    }
+}
+
+pub(in crate::store) fn create<T: Tables>(tables: &mut T, user: &User) -> Result<(), T::Halt> {
+    check_parts([&user.name, &user.project])?;
+    tables.count(Counted::Users, None, Some(&user.project));
+    // Both are asked for before either is judged, so that one reading is enough.
+    let (stored, named) = (tables.value::<User>(&user.place()), demand_name(tables, user));
+    if stored?.is_some() {
+        return refused(format!("the user name {} is taken", user.name));
+    }
+    named?;
+    replace(tables, None, user)
+}
+
+pub(in crate::store) fn update<T: Tables>(tables: &mut T, user: &User) -> Result<(), T::Halt> {
+    check_parts([&user.name, &user.project])?;
+    let Some(stored) = tables.find::<User>(&user.place())? else {
+        return refused(format!("there is no user {}", user.name));
+    };
+    check_update(&stored, user)?;
+    if stored.deleted || stored.project != user.project {
+        demand_name(tables, user)?;
+    }
+    tables.count(Counted::Users, Some(&stored.project), Some(&user.project));
+    let after = User { id: id_after(&stored, user), project_id: project_id_of(&stored, user), ..user.clone() };
+    replace(tables, Some(&stored), &after)
+}
+
+/// Gives an id to a user who has none.
+pub(in crate::store) fn give_id<T: Tables>(tables: &mut T, name: &str, id: UserId) -> Result<(), T::Halt> {
+    match tables.find::<User>(name.as_bytes())? {
+        Some(stored) if stored.id.is_none() => replace(tables, Some(&stored), &User { id: Some(id), ..stored.clone() }),
+        _ => Ok(()),
+    }
+}
+
+/// Of one who was made before projects had ids, and is still of this project.
+pub(super) fn give_project_id<T: Tables>(
+    tables: &mut T,
+    name: &str,
+    (project, project_id): (&str, ProjectId),
+) -> Result<(), T::Halt> {
+    match tables.find::<User>(name.as_bytes())? {
+        Some(stored) if stored.project_id.is_none() && stored.project == project => {
+            replace(tables, Some(&stored), &User { project_id: Some(project_id), ..stored.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// # Errors
+/// [`StoreError::Conflict`] if another user has the name in the project.
+fn demand_name<T: Tables>(tables: &mut T, user: &User) -> Result<(), T::Halt> {
+    let Some(name) = namesake(user) else { return Ok(()) };
+    let found = tables.find::<User>(name.as_bytes())?;
+    if found.is_some_and(|found| !found.deleted && found.project == user.project) {
+        return refused(format!("the user name {} is taken in project {}", user.plain_name(), user.project));
+    }
+    Ok(())
+}
+
+/// The name of the record that would be of the same user in the same project, if there may be one: users whose names have no
+/// project in front are of one all the same.
+fn namesake(user: &User) -> Option<String> {
+    match split_login_name(&user.name) {
+        _ if user.deleted || user.project == EVERY => None,
+        (Some(_), plain) => Some(plain.to_owned()),
+        (None, plain) => Some(User::name_in(&user.project, plain)),
+    }
+}
+
+fn check_update(stored: &User, new: &User) -> Result<(), StoreError> {
+    check_version(&format!("user {}", new.name), stored.version, new.version)?;
+    if new.sessions < stored.sessions || (stored.deleted && !new.deleted && new.sessions == stored.sessions) {
+        return refused(format!("sessions of user {} that have ended would be open again", new.name));
+    }
+    Ok(())
+}
+
+/// What a user's record has after a change: an id is set once, and whoever is made in the place of a deleted user is somebody else.
+fn id_after(stored: &User, new: &User) -> Option<UserId> {
+    if stored.deleted && !new.deleted { new.id } else { stored.id.or(new.id) }
+}
+
+/// Whoever is made in the place of a deleted user carries what is said of them.
+fn project_id_of(stored: &User, new: &User) -> Option<ProjectId> {
+    if stored.deleted && !new.deleted {
+        return new.project_id;
+    }
+    project_id_after((&stored.project, stored.project_id), (&new.project, new.project_id))
+}

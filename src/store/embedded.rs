@@ -2,7 +2,6 @@
 //! every act blocks. Never answers from a database that has failed.
 
 mod act;
-mod batch;
 mod counts;
 mod engine;
 mod indexes;
@@ -35,12 +34,12 @@ use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key, is_part, rest_of
 use super::records::noun::Noun;
 use super::records::resource;
 use super::rules::Purpose;
-use super::{PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
+use super::{OnceRecord, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
 use crate::domain::record::User;
 use act::Act;
-use batch::Batch;
 use counts::Counts;
 use engine::{Admits, Engine, OpenError};
+use records::Records;
 use reserve::Reserve;
 use source::Source;
 
@@ -196,6 +195,10 @@ impl Embedded {
         })
     }
 
+    pub fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
+        self.engine.read(|read| records::read(read, digest))
+    }
+
     /// # Errors
     /// [`StoreError::Full`] where only what ends something is taken, because the disk is full.
     pub fn apply(&self, batch: &[Write]) -> Result<u64, StoreError> {
@@ -204,11 +207,9 @@ impl Embedded {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let written = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
-            let mut tables = Batch::begin(transaction, format, &mut counts)?;
-            for step in batch {
-                tables.step(step)?;
-            }
-            tables.number()
+            let mut records = Records { transaction, format, counts: &mut counts };
+            batch.iter().try_for_each(|write| records.step(write))?;
+            records::number(transaction)
         });
         if written.is_err() {
             *counts = Counts::default();

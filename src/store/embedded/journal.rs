@@ -1,4 +1,4 @@
-//! The audit log and the idempotency keys in the embedded store. Never changes a row of the log, and never removes
+//! The audit log in the embedded store. Never changes a row of the log, and never removes
 //! the newest one.
 
 use std::ops::Bound;
@@ -11,9 +11,9 @@ use super::super::keyspace::{self, Bytes, is_part, scope, scoped, within};
 use super::super::records::audit::{decode_audit, encode_audit};
 use super::super::rules::check_parts;
 use super::super::search::{Beginning, ENOUGH, Search};
-use super::super::{AuditQuery, AuditRows, OnceRecord, StoreError};
+use super::super::{AuditQuery, AuditRows, StoreError};
 use super::act::Act;
-use super::{Embedded, damaged, format_in, has_indexes, records};
+use super::{Embedded, damaged, format_in, has_indexes};
 use crate::domain::record::AuditEntry;
 
 impl Embedded {
@@ -111,10 +111,6 @@ impl Embedded {
             }
             Ok(old.len())
         })
-    }
-
-    pub fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        self.engine.read(|read| records::read(read, digest))
     }
 }
 

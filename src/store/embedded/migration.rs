@@ -13,11 +13,10 @@ use super::super::keyspace::{self, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN,
 use super::super::migration::{Begun, Kind, Page, Record};
 use super::super::records::audit::{decode_audit, encode_audit};
 use super::super::records::noun::{Noun, Tables, replace};
-use super::super::records::{resource, signing_key, user};
+use super::super::records::{key, resource, signing_key, user};
 use super::super::rules::check_parts;
-use super::super::{OnceRecord, PepperCheck, StoreError, Write};
+use super::super::{OnceRecord, PepperCheck, StoreError};
 use super::act::{Act, conflict};
-use super::batch::Batch;
 use super::counts::Counts;
 use super::engine::Admits;
 use super::keys::{indexed_key, known_id};
@@ -65,7 +64,7 @@ impl Embedded {
                     // The source may have been raised meanwhile, with records that were carried over before.
                     indexes::fill(transaction)?;
                 }
-                return Batch::begin(transaction, format, &mut Counts::default())?.number();
+                return records::number(transaction);
             }
             Ok(0)
         })?;
@@ -105,24 +104,24 @@ impl Embedded {
                 return conflict("no migration fills this store".to_owned());
             }
             let mut counts = Counts::default();
-            let mut batch = Batch::begin(transaction, format, &mut counts)?;
-            records.iter().try_for_each(|record| put(&mut batch, record))
+            let mut tables = Records { transaction, format, counts: &mut counts };
+            records.iter().try_for_each(|record| put(&mut tables, record))
         })
     }
 }
 
-fn put(batch: &mut Batch<'_, '_>, record: &Record) -> Act<()> {
-    let transaction = batch.records.transaction;
+fn put(tables: &mut Records<'_, '_>, record: &Record) -> Act<()> {
+    let transaction = tables.transaction;
     let was_there = match record {
-        Record::Key(key) => return batch.step(&Write::CreateKey(key.clone())),
-        Record::Resource(resource) => return resource::create(&mut batch.records, resource),
-        Record::User(user) => return user::create(&mut batch.records, user),
-        Record::SigningKey(key) => return signing_key::create(&mut batch.records, key),
-        Record::Project(project) => return put_new(&mut batch.records, project, &project.name),
-        Record::EndedSession(session) => return put_new(&mut batch.records, session, &session.id),
-        Record::Sessions(sessions) => return put_new(&mut batch.records, sessions, &sessions.user),
-        Record::Once(once) => return put_new(&mut batch.records, once, ""),
-        Record::Audit(row) => return put_row(transaction, row, batch.records.format),
+        Record::Key(key) => return key::create(tables, key),
+        Record::Resource(resource) => return resource::create(tables, resource),
+        Record::User(user) => return user::create(tables, user),
+        Record::SigningKey(key) => return signing_key::create(tables, key),
+        Record::Project(project) => return put_new(tables, project, &project.name),
+        Record::EndedSession(session) => return put_new(tables, session, &session.id),
+        Record::Sessions(sessions) => return put_new(tables, sessions, &sessions.user),
+        Record::Once(once) => return put_new(tables, once, ""),
+        Record::Audit(row) => return put_row(transaction, row, tables.format),
         Record::Pepper(pepper) => {
             transaction.open_table(keyspace::PEPPERS)?.insert(pepper.version, &pepper.check)?.is_some()
         }

@@ -3,15 +3,20 @@
 use std::ops::Bound;
 use std::time::Duration;
 
-use redb::{ReadTransaction, ReadableTable, Value, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
-use super::super::keyspace::{Bytes, rest_of_timed, timed};
+use super::super::keyspace::{self, Bytes, META_SEQUENCE, id_key, rest_of, rest_of_timed, scope_end, scoped, timed};
 use super::super::records::noun::{Entry, List, Noun, Tables};
-use super::super::{Counted, StoreError};
+use super::super::records::step;
+use super::super::{Counted, Quota, StoreError, Write};
 use super::act::{Act, Failure, conflict};
-use super::counts::Counts;
+use super::counts::{Counts, in_scope};
+use super::journal;
+use crate::domain::record::AuditEntry;
 
 /// How many are forgotten with each one that is added: more than one, so that they become fewer.
 const FORGOTTEN_AT_ONCE: usize = 8;
@@ -50,6 +55,20 @@ pub(super) struct Records<'t, 'c> {
     pub(super) counts: &'c mut Counts,
 }
 
+impl Records<'_, '_> {
+    pub(super) fn step(&mut self, write: &Write) -> Act<()> {
+        step(self, write)
+    }
+}
+
+/// Takes the next number of a change.
+pub(super) fn number(transaction: &WriteTransaction) -> Act<u64> {
+    let mut meta = transaction.open_table(keyspace::META)?;
+    let last = meta.get(META_SEQUENCE)?.map_or(0, |value| value.value());
+    meta.insert(META_SEQUENCE, last + 1)?;
+    Ok(last + 1)
+}
+
 impl Tables for Records<'_, '_> {
     type Halt = Failure;
 
@@ -86,6 +105,9 @@ impl Tables for Records<'_, '_> {
         match &list.in_file {
             Some(Entry::Bytes(index, key)) => drop(self.transaction.open_table(*index)?.insert(&**key, ())?),
             Some(Entry::Text(index, key)) => drop(self.transaction.open_table(*index)?.insert(&**key, ())?),
+            Some(Entry::Valued(index, key, value)) => {
+                self.transaction.open_table(*index)?.insert(&**key, &**value)?;
+            }
             None => {}
         }
         Ok(())
@@ -95,9 +117,50 @@ impl Tables for Records<'_, '_> {
         match &list.in_file {
             Some(Entry::Bytes(index, key)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
             Some(Entry::Text(index, key)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
+            Some(Entry::Valued(index, key, _)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
             None => {}
         }
         Ok(())
+    }
+
+    fn members(&mut self, _: &str, (index, scope): (TableDefinition<'static, Bytes, ()>, &str)) -> Act<Vec<Vec<u8>>> {
+        let index = self.transaction.open_table(index)?;
+        let mut members = Vec::new();
+        for entry in index.range::<&[u8]>(&*scoped(scope, b"")..&*scope_end(scope))? {
+            members.push(rest_of(entry?.0.value()).unwrap_or_default().to_vec());
+        }
+        Ok(members)
+    }
+
+    fn pointer(&mut self, id: &KeyId) -> Act<Option<Digest>> {
+        let pointers = self.transaction.open_table(keyspace::KEY_IDS)?;
+        let found = pointers.get(&id_key(id))?.map(|digest| Digest(*digest.value()));
+        Ok(found)
+    }
+
+    fn point(&mut self, id: &KeyId, to: Option<&Digest>) -> Act<()> {
+        let mut pointers = self.transaction.open_table(keyspace::KEY_IDS)?;
+        match to {
+            Some(digest) => drop(pointers.insert(&id_key(id), &digest.0)?),
+            None => drop(pointers.remove(&id_key(id))?),
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, row: &AuditEntry) -> Act<()> {
+        journal::append(self.transaction, row, self.format)
+    }
+
+    fn check_quota(&mut self, quota: &Quota) -> Act<()> {
+        let Self { transaction, format, counts } = self;
+        if !format.has_three() {
+            return Ok(());
+        }
+        counts.check(quota, |counts| match quota.counted {
+            Counted::Keys => in_scope(&transaction.open_table(keyspace::KEYS_BY_PROJECT)?, &quota.project),
+            Counted::Users => counts.count_users(transaction, &quota.project),
+            Counted::Resources => in_scope(&transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?, &quota.project),
+        })
     }
 
     fn forget<N: Noun>(&mut self, now: Timestamp) -> Act<()> {
@@ -142,8 +205,7 @@ mod tests {
     use super::super::Embedded;
     use super::*;
     use crate::domain::record::OpenSession;
-    use crate::store::keyspace;
-    use crate::store::{SESSION_KEPT, Write};
+    use crate::store::SESSION_KEPT;
 
     fn begun(user: &str, began_at: u64) -> Write {
         let at = Timestamp::from_millis;

@@ -16,10 +16,9 @@ use super::super::records::{project, user};
 use super::super::upgrade::{Upgraded, user_id, with_id};
 use super::super::{ProjectItem, StoreError, Write};
 use super::act::Act;
-use super::batch::Batch;
 use super::counts::Counts;
 use super::records::Records;
-use super::{Embedded, format_in, indexes};
+use super::{Embedded, format_in, indexes, records};
 use crate::domain::record::{Project, User};
 
 impl Embedded {
@@ -33,7 +32,7 @@ impl Embedded {
             let rewritten = give_ids(transaction)?;
             indexes::fill(transaction)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
-            let sequence = Batch::begin(transaction, Format::NEWEST, &mut Counts::default())?.number()?;
+            let sequence = records::number(transaction)?;
             Ok((Upgraded { was, rewritten, passed_over: Vec::new() }, sequence))
         })?;
         self.engine.acknowledge(sequence);
@@ -121,11 +120,11 @@ impl<'t> Homes<'t> {
 
     fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> ProjectItem) -> Act<u64> {
         let (mut counts, count) = (Counts::default(), found.len() as u64);
-        let mut batch = Batch::begin(self.transaction, Format::NEWEST, &mut counts)?;
+        let mut records = self.records(&mut counts);
         for (what, home) in found {
             if let Some(id) = self.ids.get(&home) {
                 let step = Write::GiveProjectId { to: belonging(what), project: home.to_string(), id: *id };
-                batch.step(&step)?;
+                records.step(&step)?;
             }
         }
         Ok(count)

@@ -4,7 +4,11 @@ use prost::Message;
 use tollgate_guard::time::Timestamp;
 
 use super::super::StoreError;
-use super::noun::damaged;
+use super::super::format::Format;
+use super::super::keyspace::is_part;
+use super::super::keyspace::redis as names;
+use super::super::rules::check_parts;
+use super::noun::{Tables, damaged};
 use super::wire;
 use crate::domain::record::{AuditEntry, Outcome};
 
@@ -53,4 +57,25 @@ pub(in crate::store) fn decode_audit(bytes: &[u8]) -> Result<AuditEntry, StoreEr
         peer: wire.peer,
         request_id: wire.request_id,
     })
+}
+
+pub(in crate::store) fn append<T: Tables>(tables: &mut T, row: &AuditEntry) -> Result<(), T::Halt> {
+    if let Some(project) = &row.project {
+        check_parts([project])?;
+    }
+    tables.append(row)
+}
+
+/// The lists in Redis that a row stands on.
+pub(in crate::store) fn lists(row: &AuditEntry, format: Format) -> Vec<String> {
+    let of_project = row.project.iter().map(|project| names::audit_of_project(project));
+    let of_actor = format.has_three().then(|| lists_of_actor(row)).into_iter().flatten();
+    of_project.chain(of_actor).collect()
+}
+
+/// Those that it stands on because of who did it.
+pub(in crate::store) fn lists_of_actor(row: &AuditEntry) -> impl Iterator<Item = String> {
+    let actor = Some(&row.actor).filter(|actor| is_part(actor));
+    let of_project = row.project.iter().map(|project| names::audit_of_actor_in(&row.actor, project));
+    actor.into_iter().flat_map(move |actor| of_project.clone().chain([names::audit_of_actor(actor)]))
 }

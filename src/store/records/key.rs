@@ -1,15 +1,85 @@
 //! API keys. Never takes back a revocation.
 
+use data_encoding::HEXLOWER;
 use prost::Message;
-use tollgate_core::credential::KeyId;
+use redb::TableDefinition;
+use tollgate_core::credential::{KeyId, ProjectId};
 use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
 
-use super::super::StoreError;
-use super::super::rules::check_version;
-use super::noun::{damaged, refused};
+use super::super::format::Format;
+use super::super::keyspace::redis as names;
+use super::super::keyspace::{self, Bytes, DigestKey, id_key, key_id, scoped, within};
+use super::super::rules::{check_parts, check_version, project_id_after};
+use super::super::{Counted, StoreError};
+use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
 use super::{project, wire};
-use crate::domain::record::ApiKey;
+use crate::domain::record::{ApiKey, KeyState};
+
+/// It stands under its digest, by which a check finds it; its id points there.
+impl Noun for ApiKey {
+    type Key = DigestKey;
+    const TABLE: TableDefinition<'static, DigestKey, Bytes> = keyspace::KEYS;
+    const PREFIX: &'static str = names::KEYS;
+    const HAS_PROJECT_IN_FRONT: bool = true;
+
+    fn name(&self) -> String {
+        format!("key {}", self.id)
+    }
+
+    fn place(&self) -> Vec<u8> {
+        self.digest.0.to_vec()
+    }
+
+    fn key(place: &[u8]) -> Option<&[u8; 32]> {
+        place.try_into().ok()
+    }
+
+    fn text(place: &[u8]) -> String {
+        HEXLOWER.encode(place)
+    }
+
+    fn encode(&self, _format: Format) -> Vec<u8> {
+        encode_key(self)
+    }
+
+    fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
+        at_its_place(decode_key(bytes)?, place)
+    }
+
+    fn project(&self) -> Option<&str> {
+        Some(&self.project)
+    }
+
+    fn lists(&self, format: Format) -> Vec<List> {
+        let (id, key) = (self.id.as_str(), id_key(&self.id));
+        let of_project = scoped(&self.project, &key);
+        let by_both = || Entry::Bytes(keyspace::KEYS_BY_BOTH, within([&self.project, &self.plane], &key));
+        let mut lists = vec![
+            List::in_redis(names::KEY_LIST, id),
+            List {
+                in_redis: Some((names::keys_of_project(&self.project), id.to_owned())),
+                in_file: Some(Entry::Valued(
+                    keyspace::KEYS_BY_PROJECT,
+                    of_project.clone(),
+                    self.plane.clone().into_bytes(),
+                )),
+            },
+            List::in_both(
+                (names::keys_of_plane(&self.plane), id),
+                (keyspace::KEYS_BY_PLANE, scoped(&self.plane, &key)),
+            ),
+            List {
+                in_redis: Some((names::keys_of_both(&self.project, &self.plane), id.to_owned())),
+                in_file: format.has_three().then(by_both),
+            },
+        ];
+        if format.has_three() {
+            lists.push(List::in_file(Entry::Valued(keyspace::KEYS_IN_PROJECTS, of_project, encode_key(self))));
+        }
+        lists
+    }
+}
 
 pub(in crate::store) fn encode_key(key: &ApiKey) -> Vec<u8> {
     let wire = wire::ApiKey {
@@ -65,20 +135,116 @@ pub(in crate::store) fn decode_key(bytes: &[u8]) -> Result<ApiKey, StoreError> {
     })
 }
 
-pub(in crate::store) fn check_update(stored: &ApiKey, new: &ApiKey) -> Result<(), StoreError> {
-    check_version(&format!("key {}", new.id), stored.version, new.version)?;
-    if stored.revoked_at.is_some() && new.revoked_at.is_none() {
-        return refused(format!("key {} is revoked, and stays so", new.id));
-    }
-    Ok(())
+/// Puts one where none of its id is.
+pub(in crate::store) fn put<T: Tables>(tables: &mut T, key: &ApiKey) -> Result<(), T::Halt> {
+    tables.point(&key.id, Some(&key.digest))?;
+    replace(tables, None, key)
 }
 
-pub(in crate::store) fn check_purge(stored: &ApiKey, version: u64, before: Timestamp) -> Result<(), StoreError> {
+pub(in crate::store) fn create<T: Tables>(tables: &mut T, key: &ApiKey) -> Result<(), T::Halt> {
+    check_parts([&key.project, &key.plane])?;
+    // Both are asked for before either is judged, so that one reading is enough.
+    let (id, digest) = (tables.pointer(&key.id), tables.value::<ApiKey>(&key.digest.0));
+    if id?.is_some() {
+        return refused(format!("the key id {} is taken", key.id));
+    }
+    if digest?.is_some() {
+        return digest_taken(key);
+    }
+    tables.count(Counted::Keys, None, Some(&key.project));
+    put(tables, key)
+}
+
+pub(in crate::store) fn update<T: Tables>(tables: &mut T, key: &ApiKey) -> Result<(), T::Halt> {
+    check_parts([&key.project, &key.plane])?;
+    let Some(stored) = stored(tables, &key.id)? else {
+        return refused(format!("there is no key {}", key.id));
+    };
+    check_version(&format!("key {}", key.id), stored.version, key.version)?;
+    if stored.revoked_at.is_some() && key.revoked_at.is_none() {
+        return refused(format!("key {} is revoked, and stays so", key.id));
+    }
+    if stored.digest != key.digest {
+        if tables.value::<ApiKey>(&key.digest.0)?.is_some() {
+            return digest_taken(key);
+        }
+        tables.remove::<ApiKey>(&stored.digest.0)?;
+        tables.point(&key.id, Some(&key.digest))?;
+    }
+    tables.count(Counted::Keys, Some(&stored.project), Some(&key.project));
+    let project_id = project_id_after((&stored.project, stored.project_id), (&key.project, key.project_id));
+    replace(tables, Some(&stored), &ApiKey { project_id, ..key.clone() })
+}
+
+/// Removes what is left of one that was over before this time, for good.
+pub(in crate::store) fn purge<T: Tables>(
+    tables: &mut T,
+    id: &KeyId,
+    version: u64,
+    before: Timestamp,
+) -> Result<(), T::Halt> {
+    let Some(stored) = stored(tables, id)? else {
+        return refused(format!("there is no key {id}"));
+    };
     if stored.version != version {
-        return refused(format!("key {} has been changed meanwhile (it has version {})", stored.id, stored.version));
+        return refused(format!("key {id} has been changed meanwhile (it has version {})", stored.version));
     }
-    if stored.is_over_before(before) {
-        return Ok(());
+    if !stored.is_over_before(before) {
+        return refused(format!("key {id} is not over for so long"));
     }
-    refused(format!("key {} is not over for so long", stored.id))
+    tables.count(Counted::Keys, Some(&stored.project), None);
+    tables.point(id, None)?;
+    erase(tables, &stored)
+}
+
+/// # Errors
+/// [`StoreError::Conflict`] if a key of the plane is active at this time.
+pub(in crate::store) fn demand_none_active<T: Tables>(
+    tables: &mut T,
+    plane: &str,
+    now: Timestamp,
+) -> Result<(), T::Halt> {
+    check_parts([plane])?;
+    let mut unseen = None;
+    for id in tables.members(&names::keys_of_plane(plane), (keyspace::KEYS_BY_PLANE, plane))? {
+        let Some(id) = key_id(&id) else {
+            return Err(StoreError::Damaged("a list holds what is no id".to_owned()).into());
+        };
+        // Each is asked for before any is judged, so that one reading is enough.
+        match stored(tables, &id) {
+            Ok(Some(key)) if matches!(key.state(now), KeyState::Active | KeyState::Retiring) => {
+                return refused(format!("there is an active key on plane {plane} already: {id}"));
+            }
+            Ok(_) => {}
+            Err(halt) => unseen = Some(halt),
+        }
+    }
+    unseen.map_or(Ok(()), Err)
+}
+
+/// Of one that was made before projects had ids, and is still of this project.
+pub(super) fn give_project_id<T: Tables>(
+    tables: &mut T,
+    id: &KeyId,
+    (project, project_id): (&str, ProjectId),
+) -> Result<(), T::Halt> {
+    match stored(tables, id)? {
+        Some(stored) if stored.project_id.is_none() && stored.project == project => {
+            replace(tables, Some(&stored), &ApiKey { project_id: Some(project_id), ..stored.clone() })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn stored<T: Tables>(tables: &mut T, id: &KeyId) -> Result<Option<ApiKey>, T::Halt> {
+    let Some(Digest(digest)) = tables.pointer(id)? else { return Ok(None) };
+    match tables.find::<ApiKey>(&digest)? {
+        Some(key) if key.id == *id => Ok(Some(key)),
+        Some(key) => Err(StoreError::Damaged(format!("key {id} points to the record of key {}", key.id)).into()),
+        None => Err(StoreError::Damaged(format!("key {id} points to no record")).into()),
+    }
+}
+
+fn digest_taken<T, H: From<StoreError>>(key: &ApiKey) -> Result<T, H> {
+    refused(format!("the digest of key {} is taken by another key", key.id))
 }

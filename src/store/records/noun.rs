@@ -3,12 +3,15 @@
 
 use std::time::Duration;
 
-use redb::TableDefinition;
+use redb::{TableDefinition, TableHandle};
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::Bytes;
-use super::super::{Counted, StoreError};
+use super::super::{Counted, Quota, StoreError};
+use crate::domain::record::AuditEntry;
 
 /// A kind of record: where it stands, how it is written, and the lists that it stands on.
 pub(in crate::store) trait Noun: Clone + Sized {
@@ -71,6 +74,19 @@ pub(in crate::store) struct List {
 pub(in crate::store) enum Entry {
     Bytes(TableDefinition<'static, Bytes, ()>, Vec<u8>),
     Text(TableDefinition<'static, &'static str, ()>, String),
+    /// With what stands there.
+    Valued(TableDefinition<'static, Bytes, Bytes>, Vec<u8>, Vec<u8>),
+}
+
+impl Entry {
+    /// The index and the key.
+    fn place(&self) -> (&str, &[u8]) {
+        match self {
+            Self::Bytes(index, key) => (index.name(), key),
+            Self::Text(index, key) => (index.name(), key.as_bytes()),
+            Self::Valued(index, key, _) => (index.name(), key),
+        }
+    }
 }
 
 impl List {
@@ -91,7 +107,13 @@ impl List {
 
     /// Whether this is its key in an index of the embedded store.
     pub(in crate::store) fn is_at(&self, key: &[u8]) -> bool {
-        matches!(&self.in_file, Some(Entry::Bytes(_, own)) if own == key)
+        self.in_file.as_ref().is_some_and(|entry| entry.place().1 == key)
+    }
+
+    /// Whether it is the same list, and the same member of it.
+    fn is_same(&self, other: &Self) -> bool {
+        self.in_redis == other.in_redis
+            && self.in_file.as_ref().map(Entry::place) == other.in_file.as_ref().map(Entry::place)
     }
 }
 
@@ -121,8 +143,28 @@ pub(in crate::store) trait Tables {
 
     fn unlist(&mut self, list: &List) -> Result<(), Self::Halt>;
 
+    /// The members of a list whose part of an index begins with this [`scoped`](super::super::keyspace::scoped) text, in order.
+    fn members(
+        &mut self,
+        in_redis: &str,
+        in_file: (TableDefinition<'static, Bytes, ()>, &str),
+    ) -> Result<Vec<Vec<u8>>, Self::Halt>;
+
+    /// Where the record of the key with this id stands.
+    fn pointer(&mut self, id: &KeyId) -> Result<Option<Digest>, Self::Halt>;
+
+    /// Notes where it stands; `None`: nowhere.
+    fn point(&mut self, id: &KeyId, to: Option<&Digest>) -> Result<(), Self::Halt>;
+
     /// Forgets a few that are over for so long, in stores that do not forget by themselves.
     fn forget<N: Noun>(&mut self, now: Timestamp) -> Result<(), Self::Halt>;
+
+    /// Appends a row to the audit log. It has the number that it is given then.
+    fn append(&mut self, row: &AuditEntry) -> Result<(), Self::Halt>;
+
+    /// # Errors
+    /// [`StoreError::OverQuota`], of some stores only once the batch is written, if the project has as many before it.
+    fn check_quota(&mut self, quota: &Quota) -> Result<(), Self::Halt>;
 
     /// Notes that a project has one less, and another one more, in stores that count them.
     fn count(&mut self, counted: Counted, from: Option<&str>, to: Option<&str>);
@@ -149,11 +191,15 @@ pub(in crate::store) fn keep<T: Tables, N: Noun>(
     kept: Option<Duration>,
 ) -> Result<(), T::Halt> {
     let format = tables.format();
+    let lists = after.lists(format);
     for list in before.iter().flat_map(|before| before.lists(format)) {
-        tables.unlist(&list)?;
+        if !lists.iter().any(|other| other.is_same(&list)) {
+            tables.unlist(&list)?;
+        }
     }
     tables.put(after, kept)?;
-    after.lists(format).iter().try_for_each(|list| tables.enlist(list))
+    // Also where it is already: what an older store did not have is filled by writing records again.
+    lists.iter().try_for_each(|list| tables.enlist(list))
 }
 
 /// Removes a record, and from its lists.

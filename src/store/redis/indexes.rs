@@ -1,11 +1,11 @@
 //! The lists that came with the third format, made of the rows of an older store. Never takes a row off a list.
 
 use super::Redis;
-use super::batch::lists_of_actor;
 use super::lists::{MOST_ROWS, PAGE};
 use super::scripts::INDEX_ROWS;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
+use crate::store::records::audit::lists_of_actor;
 
 impl Redis {
     /// Puts every row of the audit log on the lists of its actor, for a store that is being raised to the third format: what is

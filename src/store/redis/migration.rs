@@ -16,7 +16,6 @@ use tollgate_guard::slots::Touched;
 use tollgate_guard::time::Timestamp;
 
 use super::Redis;
-use super::batch::{list_key, put_key, put_row};
 use super::connection::Connection;
 use super::heard::heard_of;
 use super::scripts::{
@@ -32,8 +31,8 @@ use crate::store::keyspace::redis as names;
 use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
 use crate::store::records::audit::decode_audit;
 use crate::store::records::event::encode_event;
-use crate::store::records::noun::{Noun, keep, replace};
-use crate::store::records::{once, session};
+use crate::store::records::noun::{Noun, Tables, keep, replace};
+use crate::store::records::{key, once, session};
 use crate::store::{OnceRecord, PepperCheck, StoreError};
 
 /// How long an answer may take.
@@ -382,12 +381,9 @@ fn put(write_set: &mut WriteSet<'_>, record: &Record, now: Timestamp) -> Step<()
             write_set.add_member(names::PEPPER_LIST, pepper.version.to_string());
         }
         Record::Resource(resource) => replace(write_set, None, resource)?,
-        Record::Key(key) => {
-            put_key(write_set, key);
-            list_key(write_set, key);
-        }
+        Record::Key(key) => key::put(write_set, key)?,
         Record::Once(once) => keep(write_set, None, once, Some(once::kept(once, now)))?,
-        Record::Audit(row) => put_row(write_set, row),
+        Record::Audit(row) => write_set.append(row)?,
         // These are no records here; they are noted apart.
         Record::LastUse(..) => {}
     }

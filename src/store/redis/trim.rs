@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use tollgate_guard::time::Timestamp;
 
 use super::Redis;
-use super::batch::lists_of_actor;
 use super::lists::numbered_row;
 use super::scripts::{OLDEST, TIME, TRIM};
 use crate::domain::record::AuditEntry;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
+use crate::store::records::audit::lists_of_actor;
 
 impl Redis {
     /// As [`super::super::Store::time`].

@@ -4,7 +4,7 @@
 use crate::domain::record::ApiKey;
 use crate::store::StoreError;
 use crate::store::format::Format;
-use crate::store::records::key::{decode_key, encode_key};
+use crate::store::records::key::decode_key;
 use crate::store::records::noun::Noun;
 
 /// The name of the record in this place.
@@ -32,10 +32,6 @@ pub(super) fn record_of<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreE
         return damaged(format!("the record of {} names two projects", record.name()));
     }
     Ok(record)
-}
-
-pub(super) fn key_value(key: &ApiKey) -> Vec<u8> {
-    behind(&key.project, &encode_key(key))
 }
 
 /// # Errors

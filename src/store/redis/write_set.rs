@@ -4,11 +4,19 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+use redb::TableDefinition;
 use redis::ScriptInvocation;
+use tollgate_core::credential::KeyId;
+use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
 
 use super::values::{name_of, record_of, value_of};
+use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
+use crate::store::keyspace::Bytes;
+use crate::store::keyspace::redis as names;
+use crate::store::records::audit::{self, encode_audit};
 use crate::store::records::noun::{List, Noun, Tables};
 use crate::store::rules::Purpose;
 use crate::store::{Counted, Quota, StoreError};
@@ -104,11 +112,6 @@ impl<'s> WriteSet<'s> {
         self.wanted.is_empty()
     }
 
-    /// Has the store refuse the batch if the lists have as many members already.
-    pub(super) fn limit(&mut self, lists: Vec<String>, quota: Quota) {
-        self.quotas.push((lists, quota));
-    }
-
     /// In the order that the script names them in.
     pub(super) fn quotas(&self) -> Vec<Quota> {
         self.quotas.iter().map(|(_, quota)| quota.clone()).collect()
@@ -174,10 +177,6 @@ impl<'s> WriteSet<'s> {
 
     pub(super) fn remove_member(&mut self, list: impl Into<String>, member: impl Into<String>) {
         self.lists.insert((list.into(), member.into()), false);
-    }
-
-    pub(super) fn append(&mut self, lists: Vec<String>, row: Vec<u8>) {
-        self.rows.push((lists, row));
     }
 
     /// The names of the records that the batch would put.
@@ -255,6 +254,48 @@ impl Tables for WriteSet<'_> {
         if let Some((list, member)) = &list.in_redis {
             self.remove_member(list, member);
         }
+        Ok(())
+    }
+
+    fn members(&mut self, in_redis: &str, _: (TableDefinition<'static, Bytes, ()>, &str)) -> Step<Vec<Vec<u8>>> {
+        Ok(self.list(in_redis)?.into_iter().map(String::into_bytes).collect())
+    }
+
+    fn pointer(&mut self, id: &KeyId) -> Step<Option<Digest>> {
+        let Some(digest) = self.named(&names::key_id(id))? else { return Ok(None) };
+        match HEXLOWER.decode(&digest).ok().and_then(|digest| Digest::from_slice(&digest)) {
+            Some(digest) => Ok(Some(digest)),
+            None => Err(StoreError::Damaged(format!("key {id} points to no record")).into()),
+        }
+    }
+
+    fn point(&mut self, id: &KeyId, to: Option<&Digest>) -> Step<()> {
+        match to {
+            Some(digest) => self.set(names::key_id(id), HEXLOWER.encode(&digest.0).into_bytes()),
+            None => self.delete(names::key_id(id)),
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, row: &AuditEntry) -> Step<()> {
+        // The number of a row is where it stands, so it is given when it is written.
+        let bytes = encode_audit(&AuditEntry { sequence: 0, ..row.clone() });
+        self.rows.push((audit::lists(row, self.format()), bytes));
+        Ok(())
+    }
+
+    /// The script counts the members of the lists.
+    fn check_quota(&mut self, quota: &Quota) -> Step<()> {
+        let project = &*quota.project;
+        if !self.format().has_three() {
+            return Ok(());
+        }
+        let lists = match quota.counted {
+            Counted::Keys => vec![names::keys_of_project(project)],
+            Counted::Users => vec![names::users_of_project(project), names::deleted_users_of_project(project)],
+            Counted::Resources => vec![names::resources_of_project(project)],
+        };
+        self.quotas.push((lists, quota.clone()));
         Ok(())
     }
 

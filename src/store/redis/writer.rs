@@ -13,7 +13,7 @@ use tollgate_guard::protocol::Head;
 use tollgate_guard::slots::Touched;
 
 use super::acknowledged::Acknowledged;
-use super::batch::{judge, judge_pepper, lists_of_actor};
+use super::batch::{judge, judge_pepper};
 use super::connect::Connector;
 use super::connection::Connection;
 use super::headroom::MemoryHeadroom;
@@ -25,7 +25,7 @@ use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
-use crate::store::records::audit::encode_audit;
+use crate::store::records::audit::{encode_audit, lists_of_actor};
 use crate::store::records::event::encode_event;
 use crate::store::{PepperCheck, Quota, StoreError, Write};
 

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 use crate::domain::record::{EndedSession, OpenSession, Project, SigningKey, User};
-use crate::password::{Lane, Passwords};
+use crate::password::{LoginPriority, Passwords};
 use crate::registry::{Actor, Made, Registry, RegistryError, whoever_logs_in};
 use crate::resolve::jwt::own_session;
 use crate::resolve::mismatch::MismatchLog;
@@ -115,8 +115,8 @@ impl Logins {
         };
         let hash = user.as_ref().map(|user| user.password_hash.clone());
         let is_known = user.as_ref().is_some_and(|user| attempt.is_known(user.sessions));
-        let lane = if is_known { Lane::Known } else { Lane::Anyone(address.map(network_of)) };
-        let is_right = self.passwords.verify(lane, password, hash).await.map_err(|_| LoginError::Busy)?;
+        let priority = if is_known { LoginPriority::Known } else { LoginPriority::Anyone(address.map(network_of)) };
+        let is_right = self.passwords.verify(priority, password, hash).await.map_err(|_| LoginError::Busy)?;
         let Some(user) = user.filter(|_| is_right) else {
             attempt.failed();
             return Err(LoginError::Refused);

@@ -1,5 +1,5 @@
 //! Passwords: hashed with Argon2id on threads of their own, few and of low priority, so that a flood of logins cannot slow
-//! checks; and in two lanes, so that it cannot keep those out who are known. Never keeps a password longer than its hashing
+//! checks; and in two queues, so that it cannot keep those out who are known. Never keeps a password longer than its hashing
 //! takes, and never queues without bound.
 
 use std::collections::VecDeque;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::tasks::{self, Tasks};
 
-/// Passwords that may wait in each lane.
+/// Passwords that may wait in each queue.
 const QUEUE: usize = 32;
 const MAX_THREADS: usize = 4;
 // In characters, as the description of the API counts.
@@ -38,7 +38,7 @@ pub struct Busy;
 
 /// Whose passwords are hashed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lane {
+pub enum LoginPriority {
     /// Of somebody who has been authenticated, by this address before or by the request itself.
     Known,
     /// From this network, if it is known where they are. Where all places are taken, the one with most of them gives one up.
@@ -141,7 +141,7 @@ impl Passwords {
     /// [`Busy`]
     pub async fn hash(&self, password: Zeroizing<String>) -> Result<String, Busy> {
         let (done, hash) = oneshot::channel();
-        self.queue.push(Lane::Known, Job::Hash { password, done })?;
+        self.queue.push(LoginPriority::Known, Job::Hash { password, done })?;
         hash.await.ok().flatten().ok_or(Busy)
     }
 
@@ -149,9 +149,14 @@ impl Passwords {
     ///
     /// # Errors
     /// [`Busy`]
-    pub async fn verify(&self, lane: Lane, password: Zeroizing<String>, hash: Option<String>) -> Result<bool, Busy> {
+    pub async fn verify(
+        &self,
+        priority: LoginPriority,
+        password: Zeroizing<String>,
+        hash: Option<String>,
+    ) -> Result<bool, Busy> {
         let (done, is_right) = oneshot::channel();
-        self.queue.push(lane, Job::Verify { password, hash, done })?;
+        self.queue.push(priority, Job::Verify { password, hash, done })?;
         is_right.await.map_err(|_| Busy)
     }
 }
@@ -167,14 +172,14 @@ impl Queue {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn push(&self, lane: Lane, job: Job) -> Result<(), Busy> {
+    fn push(&self, priority: LoginPriority, job: Job) -> Result<(), Busy> {
         let mut jobs = self.lock();
-        match lane {
-            Lane::Known if jobs.known.len() < QUEUE => jobs.known.push_back(job),
-            Lane::Anyone(network) if jobs.anyone.len() < QUEUE || jobs.make_room_for(network) => {
+        match priority {
+            LoginPriority::Known if jobs.known.len() < QUEUE => jobs.known.push_back(job),
+            LoginPriority::Anyone(network) if jobs.anyone.len() < QUEUE || jobs.make_room_for(network) => {
                 jobs.anyone.push_back((network, job));
             }
-            Lane::Known | Lane::Anyone(_) => return Err(Busy),
+            LoginPriority::Known | LoginPriority::Anyone(_) => return Err(Busy),
         }
         drop(jobs);
         self.changed.notify_one();
@@ -251,38 +256,43 @@ mod tests {
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         let other = passwords.hash(secret("correct horse")).await.unwrap();
         assert_ne!(hash, other, "each with a salt of its own");
-        assert_eq!(passwords.verify(Lane::Anyone(None), secret("correct horse"), Some(hash.clone())).await, Ok(true));
+        assert_eq!(
+            passwords.verify(LoginPriority::Anyone(None), secret("correct horse"), Some(hash.clone())).await,
+            Ok(true)
+        );
         for wrong in ["", "Correct horse", "correct horse ", "correct"] {
             assert_eq!(
-                passwords.verify(Lane::Anyone(None), secret(wrong), Some(hash.clone())).await,
+                passwords.verify(LoginPriority::Anyone(None), secret(wrong), Some(hash.clone())).await,
                 Ok(false),
                 "{wrong}"
             );
         }
         for broken in ["", "plain", "$argon2id$v=19$m=1,t=1,p=1$", "$2b$12$x"] {
             assert_eq!(
-                passwords.verify(Lane::Anyone(None), secret("correct horse"), Some(broken.to_owned())).await,
+                passwords.verify(LoginPriority::Anyone(None), secret("correct horse"), Some(broken.to_owned())).await,
                 Ok(false),
                 "{broken}"
             );
         }
-        assert_eq!(passwords.verify(Lane::Anyone(None), secret("correct horse"), None).await, Ok(false));
+        assert_eq!(passwords.verify(LoginPriority::Anyone(None), secret("correct horse"), None).await, Ok(false));
     }
 
     #[tokio::test]
     async fn a_flood_is_turned_away_and_not_queued() {
         let passwords = Passwords::start().unwrap();
-        let asked = (0..200).map(|_| passwords.verify(Lane::Anyone(None), secret("x"), None));
+        let asked = (0..200).map(|_| passwords.verify(LoginPriority::Anyone(None), secret("x"), None));
         let answers = futures_util::future::join_all(asked).await;
         let busy = answers.iter().filter(|answer| **answer == Err(Busy)).count();
         assert!((100..200).contains(&busy), "{busy} of 200 were turned away");
-        // Whoever is known has a lane of their own.
-        let flood = (0..100).map(|_| passwords.verify(Lane::Anyone(None), secret("x"), None));
-        let (known, _) =
-            tokio::join!(passwords.verify(Lane::Known, secret("x"), None), futures_util::future::join_all(flood));
+        // Whoever is known has a queue of their own.
+        let flood = (0..100).map(|_| passwords.verify(LoginPriority::Anyone(None), secret("x"), None));
+        let (known, _) = tokio::join!(
+            passwords.verify(LoginPriority::Known, secret("x"), None),
+            futures_util::future::join_all(flood)
+        );
         assert_eq!(known, Ok(false));
         assert_eq!(
-            passwords.verify(Lane::Anyone(None), secret("x"), None).await,
+            passwords.verify(LoginPriority::Anyone(None), secret("x"), None).await,
             Ok(false),
             "and the next one is served"
         );
@@ -294,7 +304,9 @@ mod tests {
         let network = |n: u8| Some(IpAddr::from([192, 0, 2, n]));
         let ask = |network| {
             let (done, answer) = oneshot::channel();
-            queue.push(Lane::Anyone(network), Job::Verify { password: secret("x"), hash: None, done }).map(|()| answer)
+            queue
+                .push(LoginPriority::Anyone(network), Job::Verify { password: secret("x"), hash: None, done })
+                .map(|()| answer)
         };
         let waits = |asked: &mut [oneshot::Receiver<bool>]| {
             asked
@@ -320,7 +332,7 @@ mod tests {
         for n in 0..40 {
             let (done, _) = oneshot::channel();
             let job = Job::Verify { password: secret("x"), hash: None, done };
-            assert_eq!(queue.push(Lane::Anyone(network(n)), job).is_ok(), usize::from(n) < QUEUE, "{n}");
+            assert_eq!(queue.push(LoginPriority::Anyone(network(n)), job).is_ok(), usize::from(n) < QUEUE, "{n}");
         }
     }
 

@@ -15,7 +15,7 @@ use tollgate_core::respond::Decision;
 use crate::clock::Clock;
 use crate::resolve::cache::Resolved;
 use crate::resolve::check_proof::CheckProofs;
-use crate::resolve::jwt::spare;
+use crate::resolve::jwt::inline;
 use crate::resolve::last_used::LastUsed;
 use crate::resolve::{ResolveError, Resolver};
 use crate::tasks::Tasks;
@@ -140,7 +140,7 @@ impl Pipeline {
     /// What an allow leaves behind.
     fn note(&self, trace: &Trace) {
         if trace.principal != Some(Tier::Verified) {
-            spare::somebody_was_let_in();
+            inline::somebody_was_let_in();
         }
         if let Some(key) = trace.key_id {
             self.last_used.note(key, self.clock.now());

@@ -2,8 +2,8 @@
 //! without its row in the audit log, and never lets an actor give what they do not hold.
 
 mod actor;
-mod again;
 mod audit;
+mod end_again;
 mod issuers;
 mod keys;
 mod limits;
@@ -43,7 +43,7 @@ use limits::{LimitedBy, Paces};
 use refusals::Refusals;
 
 pub use actor::{Actor, ActorPermissions};
-pub use again::Failure;
+pub use end_again::Failure;
 pub use keys::{KeyChange, KeySpec, KeyView, NewKey};
 pub use limits::{Limits, ProjectQuotas, Quotas, Rate, Rates};
 pub use names::{Freed, whoever_logs_in};

@@ -306,7 +306,7 @@ impl Telemetry {
             set(&self.loads, &[kind], stats.loads);
             set(&self.refused_loads, &[kind], stats.refused_loads);
         }
-        let turned_away = i64::try_from(resolver.lane().turned_away()).unwrap_or(i64::MAX);
+        let turned_away = i64::try_from(resolver.signatures().turned_away()).unwrap_or(i64::MAX);
         self.refused_loads.with_label_values(&["signature"]).set(turned_away);
         // One that is configured no more has no age.
         self.issuer_key_ages.reset();

@@ -13,7 +13,7 @@ use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::page::{PageArgs, tell_of_more};
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::PROJECTS;
-use crate::server::admin::wire::projects::{ProjectBody, ProjectPage, Turn, UpdateProject};
+use crate::server::admin::wire::projects::{ProjectBody, ProjectPage, ProjectStateChange, UpdateProject};
 
 #[derive(Debug, Args)]
 pub struct ProjectsArgs {
@@ -82,8 +82,8 @@ struct ChangeArgs {
 pub async fn run(args: ProjectsArgs) -> Result<(), Failure> {
     let target = target(&args.connect)?;
     match args.command {
-        ProjectsCommand::Suspend(args) => turn(&target, &args, Turn::Suspended).await,
-        ProjectsCommand::Resume(args) => turn(&target, &args, Turn::Active).await,
+        ProjectsCommand::Suspend(args) => change_state(&target, &args, ProjectStateChange::Suspended).await,
+        ProjectsCommand::Resume(args) => change_state(&target, &args, ProjectStateChange::Active).await,
         ProjectsCommand::Delete(args) => {
             let path = args.waiting.on(&path_of(&args.name));
             changed(&target.call(Method::DELETE, &path, None).await?, &args)
@@ -105,7 +105,7 @@ fn path_of(name: &str) -> String {
     format!("{PROJECTS}/{}", encoded(name))
 }
 
-async fn turn(target: &Target, args: &ChangeArgs, state: Turn) -> Result<(), Failure> {
+async fn change_state(target: &Target, args: &ChangeArgs, state: ProjectStateChange) -> Result<(), Failure> {
     let path = args.waiting.on(&path_of(&args.name));
     changed(&target.change(Method::PATCH, &path, Some("*"), &UpdateProject { state }).await?, args)
 }

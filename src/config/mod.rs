@@ -16,7 +16,7 @@ use tollgate_core::policy::Policy;
 
 use crate::registry::Limits;
 use crate::resolve::cache::Sizes;
-use crate::store::redis::place::Place;
+use crate::store::redis::location::Location;
 
 pub use problems::{Problem, Problems};
 
@@ -119,7 +119,7 @@ pub enum StoreSettings {
 /// The store of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisSettings {
-    pub place: Place,
+    pub place: Location,
     /// What this process is called in lists; `None`: as its host.
     pub name: Option<String>,
     /// Where it keeps how far it has followed the store; `None`: nowhere.

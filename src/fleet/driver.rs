@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout_at};
-use tollgate_guard::channel::{Channel as Protocol, Identity, Now, Standing};
+use tollgate_guard::channel::{Channel as Protocol, Identity, LeaseHistory, Now};
 use tollgate_guard::protocol::{Head, Listing, Member, MemberState, Position, Remembered, Term};
 use tollgate_guard::stamps::Stamps;
 use tollgate_guard::time::Moment;
@@ -233,7 +233,7 @@ impl Driver {
 
     /// What others in this process read.
     fn publish(&self) {
-        let Standing { lineages, .. } = self.protocol.standing();
+        let LeaseHistory { lineages, .. } = self.protocol.standing();
         self.ends.lineages_seen.store(lineages, Ordering::SeqCst);
         self.ends.figures.set_state(self.protocol.own().state);
         let is_forgetful = self.joining.file.as_ref().is_some_and(PositionFile::is_failing);

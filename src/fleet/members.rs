@@ -8,7 +8,7 @@ use tollgate_guard::time::Moment;
 use tollgate_guard::wait::Report;
 use tollgate_guard::{FENCE, GUARD, PRUNED};
 
-use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport};
+use super::report::{FleetView, Replica, ReplicaStatus, ReplicaView, WaitReport};
 
 /// The members that were listed last, and when each of them was last heard of.
 #[derive(Debug, Default)]
@@ -73,7 +73,7 @@ pub(super) fn fleet_view(level: &str, head: u64, members: &Members, asked: &str,
             replica: replica(member),
             is_asked: member.id == asked,
             version: member.version.clone(),
-            standing: if is_fenced { Standing::Fenced } else { Standing::Member(member.state) },
+            standing: if is_fenced { ReplicaStatus::Fenced } else { ReplicaStatus::Member(member.state) },
             since: member.since,
             position: member.position.sequence,
             lease: is_attached.then(|| GUARD.saturating_sub(silent)),
@@ -170,9 +170,9 @@ mod tests {
         }
         let view = fleet_view("bounded (1 s)", 5, &members, "a", at(2_100));
         let standing: Vec<_> = view.replicas.iter().map(|view| (view.is_asked, view.standing, view.lease)).collect();
-        let attached = Standing::Member(MemberState::Attached);
+        let attached = ReplicaStatus::Member(MemberState::Attached);
         let left = Some(Duration::from_millis(700));
-        assert_eq!(standing, [(true, attached, left), (false, Standing::Fenced, None)]);
+        assert_eq!(standing, [(true, attached, left), (false, ReplicaStatus::Fenced, None)]);
         assert_eq!(members.see(vec![member("a", 4), member("b", 7)], at(600_000)), [("b".to_owned(), 7)]);
         // It may still allow what it was told to be ended.
         let graced = Member { grace: Duration::from_secs(3_600), ..member("c", 1) };

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tollgate_guard::time::Timestamp;
 
 use super::handle::Fleet;
-use super::report::{FleetView, Replica, ReplicaView, Standing, WaitReport, Waited};
+use super::report::{FleetView, Replica, ReplicaStatus, ReplicaView, WaitReport, Waited};
 use crate::store::StoreError;
 use crate::store::embedded::Embedded;
 use crate::store::format::Format;
@@ -117,7 +117,7 @@ impl Sole {
     }
 
     fn level() -> String {
-        Standing::Sole.as_str().to_owned()
+        ReplicaStatus::Sole.as_str().to_owned()
     }
 
     fn report(&self, sequence: u64) -> WaitReport {
@@ -132,7 +132,7 @@ impl Sole {
             replica: self.replica.clone(),
             is_asked: true,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            standing: Standing::Sole,
+            standing: ReplicaStatus::Sole,
             since: self.since,
             position: head,
             lease: None,

@@ -28,7 +28,7 @@ pub struct ReplicaView {
     /// Whether it is the one that was asked.
     pub is_asked: bool,
     pub version: String,
-    pub standing: Standing,
+    pub standing: ReplicaStatus,
     pub since: Timestamp,
     /// The number of the newest change that it has applied.
     pub position: u64,
@@ -51,7 +51,7 @@ pub struct Replica {
 
 /// How a replica stands to the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ReplicaStatus {
     /// It owns the store, and nobody else answers from it.
     Sole,
     /// What it said last, less than a lease ago.
@@ -60,7 +60,7 @@ pub enum Standing {
     Fenced,
 }
 
-impl Standing {
+impl ReplicaStatus {
     pub const ALL: [Self; 6] = [
         Self::Sole,
         Self::Member(MemberState::ALL[0]),

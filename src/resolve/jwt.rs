@@ -1,11 +1,11 @@
 //! From a token to a principal: which issuer, which key, is it genuine, what does it say. A verified token is remembered
-//! until it ends, so that its next check costs what an API key costs. Which thread verifies a signature is for the lane to say.
+//! until it ends, so that its next check costs what an API key costs. Which thread verifies a signature is for `signatures.rs` to say.
 
+pub mod inline;
 pub mod key_set;
-pub mod lane;
 mod refusals;
+pub mod signatures;
 pub mod source;
-pub mod spare;
 mod weak;
 
 use std::sync::Arc;
@@ -31,8 +31,8 @@ use crate::domain::json::parse_object;
 use crate::store::redis::shared::SharedKey;
 use crate::tasks::Tasks;
 use key_set::{KeySet, NotSigned};
-use lane::{Busy, Lane};
 use refusals::Refusals;
+use signatures::{Busy, Signatures};
 use source::{Freshness, IssuerKeys, Withdrawals};
 
 /// The issuers of one policy, and what their tokens were found to be.
@@ -42,7 +42,7 @@ pub struct Issuers {
     login: Option<Login>,
     withdrawals: Withdrawals,
     l2: Option<L2>,
-    lane: Arc<Lane>,
+    signatures: Arc<Signatures>,
     refusals: Refusals,
     pub(super) cache: Cache<Principal>,
 }
@@ -82,7 +82,7 @@ impl Issuers {
             login: None,
             withdrawals: Withdrawals::default(),
             l2,
-            lane: Arc::default(),
+            signatures: Arc::default(),
             refusals: Refusals::default(),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
         }
@@ -105,7 +105,7 @@ impl Issuers {
             login: policy.login.clone(),
             withdrawals: before.withdrawals.clone(),
             l2: before.l2.clone(),
-            lane: Arc::clone(&before.lane),
+            signatures: Arc::clone(&before.signatures),
             // What other rules refused, these may not.
             refusals: Refusals::default(),
             cache: Cache::for_a_while(stamps, sizes, REMEMBERED_FOR),
@@ -122,8 +122,8 @@ impl Issuers {
     }
 
     /// Where their signatures are verified.
-    pub(super) fn lane(&self) -> &Arc<Lane> {
-        &self.lane
+    pub(super) fn signatures(&self) -> &Arc<Signatures> {
+        &self.signatures
     }
 
     /// The name under which a token is remembered, until the next withdrawal of a key.
@@ -160,7 +160,7 @@ impl Issuers {
         let Some(issuer) = claimed_issuer(&claims) else { return Err(Denial::TokenIssuer.into()) };
         if let Some(login) = self.login.as_ref().filter(|login| *login.issuer == *issuer) {
             self.refusals.check(digest, own, now)?;
-            self.lane.verify(digest, own, &header, token).await?.map_err(denial)?;
+            self.signatures.verify(digest, own, &header, token).await?.map_err(denial)?;
             let session = login.session(&claims, now);
             let session = session.inspect_err(|denial| self.refusals.note(digest, own, *denial, now))?;
             return Ok(Genuine::Session(session, login.plane.clone()));
@@ -175,7 +175,7 @@ impl Issuers {
         if let Some(keys) = &keys {
             self.refusals.check(digest, keys, now)?;
         }
-        let candidate = Candidate { header: &header, token, digest, lane: &self.lane };
+        let candidate = Candidate { header: &header, token, digest, signatures: &self.signatures };
         follows.verify(&candidate, self.l2.as_ref()).await?;
         let genuine = follows.genuine(&claims, now);
         // Others than these may have signed it, if there are newer ones by now.
@@ -206,7 +206,7 @@ struct Candidate<'c> {
     header: &'c Header,
     token: &'c PresentedToken<'c>,
     digest: Digest,
-    lane: &'c Lane,
+    signatures: &'c Signatures,
 }
 
 impl Follows {
@@ -217,8 +217,9 @@ impl Follows {
             return self.verify_here(candidate).await;
         };
         // What nobody in the fleet can have verified is not asked about, and a flood of forgeries asks little.
-        let is_hopeless = !keys.has_key_for(candidate.header) || candidate.lane.has_refused(candidate.digest, &keys);
-        let Some(right) = candidate.lane.look().filter(|_| !is_hopeless) else {
+        let is_hopeless =
+            !keys.has_key_for(candidate.header) || candidate.signatures.has_refused(candidate.digest, &keys);
+        let Some(right) = candidate.signatures.look().filter(|_| !is_hopeless) else {
             return self.verify_here(candidate).await;
         };
         let key = l2.signature(&self.rules.name, candidate.digest, &keys.fingerprint());
@@ -272,7 +273,7 @@ impl Follows {
     /// Under the keys that there are now.
     async fn attempt(&self, candidate: &Candidate<'_>) -> Result<Result<(), NotSigned>, ResolveError> {
         let Some(keys) = self.keys.keys() else { return Ok(Err(NotSigned::UnknownKey)) };
-        Ok(candidate.lane.verify(candidate.digest, &keys, candidate.header, candidate.token).await?)
+        Ok(candidate.signatures.verify(candidate.digest, &keys, candidate.header, candidate.token).await?)
     }
 
     fn genuine(&self, claims: &Claims, now: Timestamp) -> Result<Genuine, Denial> {

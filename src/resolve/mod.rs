@@ -40,7 +40,7 @@ use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
 use check_proof::CheckProofs;
 use grants::Grants;
-use jwt::lane::Lane;
+use jwt::signatures::Signatures;
 use jwt::{Genuine, Issuers};
 use l2::L2;
 use mismatch::MismatchLog;
@@ -118,7 +118,7 @@ impl Resolver {
 
     /// With its long tasks among these.
     pub fn among(self, tasks: Tasks) -> Self {
-        self.lane().count_panics(tasks.task("signatures"));
+        self.signatures().count_panics(tasks.task("signatures"));
         Self { tasks, ..self }
     }
 
@@ -403,8 +403,8 @@ impl Resolver {
     }
 
     /// Where the signatures of tokens are verified.
-    pub fn lane(&self) -> Arc<Lane> {
-        Arc::clone(self.issuers.load().lane())
+    pub fn signatures(&self) -> Arc<Signatures> {
+        Arc::clone(self.issuers.load().signatures())
     }
 }
 

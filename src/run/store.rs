@@ -16,7 +16,7 @@ use crate::fleet::position::{Kept, PositionFile};
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
-use crate::store::redis::standing::Standing;
+use crate::store::redis::store_state::StoreState;
 use crate::store::redis::survey::{Finding, Severity, Survey};
 use crate::store::{Store, StoreError};
 use crate::tasks::{Task, Tasks};
@@ -172,10 +172,10 @@ async fn refuse_another_store(redis: &Redis, kept: &Kept, path: &Path, place: &s
 /// [`StoreError`]
 pub async fn find_loss(
     redis: &Redis,
-    found: Option<&Standing>,
+    found: Option<&StoreState>,
     remembered: Option<&Remembered>,
 ) -> Result<Option<Loss>, StoreError> {
-    let Some(&Standing { sequence, log, missed, .. }) = found else {
+    let Some(&StoreState { sequence, log, missed, .. }) = found else {
         // Without a memory nobody can tell it from one that was never made.
         return Ok(remembered.map(|_| Loss::Head));
     };

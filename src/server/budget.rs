@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::places::Seat;
+use super::places::PeerState;
 
 /// Bytes for all connections of peers that are known.
 pub const LIMIT: usize = 32 << 20;
@@ -76,7 +76,7 @@ pub struct Exhausted;
 /// What one connection holds.
 pub struct Account {
     budget: Arc<Budget>,
-    seat: Arc<Seat>,
+    peer_state: Arc<PeerState>,
     /// Whether it is counted among the known.
     is_known: AtomicBool,
     /// Whether it is counted apart from other strangers until then.
@@ -142,11 +142,11 @@ impl Budget {
     }
 
     /// For a connection.
-    pub fn open(self: &Arc<Self>, seat: Arc<Seat>) -> Arc<Account> {
+    pub fn open(self: &Arc<Self>, peer_state: Arc<PeerState>) -> Arc<Account> {
         let account = Arc::new(Account {
             budget: Arc::clone(self),
-            is_vouched_for: seat.is_vouched_for(),
-            seat,
+            is_vouched_for: peer_state.is_vouched_for(),
+            peer_state,
             is_known: AtomicBool::default(),
             held: AtomicUsize::default(),
             granted: AtomicUsize::default(),
@@ -197,7 +197,7 @@ impl Budget {
         let mut strangers = self.all(pool);
         strangers.retain(|account| {
             let (is_leaving, held) = (account.is_leaving.load(Ordering::Relaxed), account.held.load(Ordering::Relaxed));
-            !account.seat.is_trusted() && !is_leaving && held > OWN
+            !account.peer_state.is_trusted() && !is_leaving && held > OWN
         });
         match Account::that_holds_most(&strangers) {
             Some(most) if message.is_none() || !std::ptr::eq(Arc::as_ptr(most), asks) => most.leave(),
@@ -279,11 +279,11 @@ impl Account {
 
     fn leave(&self) {
         self.is_leaving.store(true, Ordering::Relaxed);
-        self.seat.give_up();
+        self.peer_state.give_up();
     }
 
-    pub fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+    pub fn peer_state(&self) -> &Arc<PeerState> {
+        &self.peer_state
     }
 
     /// With whom it is counted.
@@ -298,7 +298,7 @@ impl Account {
     /// Whether its peer has proved who it is. What it holds is counted accordingly from then on.
     fn is_known(&self) -> bool {
         let is_known = self.is_known.load(Ordering::Relaxed);
-        if is_known || !self.seat.is_trusted() {
+        if is_known || !self.peer_state.is_trusted() {
             return is_known;
         }
         let granted = self.granted.load(Ordering::Relaxed);
@@ -506,9 +506,10 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::server::places::{Place, Places, Room, Stage};
+    use crate::server::places::{ConnectionLimits, PeerStage, Place, Places};
 
-    const ROOM: Room = Room { places: 9, strangers: 9, share: 9, cuts_answers: true };
+    const CONNECTION_LIMITS: ConnectionLimits =
+        ConnectionLimits { places: 9, strangers: 9, share: 9, cuts_answers: true };
 
     /// By the known, and by strangers.
     fn held(budget: &Budget) -> (usize, usize) {
@@ -521,10 +522,10 @@ mod tests {
     }
 
     impl Peer {
-        fn of(places: &Arc<Places>, budget: &Arc<Budget>, stage: Stage) -> Self {
+        fn of(places: &Arc<Places>, budget: &Arc<Budget>, stage: PeerStage) -> Self {
             let place = places.enter(None).unwrap();
-            place.seat().set(stage);
-            let account = budget.open(Arc::clone(place.seat()));
+            place.peer_state().set(stage);
+            let account = budget.open(Arc::clone(place.peer_state()));
             Self { place, account }
         }
 
@@ -535,9 +536,9 @@ mod tests {
 
     #[test]
     fn the_stranger_that_holds_most_is_closed_and_all_is_given_back() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
         let [small, large, known] =
-            [Stage::Idle, Stage::Idle, Stage::Known].map(|stage| Peer::of(&places, &budget, stage));
+            [PeerStage::Idle, PeerStage::Idle, PeerStage::Known].map(|stage| Peer::of(&places, &budget, stage));
         let mut messages = [small.account.message(), known.account.message()];
         let mut largest = large.account.message();
         messages[0].grow(1 << 20).unwrap();
@@ -560,8 +561,8 @@ mod tests {
 
     #[test]
     fn a_stranger_that_holds_most_itself_is_the_one_to_go() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let stranger = Peer::of(&places, &budget, Stage::Idle);
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let stranger = Peer::of(&places, &budget, PeerStage::Idle);
         assert_eq!(stranger.account.hold(LIMIT).unwrap_err(), Exhausted);
         assert!(stranger.is_closed());
         assert_eq!(held(&budget), (0, 0));
@@ -569,8 +570,8 @@ mod tests {
 
     #[test]
     fn among_the_known_the_largest_message_is_refused_and_nobody_closed() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let peers = [(); 2].map(|()| Peer::of(&places, &budget, Stage::Known));
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let peers = [(); 2].map(|()| Peer::of(&places, &budget, PeerStage::Known));
         let mut large = peers[0].account.message();
         let mut small = peers[1].account.message();
         large.grow(LIMIT - (1 << 20)).unwrap();
@@ -584,8 +585,8 @@ mod tests {
 
     #[test]
     fn a_strangers_message_that_is_too_long_is_refused_and_nobody_closed() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let [stranger, other] = [(); 2].map(|()| Peer::of(&places, &budget, Stage::Idle));
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let [stranger, other] = [(); 2].map(|()| Peer::of(&places, &budget, PeerStage::Idle));
         let mut message = stranger.account.message();
         message.grow(STRANGERS / 4 * 3).unwrap();
         assert_eq!(message.grow(STRANGERS), Err(Exhausted));
@@ -597,8 +598,8 @@ mod tests {
 
     #[test]
     fn a_stranger_that_does_not_leave_is_waited_for_but_not_for_ever() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let [large, medium, small] = [(); 3].map(|()| Peer::of(&places, &budget, Stage::Idle));
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let [large, medium, small] = [(); 3].map(|()| Peer::of(&places, &budget, PeerStage::Idle));
         let _held = large.account.hold(STRANGERS / 8 * 4).unwrap();
         let _less = medium.account.hold(STRANGERS / 8 * 3).unwrap();
         let is_refused = || small.account.hold(STRANGERS / 8 + 4 * OWN).is_err();
@@ -612,8 +613,8 @@ mod tests {
 
     #[test]
     fn a_message_that_has_arrived_is_not_there_to_be_refused() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let peers = [(); 2].map(|()| Peer::of(&places, &budget, Stage::Known));
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let peers = [(); 2].map(|()| Peer::of(&places, &budget, PeerStage::Known));
         let [mut large, mut medium] = peers.each_ref().map(|peer| peer.account.message());
         large.grow(LIMIT / 2).unwrap();
         medium.grow(LIMIT / 4).unwrap();
@@ -624,8 +625,8 @@ mod tests {
 
     #[test]
     fn one_that_is_known_and_reads_nothing_is_closed_before_others_are_refused() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let [unread, also, envoy] = [(); 3].map(|()| Peer::of(&places, &budget, Stage::Known));
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let [unread, also, envoy] = [(); 3].map(|()| Peer::of(&places, &budget, PeerStage::Known));
         let answers = unread.account.hold(LIMIT - TOO_LARGE).unwrap();
         let more = also.account.hold(TOO_LARGE / 2).unwrap();
         let checks: Vec<_> = (0..3).map(|_| envoy.account.hold(TOO_LARGE / 4).unwrap()).collect();
@@ -640,8 +641,8 @@ mod tests {
 
     #[test]
     fn what_came_is_answered_before_more_is_read() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let peer = Peer::of(&places, &budget, Stage::Known);
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let peer = Peer::of(&places, &budget, PeerStage::Known);
         let account = &peer.account;
         account.begin_turn(false);
         account.has_read(TURN - 1);
@@ -658,15 +659,15 @@ mod tests {
 
     #[test]
     fn whoever_is_vouched_for_is_counted_apart_and_takes_nothing_from_the_known() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
         let home = Some(std::net::IpAddr::from([192, 0, 2, 1]));
         let come = || {
             let place = places.enter(home).unwrap();
-            let account = budget.open(Arc::clone(place.seat()));
+            let account = budget.open(Arc::clone(place.peer_state()));
             Peer { place, account }
         };
         let known = come();
-        known.place.seat().set(Stage::Known);
+        known.place.peer_state().set(PeerStage::Known);
         let (first, second) = (come(), come());
         let large = first.account.hold(VOUCHED).unwrap();
         assert_eq!((held(&budget), budget.vouched.load(Ordering::Relaxed)), ((0, 0), VOUCHED - OWN));
@@ -676,18 +677,18 @@ mod tests {
         drop((large, first));
         assert_eq!(budget.vouched.load(Ordering::Relaxed), 0);
         let own = second.account.hold(OWN + CHUNK).unwrap();
-        second.place.seat().trust();
+        second.place.peer_state().trust();
         drop((own, much));
         assert_eq!((held(&budget), budget.vouched.load(Ordering::Relaxed)), ((0, 0), 0));
     }
 
     #[test]
     fn a_peer_that_turns_out_to_be_known_is_counted_among_them() {
-        let (places, budget) = (Places::new(ROOM), Budget::new());
-        let peer = Peer::of(&places, &budget, Stage::Idle);
+        let (places, budget) = (Places::new(CONNECTION_LIMITS), Budget::new());
+        let peer = Peer::of(&places, &budget, PeerStage::Idle);
         peer.account.has_received(OWN + 1).unwrap();
         assert_eq!(held(&budget), (0, CHUNK));
-        peer.place.seat().trust();
+        peer.place.peer_state().trust();
         let more = peer.account.hold(CHUNK).unwrap();
         assert_eq!(held(&budget), (CHUNK + KNOWN_CHUNK, 0));
         // More than there is for the known is not counted, and nobody is hung up on.

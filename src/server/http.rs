@@ -26,13 +26,13 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::budget::{Account, Budget, Exhausted, MemoryReservation};
-use super::places::{Places, Room, Seat, Stage};
+use super::places::{ConnectionLimits, PeerStage, PeerState, Places};
 use super::turns::Turns;
 
 /// What one door takes on.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    pub room: Room,
+    pub room: ConnectionLimits,
     /// For the head of a request, and for a connection without one.
     pub head_time: Duration,
     /// Bytes of a head, and of what is read ahead of a body.
@@ -60,7 +60,7 @@ const PAUSE: Duration = Duration::from_millis(4);
 const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 
 /// Serves until `shutdown`, then finishes what is under way. `arrive` says what answers one connection. Each request has the
-/// [`Seat`] of its connection among its extensions.
+/// [`PeerState`] of its connection among its extensions.
 ///
 /// # Errors
 /// The number of connections that were still open at the end of the drain.
@@ -96,7 +96,7 @@ where
         // Where everybody is being answered, whoever comes is closed: waiting would hold up what others can still be told.
         let Some(place) = places.enter(peer) else { continue };
         let (http, watcher, closing, turns) = (http.clone(), open.watcher(), closing.clone(), turns.clone());
-        let account = budget.open(Arc::clone(place.seat()));
+        let account = budget.open(Arc::clone(place.peer_state()));
         let ours = Arc::clone(&account);
         let service = service_fn(move |request| answer(service.clone(), Arc::clone(&ours), request));
         tokio::spawn(async move {
@@ -114,7 +114,7 @@ where
             };
             tokio::select! {
                 biased;
-                () = turns.take(place.seat(), Box::pin(serve)) => {}
+                () = turns.take(place.peer_state(), Box::pin(serve)) => {}
                 () = place.taken_away() => {}
             }
         });
@@ -134,7 +134,7 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(room: Room) -> Self {
+    fn new(room: ConnectionLimits) -> Self {
         Self { together: (room.places / TOGETHER).max(1), come: 0, since: Instant::now() }
     }
 
@@ -183,7 +183,7 @@ impl<S: AsyncWrite + Unpin> Begun<S> {
     /// Notes whether the peer reads what is there for it.
     fn write<T>(&mut self, write: impl FnOnce(Pin<&mut S>) -> Poll<T>) -> Poll<T> {
         let written = write(Pin::new(&mut self.stream));
-        self.account.seat().set_full(written.is_pending());
+        self.account.peer_state().set_full(written.is_pending());
         written
     }
 }
@@ -219,15 +219,15 @@ async fn answer<S>(mut service: S, account: Arc<Account>, request: Request<Incom
 where
     S: Service<Request<Body>, Response = Response, Error = Infallible>,
 {
-    let seat = Arc::clone(account.seat());
-    if seat.stage() == Stage::Idle && !seat.is_trusted() {
+    let peer_state = Arc::clone(account.peer_state());
+    if peer_state.stage() == PeerStage::Idle && !peer_state.is_trusted() {
         tokio::task::yield_now().await;
     }
-    let mut request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&seat))));
-    request.extensions_mut().insert(Arc::clone(&seat));
+    let mut request = request.map(|body| Body::new(Arriving::new(body, Arc::clone(&peer_state))));
+    request.extensions_mut().insert(Arc::clone(&peer_state));
     let response = service.call(request).await?;
     account.was_answered();
-    seat.set(Stage::Idle);
+    peer_state.set(PeerStage::Idle);
     let size = match response.extensions().get() {
         Some(Shared) => SHARED_ANSWER,
         None => response.body().size_hint().exact().and_then(|size| usize::try_from(size).ok()).unwrap_or_default(),
@@ -276,13 +276,13 @@ impl HttpBody for Leaving {
 /// The body of a request. Its peer has said something whole only when the end of it is here.
 struct Arriving {
     body: Incoming,
-    seat: Arc<Seat>,
+    peer_state: Arc<PeerState>,
 }
 
 impl Arriving {
-    fn new(body: Incoming, seat: Arc<Seat>) -> Self {
-        seat.set(if body.is_end_stream() { Stage::Busy } else { Stage::Arriving });
-        Self { body, seat }
+    fn new(body: Incoming, peer_state: Arc<PeerState>) -> Self {
+        peer_state.set(if body.is_end_stream() { PeerStage::Busy } else { PeerStage::Arriving });
+        Self { body, peer_state }
     }
 }
 
@@ -293,7 +293,7 @@ impl HttpBody for Arriving {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if frame.is_none() || self.body.is_end_stream() {
-            self.seat.set(Stage::Busy);
+            self.peer_state.set(PeerStage::Busy);
         }
         Poll::Ready(frame)
     }
@@ -322,9 +322,14 @@ mod tests {
     use super::*;
     use crate::server::testing::{stranger, strangers};
 
-    const ROOM: Room = Room { places: 256, strangers: 256, share: 32, cuts_answers: false };
-    const LIMITS: Limits =
-        Limits { room: ROOM, head_time: Duration::from_secs(10), buffer: 8 << 10, drain: Duration::from_secs(1) };
+    const CONNECTION_LIMITS: ConnectionLimits =
+        ConnectionLimits { places: 256, strangers: 256, share: 32, cuts_answers: false };
+    const LIMITS: Limits = Limits {
+        room: CONNECTION_LIMITS,
+        head_time: Duration::from_secs(10),
+        buffer: 8 << 10,
+        drain: Duration::from_secs(1),
+    };
     const MANY: usize = 1100;
     /// In which a good request is answered on a busy machine, whatever is held.
     const SOON: Duration = Duration::from_secs(4);
@@ -397,11 +402,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_crowd_is_let_in_a_few_at_a_time() {
-        let (mut pace, begin) = (Pace::new(ROOM), Instant::now());
+        let (mut pace, begin) = (Pace::new(CONNECTION_LIMITS), Instant::now());
         for come in 0..MANY {
             pace.keep().await;
             // A machine that stands still makes a pause of its own.
-            let pauses = come / (ROOM.places / TOGETHER);
+            let pauses = come / (CONNECTION_LIMITS.places / TOGETHER);
             assert!(begin.elapsed() >= PAUSE * pauses as u32, "{come} after {:?}", begin.elapsed());
         }
     }
@@ -423,8 +428,8 @@ mod tests {
     async fn whoever_is_being_answered_is_not_cut_off() {
         let door = Door::open().await;
         let never = b"GET /never HTTP/1.1\r\nhost: a\r\n\r\n";
-        let asked = strangers(door.address, ROOM.places, never).await;
-        while door.asked.load(Ordering::SeqCst) < ROOM.places {
+        let asked = strangers(door.address, CONNECTION_LIMITS.places, never).await;
+        while door.asked.load(Ordering::SeqCst) < CONNECTION_LIMITS.places {
             tokio::task::yield_now().await;
         }
         // All places are taken: the next one is hung up on, and those before wait on for their answers.

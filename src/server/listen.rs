@@ -32,18 +32,19 @@ use tonic_health::server::HealthReporter;
 
 use super::budget::Budget;
 use super::ext_authz::{CheckService, SERVICE};
-use super::places::{Place, Places, Room, Stage};
+use super::places::{ConnectionLimits, PeerStage, Place, Places};
 use super::socket::{self, SocketFile};
 use super::turns::{self, LoadProbe, Turns};
 use crate::config::CheckAddress;
-use crate::resolve::jwt::spare;
+use crate::resolve::jwt::inline;
 use crate::tasks::{Down, Task};
 use grpc::{Calls, Peer};
 
 /// Half of the places are kept for peers that are known.
-const ROOM: Room = Room { places: 1024, strangers: 512, share: 64, cuts_answers: true };
+const CONNECTION_LIMITS: ConnectionLimits =
+    ConnectionLimits { places: 1024, strangers: 512, share: 64, cuts_answers: true };
 /// Whoever may open the socket is known, once it has said something.
-const UNIX_ROOM: Room = Room { strangers: 1024, share: 1024, ..ROOM };
+const UNIX_CONNECTION_LIMITS: ConnectionLimits = ConnectionLimits { strangers: 1024, share: 1024, ..CONNECTION_LIMITS };
 /// Look-ups in the store that a worker has under way at a time. Each thread keeps memory of its own; more wait their turn.
 const BLOCKING_THREADS: usize = 8;
 /// Connections that a worker begins between two looks at what has come in: as many as have a turn then, so that they do not pile up.
@@ -232,10 +233,10 @@ impl Acceptor {
         }
     }
 
-    fn room(&self) -> Room {
+    fn room(&self) -> ConnectionLimits {
         match self {
-            Self::Unix(..) => UNIX_ROOM,
-            Self::Tcp(_) => ROOM,
+            Self::Unix(..) => UNIX_CONNECTION_LIMITS,
+            Self::Tcp(_) => CONNECTION_LIMITS,
         }
     }
 
@@ -316,7 +317,7 @@ impl Workers {
         let start = |index: usize| {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .max_blocking_threads(BLOCKING_THREADS)
-                .on_thread_park(spare::begin_turn)
+                .on_thread_park(inline::begin_turn)
                 .enable_all()
                 .build()?;
             let (sender, mut receiver) = mpsc::channel(NEWCOMERS);
@@ -376,7 +377,7 @@ impl Workers {
 /// Gives a connection to a worker, or closes it if there are too many.
 fn hand_over(accepted: Accepted, places: &Arc<Places>, room: WorkersRoom) {
     let Some(place) = places.enter(accepted.peer()) else {
-        tracing::warn!(limit = ROOM.places, "too many connections: one was closed");
+        tracing::warn!(limit = CONNECTION_LIMITS.places, "too many connections: one was closed");
         return;
     };
     // A worker ends only when the channel does; if it is gone nevertheless, joining it says so.
@@ -416,26 +417,26 @@ async fn connect(accepted: Accepted, place: &Place, probe: LoadProbe, settings: 
     let Settings { service, routes, tls, drain: _, stop, budget } = settings;
     let stop = stop.child_token();
     let calls = |whoever_speaks| {
-        let peer = Peer { account: budget.open(Arc::clone(place.seat())), whoever_speaks };
+        let peer = Peer { account: budget.open(Arc::clone(place.peer_state())), whoever_speaks };
         Arc::new(Calls::new(service, routes, stop.clone(), peer))
     };
     match accepted {
         Accepted::Unix(stream) => {
             stream.set_nonblocking(true)?;
             let stream = tokio::net::UnixStream::from_std(stream)?;
-            connection::serve(stream, calls(Stage::Known), probe, stop.clone()).await;
+            connection::serve(stream, calls(PeerStage::Known), probe, stop.clone()).await;
         }
         Accepted::Tcp(stream, _) => {
             stream.set_nonblocking(true)?;
             stream.set_nodelay(true)?;
             let stream = tokio::net::TcpStream::from_std(stream)?;
             match tls {
-                None => connection::serve(stream, calls(Stage::Idle), probe, stop.clone()).await,
+                None => connection::serve(stream, calls(PeerStage::Idle), probe, stop.clone()).await,
                 Some(tls) => {
                     let stream = timeout(connection::GREETING_TIME, tls.accept(stream)).await??;
                     // Its certificate was verified.
-                    place.seat().set(Stage::Known);
-                    Box::pin(connection::serve(stream, calls(Stage::Known), probe, stop.clone())).await;
+                    place.peer_state().set(PeerStage::Known);
+                    Box::pin(connection::serve(stream, calls(PeerStage::Known), probe, stop.clone())).await;
                 }
             }
         }

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use super::budget::Budget;
 use super::http::{self, Answering, Limits, Shared};
-use super::places::{Room, Seat};
+use super::places::{ConnectionLimits, PeerState};
 use super::runtime::{self, Crowd};
 use crate::resolve::Resolver;
 use crate::store::Store;
@@ -28,9 +28,14 @@ use crate::telemetry::Telemetry;
 
 /// Whoever asks asks again, so that nobody's place is worth more than that of whoever comes next.
 /// There are many places, so that a crowd that comes again as soon as it is hung up on leaves everybody time to ask.
-const ROOM: Room = Room { places: 1024, strangers: 1024, share: 64, cuts_answers: true };
-const LIMITS: Limits =
-    Limits { room: ROOM, head_time: Duration::from_secs(5), buffer: 8 << 10, drain: Duration::from_secs(2) };
+const CONNECTION_LIMITS: ConnectionLimits =
+    ConnectionLimits { places: 1024, strangers: 1024, share: 64, cuts_answers: true };
+const LIMITS: Limits = Limits {
+    room: CONNECTION_LIMITS,
+    head_time: Duration::from_secs(5),
+    buffer: 8 << 10,
+    drain: Duration::from_secs(2),
+};
 /// How often the metrics are written anew in such a time. Whoever asks more often is told what was written last.
 const METRICS_FRESH: u32 = 4;
 const METRICS_AGE: Duration = Duration::from_millis(100);
@@ -84,8 +89,8 @@ fn router(state: OpsState) -> Router {
         .route("/ready", get(ready))
         .route(
             "/metrics",
-            get(move |State(state): State<OpsState>, Extension(seat): Extension<Arc<Seat>>| async move {
-                metrics(&state, &latest, &seat)
+            get(move |State(state): State<OpsState>, Extension(peer_state): Extension<Arc<PeerState>>| async move {
+                metrics(&state, &latest, &peer_state)
             }),
         )
         .with_state(state)
@@ -137,7 +142,7 @@ struct SharedText {
 /// Holds a text until its answer has left.
 struct Reader {
     text: Arc<String>,
-    seat: Arc<Seat>,
+    peer_state: Arc<PeerState>,
 }
 
 struct Unread(Arc<Reader>);
@@ -167,7 +172,7 @@ impl Latest {
         }
         let is_old = self.written.elapsed() >= METRICS_OLD;
         if is_old && let Some(oldest) = self.held.pop_front() {
-            oldest.readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.seat.give_up());
+            oldest.readers.iter().filter_map(Weak::upgrade).for_each(|reader| reader.peer_state.give_up());
         }
         is_old
     }
@@ -178,8 +183,8 @@ impl Latest {
         self.held.push_back(SharedText { text: Arc::downgrade(&self.text), readers: Vec::new() });
     }
 
-    fn give(&mut self, seat: &Arc<Seat>) -> Bytes {
-        let reader = Arc::new(Reader { text: Arc::clone(&self.text), seat: Arc::clone(seat) });
+    fn give(&mut self, peer_state: &Arc<PeerState>) -> Bytes {
+        let reader = Arc::new(Reader { text: Arc::clone(&self.text), peer_state: Arc::clone(peer_state) });
         if let Some(SharedText { readers, .. }) = self.held.back_mut() {
             if readers.len() == readers.capacity() {
                 readers.retain(|reader| reader.strong_count() > 0);
@@ -191,7 +196,7 @@ impl Latest {
 }
 
 /// Written anew for whoever asks, but not for each of a crowd.
-fn metrics(state: &OpsState, latest: &Mutex<Latest>, seat: &Arc<Seat>) -> Response {
+fn metrics(state: &OpsState, latest: &Mutex<Latest>, peer_state: &Arc<PeerState>) -> Response {
     let mut latest = latest.lock().unwrap_or_else(PoisonError::into_inner);
     if latest.is_to_be_written() {
         match state.telemetry.render(&state.resolver) {
@@ -203,7 +208,7 @@ fn metrics(state: &OpsState, latest: &Mutex<Latest>, seat: &Arc<Seat>) -> Respon
         }
     }
     let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (Extension(Shared), kind, latest.give(seat)).into_response()
+    (Extension(Shared), kind, latest.give(peer_state)).into_response()
 }
 
 #[cfg(test)]
@@ -233,10 +238,10 @@ mod tests {
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
         // For as long as the test takes, no time has passed.
         let since = Instant::now() + Duration::from_secs(3600);
-        let (latest, place) = (Mutex::new(Latest::new(since)), Places::new(ROOM).enter(None).unwrap());
+        let (latest, place) = (Mutex::new(Latest::new(since)), Places::new(CONNECTION_LIMITS).enter(None).unwrap());
         let is_anew = || {
             let before = Arc::clone(&latest.lock().unwrap().text);
-            metrics(&state, &latest, place.seat());
+            metrics(&state, &latest, place.peer_state());
             !Arc::ptr_eq(&before, &latest.lock().unwrap().text)
         };
         for _ in 0..METRICS_FRESH {
@@ -254,8 +259,8 @@ mod tests {
         let state =
             OpsState { telemetry: fixture.telemetry, resolver: fixture.resolver, store: fixture.store, draining };
         // For as long as the test takes, the last one was only just written.
-        let (latest, places) = (Mutex::new(Latest::new(Instant::now())), Places::new(ROOM));
-        let ask = |seat: &Arc<Seat>, is_old: bool| {
+        let (latest, places) = (Mutex::new(Latest::new(Instant::now())), Places::new(CONNECTION_LIMITS));
+        let ask = |peer_state: &Arc<PeerState>, is_old: bool| {
             let mut now = latest.lock().unwrap();
             now.fresh = 0;
             now.written = if is_old {
@@ -264,24 +269,24 @@ mod tests {
                 Instant::now() + Duration::from_secs(3600)
             };
             drop(now);
-            let answer = metrics(&state, &latest, seat);
+            let answer = metrics(&state, &latest, peer_state);
             (answer, Arc::clone(&latest.lock().unwrap().text))
         };
-        let strangers: Vec<_> = (0..MANY).map(|_| Places::new(ROOM).enter(None).unwrap()).collect();
-        let mut unread: Vec<Response> = strangers.iter().map(|place| ask(place.seat(), false).0).collect();
+        let strangers: Vec<_> = (0..MANY).map(|_| Places::new(CONNECTION_LIMITS).enter(None).unwrap()).collect();
+        let mut unread: Vec<Response> = strangers.iter().map(|place| ask(place.peer_state(), false).0).collect();
         let is_told_to_leave = |place: &Place| place.taken_away().now_or_never().is_some();
         assert_eq!(latest.lock().unwrap().held.len(), METRICS_TEXTS);
         assert!(!strangers.iter().any(is_told_to_leave));
         // Whoever asks is told what is new nevertheless, and whoever has not read the oldest for so long goes.
         let prober = places.enter(None).unwrap();
-        let before = ask(prober.seat(), false).1;
-        let now = ask(prober.seat(), true).1;
+        let before = ask(prober.peer_state(), false).1;
+        let now = ask(prober.peer_state(), true).1;
         assert!(!Arc::ptr_eq(&before, &now));
         assert!(is_told_to_leave(&strangers[0]) && !strangers[1..].iter().any(is_told_to_leave));
         assert!(!is_told_to_leave(&prober) && latest.lock().unwrap().held.len() == METRICS_TEXTS);
         unread.clear();
         drop((before, now));
-        ask(prober.seat(), false);
+        ask(prober.peer_state(), false);
         let mut latest = latest.lock().unwrap();
         latest.held.retain(|held| held.text.strong_count() > 0);
         assert_eq!(latest.held.len(), 1);

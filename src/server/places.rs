@@ -19,7 +19,7 @@ use crate::login::network_of;
 
 /// How many connections a door has at a time.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct ConnectionLimits {
     pub places: usize,
     /// Of these for peers that are not known.
     pub strangers: usize,
@@ -44,7 +44,7 @@ const MOST_VOUCHED: usize = 4_096;
 
 /// How far a peer has come. The order is that in which places are taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Stage {
+pub enum PeerStage {
     /// It has said nothing yet, or a part.
     Arriving,
     /// It has said something whole and was answered.
@@ -55,7 +55,7 @@ pub enum Stage {
     Known,
 }
 
-impl Stage {
+impl PeerStage {
     fn of(number: u8) -> Self {
         match number {
             0 => Self::Arriving,
@@ -68,7 +68,7 @@ impl Stage {
 
 /// The order in which strangers leave.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
+enum EvictionRank {
     Unread,
     Unheard,
     Idle,
@@ -80,7 +80,7 @@ enum Turn {
     Vouched,
 }
 
-impl Turn {
+impl EvictionRank {
     const COUNT: usize = 6;
     const ALL: [Self; Self::COUNT] =
         [Self::Unread, Self::Unheard, Self::Idle, Self::JustCome, Self::Answered, Self::Vouched];
@@ -88,7 +88,7 @@ impl Turn {
 
 /// The places of one door.
 pub struct Places {
-    room: Room,
+    room: ConnectionLimits,
     start: Instant,
     inner: Mutex<Inner>,
 }
@@ -96,7 +96,7 @@ pub struct Places {
 #[derive(Default)]
 struct Inner {
     next: u64,
-    seats: HashMap<u64, Arc<Seat>>,
+    seats: HashMap<u64, Arc<PeerState>>,
     networks: HashMap<IpAddr, Arc<AtomicUsize>>,
     /// From where somebody known has come, and when that was seen last, in milliseconds after the door was opened.
     vouched: HashMap<IpAddr, u64>,
@@ -106,11 +106,11 @@ struct Inner {
 #[derive(Debug)]
 pub struct Place {
     places: Arc<Places>,
-    seat: Arc<Seat>,
+    peer_state: Arc<PeerState>,
 }
 
 /// How far the peer of one connection has come. Told by whatever serves it.
-pub struct Seat {
+pub struct PeerState {
     number: u64,
     places: Weak<Places>,
     start: Instant,
@@ -142,14 +142,14 @@ impl fmt::Debug for Places {
     }
 }
 
-impl fmt::Debug for Seat {
+impl fmt::Debug for PeerState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("stage", &self.stage()).finish_non_exhaustive()
+        f.debug_struct("PeerState").field("stage", &self.stage()).finish_non_exhaustive()
     }
 }
 
 impl Places {
-    pub fn new(room: Room) -> Arc<Self> {
+    pub fn new(room: ConnectionLimits) -> Arc<Self> {
         Arc::new(Self { room, start: Instant::now(), inner: Mutex::default() })
     }
 
@@ -161,17 +161,17 @@ impl Places {
             if leaving.is_empty() {
                 break;
             }
-            for seat in leaving {
-                inner.remove(&seat);
-                seat.leave.notify_one();
+            for peer_state in leaving {
+                inner.remove(&peer_state);
+                peer_state.leave.notify_one();
             }
         }
         inner.next += 1;
-        let seat = Arc::new(Seat {
+        let peer_state = Arc::new(PeerState {
             number: inner.next,
             places: Arc::downgrade(self),
             start: self.start,
-            stage: AtomicU8::new(Stage::Arriving as u8),
+            stage: AtomicU8::new(PeerStage::Arriving as u8),
             since: AtomicU64::default(),
             is_trusted: AtomicBool::default(),
             is_vouched_for: AtomicBool::default(),
@@ -179,10 +179,10 @@ impl Places {
             network: Mutex::default(),
             leave: Notify::new(),
         });
-        seat.set(Stage::Arriving);
-        inner.name(&seat, peer);
-        inner.seats.insert(seat.number, Arc::clone(&seat));
-        Some(Place { places: Arc::clone(self), seat })
+        peer_state.set(PeerStage::Arriving);
+        inner.name(&peer_state, peer);
+        inner.seats.insert(peer_state.number, Arc::clone(&peer_state));
+        Some(Place { places: Arc::clone(self), peer_state })
     }
 
     /// Connections that are open, but for those that are about to leave.
@@ -191,53 +191,56 @@ impl Places {
     }
 
     /// Whose places are to be taken away for one more: nobody's, if there is room.
-    fn next_to_leave(&self, inner: &Inner) -> Result<Vec<Arc<Seat>>, Full> {
-        let Room { places, strangers, share, cuts_answers } = self.room;
+    fn next_to_leave(&self, inner: &Inner) -> Result<Vec<Arc<PeerState>>, Full> {
+        let ConnectionLimits { places, strangers, share, cuts_answers } = self.room;
         if inner.seats.len() < places.min(strangers) {
             return Ok(Vec::new());
         }
-        let stages = inner.seats.values().map(|seat| (seat.stage(), seat));
-        let unknown: Vec<_> = stages.filter(|(stage, _)| *stage != Stage::Known).collect();
+        let stages = inner.seats.values().map(|peer_state| (peer_state.stage(), peer_state));
+        let unknown: Vec<_> = stages.filter(|(stage, _)| *stage != PeerStage::Known).collect();
         if inner.seats.len() < places && unknown.len() < strangers {
             return Ok(Vec::new());
         }
-        let arriving = unknown.iter().filter(|(stage, _)| *stage == Stage::Arriving).count();
+        let arriving = unknown.iter().filter(|(stage, _)| *stage == PeerStage::Arriving).count();
         let now = since(self.start);
-        let is_listened_to = |seat: &Seat| {
-            let is_young = now < seat.since.load(Ordering::Relaxed).saturating_add(YOUNG.as_millis() as u64);
+        let is_listened_to = |peer_state: &PeerState| {
+            let is_young = now < peer_state.since.load(Ordering::Relaxed).saturating_add(YOUNG.as_millis() as u64);
             arriving <= strangers / if is_young { YOUNG_LISTENED_TO } else { LISTENED_TO }
         };
-        let is_within_share = |seat: &Seat| seat.network_holds() <= share;
-        let is_cut = |seat: &Seat| cuts_answers || !is_within_share(seat) && !seat.is_trusted();
-        let may_leave = unknown.into_iter().filter(|(stage, seat)| *stage != Stage::Busy || is_cut(seat));
-        let mut in_turn = [0; Turn::COUNT];
+        let is_within_share = |peer_state: &PeerState| peer_state.network_holds() <= share;
+        let is_cut = |peer_state: &PeerState| cuts_answers || !is_within_share(peer_state) && !peer_state.is_trusted();
+        let may_leave =
+            unknown.into_iter().filter(|(stage, peer_state)| *stage != PeerStage::Busy || is_cut(peer_state));
+        let mut in_turn = [0; EvictionRank::COUNT];
         let mut ranked: Vec<_> = may_leave
-            .map(|(stage, seat)| {
-                let is_within_share = is_within_share(seat);
+            .map(|(stage, peer_state)| {
+                let is_within_share = is_within_share(peer_state);
                 let turn = match stage {
-                    _ if is_within_share && seat.is_vouched_for() && !seat.is_full() => Turn::Vouched,
-                    Stage::Busy if !cuts_answers => Turn::Idle,
-                    Stage::Busy | Stage::Known => Turn::Answered,
-                    _ if seat.is_full() => Turn::Unread,
-                    Stage::Arriving if !is_listened_to(seat) => Turn::Unheard,
-                    Stage::Idle => Turn::Idle,
-                    Stage::Arriving => Turn::JustCome,
+                    _ if is_within_share && peer_state.is_vouched_for() && !peer_state.is_full() => {
+                        EvictionRank::Vouched
+                    }
+                    PeerStage::Busy if !cuts_answers => EvictionRank::Idle,
+                    PeerStage::Busy | PeerStage::Known => EvictionRank::Answered,
+                    _ if peer_state.is_full() => EvictionRank::Unread,
+                    PeerStage::Arriving if !is_listened_to(peer_state) => EvictionRank::Unheard,
+                    PeerStage::Idle => EvictionRank::Idle,
+                    PeerStage::Arriving => EvictionRank::JustCome,
                 };
                 in_turn[turn as usize] += 1;
-                ((turn, is_within_share, seat.since.load(Ordering::Relaxed), seat.number), seat)
+                ((turn, is_within_share, peer_state.since.load(Ordering::Relaxed), peer_state.number), peer_state)
             })
             .collect();
-        let Some((turn, of_these)) = Turn::ALL.into_iter().zip(in_turn).find(|(_, count)| *count > 0) else {
+        let Some((turn, of_these)) = EvictionRank::ALL.into_iter().zip(in_turn).find(|(_, count)| *count > 0) else {
             return Err(Full);
         };
         let together = match turn {
-            Turn::Unread | Turn::Idle => of_these,
-            Turn::Unheard => of_these / 2,
-            Turn::JustCome | Turn::Answered | Turn::Vouched => 1,
+            EvictionRank::Unread | EvictionRank::Idle => of_these,
+            EvictionRank::Unheard => of_these / 2,
+            EvictionRank::JustCome | EvictionRank::Answered | EvictionRank::Vouched => 1,
         };
         let count = together.min(strangers / TOGETHER).max(1);
         ranked.select_nth_unstable_by_key(count - 1, |(rank, _)| *rank);
-        Ok(ranked[..count].iter().map(|(_, seat)| Arc::clone(seat)).collect())
+        Ok(ranked[..count].iter().map(|(_, peer_state)| Arc::clone(peer_state)).collect())
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -246,13 +249,13 @@ impl Places {
 }
 
 impl Inner {
-    fn remove(&mut self, seat: &Seat) {
-        if self.seats.remove(&seat.number).is_some() {
+    fn remove(&mut self, peer_state: &PeerState) {
+        if self.seats.remove(&peer_state.number).is_some() {
             // It may come again.
-            if let Some(network) = seat.network().filter(|_| seat.is_trusted()) {
-                self.vouch(network, since(seat.start));
+            if let Some(network) = peer_state.network().filter(|_| peer_state.is_trusted()) {
+                self.vouch(network, since(peer_state.start));
             }
-            self.name(seat, None);
+            self.name(peer_state, None);
         }
     }
 
@@ -270,9 +273,9 @@ impl Inner {
         self.vouched.insert(network, now);
     }
 
-    /// Counts a seat among those of a network, and no longer among those of another.
-    fn name(&mut self, seat: &Seat, peer: Option<IpAddr>) {
-        let mut network = seat.network.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Counts a peer among those of a network, and no longer among those of another.
+    fn name(&mut self, peer_state: &PeerState, peer: Option<IpAddr>) {
+        let mut network = peer_state.network.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(Network { address, holds }) = network.take()
             && holds.fetch_sub(1, Ordering::Relaxed) == 1
         {
@@ -282,7 +285,7 @@ impl Inner {
             let address = network_of(peer);
             let holds = Arc::clone(self.networks.entry(address).or_default());
             holds.fetch_add(1, Ordering::Relaxed);
-            seat.is_vouched_for.store(self.vouches_for(address, since(seat.start)), Ordering::Relaxed);
+            peer_state.is_vouched_for.store(self.vouches_for(address, since(peer_state.start)), Ordering::Relaxed);
             Network { address, holds }
         });
     }
@@ -290,33 +293,33 @@ impl Inner {
 
 impl Place {
     /// For whatever serves the connection.
-    pub fn seat(&self) -> &Arc<Seat> {
-        &self.seat
+    pub fn peer_state(&self) -> &Arc<PeerState> {
+        &self.peer_state
     }
 
     /// Returns when somebody else has got this place, or it was given up.
     pub async fn taken_away(&self) {
-        self.seat.leave.notified().await;
+        self.peer_state.leave.notified().await;
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.lock().remove(&self.seat);
+        self.places.lock().remove(&self.peer_state);
     }
 }
 
-impl Seat {
-    pub fn stage(&self) -> Stage {
-        Stage::of(self.stage.load(Ordering::Relaxed))
+impl PeerState {
+    pub fn stage(&self) -> PeerStage {
+        PeerStage::of(self.stage.load(Ordering::Relaxed))
     }
 
     /// How far the peer is from now on. One that is known stays known.
-    pub fn set(&self, stage: Stage) {
+    pub fn set(&self, stage: PeerStage) {
         self.since.store(since(self.start), Ordering::Relaxed);
-        let next = |now| (now < Stage::Known as u8).then_some(stage as u8);
+        let next = |now| (now < PeerStage::Known as u8).then_some(stage as u8);
         let changed = self.stage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok();
-        if changed && stage == Stage::Known {
+        if changed && stage == PeerStage::Known {
             self.vouch();
         }
     }
@@ -336,7 +339,7 @@ impl Seat {
     }
 
     pub fn is_trusted(&self) -> bool {
-        self.stage() == Stage::Known || self.is_trusted.load(Ordering::Relaxed)
+        self.stage() == PeerStage::Known || self.is_trusted.load(Ordering::Relaxed)
     }
 
     pub fn is_vouched_for(&self) -> bool {
@@ -389,21 +392,22 @@ mod tests {
 
     use super::*;
 
-    const ROOM: Room = Room { places: 6, strangers: 4, share: 2, cuts_answers: false };
+    const CONNECTION_LIMITS: ConnectionLimits =
+        ConnectionLimits { places: 6, strangers: 4, share: 2, cuts_answers: false };
 
     fn from(n: u8) -> Option<IpAddr> {
         Some(IpAddr::from([127, 0, 0, n]))
     }
 
     /// Of a door that has been open for a while.
-    fn open(room: Room) -> Arc<Places> {
+    fn open(room: ConnectionLimits) -> Arc<Places> {
         let start = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
         Arc::new(Places { room, start, inner: Mutex::default() })
     }
 
     /// They have had time to speak.
     fn wait(seated: &[Place]) {
-        seated.iter().for_each(|place| place.seat().since.store(0, Ordering::Relaxed));
+        seated.iter().for_each(|place| place.peer_state().since.store(0, Ordering::Relaxed));
     }
 
     fn is_told_to_leave(place: &Place) -> bool {
@@ -412,20 +416,20 @@ mod tests {
 
     #[test]
     fn the_oldest_that_has_not_spoken_goes_first_and_then_the_oldest_that_is_idle() {
-        let places = open(ROOM);
+        let places = open(CONNECTION_LIMITS);
         let seated: Vec<Place> = (0..4).map(|n| places.enter(from(n)).unwrap()).collect();
         wait(&seated);
-        seated[0].seat().set(Stage::Idle);
-        seated[1].seat().set(Stage::Busy);
+        seated[0].peer_state().set(PeerStage::Idle);
+        seated[1].peer_state().set(PeerStage::Busy);
         let fifth = places.enter(from(5)).unwrap();
         assert!(is_told_to_leave(&seated[2]) && !is_told_to_leave(&seated[3]));
         let sixth = places.enter(from(6)).unwrap();
         assert!(is_told_to_leave(&seated[3]));
-        fifth.seat().set(Stage::Busy);
-        sixth.seat().set(Stage::Busy);
+        fifth.peer_state().set(PeerStage::Busy);
+        sixth.peer_state().set(PeerStage::Busy);
         let seventh = places.enter(from(7)).unwrap();
         assert!(is_told_to_leave(&seated[0]));
-        seventh.seat().set(Stage::Busy);
+        seventh.peer_state().set(PeerStage::Busy);
         assert!(places.enter(from(8)).is_none(), "all are being answered");
         assert_eq!(places.taken(), 4);
         drop((seated, fifth, sixth, seventh));
@@ -435,7 +439,7 @@ mod tests {
 
     #[test]
     fn a_crowd_leaves_together_and_whoever_has_just_come_is_listened_to() {
-        let places = Places::new(Room { places: 64, strangers: 64, share: 1, cuts_answers: false });
+        let places = Places::new(ConnectionLimits { places: 64, strangers: 64, share: 1, cuts_answers: false });
         let silent: Vec<Place> = (0..64).map(|n| places.enter(from(n)).unwrap()).collect();
         let next = places.enter(from(64)).unwrap();
         assert_eq!(
@@ -443,7 +447,7 @@ mod tests {
             [[true; 2].as_slice(), &[false; 62]].concat()
         );
         assert_eq!(places.taken(), 63);
-        silent[2..].iter().for_each(|place| place.seat().set(Stage::Idle));
+        silent[2..].iter().for_each(|place| place.peer_state().set(PeerStage::Idle));
         let more: Vec<Place> = (65..96).map(|n| places.enter(from(n)).unwrap()).collect();
         assert!(!is_told_to_leave(&next) && !more.iter().any(is_told_to_leave), "half have time to speak");
         assert_eq!(silent[2..].iter().filter(|place| is_told_to_leave(place)).count(), 30);
@@ -453,24 +457,24 @@ mod tests {
 
     #[test]
     fn whoever_has_had_time_to_speak_goes_before_the_idle_but_for_a_few() {
-        let places = open(Room { places: 16, strangers: 16, share: 16, cuts_answers: false });
+        let places = open(ConnectionLimits { places: 16, strangers: 16, share: 16, cuts_answers: false });
         let seated: Vec<Place> = (0..16).map(|n| places.enter(from(n)).unwrap()).collect();
-        seated[3..].iter().for_each(|place| place.seat().set(Stage::Idle));
+        seated[3..].iter().for_each(|place| place.peer_state().set(PeerStage::Idle));
         wait(&seated[..2]);
         let _next = places.enter(None).unwrap();
         assert!(is_told_to_leave(&seated[0]) && !seated[1..].iter().any(is_told_to_leave));
-        seated[2].seat().set(Stage::Idle);
+        seated[2].peer_state().set(PeerStage::Idle);
         let _next = places.enter(None).unwrap();
         assert!(!is_told_to_leave(&seated[1]), "two may be heard for longer");
     }
 
     #[test]
     fn whoever_is_known_keeps_the_place_and_has_room_kept() {
-        let places = Places::new(ROOM);
+        let places = Places::new(CONNECTION_LIMITS);
         let known: Vec<Place> = (0..6)
             .map(|n| {
                 let place = places.enter(from(n)).unwrap();
-                place.seat().set(Stage::Known);
+                place.peer_state().set(PeerStage::Known);
                 place
             })
             .collect();
@@ -479,14 +483,14 @@ mod tests {
         let strangers: Vec<Place> = (0..4).map(|n| places.enter(from(n)).unwrap()).collect();
         let one_more = places.enter(from(9)).unwrap();
         assert!(is_told_to_leave(&strangers[0]), "strangers have four of the six");
-        one_more.seat().set(Stage::Known);
-        one_more.seat().set(Stage::Arriving);
-        assert_eq!(one_more.seat().stage(), Stage::Known);
+        one_more.peer_state().set(PeerStage::Known);
+        one_more.peer_state().set(PeerStage::Arriving);
+        assert_eq!(one_more.peer_state().stage(), PeerStage::Known);
     }
 
     #[test]
     fn a_network_that_holds_more_than_its_share_gives_up_first() {
-        let places = Places::new(ROOM);
+        let places = Places::new(CONNECTION_LIMITS);
         let old = places.enter(from(1)).unwrap();
         let v6 = |n: u16| Some(IpAddr::from([0x2001, 0xdb8, 0, 0, n, n, n, n]));
         let many: Vec<Place> = (0..3).map(|n| places.enter(v6(n)).unwrap()).collect();
@@ -499,29 +503,30 @@ mod tests {
 
     #[test]
     fn a_network_whose_requests_are_long_keeps_no_more_than_its_share_while_others_come() {
-        let places = Places::new(ROOM);
+        let places = Places::new(CONNECTION_LIMITS);
         let busy: Vec<Place> = [1, 1, 1, 2].map(|n| places.enter(from(n)).unwrap()).into_iter().collect();
-        busy.iter().for_each(|place| place.seat().set(Stage::Busy));
+        busy.iter().for_each(|place| place.peer_state().set(PeerStage::Busy));
         // Of somebody known no answer is cut.
-        busy[0].seat().trust();
+        busy[0].peer_state().trust();
         let next = places.enter(from(3)).unwrap();
         assert!(is_told_to_leave(&busy[1]) && ![&busy[0], &busy[2], &busy[3]].into_iter().any(is_told_to_leave));
-        next.seat().set(Stage::Busy);
+        next.peer_state().set(PeerStage::Busy);
         assert!(places.enter(from(4)).is_none(), "all are being answered, none beyond its share");
     }
 
     #[test]
     fn whoever_does_not_read_goes_before_those_who_came_later() {
-        let places = Places::new(ROOM);
-        let [unread, new, idle, busy] = [Stage::Idle, Stage::Arriving, Stage::Idle, Stage::Busy].map(|stage| {
-            let place = places.enter(None).unwrap();
-            place.seat().set(stage);
-            place
-        });
-        unread.seat().set_full(true);
-        idle.seat().set_full(true);
-        idle.seat().set_full(false);
-        busy.seat().set_full(true);
+        let places = Places::new(CONNECTION_LIMITS);
+        let [unread, new, idle, busy] =
+            [PeerStage::Idle, PeerStage::Arriving, PeerStage::Idle, PeerStage::Busy].map(|stage| {
+                let place = places.enter(None).unwrap();
+                place.peer_state().set(stage);
+                place
+            });
+        unread.peer_state().set_full(true);
+        idle.peer_state().set_full(true);
+        idle.peer_state().set_full(false);
+        busy.peer_state().set_full(true);
         let _next = places.enter(None).unwrap();
         assert!(is_told_to_leave(&unread));
         assert!(![&new, &idle, &busy].into_iter().any(is_told_to_leave));
@@ -529,8 +534,8 @@ mod tests {
 
     #[test]
     fn whoever_comes_from_where_somebody_known_has_come_from_goes_last() {
-        let places = open(Room { places: 8, strangers: 4, share: 2, cuts_answers: true });
-        places.enter(from(1)).unwrap().seat().set(Stage::Known);
+        let places = open(ConnectionLimits { places: 8, strangers: 4, share: 2, cuts_answers: true });
+        places.enter(from(1)).unwrap().peer_state().set(PeerStage::Known);
         let [vouched, old, _third, _fourth] = [1, 2, 3, 4].map(|n| places.enter(from(n)).unwrap());
         wait(&[places.enter(from(5)).unwrap()]);
         assert!(is_told_to_leave(&old) && !is_told_to_leave(&vouched));
@@ -546,7 +551,7 @@ mod tests {
 
     #[test]
     fn few_networks_are_remembered() {
-        let places = Places::new(ROOM);
+        let places = Places::new(CONNECTION_LIMITS);
         for number in 0..MOST_VOUCHED as u32 + 9 {
             places.lock().vouch(IpAddr::from(number.to_be_bytes()), number.into());
         }
@@ -558,9 +563,9 @@ mod tests {
 
     #[test]
     fn envoy_speaks_for_others() {
-        let places = Places::new(ROOM);
+        let places = Places::new(CONNECTION_LIMITS);
         let clients: Vec<Place> = (0..4).map(|_| places.enter(None).unwrap()).collect();
-        clients[1..].iter().for_each(|place| place.seat().speaks_for(IpAddr::from([192, 0, 2, 1])));
+        clients[1..].iter().for_each(|place| place.peer_state().speaks_for(IpAddr::from([192, 0, 2, 1])));
         let _next = places.enter(None).unwrap();
         assert!(is_told_to_leave(&clients[1]) && !is_told_to_leave(&clients[0]));
     }

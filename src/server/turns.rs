@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio_util::sync::PollSemaphore;
 
-use super::places::{Place, Seat, Stage};
+use super::places::{PeerStage, PeerState, Place};
 
 /// Of those who have yet to say something whole, so many have a turn between two looks, in which as many more come.
 pub const ARRIVING: usize = 4;
@@ -76,18 +76,18 @@ impl Turns {
         tokio::select! {
             biased;
             () = place.taken_away() => None,
-            done = self.take(place.seat(), work) => Some(done),
+            done = self.take(place.peer_state(), work) => Some(done),
         }
     }
 
-    /// Does `work` for the peer in this seat, a turn each time that something has come for it. Waits neither for the first of them nor
+    /// Does `work` for this peer, a turn each time that something has come for it. Waits neither for the first of them nor
     /// once the peer is trusted.
-    pub async fn take<F: Future>(&self, seat: &Seat, work: F) -> F::Output {
+    pub async fn take<F: Future>(&self, peer_state: &PeerState, work: F) -> F::Output {
         let mut work = pin!(work);
         let mut is_new = true;
         let mut waiting = None;
         poll_fn(|cx| {
-            let is_trusted = seat.is_trusted();
+            let is_trusted = peer_state.is_trusted();
             if is_trusted {
                 // No other thread counts here.
                 let known = &self.watch.known;
@@ -97,7 +97,8 @@ impl Turns {
                 waiting = None;
                 return work.as_mut().poll(cx);
             }
-            let Poll::Ready(turn) = waiting.get_or_insert_with(|| self.queue(seat.stage())).poll_acquire(cx) else {
+            let Poll::Ready(turn) = waiting.get_or_insert_with(|| self.queue(peer_state.stage())).poll_acquire(cx)
+            else {
                 return Poll::Pending;
             };
             waiting = None;
@@ -112,11 +113,11 @@ impl Turns {
         .await
     }
 
-    fn queue(&self, stage: Stage) -> PollSemaphore {
+    fn queue(&self, stage: PeerStage) -> PollSemaphore {
         let queue = match stage {
-            Stage::Arriving => &self.arriving,
-            Stage::Busy | Stage::Known => &self.busy,
-            Stage::Idle => &self.idle,
+            PeerStage::Arriving => &self.arriving,
+            PeerStage::Busy | PeerStage::Known => &self.busy,
+            PeerStage::Idle => &self.idle,
         };
         PollSemaphore::new(Arc::clone(queue))
     }
@@ -130,9 +131,10 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::server::places::{Places, Room};
+    use crate::server::places::{ConnectionLimits, Places};
 
-    const ROOM: Room = Room { places: 9, strangers: 9, share: 9, cuts_answers: true };
+    const CONNECTION_LIMITS: ConnectionLimits =
+        ConnectionLimits { places: 9, strangers: 9, share: 9, cuts_answers: true };
 
     /// Notes its name in each of four turns, and always has more to do.
     async fn busy(turns: Turns, place: Place, name: char, log: Rc<RefCell<String>>) {
@@ -147,17 +149,18 @@ mod tests {
                 .await;
             }
         };
-        turns.take(place.seat(), work).await;
+        turns.take(place.peer_state(), work).await;
     }
 
     #[tokio::test]
     async fn the_known_wait_for_no_crowd_and_newcomers_for_no_crowd_before_them() {
-        let (places, turns, log) = (Places::new(ROOM), Turns::new(), Rc::default());
+        let (places, turns, log) = (Places::new(CONNECTION_LIMITS), Turns::new(), Rc::default());
         let local = LocalSet::new();
-        let stages = [Stage::Idle, Stage::Idle, Stage::Idle, Stage::Arriving, Stage::Busy, Stage::Known];
+        let stages =
+            [PeerStage::Idle, PeerStage::Idle, PeerStage::Idle, PeerStage::Arriving, PeerStage::Busy, PeerStage::Known];
         for (name, stage) in ('a'..).zip(stages) {
             let place = places.enter(None).unwrap();
-            place.seat().set(stage);
+            place.peer_state().set(stage);
             local.spawn_local(busy(turns.clone(), place, name, Rc::clone(&log)));
         }
         local.await;
@@ -171,17 +174,17 @@ mod tests {
 
     #[tokio::test]
     async fn it_is_quiet_until_somebody_known_has_a_turn_or_a_crowd_comes() {
-        let (places, turns) = (Places::new(ROOM), Turns::new());
+        let (places, turns) = (Places::new(CONNECTION_LIMITS), Turns::new());
         let come = |stage| {
             let place = places.enter(None).unwrap();
-            place.seat().set(stage);
+            place.peer_state().set(stage);
             place
         };
-        let (stranger, known, mut probe) = (come(Stage::Busy), come(Stage::Known), turns.probe());
+        let (stranger, known, mut probe) = (come(PeerStage::Busy), come(PeerStage::Known), turns.probe());
         assert!(!probe.sees_quiet(), "nobody can say so yet");
-        turns.take(stranger.seat(), async {}).await;
+        turns.take(stranger.peer_state(), async {}).await;
         assert!(probe.sees_quiet());
-        turns.take(known.seat(), async {}).await;
+        turns.take(known.peer_state(), async {}).await;
         assert!(!probe.sees_quiet());
         assert!(probe.sees_quiet());
         let crowd: Vec<_> = (0..FEW).map(|_| turns.probe()).collect();
@@ -192,11 +195,11 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_has_to_leave_has_no_other_turn() {
-        let (places, turns) = (Places::new(ROOM), Turns::new());
-        for stage in [Stage::Arriving, Stage::Idle, Stage::Busy, Stage::Known].repeat(16) {
+        let (places, turns) = (Places::new(CONNECTION_LIMITS), Turns::new());
+        for stage in [PeerStage::Arriving, PeerStage::Idle, PeerStage::Busy, PeerStage::Known].repeat(16) {
             let place = places.enter(None).unwrap();
-            place.seat().set(stage);
-            place.seat().give_up();
+            place.peer_state().set(stage);
+            place.peer_state().give_up();
             let mut is_done = false;
             assert_eq!(turns.take_until_taken_away(&place, async { is_done = true }).await, None);
             assert!(!is_done);

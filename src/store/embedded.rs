@@ -32,7 +32,7 @@ use tollgate_guard::time::Timestamp;
 use super::format::Format;
 use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key, is_part, rest_of, scope_end, scoped};
 use super::records::noun::Noun;
-use super::records::resource;
+use super::records::{resource, step};
 use super::rules::Purpose;
 use super::{OnceRecord, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
 use crate::domain::record::User;
@@ -208,7 +208,7 @@ impl Embedded {
         let written = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
             let mut records = Records { transaction, format, counts: &mut counts };
-            batch.iter().try_for_each(|write| records.step(write))?;
+            batch.iter().try_for_each(|write| step(&mut records, write))?;
             records::number(transaction)
         });
         if written.is_err() {

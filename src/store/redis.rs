@@ -9,17 +9,17 @@ pub mod check;
 pub mod connect;
 pub mod connection;
 mod headroom;
-mod heard;
 mod indexes;
-mod lanes;
 mod lists;
+mod live_replica;
 mod loads;
+pub mod location;
 mod memory;
 mod migration;
-pub mod place;
+mod read_connections;
 mod scripts;
 pub mod shared;
-pub mod standing;
+pub mod store_state;
 pub mod survey;
 mod trim;
 mod upgrade;
@@ -42,7 +42,7 @@ use crate::domain::change::Event;
 use crate::store::keyspace::redis as names;
 use acknowledged::Acknowledged;
 use connect::Connector;
-use lanes::Lanes;
+use read_connections::ReadConnections;
 use scripts::{Answer, AsOf, KNOWN, READ, list};
 use usage::Usage;
 use writer::Writer;
@@ -56,7 +56,7 @@ const LOG_LENGTH: usize = 100_000;
 /// The store in Redis. Opens its connections when they are needed, and anew after each fault.
 pub struct Redis {
     connector: Connector,
-    lanes: Lanes,
+    reads: ReadConnections,
     writer: Writer,
     usage: Usage,
     acknowledged: Arc<Acknowledged>,
@@ -73,9 +73,9 @@ impl Redis {
     /// Connects to nothing yet. Connections live on this runtime.
     pub fn new(connector: Connector, runtime: Handle) -> Self {
         let acknowledged = Arc::<Acknowledged>::default();
-        let lanes = Lanes::new(connector.clone(), runtime.clone(), Arc::clone(&acknowledged));
+        let reads = ReadConnections::new(connector.clone(), runtime.clone(), Arc::clone(&acknowledged));
         let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH, Arc::clone(&acknowledged));
-        Self { lanes, writer, usage: Usage::new(connector.clone(), runtime), connector, acknowledged }
+        Self { reads, writer, usage: Usage::new(connector.clone(), runtime), connector, acknowledged }
     }
 
     /// Where the server is.
@@ -135,7 +135,7 @@ impl Redis {
         for place in iter::once(joined).chain(places) {
             script.arg(place.sequence).arg(&place.chain);
         }
-        let mut answer = self.lanes.ask(&script).await?;
+        let mut answer = self.reads.ask(&script).await?;
         answer.as_of()?;
         match &*answer.word {
             "KNOWN" => answer.number().map(Some),
@@ -179,7 +179,7 @@ impl Redis {
     pub async fn has(&self, place: &Position) -> Result<(Head, bool), StoreError> {
         let mut script = KNOWN.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).arg(place.sequence).arg(&place.chain);
-        let mut answer = self.lanes.ask(&script).await?;
+        let mut answer = self.reads.ask(&script).await?;
         let AsOf { lineage, sequence, .. } = answer.as_of()?;
         let head = Head { lineage, position: Position { sequence, chain: String::new() } };
         Ok((head, answer.word != "STALE"))
@@ -187,14 +187,14 @@ impl Redis {
 
     /// Has the connections made anew before they are used again.
     pub fn drop_loads(&self) {
-        self.lanes.drop_all();
+        self.reads.drop_all();
         self.writer.drop_line();
     }
 
     /// Records and, with `naming`, the project that the first found among so many of the first ones names.
     async fn read(&self, wanted: &[String], naming: usize) -> Result<Read, StoreError> {
         let joined = self.acknowledged.joined();
-        let mut answer = self.lanes.ask(&read_script(wanted, naming)).await?;
+        let mut answer = self.reads.ask(&read_script(wanted, naming)).await?;
         let read = Read::of(&mut answer)?;
         match joined {
             Some(joined) if *joined != read.lineage => Err(StoreError::Unavailable(

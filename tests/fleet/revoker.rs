@@ -19,14 +19,14 @@ pub struct Revocation {
     pub waits: bool,
     /// The count of histories before it was made.
     pub lineages: u64,
-    pub stage: Stage,
+    pub stage: RevokerStage,
 }
 
 /// The members, those that are missing, when they were listed, and the beat of the one who waits.
 type List = (Vec<Member>, Option<Unlisted>, Moment, u64);
 
 #[derive(Debug)]
-pub enum Stage {
+pub enum RevokerStage {
     Asked,
     /// Only where record and log are two commands.
     Half {
@@ -63,23 +63,23 @@ impl World {
         let Some(mut revocation) = self.revocation.take() else {
             let (key, by, waits) = (self.pick(KEYS), self.pick(REPLICAS), self.below(3) > 0);
             let lineages = self.replicas[by].channel.standing().lineages;
-            self.revocation = Some(Revocation { key, by, waits, lineages, stage: Stage::Asked });
+            self.revocation = Some(Revocation { key, by, waits, lineages, stage: RevokerStage::Asked });
             return;
         };
         let stage = match revocation.stage {
-            Stage::Asked => self.record(revocation.key),
-            Stage::Half { server } => self.record_late(revocation.key, server),
-            Stage::Recorded { mark, sequence } => self.acknowledge(&revocation, mark, sequence),
-            Stage::Acknowledged { .. } if !revocation.waits => None,
-            Stage::Acknowledged { sequence } => {
+            RevokerStage::Asked => self.record(revocation.key),
+            RevokerStage::Half { server } => self.record_late(revocation.key, server),
+            RevokerStage::Recorded { mark, sequence } => self.acknowledge(&revocation, mark, sequence),
+            RevokerStage::Acknowledged { .. } if !revocation.waits => None,
+            RevokerStage::Acknowledged { sequence } => {
                 let wait = Wait::new(sequence, revocation.lineages, self.now());
-                Some(Stage::Waiting { wait, list: None })
+                Some(RevokerStage::Waiting { wait, list: None })
             }
-            Stage::Waiting { wait, list } => {
+            RevokerStage::Waiting { wait, list } => {
                 self.attend(revocation.by);
                 let lineages = self.replicas[revocation.by].channel.standing().lineages;
                 let next = self.observe((revocation.key, revocation.by, revocation.lineages), wait, list);
-                if matches!(next, Some(Stage::Asked)) {
+                if matches!(next, Some(RevokerStage::Asked)) {
                     revocation.lineages = lineages;
                 }
                 next
@@ -89,7 +89,7 @@ impl World {
     }
 
     /// Rule 6.
-    fn record(&mut self, key: usize) -> Option<Stage> {
+    fn record(&mut self, key: usize) -> Option<RevokerStage> {
         let random = self.below(1 << 20);
         let server = self.redis.find(random);
         if !self.redis.writes(server, self.now()) || !self.redis.servers[server].data.is_open() {
@@ -100,23 +100,23 @@ impl World {
         match self.broken {
             Broken::RetryAppendsNothing if repeated => {
                 let sequence = data.sequence();
-                return Some(Stage::Recorded { mark: self.redis.mark(server), sequence });
+                return Some(RevokerStage::Recorded { mark: self.redis.mark(server), sequence });
             }
             Broken::RetryAppendsNothing => {
                 data.revoked[key] = true;
-                return Some(Stage::Half { server });
+                return Some(RevokerStage::Half { server });
             }
             Broken::LogBeforeRecord => {
                 data.append(Change::Ends(key));
-                return Some(Stage::Half { server });
+                return Some(RevokerStage::Half { server });
             }
             _ => data.revoked[key] = true,
         }
         let sequence = data.append(Change::Ends(key));
-        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
+        Some(RevokerStage::Recorded { mark: self.redis.mark(server), sequence })
     }
 
-    fn record_late(&mut self, key: usize, server: usize) -> Option<Stage> {
+    fn record_late(&mut self, key: usize, server: usize) -> Option<RevokerStage> {
         if !self.redis.writes(server, self.now()) || self.redis.servers[server].data.is_lost() {
             return None;
         }
@@ -126,23 +126,23 @@ impl World {
             data.revoked[key] = true;
         } else if stopped {
             // The administrator was stopped in between, and tries again later.
-            return Some(Stage::Asked);
+            return Some(RevokerStage::Asked);
         } else {
             data.append(Change::Ends(key));
         }
         let sequence = data.sequence();
-        Some(Stage::Recorded { mark: self.redis.mark(server), sequence })
+        Some(RevokerStage::Recorded { mark: self.redis.mark(server), sequence })
     }
 
     /// Rule 7.
-    fn acknowledge(&mut self, revocation: &Revocation, mark: Mark, sequence: u64) -> Option<Stage> {
+    fn acknowledge(&mut self, revocation: &Revocation, mark: Mark, sequence: u64) -> Option<RevokerStage> {
         let Revocation { key, by, .. } = *revocation;
         if self.broken != Broken::AcknowledgedUnreplicated {
             if self.redis.is_broken(mark) {
                 return None;
             }
             if !self.redis.is_replicated(mark) {
-                return Some(Stage::Recorded { mark, sequence });
+                return Some(RevokerStage::Recorded { mark, sequence });
             }
         }
         let replica = &mut self.replicas[by];
@@ -159,7 +159,7 @@ impl World {
             self.replicas[by].stamps.acknowledge(sequence, &Touched::of(&[slots(key)]));
         }
         self.acknowledged[key].get_or_insert((self.now(), self.step, by));
-        Some(Stage::Acknowledged { sequence })
+        Some(RevokerStage::Acknowledged { sequence })
     }
 
     /// Rule 14: the members are listed, then a renewal is sent, then both are judged.
@@ -168,18 +168,18 @@ impl World {
         (key, by, lineages): (usize, usize, u64),
         mut wait: Wait,
         list: Option<List>,
-    ) -> Option<Stage> {
+    ) -> Option<RevokerStage> {
         let replica = &self.replicas[by];
-        let Some(server) = replica.listens_to() else { return Some(Stage::Waiting { wait, list }) };
+        let Some(server) = replica.listens_to() else { return Some(RevokerStage::Waiting { wait, list }) };
         let beat = replica.channel.own().beat;
         let Some((members, unlisted, listed, listed_beat)) = list else {
             self.redis.servers[server].data.see_loss();
             let unlisted = self.redis.servers[server].data.unlisted(self.now(), self.broken);
             let list = Some((self.members(server, by), unlisted, self.now(), beat));
-            return Some(Stage::Waiting { wait, list });
+            return Some(RevokerStage::Waiting { wait, list });
         };
         if beat <= listed_beat || !replica.is_attached() {
-            return Some(Stage::Waiting { wait, list: Some((members, unlisted, listed, listed_beat)) });
+            return Some(RevokerStage::Waiting { wait, list: Some((members, unlisted, listed, listed_beat)) });
         }
         let mut own = replica.channel.standing();
         match self.broken {
@@ -191,8 +191,8 @@ impl World {
         }
         let seen = Observation { asked: listed, listed, members: &members, unlisted, own, now: self.now() };
         match wait.observe(&seen) {
-            Verdict::Pending => Some(Stage::Waiting { wait, list: None }),
-            Verdict::StartOver => Some(Stage::Asked),
+            Verdict::Pending => Some(RevokerStage::Waiting { wait, list: None }),
+            Verdict::StartOver => Some(RevokerStage::Asked),
             Verdict::Done(report) => {
                 // What it saw may be from before. Nothing is promised for those whose grace is named.
                 let is_promised = report.graced.is_empty() && report.unlisted.is_none();

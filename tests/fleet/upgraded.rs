@@ -34,9 +34,9 @@ fn operator(house: &House) -> Store {
 }
 
 /// What Envoy would ask; it is another replica after each replacement.
-type Place = Arc<Mutex<Arc<Process>>>;
+type SharedProcess = Arc<Mutex<Arc<Process>>>;
 
-fn at(place: &Place) -> Arc<Process> {
+fn at(place: &SharedProcess) -> Arc<Process> {
     Arc::clone(&place.lock().unwrap())
 }
 
@@ -53,7 +53,7 @@ async fn ready(house: &House, program: Option<&Path>) -> Arc<Process> {
 }
 
 /// The new one is there before the old one goes, and nobody is asked who is going.
-async fn replace(house: &House, place: &Place) {
+async fn replace(house: &House, place: &SharedProcess) {
     let new = ready(house, None).await;
     let mut old = std::mem::replace(&mut *place.lock().unwrap(), new);
     wait_for("its last answer", async || Arc::get_mut(&mut old).is_some()).await;
@@ -82,7 +82,7 @@ struct Load {
 }
 
 impl Load {
-    async fn ask(&self, place: &Place, keys: &[String]) {
+    async fn ask(&self, place: &SharedProcess, keys: &[String]) {
         while !self.over.load(Ordering::SeqCst) {
             for key in keys {
                 let process = at(place);
@@ -109,7 +109,7 @@ async fn a_store_of_the_release_before_is_rolled_and_then_upgraded_under_load() 
     let (kept, ended) = (made(&here).await, made(&here).await);
     let earlier = earlier();
     let first = [ready(&house, earlier.as_deref()).await, ready(&house, earlier.as_deref()).await];
-    let places = first.map(|process| Place::new(Mutex::new(process)));
+    let places = first.map(|process| SharedProcess::new(Mutex::new(process)));
     let load = Arc::<Load>::default();
     let askers = places.clone().map(|place| {
         let (load, keys) = (Arc::clone(&load), [GOOD.to_owned(), kept.text.clone()]);

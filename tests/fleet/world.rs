@@ -13,7 +13,7 @@ use tollgate_guard::time::Moment;
 
 use crate::redis::{Change, Redis};
 use crate::replica::{DECISIONS, Decision, GRACE, KEYS, REPLICAS, Replica};
-use crate::revoker::{Revocation, Stage};
+use crate::revoker::{Revocation, RevokerStage};
 use crate::rules::{Broken, Violation};
 
 /// A lease, and the time that Envoy waits for an answer.
@@ -272,7 +272,7 @@ impl World {
         self.returned = [None; KEYS];
         match &self.revocation {
             // It is not done, and must find out.
-            Some(Revocation { by, stage: Stage::Waiting { .. }, .. }) => {
+            Some(Revocation { by, stage: RevokerStage::Waiting { .. }, .. }) => {
                 self.flushed_at = self.replicas[*by].channel.own().beat;
             }
             _ => self.revocation = None,

@@ -10,7 +10,7 @@ use redis::cmd;
 use rustix::process::Signal;
 use tollgate::store::StoreError;
 use tollgate::store::redis::connect::{Connector, Spread};
-use tollgate::store::redis::place::{Address, Login, Place, Topology};
+use tollgate::store::redis::location::{Address, Location, Login, Topology};
 use tollgate_guard::protocol::Term;
 
 use crate::servers::{Cluster, Sentinel, Server, wait_for};
@@ -23,14 +23,14 @@ fn addresses(texts: &[String]) -> Vec<Address> {
     texts.iter().map(|text| address(text)).collect()
 }
 
-pub fn by_sentinel(addresses: &[String], master: &str) -> Place {
+pub fn by_sentinel(addresses: &[String], master: &str) -> Location {
     let sentinels = self::addresses(addresses);
     let topology = Topology::Sentinel { sentinels, master: master.to_owned(), login: Login::default() };
-    Place { topology, ..Place::single(address("unused:1")) }
+    Location { topology, ..Location::single(address("unused:1")) }
 }
 
-pub fn in_cluster(addresses: &[String]) -> Place {
-    Place { topology: Topology::Cluster(self::addresses(addresses)), ..Place::single(address("unused:1")) }
+pub fn in_cluster(addresses: &[String]) -> Location {
+    Location { topology: Topology::Cluster(self::addresses(addresses)), ..Location::single(address("unused:1")) }
 }
 
 /// The port of the server that a connection leads to.
@@ -111,7 +111,7 @@ fn as_user(server: &Server, username: Option<&str>, password: Option<&str>) -> C
         path
     });
     let login = Login { username: username.map(str::to_owned), password: file };
-    Connector::open(Place { login, ..Place::single(address(&server.address())) }).unwrap()
+    Connector::open(Location { login, ..Location::single(address(&server.address())) }).unwrap()
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{MigrationStore, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
-use tollgate::store::redis::place::{Login, Place};
+use tollgate::store::redis::location::{Location, Login};
 use tollgate::store::redis::survey::{Level, Survey};
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, Write};
 use tollgate_core::credential::KeyId;
@@ -50,7 +50,7 @@ fn with_user() -> (Server, Connector) {
     fs::write(&password, "correct-horse").unwrap();
     fs::set_permissions(&password, fs::Permissions::from_mode(0o600)).unwrap();
     let login = Login { username: Some("tollgate".to_owned()), password: Some(password) };
-    let connector = Connector::open(Place { login, ..Place::single(address(&server.address())) }).unwrap();
+    let connector = Connector::open(Location { login, ..Location::single(address(&server.address())) }).unwrap();
     (server, connector)
 }
 

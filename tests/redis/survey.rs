@@ -1,18 +1,18 @@
 //! What real servers are said to guarantee.
 
 use tollgate::store::redis::connect::Connector;
-use tollgate::store::redis::place::Place;
+use tollgate::store::redis::location::Location;
 use tollgate::store::redis::survey::{Engine, Level, Severity, Survey, Version};
 
 use crate::connect::{address, by_sentinel, in_cluster};
 use crate::servers::{Cluster, Sentinel, Server, wait_for};
 
-async fn survey_of(place: Place) -> Survey {
+async fn survey_of(place: Location) -> Survey {
     Survey::of(&Connector::open(place).unwrap()).await.unwrap()
 }
 
 async fn of(server: &Server) -> Survey {
-    survey_of(Place::single(address(&server.address()))).await
+    survey_of(Location::single(address(&server.address()))).await
 }
 
 fn says(survey: &Survey, severity: Severity, part: &str) -> bool {
@@ -92,7 +92,7 @@ async fn replicas_and_what_fences_them() {
     assert!(matches!(&survey.level, Level::ExceptFailover(why) if why.contains("waits for 0")), "{survey:#?}");
 
     let () = primary.command(&["CONFIG", "SET", "min-replicas-to-write", "1", "min-replicas-max-lag", "2"]);
-    let place = Place { replicas: 1, ..Place::single(address(&primary.address())) };
+    let place = Location { replicas: 1, ..Location::single(address(&primary.address())) };
     let survey = survey_of(place.clone()).await;
     assert_eq!((survey.findings.len(), &survey.level), (0, &Level::Bounded), "{survey:#?}");
 
@@ -106,7 +106,7 @@ async fn replicas_and_what_fences_them() {
 async fn sentinels_that_are_too_hasty() {
     let fenced = ["min-replicas-to-write 1", "min-replicas-max-lag 2"];
     let fleet = Sentinel::start(1, 1, 5_000, &fenced);
-    let place = Place { replicas: 1, ..by_sentinel(&fleet.addresses(), Sentinel::MASTER) };
+    let place = Location { replicas: 1, ..by_sentinel(&fleet.addresses(), Sentinel::MASTER) };
     let level = survey_of(place.clone()).await.level.to_string();
     assert_eq!(level, "bounded except failover (`down-after-milliseconds` is 5000)");
     let () = fleet.sentinels[0].command(&["SENTINEL", "SET", Sentinel::MASTER, "down-after-milliseconds", "6000"]);

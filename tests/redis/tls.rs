@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tollgate::store::redis::connect::Connector;
-use tollgate::store::redis::place::{Place, TlsFiles};
+use tollgate::store::redis::location::{Location, TlsFiles};
 
 use crate::connect::{address, in_cluster};
 use crate::servers::{Cluster, Server};
@@ -66,7 +66,7 @@ fn lines(settings: &[String]) -> Vec<&str> {
 }
 
 fn over_tls(server: &Server, tls: Option<TlsFiles>) -> Connector {
-    Connector::open(Place { tls, ..Place::single(address(&server.address())) }).unwrap()
+    Connector::open(Location { tls, ..Location::single(address(&server.address())) }).unwrap()
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn the_name_in_the_certificate_counts() {
     let certificates = Certificates::new();
     let server = Server::with(&lines(&certificates.settings()));
     let elsewhere = address(&format!("localhost:{}", server.port));
-    let place = Place { tls: Some(certificates.files()), ..Place::single(elsewhere) };
+    let place = Location { tls: Some(certificates.files()), ..Location::single(elsewhere) };
     let error = Connector::open(place).unwrap().primary().await.unwrap_err().to_string();
     assert!(error.contains("certificate"), "{error}");
 }
@@ -104,7 +104,7 @@ async fn every_node_of_a_cluster() {
     let mut settings = certificates.settings();
     settings.extend(["tls-cluster yes".to_owned(), "tls-replication yes".to_owned()]);
     let cluster = Cluster::start(3, &lines(&settings));
-    let place = Place { tls: Some(certificates.files()), ..in_cluster(&cluster.addresses()) };
+    let place = Location { tls: Some(certificates.files()), ..in_cluster(&cluster.addresses()) };
     let connector = Connector::open(place).unwrap();
     let mut connection = connector.primary().await.unwrap();
     let () = redis::cmd("SET").arg("tg:{tg}:head").arg("x").query_async(&mut connection).await.unwrap();

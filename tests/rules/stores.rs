@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tollgate::config::{self, RedisSettings, StoreSettings};
-use tollgate::store::redis::place::{Address, Login, Place, TlsFiles, Topology};
+use tollgate::store::redis::location::{Address, Location, Login, TlsFiles, Topology};
 
 const GOOD: &str = include_str!("tollgate.yaml");
 const STORE: &str = "{embedded: {path: /var/lib/tollgate/store.redb}}";
@@ -36,7 +36,7 @@ fn one_server() {
         ("{url: 'rediss://redis.internal', tls: {}}", tcp("redis.internal", 6379), Some(TlsFiles::default())),
         ("{url: 'unix:///run/redis.sock'}", Address::Unix("/run/redis.sock".into()), None),
     ] {
-        let expected = Place { tls, ..Place::single(address) };
+        let expected = Location { tls, ..Location::single(address) };
         assert_eq!(redis(text), RedisSettings { place: expected, name: None, position: None }, "{text}");
     }
 }
@@ -47,7 +47,7 @@ fn a_whole_block() {
         "{url: 'rediss://a:1', username: tollgate, password: {file: /p}, tls: {ca: /a, certificate: /c, key: /k}, replicas: 2, \
          name: pod-1, failover: managed}",
     );
-    let place = Place {
+    let place = Location {
         topology: Topology::Single(tcp("a", 1)),
         login: Login { username: Some("tollgate".to_owned()), password: Some(PathBuf::from("/p")) },
         tls: Some(TlsFiles { ca: Some("/a".into()), identity: Some(("/c".into(), "/k".into())) }),

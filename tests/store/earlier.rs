@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tollgate::clock::Clock;
 use tollgate::domain::record::ProjectState;
-use tollgate::password::{Lane, Passwords};
+use tollgate::password::{LoginPriority, Passwords};
 use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
 use tollgate::resolve::pepper::Pepper;
@@ -81,7 +81,7 @@ async fn means_what_it_meant(store: &Store) {
     let passwords = Passwords::start().unwrap();
     for (password, is_right) in [(PASSWORD, true), ("another horse battery", false)] {
         let password = Zeroizing::new(password.to_owned());
-        let verified = passwords.verify(Lane::Anyone(None), password, Some(ada.password_hash.clone())).await;
+        let verified = passwords.verify(LoginPriority::Anyone(None), password, Some(ada.password_hash.clone())).await;
         assert_eq!(verified.ok(), Some(is_right));
     }
     assert!(store.user("gone".to_owned()).await.unwrap().is_some_and(|user| user.deleted));

@@ -10,7 +10,7 @@ use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Project, ProjectStat
 use tollgate::store::embedded::Embedded;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
-use tollgate::store::redis::place::{Address, Login, Place, Topology};
+use tollgate::store::redis::location::{Address, Location, Login, Topology};
 use tollgate::store::{KeyQuery, Store, StoreError, Write};
 use tollgate_core::credential::{KeyId, MintedKey};
 use tollgate_core::resource::Resource;
@@ -154,7 +154,7 @@ pub fn on_server(server: &RedisServer) -> Arc<Redis> {
 
 /// Servers that are several, and the place of the store in them.
 pub struct InRedis {
-    place: Place,
+    place: Location,
     primaries: Vec<String>,
     _servers: (Option<Sentinel>, Option<Cluster>),
 }
@@ -165,7 +165,7 @@ impl InRedis {
         let fleet = Sentinel::start(2, 3, 6_000, &["min-replicas-to-write 2", "min-replicas-max-lag 2"]);
         let sentinels = fleet.addresses().iter().map(|address| Address::tcp(address, 0).unwrap()).collect();
         let topology = Topology::Sentinel { sentinels, master: Sentinel::MASTER.to_owned(), login: Login::default() };
-        let place = Place { topology, replicas: 2, ..Place::single(Address::Unix("unused".into())) };
+        let place = Location { topology, replicas: 2, ..Location::single(Address::Unix("unused".into())) };
         Self { place, primaries: vec![fleet.servers[0].address()], _servers: (Some(fleet), None) }
     }
 
@@ -174,7 +174,7 @@ impl InRedis {
         let cluster = Cluster::start(3, &[]);
         let primaries = cluster.addresses();
         let seeds = primaries.iter().map(|address| Address::tcp(address, 0).unwrap()).collect();
-        let place = Place { topology: Topology::Cluster(seeds), ..Place::single(Address::Unix("unused".into())) };
+        let place = Location { topology: Topology::Cluster(seeds), ..Location::single(Address::Unix("unused".into())) };
         Self { place, primaries, _servers: (None, Some(cluster)) }
     }
 

@@ -8,11 +8,11 @@ mod forged;
 mod honest;
 #[path = "../support/idp.rs"]
 mod idp;
-mod lane;
 #[path = "../support/log.rs"]
 mod log;
 #[path = "../support/mint.rs"]
 mod mint;
 mod overtaken;
 mod sessions;
+mod signatures;
 mod world;

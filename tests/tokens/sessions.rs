@@ -177,7 +177,7 @@ async fn a_session_that_is_over_costs_no_other_signature() {
     let token = house.token("ada").await;
     house.world.set_now(NOW + 700);
     assert_eq!(house.denial(&token).await, Some(Denial::Expired));
-    let _full = house.world.core.resolver.lane().fill();
+    let _full = house.world.core.resolver.signatures().fill();
     assert_eq!(house.denial(&token).await, Some(Denial::Expired), "while no signature is verified");
 }
 

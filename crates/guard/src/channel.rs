@@ -116,7 +116,7 @@ pub struct Identity {
 
 /// How a replica stands, for whoever waits for a change to arrive everywhere.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
+pub struct LeaseHistory {
     /// Since when it has held its leases from one primary without a break.
     pub attached_since: Option<Moment>,
     /// Counts the histories that it went over to.
@@ -229,8 +229,12 @@ impl Channel {
         &self.own
     }
 
-    pub fn standing(&self) -> Standing {
-        Standing { attached_since: self.attached_since, lineages: self.lineages, applied: self.own.position.sequence }
+    pub fn standing(&self) -> LeaseHistory {
+        LeaseHistory {
+            attached_since: self.attached_since,
+            lineages: self.lineages,
+            applied: self.own.position.sequence,
+        }
     }
 
     pub fn take<E>(&mut self, now: &Now, input: Input<E>) -> Vec<Action<E>> {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::FENCE;
-use crate::channel::Standing;
+use crate::channel::LeaseHistory;
 use crate::protocol::{Member, Unlisted};
 use crate::time::Moment;
 
@@ -29,7 +29,7 @@ pub struct Observation<'a> {
     /// Those that are in the list no more, though nobody has taken them off it.
     pub unlisted: Option<Unlisted>,
     /// As a renewal **sent after** the list has found it, from the same primary.
-    pub own: Standing,
+    pub own: LeaseHistory,
     pub now: Moment,
 }
 
@@ -145,11 +145,11 @@ mod tests {
         }
     }
 
-    fn standing(since: u64) -> Standing {
-        Standing { attached_since: Some(at(since)), lineages: 1, applied: 7 }
+    fn standing(since: u64) -> LeaseHistory {
+        LeaseHistory { attached_since: Some(at(since)), lineages: 1, applied: 7 }
     }
 
-    fn seen<'a>(millis: u64, members: &'a [Member], own: Standing) -> Observation<'a> {
+    fn seen<'a>(millis: u64, members: &'a [Member], own: LeaseHistory) -> Observation<'a> {
         Observation { asked: at(millis), listed: at(millis), members, unlisted: None, own, now: at(millis) }
     }
 
@@ -159,15 +159,15 @@ mod tests {
         let done = |own, members: &[Member]| Wait::new(7, 1, at(2_000)).observe(&seen(2_010, members, own));
         assert!(matches!(done(standing(910), &confirmed), Verdict::Done(report) if report.is_complete()));
         assert_eq!(done(standing(911), &confirmed), Verdict::Pending, "attached for too short a time");
-        assert_eq!(done(Standing { attached_since: None, ..standing(0) }, &confirmed), Verdict::Pending);
+        assert_eq!(done(LeaseHistory { attached_since: None, ..standing(0) }, &confirmed), Verdict::Pending);
         let graced = [member("a", 7, 1, 0), member("d", 6, 1, 9)];
         assert_eq!(done(standing(0), &graced), Verdict::Pending, "one may go on without the store");
-        assert_eq!(done(Standing { applied: 6, ..standing(0) }, &confirmed), Verdict::Pending);
+        assert_eq!(done(LeaseHistory { applied: 6, ..standing(0) }, &confirmed), Verdict::Pending);
         let early = Wait::new(7, 1, at(2_011)).observe(&seen(2_010, &confirmed, standing(0)));
         assert_eq!(early, Verdict::Pending, "a list from before the wait");
         let newcomer = [member("a", 7, 1, 0), member("b", 8, 1, 0), member("new", 0, 1, 0)];
         assert_eq!(done(standing(0), &newcomer), Verdict::Pending);
-        assert_eq!(done(Standing { lineages: 2, ..standing(0) }, &confirmed), Verdict::StartOver);
+        assert_eq!(done(LeaseHistory { lineages: 2, ..standing(0) }, &confirmed), Verdict::StartOver);
     }
 
     #[test]

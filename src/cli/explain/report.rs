@@ -19,7 +19,7 @@ use crate::domain::record::ApiKey;
 use crate::server::admin::wire::keys::KeyBody;
 use crate::store::Store;
 
-struct Stage {
+struct ReportedStep {
     step: Step,
     /// `ok`, `refused`, `skipped` or `not reached`.
     result: &'static str,
@@ -31,7 +31,7 @@ pub struct Report {
     request: Map<String, Value>,
     denied: Option<Denial>,
     status: Option<u16>,
-    stages: Vec<Stage>,
+    stages: Vec<ReportedStep>,
 }
 
 impl Report {
@@ -70,7 +70,7 @@ impl Report {
                 facts.insert("why".to_owned(), json!(denial.why()));
                 facts.insert("help".to_owned(), json!(denial.help()));
             }
-            Stage { step, result, facts }
+            ReportedStep { step, result, facts }
         };
         let status = match decision {
             Decision::Allow(_) => None,

@@ -20,7 +20,7 @@ use crate::fleet::position;
 use crate::registry::Actor;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
-use crate::store::redis::standing::Standing;
+use crate::store::redis::store_state::StoreState;
 
 pub(super) const HELP: &str = "Examples:
   tollgate store accept --config /etc/tollgate/tollgate.yaml
@@ -45,7 +45,7 @@ pub(super) struct AcceptArgs {
 
 /// What is known of a store.
 struct Look {
-    standing: Standing,
+    standing: StoreState,
     /// The newest change that anybody has known.
     known: u64,
 }
@@ -78,7 +78,7 @@ pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
 }
 
 /// By the replicas that refuse everything, and by what one on this machine has remembered of the same history.
-fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
+fn newest_known(standing: &StoreState, settings: &RedisSettings) -> u64 {
     let remembered = settings.position.as_deref().and_then(|path| position::read(path).ok().flatten());
     let here = remembered.map(|kept| kept.remembered.place).filter(|place| place.lineage == standing.lineage);
     let here = here.map(|place| place.position.sequence);
@@ -94,7 +94,7 @@ fn newest_known(standing: &Standing, settings: &RedisSettings) -> u64 {
 impl Look {
     /// Of this very loss: another one for whatever else would be accepted.
     fn name(&self) -> String {
-        let Standing { lineage, sequence, chain, log, witnesses, .. } = &self.standing;
+        let StoreState { lineage, sequence, chain, log, witnesses, .. } = &self.standing;
         let missed: BTreeSet<&String> = witnesses.iter().flat_map(|witness| &witness.missed).collect();
         let digest = Sha256::digest(json!([lineage, sequence, chain, log, self.known, missed]).to_string());
         HEXLOWER.encode(&digest[..6])
@@ -119,7 +119,7 @@ impl Look {
     }
 
     fn missing(&self) -> Option<String> {
-        let Self { standing: Standing { sequence, witnesses, .. }, known } = self;
+        let Self { standing: StoreState { sequence, witnesses, .. }, known } = self;
         if known > sequence {
             return Some(format!("changes {} to {known}, as far as anybody knows", sequence + 1));
         }
@@ -196,7 +196,7 @@ mod tests {
     fn look(chain: &str, known: &[u64]) -> Look {
         let witness =
             |known: &u64| ReplicaAhead { id: "i".to_owned(), name: "n".to_owned(), known: *known, missed: vec![] };
-        let standing = Standing {
+        let standing = StoreState {
             lineage: "one".to_owned(),
             format: Format::NEWEST,
             sequence: 7,

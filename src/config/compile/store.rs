@@ -11,7 +11,7 @@ use super::super::problems::{Findings, Path};
 use super::super::{RedisSettings, StoreSettings};
 use super::paths::{MAX_SOCKET_PATH, path_given};
 use crate::domain::duration;
-use crate::store::redis::place::{Address, Login, Place, TlsFiles, Topology};
+use crate::store::redis::location::{Address, Location, Login, TlsFiles, Topology};
 
 const REDIS_PORT: u16 = 6379;
 const SENTINEL_PORT: u16 = 26379;
@@ -105,7 +105,7 @@ fn redis(redis: &file::Redis, path: &Path, findings: &mut Findings) -> Option<Re
     let (topology, is_secure) = place?;
     let tls = is_secure.then(|| tls.unwrap_or_default());
     let is_managed = redis.failover == Some(file::Failovers::Managed);
-    let place = Place { topology, login, tls, replicas: redis.replicas, is_managed };
+    let place = Location { topology, login, tls, replicas: redis.replicas, is_managed };
     Some(RedisSettings { place, name: redis.name.clone(), position: None })
 }
 

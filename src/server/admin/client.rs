@@ -14,7 +14,7 @@ use super::guard::attributes;
 use super::reply::ApiError;
 use super::serve::Peer;
 use super::{AdminState, Door};
-use crate::server::places::Seat;
+use crate::server::places::PeerState;
 
 /// The address of the client, if it can be known.
 pub struct ClientAddress(pub Option<IpAddr>);
@@ -40,8 +40,8 @@ impl FromRequestParts<AdminState> for ClientAddress {
 pub(super) async fn tell_apart(State(state): State<AdminState>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     if let Some(address) = named_by_envoy(&parts, &state) {
-        if let Some(seat) = parts.extensions.get::<Arc<Seat>>() {
-            seat.speaks_for(address);
+        if let Some(peer_state) = parts.extensions.get::<Arc<PeerState>>() {
+            peer_state.speaks_for(address);
         }
         parts.extensions.insert(Peer(address.to_string()));
     }

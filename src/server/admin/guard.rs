@@ -33,7 +33,7 @@ use super::operations::{Access, OPERATIONS, Operation};
 use super::reply::ApiError;
 use super::serve::Peer;
 use crate::registry::{Actor, ActorPermissions};
-use crate::server::places::Seat;
+use crate::server::places::PeerState;
 use crate::telemetry::AUDIT;
 
 /// The rules of the admin API, made from the planes and credentials of the live policy; made anew when that changes.
@@ -208,8 +208,8 @@ pub(super) async fn authenticate(
     let (mut parts, body) = request.into_parts();
     match judge(&state, operation, &mut parts).await {
         Ok(caller) => {
-            if let Some(seat) = parts.extensions.get::<Arc<Seat>>() {
-                seat.trust();
+            if let Some(peer_state) = parts.extensions.get::<Arc<PeerState>>() {
+                peer_state.trust();
             }
             parts.extensions.insert(caller);
             next.run(Request::from_parts(parts, body)).await

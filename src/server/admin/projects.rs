@@ -10,7 +10,7 @@ use super::guard::Caller;
 use super::reply::{self, ApiError};
 use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
 use super::wire::fleet::{Changed, WaitBody};
-use super::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, Turn, UpdateProject};
+use super::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, ProjectStateChange, UpdateProject};
 use super::{AdminState, page_size};
 use crate::domain::record::Project;
 
@@ -48,8 +48,8 @@ pub async fn update(
     let (registry, actor) = (&state.registry, &caller.actor);
     let turn = |expected| async move {
         match asked.state {
-            Turn::Active => registry.resume_project(actor, name, expected).await,
-            Turn::Suspended => registry.suspend_project(actor, name, expected).await,
+            ProjectStateChange::Active => registry.resume_project(actor, name, expected).await,
+            ProjectStateChange::Suspended => registry.suspend_project(actor, name, expected).await,
         }
     };
     let (project, fleet) = patience.repeat(&state, &caller, expected, turn).await?;

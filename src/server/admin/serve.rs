@@ -17,7 +17,7 @@ use tower::ServiceExt;
 use super::Door;
 use crate::server::budget::Budget;
 use crate::server::http::{self, Answering, Limits};
-use crate::server::places::Room;
+use crate::server::places::ConnectionLimits;
 use crate::server::runtime::{self, Crowd};
 use crate::server::socket::SocketFile;
 
@@ -25,9 +25,14 @@ use crate::server::socket::SocketFile;
 #[derive(Clone, Debug, Default)]
 pub struct Peer(pub String);
 
-const ROOM: Room = Room { places: 256, strangers: 256, share: 32, cuts_answers: false };
-const LIMITS: Limits =
-    Limits { room: ROOM, head_time: Duration::from_secs(10), buffer: 64 << 10, drain: Duration::from_secs(12) };
+const CONNECTION_LIMITS: ConnectionLimits =
+    ConnectionLimits { places: 256, strangers: 256, share: 32, cuts_answers: false };
+const LIMITS: Limits = Limits {
+    room: CONNECTION_LIMITS,
+    head_time: Duration::from_secs(10),
+    buffer: 64 << 10,
+    drain: Duration::from_secs(12),
+};
 
 /// Serves a door over TCP until `shutdown`, then finishes what is under way; on a thread of its own. What comes back is told
 /// when it has ended.

@@ -22,7 +22,7 @@ use super::wire::session::{IssuedBody, LoginRequest, LogoutBody};
 use super::wire::users::Password;
 use crate::login::LoginError;
 use crate::registry::RegistryError;
-use crate::server::places::Seat;
+use crate::server::places::PeerState;
 use crate::telemetry::AUDIT;
 
 /// How long others may go on with a set of keys; a token of a newer key has them look again.
@@ -31,7 +31,7 @@ const JWKS_AGE: HeaderValue = HeaderValue::from_static("public, max-age=300");
 pub async fn login(
     State(state): State<AdminState>,
     ClientAddress(address): ClientAddress,
-    seat: Option<Extension<Arc<Seat>>>,
+    peer_state: Option<Extension<Arc<PeerState>>>,
     JsonBody(asked): JsonBody<LoginRequest>,
 ) -> Result<Response, ApiError> {
     let LoginRequest { username, password: Password(password) } = asked;
@@ -39,8 +39,8 @@ pub async fn login(
     let address = address.map(tracing::field::display);
     match outcome {
         Ok(issued) => {
-            if let Some(Extension(seat)) = seat {
-                seat.trust();
+            if let Some(Extension(peer_state)) = peer_state {
+                peer_state.trust();
             }
             let subject = format!("user:{}", issued.user);
             let subject = &*state.registry.logged(&subject);

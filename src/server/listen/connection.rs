@@ -66,7 +66,7 @@ pub async fn serve(
             account.begin_turn(is_quiet);
         }
         loop {
-            let in_steps = !is_quiet && !account.seat().is_trusted();
+            let in_steps = !is_quiet && !account.peer_state().is_trusted();
             if arrived.is_empty() || !in_steps {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok(call))) => {

@@ -21,7 +21,7 @@ use super::reply::{
 };
 use crate::server::budget::{Account, Exhausted, MemoryReservation, MessageReservation};
 use crate::server::ext_authz::{CHECK, CheckService, encode};
-use crate::server::places::Stage;
+use crate::server::places::PeerStage;
 
 /// A flag and a length of four bytes stand before each message.
 const PREFIX: usize = 5;
@@ -38,15 +38,15 @@ const OTHER_CALL: usize = 16 << 10;
 pub struct Peer {
     pub account: Arc<Account>,
     /// How far whoever has said something whole has come.
-    pub whoever_speaks: Stage,
+    pub whoever_speaks: PeerStage,
 }
 
 impl Peer {
     /// Notes that it has said something whole, and whether it has brought somebody who could be told by their credential.
     fn has_spoken(&self, is_authenticated: bool) {
-        let seat = self.account.seat();
-        if seat.stage() < Stage::Known {
-            seat.set(if is_authenticated { Stage::Known } else { self.whoever_speaks });
+        let peer_state = self.account.peer_state();
+        if peer_state.stage() < PeerStage::Known {
+            peer_state.set(if is_authenticated { PeerStage::Known } else { self.whoever_speaks });
         }
     }
 }
@@ -73,7 +73,7 @@ impl Calls {
 
     /// Whether their peer could still be anybody.
     pub fn are_of_a_stranger(&self) -> bool {
-        self.peer.whoever_speaks < Stage::Known && !self.peer.account.seat().is_trusted()
+        self.peer.whoever_speaks < PeerStage::Known && !self.peer.account.peer_state().is_trusted()
     }
 
     /// Answers one call, if that needs no waiting; else gives what answers it, which is to be polled at once. A peer that has gone

@@ -56,7 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Metered<S> {
         *has_written |= written.is_ready();
         let is_full_now = *has_written && written.is_pending();
         if std::mem::replace(is_full, is_full_now) != is_full_now {
-            account.seat().set_full(is_full_now);
+            account.peer_state().set_full(is_full_now);
             if !is_full_now && std::mem::take(waits) {
                 cx.waker().wake_by_ref();
             }
@@ -84,24 +84,25 @@ mod tests {
 
     use super::*;
     use crate::server::budget::Budget;
-    use crate::server::places::{Places, Room};
+    use crate::server::places::{ConnectionLimits, Places};
 
-    const ROOM: Room = Room { places: 4, strangers: 4, share: 4, cuts_answers: true };
+    const CONNECTION_LIMITS: ConnectionLimits =
+        ConnectionLimits { places: 4, strangers: 4, share: 4, cuts_answers: true };
 
     #[test]
     fn whoever_has_just_come_is_not_taken_for_one_who_reads_nothing() {
-        let place = Places::new(ROOM).enter(None).unwrap();
+        let place = Places::new(CONNECTION_LIMITS).enter(None).unwrap();
         let (mut peer, mut stream) = tokio::io::duplex(1);
         assert!(stream.write_all(b"-").now_or_never().is_some());
-        let mut stream = Metered::new(stream, Budget::new().open(Arc::clone(place.seat())));
+        let mut stream = Metered::new(stream, Budget::new().open(Arc::clone(place.peer_state())));
         assert!(stream.write_all(b"a").now_or_never().is_none(), "it takes nothing yet");
-        assert!(!place.seat().is_full());
+        assert!(!place.peer_state().is_full());
         assert!(peer.read_u8().now_or_never().is_some());
         assert!(stream.write_all(b"b").now_or_never().is_some());
         assert!(stream.write_all(b"c").now_or_never().is_none(), "it takes nothing more");
-        assert!(place.seat().is_full());
+        assert!(place.peer_state().is_full());
         assert!(peer.read_u8().now_or_never().is_some());
         assert!(stream.write_all(b"c").now_or_never().is_some());
-        assert!(!place.seat().is_full());
+        assert!(!place.peer_state().is_full());
     }
 }

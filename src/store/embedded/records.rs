@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::time::Duration;
 
-use redb::{ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableDefinition, TableHandle, Value, WriteTransaction};
 use tollgate_core::credential::KeyId;
 use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
@@ -11,8 +11,7 @@ use tollgate_guard::time::Timestamp;
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, META_SEQUENCE, id_key, rest_of, rest_of_timed, scope_end, scoped, timed};
 use super::super::records::noun::{Entry, List, Noun, Tables};
-use super::super::records::step;
-use super::super::{Counted, Quota, StoreError, Write};
+use super::super::{Counted, Quota, StoreError};
 use super::act::{Act, Failure, conflict};
 use super::counts::{Counts, in_scope};
 use super::journal;
@@ -55,12 +54,6 @@ pub(super) struct Records<'t, 'c> {
     pub(super) counts: &'c mut Counts,
 }
 
-impl Records<'_, '_> {
-    pub(super) fn step(&mut self, write: &Write) -> Act<()> {
-        step(self, write)
-    }
-}
-
 /// Takes the next number of a change.
 pub(super) fn number(transaction: &WriteTransaction) -> Act<u64> {
     let mut meta = transaction.open_table(keyspace::META)?;
@@ -71,6 +64,8 @@ pub(super) fn number(transaction: &WriteTransaction) -> Act<u64> {
 
 impl Tables for Records<'_, '_> {
     type Halt = Failure;
+    /// They are filled in one go when the file is raised to a later format.
+    const FILLS_LISTS: bool = false;
 
     fn format(&self) -> Format {
         self.format
@@ -179,7 +174,7 @@ impl Tables for Records<'_, '_> {
             let found = table.get(at)?.map(|bytes| N::decode(place, bytes.value()));
             // One whose time has changed since is on the index with that, too.
             let is_over = match found {
-                Some(Ok(record)) => record.lists(self.format).iter().any(|list| list.is_at(&key)),
+                Some(Ok(record)) => record.lists(self.format).iter().any(|list| list.is_at(index.name(), &key)),
                 Some(Err(_)) => true,
                 None => false,
             };
@@ -205,7 +200,7 @@ mod tests {
     use super::super::Embedded;
     use super::*;
     use crate::domain::record::OpenSession;
-    use crate::store::SESSION_KEPT;
+    use crate::store::{SESSION_KEPT, Write};
 
     fn begun(user: &str, began_at: u64) -> Write {
         let at = Timestamp::from_millis;

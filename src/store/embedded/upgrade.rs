@@ -12,7 +12,7 @@ use super::super::format::Format;
 use super::super::keyspace::{self, META_FORMAT};
 use super::super::records::key::decode_key;
 use super::super::records::noun::{Noun, Tables};
-use super::super::records::{project, user};
+use super::super::records::{project, step, user};
 use super::super::upgrade::{Upgraded, user_id, with_id};
 use super::super::{ProjectItem, StoreError, Write};
 use super::act::Act;
@@ -123,8 +123,8 @@ impl<'t> Homes<'t> {
         let mut records = self.records(&mut counts);
         for (what, home) in found {
             if let Some(id) = self.ids.get(&home) {
-                let step = Write::GiveProjectId { to: belonging(what), project: home.to_string(), id: *id };
-                records.step(&step)?;
+                let write = Write::GiveProjectId { to: belonging(what), project: home.to_string(), id: *id };
+                step(&mut records, &write)?;
             }
         }
         Ok(count)

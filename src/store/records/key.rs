@@ -145,10 +145,11 @@ pub(in crate::store) fn create<T: Tables>(tables: &mut T, key: &ApiKey) -> Resul
     check_parts([&key.project, &key.plane])?;
     // Both are asked for before either is judged, so that one reading is enough.
     let (id, digest) = (tables.pointer(&key.id), tables.value::<ApiKey>(&key.digest.0));
-    if id?.is_some() {
+    let (id, digest) = (id?, digest?);
+    if id.is_some() {
         return refused(format!("the key id {} is taken", key.id));
     }
-    if digest?.is_some() {
+    if digest.is_some() {
         return digest_taken(key);
     }
     tables.count(Counted::Keys, None, Some(&key.project));
@@ -205,21 +206,21 @@ pub(in crate::store) fn demand_none_active<T: Tables>(
     now: Timestamp,
 ) -> Result<(), T::Halt> {
     check_parts([plane])?;
-    let mut unseen = None;
+    // Goes on behind a record that must be read first, so that one reading is enough.
+    let mut halt = None;
     for id in tables.members(&names::keys_of_plane(plane), (keyspace::KEYS_BY_PLANE, plane))? {
         let Some(id) = key_id(&id) else {
             return Err(StoreError::Damaged("a list holds what is no id".to_owned()).into());
         };
-        // Each is asked for before any is judged, so that one reading is enough.
         match stored(tables, &id) {
-            Ok(Some(key)) if matches!(key.state(now), KeyState::Active | KeyState::Retiring) => {
+            Ok(Some(key)) if halt.is_none() && matches!(key.state(now), KeyState::Active | KeyState::Retiring) => {
                 return refused(format!("there is an active key on plane {plane} already: {id}"));
             }
             Ok(_) => {}
-            Err(halt) => unseen = Some(halt),
+            Err(first) => drop(halt.get_or_insert(first)),
         }
     }
-    unseen.map_or(Ok(()), Err)
+    halt.map_or(Ok(()), Err)
 }
 
 /// Of one that was made before projects had ids, and is still of this project.

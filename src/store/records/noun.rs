@@ -87,6 +87,13 @@ impl Entry {
             Self::Valued(index, key, _) => (index.name(), key),
         }
     }
+
+    fn value(&self) -> &[u8] {
+        match self {
+            Self::Valued(.., value) => value,
+            Self::Bytes(..) | Self::Text(..) => b"",
+        }
+    }
 }
 
 impl List {
@@ -105,9 +112,9 @@ impl List {
         Self { in_redis: None, in_file: Some(entry) }
     }
 
-    /// Whether this is its key in an index of the embedded store.
-    pub(in crate::store) fn is_at(&self, key: &[u8]) -> bool {
-        self.in_file.as_ref().is_some_and(|entry| entry.place().1 == key)
+    /// Whether this is its key in this index of the embedded store.
+    pub(in crate::store) fn is_at(&self, index: &str, key: &[u8]) -> bool {
+        self.in_file.as_ref().is_some_and(|entry| entry.place() == (index, key))
     }
 
     /// Whether it is the same list, and the same member of it.
@@ -115,12 +122,19 @@ impl List {
         self.in_redis == other.in_redis
             && self.in_file.as_ref().map(Entry::place) == other.in_file.as_ref().map(Entry::place)
     }
+
+    /// Whether the same stands there.
+    fn has_same_value(&self, other: &Self) -> bool {
+        self.in_file.as_ref().map(Entry::value) == other.in_file.as_ref().map(Entry::value)
+    }
 }
 
 /// A store as a step of a batch sees it, with what the steps before have done.
 pub(in crate::store) trait Tables {
     /// Why a step goes no further: it is refused, or, in some stores, something must be read first.
     type Halt: From<StoreError>;
+    /// Whether a record that is written again is put on all its lists again: so lists are filled that came with a later format.
+    const FILLS_LISTS: bool;
 
     /// How the records are laid out.
     fn format(&self) -> Format;
@@ -191,15 +205,13 @@ pub(in crate::store) fn keep<T: Tables, N: Noun>(
     kept: Option<Duration>,
 ) -> Result<(), T::Halt> {
     let format = tables.format();
-    let lists = after.lists(format);
-    for list in before.iter().flat_map(|before| before.lists(format)) {
-        if !lists.iter().any(|other| other.is_same(&list)) {
-            tables.unlist(&list)?;
-        }
+    let (old, new) = (before.map_or_else(Vec::new, |before| before.lists(format)), after.lists(format));
+    for list in old.iter().filter(|list| !new.iter().any(|other| other.is_same(list))) {
+        tables.unlist(list)?;
     }
     tables.put(after, kept)?;
-    // Also where it is already: what an older store did not have is filled by writing records again.
-    lists.iter().try_for_each(|list| tables.enlist(list))
+    let stands = |list: &List| old.iter().any(|other| other.is_same(list) && other.has_same_value(list));
+    new.iter().filter(|list| T::FILLS_LISTS || !stands(list)).try_for_each(|list| tables.enlist(list))
 }
 
 /// Removes a record, and from its lists.

@@ -108,11 +108,12 @@ pub(in crate::store) fn create<T: Tables>(tables: &mut T, user: &User) -> Result
     check_parts([&user.name, &user.project])?;
     tables.count(Counted::Users, None, Some(&user.project));
     // Both are asked for before either is judged, so that one reading is enough.
-    let (stored, named) = (tables.value::<User>(&user.place()), demand_name(tables, user));
-    if stored?.is_some() {
+    let (stored, namesake) = (tables.value::<User>(&user.place()), namesake_of(tables, user));
+    let (stored, namesake) = (stored?, namesake?);
+    if stored.is_some() {
         return refused(format!("the user name {} is taken", user.name));
     }
-    named?;
+    check_namesake(namesake.as_ref(), user)?;
     replace(tables, None, user)
 }
 
@@ -123,7 +124,7 @@ pub(in crate::store) fn update<T: Tables>(tables: &mut T, user: &User) -> Result
     };
     check_update(&stored, user)?;
     if stored.deleted || stored.project != user.project {
-        demand_name(tables, user)?;
+        check_namesake(namesake_of(tables, user)?.as_ref(), user)?;
     }
     tables.count(Counted::Users, Some(&stored.project), Some(&user.project));
     let after = User { id: id_after(&stored, user), project_id: project_id_of(&stored, user), ..user.clone() };
@@ -152,11 +153,17 @@ pub(super) fn give_project_id<T: Tables>(
     }
 }
 
+/// What stands under the [`namesake`].
+fn namesake_of<T: Tables>(tables: &mut T, user: &User) -> Result<Option<User>, T::Halt> {
+    match namesake(user) {
+        Some(name) => tables.find::<User>(name.as_bytes()),
+        None => Ok(None),
+    }
+}
+
 /// # Errors
-/// [`StoreError::Conflict`] if another user has the name in the project.
-fn demand_name<T: Tables>(tables: &mut T, user: &User) -> Result<(), T::Halt> {
-    let Some(name) = namesake(user) else { return Ok(()) };
-    let found = tables.find::<User>(name.as_bytes())?;
+/// [`StoreError::Conflict`] if another user has the name in the project. `found` is what stands under the [`namesake`].
+fn check_namesake(found: Option<&User>, user: &User) -> Result<(), StoreError> {
     if found.is_some_and(|found| !found.deleted && found.project == user.project) {
         return refused(format!("the user name {} is taken in project {}", user.plain_name(), user.project));
     }

@@ -13,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ClientConfig, RootCertStore};
 use zeroize::Zeroizing;
 
-use super::place::{Login, TlsFiles};
+use super::location::{Login, TlsFiles};
 use crate::secret_file;
 use crate::store::StoreError;
 

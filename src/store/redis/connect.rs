@@ -26,7 +26,7 @@ use tollgate_guard::protocol::Term;
 
 use super::access::{Access, Tls};
 use super::connection::Connection;
-use super::place::{Address, Login, Place, Topology};
+use super::location::{Address, Location, Login, Topology};
 use crate::store::StoreError;
 
 /// How long one server may take until it has said that it is the primary.
@@ -49,7 +49,7 @@ pub struct Connector(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Place,
+    place: Location,
     access: Access,
     /// For the sentinels.
     sentinel_access: Access,
@@ -69,7 +69,7 @@ impl Connector {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] with the file at fault.
-    pub fn open(place: Place) -> Result<Self, StoreError> {
+    pub fn open(place: Location) -> Result<Self, StoreError> {
         let sentinel_login = match &place.topology {
             Topology::Sentinel { login, .. } => login.clone(),
             Topology::Single(_) | Topology::Cluster(_) => Login::default(),
@@ -92,10 +92,10 @@ impl Connector {
             None => Address::tcp(address, REDIS_PORT),
         };
         let place = place.ok_or_else(|| StoreError::Unavailable(format!("`{address}` is no address of a server")))?;
-        Self::open(Place::single(place))
+        Self::open(Location::single(place))
     }
 
-    pub fn place(&self) -> &Place {
+    pub fn place(&self) -> &Location {
         &self.0.place
     }
 

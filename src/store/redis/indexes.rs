@@ -26,7 +26,7 @@ impl Redis {
                     script.arg(list).arg(row.sequence);
                 }
             }
-            if self.lanes.ask(&script).await?.word != "DONE" {
+            if self.reads.ask(&script).await?.word != "DONE" {
                 let reason = "the store went over to another history meanwhile: run this again";
                 return Err(StoreError::Conflict(reason.to_owned()));
             }

@@ -31,13 +31,13 @@ struct Range {
 
 /// Where the records that a list names are.
 #[derive(Clone, Copy)]
-struct Place {
+struct RecordNames {
     records: &'static str,
     /// What points to them by the members of the list, if those are not their names.
     pointers: &'static str,
 }
 
-const KEYS: Place = Place { records: names::KEYS, pointers: names::KEY_IDS };
+const KEYS: RecordNames = RecordNames { records: names::KEYS, pointers: names::KEY_IDS };
 
 impl Range {
     fn all(list: impl Into<String>, limit: usize) -> Self {
@@ -116,7 +116,7 @@ impl Redis {
                 range.first = [b"(", &*after].concat();
             }
         }
-        let place = Place { records: names::RESOURCES, pointers: "" };
+        let place = RecordNames { records: names::RESOURCES, pointers: "" };
         let entries = self.listed(range, place).await?;
         entries.iter().map(|(member, value)| record_of(member.as_bytes(), value)).collect()
     }
@@ -126,7 +126,7 @@ impl Redis {
     }
 
     pub async fn projects(&self, after: Option<&str>, limit: usize) -> Result<Vec<Project>, StoreError> {
-        let place = Place { records: names::PROJECTS, pointers: "" };
+        let place = RecordNames { records: names::PROJECTS, pointers: "" };
         let entries = self.listed(Range::all(names::PROJECT_LIST, limit).after(after), place).await?;
         entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
@@ -142,14 +142,14 @@ impl Redis {
             None => names::USER_LIST.to_owned(),
         };
         let range = Range::all(list, query.limit).after(query.after.as_deref());
-        let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
+        let entries = self.listed(range, RecordNames { records: names::USERS, pointers: "" }).await?;
         entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
 
     /// As [`crate::store::Store::users_of_plain_name`].
     pub async fn users_of_plain_name(&self, plain: &str, limit: usize) -> Result<Vec<User>, StoreError> {
         let range = Range::all(names::users_of_plain_name(plain), limit);
-        let entries = self.listed(range, Place { records: names::USERS, pointers: "" }).await?;
+        let entries = self.listed(range, RecordNames { records: names::USERS, pointers: "" }).await?;
         entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
 
@@ -160,7 +160,7 @@ impl Redis {
     }
 
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        let place = Place { records: names::SIGNING_KEYS, pointers: "" };
+        let place = RecordNames { records: names::SIGNING_KEYS, pointers: "" };
         let entries = self.listed(Range::all(names::SIGNING_KEY_LIST, usize::MAX), place).await?;
         let keys = entries.iter().map(|(id, value)| record_of(id.as_bytes(), value));
         let mut keys = keys.collect::<Result<Vec<SigningKey>, _>>()?;
@@ -169,7 +169,7 @@ impl Redis {
     }
 
     pub async fn pepper_checks(&self) -> Result<Vec<PepperCheck>, StoreError> {
-        let place = Place { records: names::PEPPERS, pointers: "" };
+        let place = RecordNames { records: names::PEPPERS, pointers: "" };
         let damaged = || StoreError::Damaged("the check value of a pepper cannot be read".to_owned());
         let check = |(version, value): (String, Vec<u8>)| {
             let check = value.try_into().map_err(|_| damaged())?;
@@ -190,14 +190,14 @@ impl Redis {
     }
 
     /// Members of a list with their records, read a page at a time.
-    async fn listed(&self, mut range: Range, place: Place) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    async fn listed(&self, mut range: Range, place: RecordNames) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let mut found: Vec<(String, Vec<u8>)> = Vec::new();
         while found.len() < range.limit {
             let most = PAGE.min(range.limit - found.len());
             let mut script = LIST.prepare_invoke();
             script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
             script.arg(place.records).arg(place.pointers);
-            let mut answer = self.lanes.ask(&script).await?;
+            let mut answer = self.reads.ask(&script).await?;
             answer.as_of()?;
             let (members, records) = (texts(answer.value()?)?, answer.list()?);
             let is_last = members.len() < most;
@@ -274,7 +274,7 @@ impl Redis {
             script.key(list);
         }
         script.arg(from).arg(most);
-        let mut answer = self.lanes.ask(&script).await?;
+        let mut answer = self.reads.ask(&script).await?;
         answer.as_of()?;
         let (ids, rows) = (answer.list()?, answer.list()?);
         ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect()

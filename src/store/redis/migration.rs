@@ -17,11 +17,11 @@ use tollgate_guard::time::Timestamp;
 
 use super::Redis;
 use super::connection::Connection;
-use super::heard::heard_of;
+use super::live_replica::live_replica;
 use super::scripts::{
     Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, ScriptError, bytes, explained, list, lost, run, text, unreadable,
 };
-use super::standing::Standing;
+use super::store_state::StoreState;
 use super::values::{key_of, name_of, record_of};
 use super::write_set::{Halt, Seen, Step, WriteSet};
 use crate::domain::change::Event;
@@ -74,7 +74,7 @@ impl Migrant {
     /// Of a store that is whole. Nobody would know in another one that something is missing.
     pub(in crate::store) async fn head(&self) -> Result<String, StoreError> {
         // Only a primary runs this, and it is whole.
-        let Standing { lineage, sequence, chain, log, missed, witnesses, .. } = self.redis.standing().await?;
+        let StoreState { lineage, sequence, chain, log, missed, witnesses, .. } = self.redis.standing().await?;
         // A store that has gone on from where it went back has the numbers that they know.
         if log != sequence || missed > 0 || !witnesses.is_empty() {
             return refused(
@@ -99,7 +99,7 @@ impl Migrant {
     }
 
     pub(in crate::store) async fn refuse_if_used(&self) -> Result<(), StoreError> {
-        match heard_of(&mut self.connection.clone()).await? {
+        match live_replica(&mut self.connection.clone()).await? {
             Some(name) => refused(&format!(
                 "the store in Redis is in use by the replica {name}: stop every Tollgate that uses it, and try again"
             )),

@@ -17,7 +17,7 @@ impl Redis {
     pub async fn time(&self) -> Result<Timestamp, StoreError> {
         let mut script = TIME.prepare_invoke();
         script.key(names::HEAD).key(names::CLOCK);
-        Ok(Timestamp::from_millis(self.lanes.ask(&script).await?.number()?))
+        Ok(Timestamp::from_millis(self.reads.ask(&script).await?.number()?))
     }
 
     /// As [`super::super::Store::trim_audit`].
@@ -44,7 +44,7 @@ impl Redis {
     pub(super) async fn oldest_rows(&self, most: usize) -> Result<(String, Vec<AuditEntry>), StoreError> {
         let mut script = OLDEST.prepare_invoke();
         script.key(names::HEAD).key(names::AUDIT).arg(most);
-        let mut answer = self.lanes.ask(&script).await?;
+        let mut answer = self.reads.ask(&script).await?;
         let lineage = answer.as_of()?.lineage;
         let (ids, rows) = (answer.list()?, answer.list()?);
         let rows: Result<_, _> = ids.into_iter().zip(rows).map(|(id, row)| numbered_row(id, row)).collect();

@@ -16,7 +16,7 @@ use tollgate_guard::time::Timestamp;
 
 use super::channel::millis;
 use super::connection::Connection;
-use super::heard::heard_of;
+use super::live_replica::live_replica;
 use super::loads::found as found_at;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, ScriptError, explained, run};
 use super::values::record_of;
@@ -85,7 +85,7 @@ impl Redis {
                 "BEHIND" => {
                     let (behind, who) = (texts(answer.value()?)?, texts(answer.value()?)?);
                     // While one runs, those that have ended are forgotten; while none does, nobody forgets them.
-                    if !ended.is_empty() || heard_of(connection).await?.is_some() {
+                    if !ended.is_empty() || live_replica(connection).await?.is_some() {
                         return Err(cannot_write(&behind));
                     }
                     (ended, passed_over) = (who, behind);

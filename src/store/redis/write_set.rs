@@ -216,6 +216,7 @@ impl<'s> WriteSet<'s> {
 
 impl Tables for WriteSet<'_> {
     type Halt = Halt;
+    const FILLS_LISTS: bool = true;
 
     fn format(&self) -> Format {
         self.seen.format

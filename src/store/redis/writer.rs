@@ -18,7 +18,7 @@ use super::connect::Connector;
 use super::connection::Connection;
 use super::headroom::MemoryHeadroom;
 use super::scripts::{ACCEPT, Answer, END, INIT, LIST, ScriptError, WRITE, explained, lost, missed, run};
-use super::standing::Standing;
+use super::store_state::StoreState;
 use super::write_set::{Put, Seen, Wanted, WriteSet, guards};
 use super::{Init, Read, read_script, texts};
 use crate::domain::change::Event;
@@ -117,7 +117,7 @@ impl Writer {
     }
 
     /// As [`super::Redis::accept`].
-    pub(super) async fn accept(&self, seen: &Standing, row: &AuditEntry) -> Result<(String, u64), StoreError> {
+    pub(super) async fn accept(&self, seen: &StoreState, row: &AuditEntry) -> Result<(String, u64), StoreError> {
         let mut held = self.connection.lock().await;
         let mut line = self.connect().await?;
         let connection = &mut line.connection;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tollgate::domain::change::{Ended, Event, LogEntry, Renewal};
 use tollgate::domain::record::{EndedSession, ProjectState, User};
 use tollgate::store::StoreError;
-use tollgate::store::redis::standing::Standing;
+use tollgate::store::redis::store_state::StoreState;
 use tollgate::store::redis::{Channel, Redis};
 use tollgate_guard::FENCE;
 use tollgate_guard::protocol::{Head, Member, MemberState, Position, Refused};
@@ -381,7 +381,7 @@ async fn an_acceptance_is_of_what_was_seen_and_forgets_those_that_refused() {
     assert!(matches!(channel.renew(&sealed).await, Ok(Renewal::Gone(_))));
     let seen = redis.standing().await.unwrap();
     assert_eq!(seen.chain, head.position.chain);
-    let other = Standing { chain: gone.chain.clone(), ..seen.clone() };
+    let other = StoreState { chain: gone.chain.clone(), ..seen.clone() };
     assert!(matches!(redis.accept(&other, &row("operator")).await, Err(StoreError::Conflict(_))), "another store");
     redis.accept(&seen, &row("operator")).await.unwrap();
     let listing = channel.list().await.unwrap();

@@ -196,13 +196,13 @@ impl ReplicaBody {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fleet::report::Standing;
+    use crate::fleet::report::ReplicaStatus;
 
     #[test]
     fn the_description_names_every_standing() {
         let described = schemars::schema_for!(ReplicaBody).to_value();
         let described = described["properties"]["state"]["enum"].as_array().unwrap();
-        let all: Vec<_> = Standing::ALL.iter().map(|standing| serde_json::json!(standing.as_str())).collect();
+        let all: Vec<_> = ReplicaStatus::ALL.iter().map(|standing| serde_json::json!(standing.as_str())).collect();
         assert_eq!(*described, all);
     }
 

@@ -10,7 +10,7 @@ use crate::server::admin::grammar::{Name, Time};
 /// What becomes of a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Turn {
+pub enum ProjectStateChange {
     /// It goes on.
     Active,
     /// Every key, session and token of it is refused, until it goes on.
@@ -20,9 +20,9 @@ pub enum Turn {
 /// What changes of a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[schemars(example = UpdateProject { state: Turn::Suspended })]
+#[schemars(example = UpdateProject { state: ProjectStateChange::Suspended })]
 pub struct UpdateProject {
-    pub state: Turn,
+    pub state: ProjectStateChange,
 }
 
 /// Which project is meant.

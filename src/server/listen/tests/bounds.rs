@@ -28,9 +28,9 @@ async fn a_strangers_answer_is_counted_before_it_is_decided() {
         body.send_data(Bytes::from_static(&[0; 3]), false).unwrap();
         (response, body)
     });
-    let places = Places::new(UNIX_ROOM);
+    let places = Places::new(UNIX_CONNECTION_LIMITS);
     let others: Vec<_> = (0..16).map(|_| places.enter(None).unwrap()).collect();
-    let accounts: Vec<_> = others.iter().map(|place| budget.open(Arc::clone(place.seat()))).collect();
+    let accounts: Vec<_> = others.iter().map(|place| budget.open(Arc::clone(place.peer_state()))).collect();
     let of_all = || accounts.iter().filter_map(|account| account.hold(16 << 10).ok()).collect::<Vec<_>>();
     let held: Vec<_> = std::iter::from_fn(|| Some(of_all()).filter(|held| !held.is_empty())).collect();
     // Small enough to be read with its head.
@@ -54,7 +54,7 @@ async fn workers_that_hear_nobody_hold_up_no_end() {
     let mut workers = Workers { threads: vec![(sender, std::thread::spawn(|| ()))], next: 0 };
     let (ours, theirs): (Vec<_>, Vec<_>) = (0..3).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).unzip();
     let waiting = ours.into_iter().map(Accepted::Unix).collect();
-    let places = Places::new(UNIX_ROOM);
+    let places = Places::new(UNIX_CONNECTION_LIMITS);
     let end = workers.hand_over_last(waiting, &places, Duration::from_millis(20));
     timeout(SOON, end).await.expect("it waits no longer than for calls");
     // Those who were not handed over are closed.

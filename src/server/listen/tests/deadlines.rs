@@ -26,7 +26,7 @@ impl Door {
         let tls = tls.map(|tls| TlsAcceptor::from(Arc::new(tls::server_config(tls).unwrap())));
         let (stop, budget) = (CancellationToken::new(), Budget::new());
         let settings = Settings { service, routes, tls, drain: Duration::ZERO, stop, budget };
-        Self { settings, places: Places::new(ROOM), turns: Turns::new() }
+        Self { settings, places: Places::new(CONNECTION_LIMITS), turns: Turns::new() }
     }
 
     /// How long it listens to somebody who has said this and nothing more.
@@ -45,7 +45,7 @@ impl Door {
     /// How long it keeps somebody who answers every ping, opens this call, if any, and asks something each time that this has passed.
     async fn keeps(
         &self,
-        whoever_speaks: Stage,
+        whoever_speaks: PeerStage,
         is_trusted: bool,
         call: Option<&str>,
         asks_every: Duration,
@@ -53,11 +53,11 @@ impl Door {
         let (ours, theirs) = duplex(64 << 10);
         let place = self.places.enter(None).unwrap();
         if is_trusted {
-            place.seat().trust();
+            place.peer_state().trust();
         }
         let Settings { service, routes, stop, budget, .. } = self.settings.clone();
         let stop = stop.child_token();
-        let peer = Peer { account: budget.open(Arc::clone(place.seat())), whoever_speaks };
+        let peer = Peer { account: budget.open(Arc::clone(place.peer_state())), whoever_speaks };
         let calls = Arc::new(Calls::new(service, routes, stop.clone(), peer));
         let client = async {
             let (mut send, connection) = h2::client::handshake(theirs).await.unwrap();
@@ -113,12 +113,12 @@ async fn a_stranger_that_only_answers_pings_is_sent_away_and_the_known_stay() {
     time::pause();
     let watch = Some("/grpc.health.v1.Health/Watch");
     for (what, kept, is_sent_away) in [
-        ("silent", door.keeps(Stage::Idle, false, None, HOUR).await, true),
-        ("watching", door.keeps(Stage::Idle, false, watch, HOUR).await, true),
-        ("asking now and then", door.keeps(Stage::Idle, false, None, IDLE - Duration::from_secs(30)).await, false),
-        ("trusted", door.keeps(Stage::Idle, true, None, HOUR).await, false),
-        ("trusted and watching", door.keeps(Stage::Idle, true, watch, HOUR).await, false),
-        ("on a socket or with a certificate", door.keeps(Stage::Known, false, None, HOUR).await, false),
+        ("silent", door.keeps(PeerStage::Idle, false, None, HOUR).await, true),
+        ("watching", door.keeps(PeerStage::Idle, false, watch, HOUR).await, true),
+        ("asking now and then", door.keeps(PeerStage::Idle, false, None, IDLE - Duration::from_secs(30)).await, false),
+        ("trusted", door.keeps(PeerStage::Idle, true, None, HOUR).await, false),
+        ("trusted and watching", door.keeps(PeerStage::Idle, true, watch, HOUR).await, false),
+        ("on a socket or with a certificate", door.keeps(PeerStage::Known, false, None, HOUR).await, false),
     ] {
         let expected = if is_sent_away { IDLE..IDLE * 2 } else { HOUR..HOUR + LATE };
         assert!(expected.contains(&kept), "{what}: {kept:?}");

@@ -58,7 +58,7 @@ async fn a_crowd_that_reads_nothing_and_comes_again_keeps_nobody_out() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut crowd = JoinSet::new();
-            (0..ROOM.strangers + 40).for_each(|number| drop(crowd.spawn(ask_on(address, number))));
+            (0..CONNECTION_LIMITS.strangers + 40).for_each(|number| drop(crowd.spawn(ask_on(address, number))));
             drop(stopped.await);
         });
     });

@@ -11,8 +11,8 @@ use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::connection::Connection;
+use crate::store::redis::location::Topology;
 use crate::store::redis::memory::{Memory, memory_of, number, parsed};
-use crate::store::redis::place::Topology;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Where the store is, as the configuration says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct Location {
     pub topology: Topology,
     pub login: Login,
     /// `None`: plaintext.
@@ -17,7 +17,7 @@ pub struct Place {
     pub is_managed: bool,
 }
 
-impl Place {
+impl Location {
     /// One server without a login.
     pub fn single(address: Address) -> Self {
         Self { topology: Topology::Single(address), login: Login::default(), tls: None, replicas: 0, is_managed: false }

@@ -24,7 +24,7 @@ fn forged(key: &SigningKey, number: usize) -> String {
 
 #[cfg(feature = "test-panic")]
 #[tokio::test]
-async fn while_the_lane_is_full_the_known_are_answered() {
+async fn while_the_queue_is_full_the_known_are_answered() {
     use tollgate::registry::{Actor, KeySpec};
 
     let folder = tempfile::tempdir().unwrap();
@@ -48,9 +48,9 @@ async fn while_the_lane_is_full_the_known_are_answered() {
         assert_eq!(world.denial(refused).await, Some(Denial::TokenSignature));
     }
 
-    let full = world.core.resolver.lane().fill();
+    let full = world.core.resolver.signatures().fill();
     assert!(full.len() >= 256, "{}", full.len());
-    let turned_away = world.core.resolver.lane().turned_away();
+    let turned_away = world.core.resolver.signatures().turned_away();
     for ((key, known), refused) in keys.iter().zip(&known).zip(&refused) {
         assert_eq!(world.denial_at("/keys", api_key).await, None, "an API key, {}", key.algorithm);
         assert_eq!(world.denial(known).await, None, "a remembered token, {}", key.algorithm);
@@ -58,7 +58,7 @@ async fn while_the_lane_is_full_the_known_are_answered() {
         assert_eq!(world.denial(&fresh(key)).await, Some(Denial::Unavailable), "a new token, {}", key.algorithm);
         assert_eq!(world.denial(&forged(key, 2)).await, Some(Denial::Unavailable), "a forged one, {}", key.algorithm);
     }
-    assert_eq!(world.core.resolver.lane().turned_away(), turned_away + 2 * ALGORITHMS.len() as u64);
+    assert_eq!(world.core.resolver.signatures().turned_away(), turned_away + 2 * ALGORITHMS.len() as u64);
 
     drop(full);
     for key in &keys {
@@ -85,7 +85,7 @@ async fn a_genuine_token_that_will_always_be_refused_costs_no_other_signature() 
     }
     assert_eq!(world.denial(&early).await, Some(Denial::TokenNotYetValid));
 
-    let full = world.core.resolver.lane().fill();
+    let full = world.core.resolver.signatures().fill();
     for (token, denial) in &refused {
         assert_eq!(world.denial(token).await, Some(*denial), "while no signature is verified");
     }

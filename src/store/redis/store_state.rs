@@ -13,7 +13,7 @@ const MOST_FORMER: usize = 16;
 
 /// What the store has, as of one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Standing {
+pub struct StoreState {
     pub lineage: String,
     pub format: Format,
     /// The number of the newest change, as the head says.
@@ -30,7 +30,7 @@ pub struct Standing {
     pub was: Vec<String>,
 }
 
-impl Standing {
+impl StoreState {
     /// What the head of whatever follows this store under another lineage has as its former ones, or nothing: they came with the
     /// third format.
     pub(super) fn former(&self) -> String {
@@ -47,7 +47,7 @@ impl Redis {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] also if there is no head, [`StoreError::Damaged`] if this Tollgate cannot read it.
-    pub async fn standing(&self) -> Result<Standing, StoreError> {
+    pub async fn standing(&self) -> Result<StoreState, StoreError> {
         self.look().await?.ok_or_else(lost)
     }
 
@@ -55,7 +55,7 @@ impl Redis {
     ///
     /// # Errors
     /// As [`Redis::standing`].
-    pub async fn look(&self) -> Result<Option<Standing>, StoreError> {
+    pub async fn look(&self) -> Result<Option<StoreState>, StoreError> {
         let mut connection = self.connector.primary().await?;
         let mut script = STANDING.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
@@ -74,7 +74,7 @@ impl Redis {
         let missed = answer.number()?;
         let was = answer.text()?.split_whitespace().map(str::to_owned).collect();
         let chain = answer.text()?;
-        Ok(Some(Standing { lineage, format, sequence, chain, log, missed, witnesses, was }))
+        Ok(Some(StoreState { lineage, format, sequence, chain, log, missed, witnesses, was }))
     }
 
     /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends
@@ -83,7 +83,7 @@ impl Redis {
     ///
     /// # Errors
     /// [`StoreError::Conflict`] if it is not as it was seen any more.
-    pub async fn accept(&self, seen: &Standing, row: &AuditEntry) -> Result<(String, u64), StoreError> {
+    pub async fn accept(&self, seen: &StoreState, row: &AuditEntry) -> Result<(String, u64), StoreError> {
         self.writer.accept(seen, row).await
     }
 }

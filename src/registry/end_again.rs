@@ -29,7 +29,7 @@ const AT_A_TIME: usize = 1_000;
 pub enum Failure {
     /// Nothing can be found out now.
     #[error("{0}")]
-    ScriptError(StoreError),
+    Unavailable(StoreError),
     /// Not repeated, as it may name a person.
     #[error("something could not be read, or not be written for now")]
     Of(RegistryError),
@@ -37,7 +37,7 @@ pub enum Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        if error.is_transient() { Self::ScriptError(error) } else { Self::Of(error.into()) }
+        if error.is_transient() { Self::Unavailable(error) } else { Self::Of(error.into()) }
     }
 }
 
@@ -78,7 +78,7 @@ impl Registry {
                     Ok(Some(position)) => endings.found_kept(&ended, position),
                     Err(failure) => {
                         failed.push(ended);
-                        if matches!(failure, Failure::ScriptError(_)) {
+                        if matches!(failure, Failure::Unavailable(_)) {
                             failed.append(&mut suspects);
                             return Err(failure);
                         }
@@ -98,7 +98,7 @@ impl Registry {
         let Some(former) = endings.previous_history() else { return Ok(()) };
         match self.store.newest_known(&former.joined, &former.milestones).await {
             Ok(known) => endings.settle(&former, known),
-            Err(error) if error.is_transient() => return Err(Failure::ScriptError(error)),
+            Err(error) if error.is_transient() => return Err(Failure::Unavailable(error)),
             Err(_) => endings.settle(&former, None),
         }
         Ok(())

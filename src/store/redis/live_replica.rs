@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// [`StoreError::Unavailable`]
-pub(super) async fn heard_of(connection: &mut Connection) -> Result<Option<String>, StoreError> {
+pub(super) async fn live_replica(connection: &mut Connection) -> Result<Option<String>, StoreError> {
     let (first, deadline) = (beats(connection).await?, Instant::now() + SILENCE);
     let mut now = first.clone();
     while !now.is_empty() && Instant::now() < deadline {

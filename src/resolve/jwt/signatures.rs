@@ -19,9 +19,9 @@ use tollgate_core::token::PresentedToken;
 use tollgate_guard::digest::Digest;
 use zeroize::Zeroizing;
 
+use super::inline;
 use super::key_set::{KeySet, NotSigned};
 use super::refusals::{Refused, name};
-use super::spare;
 use crate::tasks::{self, Task};
 
 /// Signatures that may wait: a fraction of a second's work, even of the slowest kind, so that who waits is answered before the
@@ -43,7 +43,7 @@ type Verdict = Result<(), NotSigned>;
 type Flight = Shared<oneshot::Receiver<Verdict>>;
 
 /// The threads that verify; they start with the first signature and end when this is dropped.
-pub struct Lane {
+pub struct Signatures {
     queue: Arc<Queue>,
     /// By the names of tokens that their sets of keys have not signed.
     refused: Refused<()>,
@@ -84,7 +84,7 @@ struct Found {
     runtime: Handle,
 }
 
-impl Default for Lane {
+impl Default for Signatures {
     fn default() -> Self {
         Self {
             queue: Arc::default(),
@@ -95,7 +95,7 @@ impl Default for Lane {
     }
 }
 
-impl Lane {
+impl Signatures {
     /// Whether one of these keys has signed the token. `digest` is that of the token.
     ///
     /// # Errors
@@ -115,7 +115,7 @@ impl Lane {
         if self.refused.get(&name).is_some() {
             return Ok(Err(NotSigned::WrongSignature));
         }
-        let here = spare::spend(|| keys.verify(header, token.signed(), token.signature()));
+        let here = inline::spend(|| keys.verify(header, token.signed(), token.signature()));
         let verdict = match here {
             Some(verdict) => verdict,
             None => self.beside(name, keys, header, token).await?,
@@ -126,7 +126,7 @@ impl Lane {
         Ok(verdict)
     }
 
-    /// By a thread of the lane.
+    /// By one of the threads here.
     async fn beside(
         &self,
         name: Digest,
@@ -315,7 +315,7 @@ impl Queue {
     }
 }
 
-impl Drop for Lane {
+impl Drop for Signatures {
     fn drop(&mut self) {
         let mut state = self.queue.lock();
         state.closed = true;
@@ -325,9 +325,9 @@ impl Drop for Lane {
     }
 }
 
-impl fmt::Debug for Lane {
+impl fmt::Debug for Signatures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Lane")
+        f.write_str("Signatures")
     }
 }
 
@@ -338,9 +338,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_verification_that_panics_is_counted_and_the_next_one_is_made() {
-        let (lane, tasks) = (Lane::default(), Tasks::default());
-        lane.count_panics(tasks.task("signatures"));
-        let verify = |number: u8, work: fn() -> Verdict| lane.queue.flight(Digest([number; 32]), work).unwrap();
+        let (signatures, tasks) = (Signatures::default(), Tasks::default());
+        signatures.count_panics(tasks.task("signatures"));
+        let verify = |number: u8, work: fn() -> Verdict| signatures.queue.flight(Digest([number; 32]), work).unwrap();
         for number in 0..3 {
             assert!(verify(number, || panic!("a key that nobody has thought of")).await.is_err());
         }
@@ -350,12 +350,12 @@ mod tests {
 
     #[test]
     fn a_crowd_on_two_threads_is_told_what_each_asked() {
-        let lane = Arc::new(Lane::default());
+        let signatures = Arc::new(Signatures::default());
         let verdict = |number: u8| if number.is_multiple_of(2) { Ok(()) } else { Err(NotSigned::WrongSignature) };
         let ask = |numbers: std::ops::Range<u8>| {
-            let lane = Arc::clone(&lane);
+            let signatures = Arc::clone(&signatures);
             let crowd = async move {
-                let flight = |number| lane.queue.flight(Digest([number; 32]), move || verdict(number)).unwrap();
+                let flight = |number| signatures.queue.flight(Digest([number; 32]), move || verdict(number)).unwrap();
                 let flights: Vec<_> = numbers.map(|number| (number, flight(number))).collect();
                 for (number, flight) in flights {
                     assert_eq!(flight.await, Ok(verdict(number)));
@@ -367,6 +367,6 @@ mod tests {
         for asked in [ask(0..60), ask(30..90)] {
             asked.join().unwrap();
         }
-        assert!(lane.queue.lock().flights.is_empty());
+        assert!(signatures.queue.lock().flights.is_empty());
     }
 }

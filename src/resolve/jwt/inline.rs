@@ -1,5 +1,5 @@
 //! Signatures that a thread which answers checks verifies itself, in time that it has to spare: where the whole process has let nobody
-//! in for a while who needed none. Otherwise they go to the lane, which stands behind checks.
+//! in for a while who needed none. Otherwise they go to threads of their own, which stand behind checks.
 
 use std::cell::Cell;
 use std::sync::LazyLock;

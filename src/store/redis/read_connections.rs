@@ -18,29 +18,29 @@ use crate::store::StoreError;
 
 /// How long a read may take, with finding the server if need be.
 const LIMIT: Duration = Duration::from_millis(500);
-const LANES: usize = 2;
+const CONNECTIONS: usize = 2;
 
 /// A few connections, each shared by many readers.
-pub(super) struct Lanes {
+pub(super) struct ReadConnections {
     connector: Connector,
     /// Where connections live, whoever asked for them first.
     runtime: Handle,
-    lanes: [Arc<Mutex<Option<Lane>>>; LANES],
+    connections: [Arc<Mutex<Option<ReadConnection>>>; CONNECTIONS],
     turn: AtomicUsize,
     /// Connections of an earlier generation are not used any more.
     generation: AtomicU64,
     acknowledged: Arc<Acknowledged>,
 }
 
-struct Lane {
+struct ReadConnection {
     generation: u64,
     connection: Connection,
 }
 
-impl Lanes {
+impl ReadConnections {
     pub(super) fn new(connector: Connector, runtime: Handle, acknowledged: Arc<Acknowledged>) -> Self {
-        let (lanes, turn, generation) = (Default::default(), AtomicUsize::default(), AtomicU64::default());
-        Self { connector, runtime, lanes, turn, generation, acknowledged }
+        let (connections, turn, generation) = (Default::default(), AtomicUsize::default(), AtomicU64::default());
+        Self { connector, runtime, connections, turn, generation, acknowledged }
     }
 
     /// Has every connection made anew before it is used again.
@@ -93,20 +93,22 @@ impl Lanes {
     }
 
     async fn connection(&self, generation: u64) -> Result<Connection, StoreError> {
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % LANES;
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % CONNECTIONS;
         // Boxed: each request to the store would have room for all that a new connection waits for.
-        let Some(lane) = self.lanes.get(turn) else { return Box::pin(self.connector.primary()).await };
-        let mut lane = Arc::clone(lane).lock_owned().await;
-        if let Some(lane) = lane.as_ref().filter(|lane| lane.generation >= generation && !lane.connection.is_closed()) {
-            return Ok(lane.connection.clone());
+        let Some(known) = self.connections.get(turn) else { return Box::pin(self.connector.primary()).await };
+        let mut known = Arc::clone(known).lock_owned().await;
+        if let Some(known) =
+            known.as_ref().filter(|known| known.generation >= generation && !known.connection.is_closed())
+        {
+            return Ok(known.connection.clone());
         }
-        *lane = None;
+        *known = None;
         let connector = self.connector.clone();
         // A task of its own: who asked may give up before there is a connection, and the next one finds it.
         let connecting = self.runtime.spawn(async move {
             let mut connection = connector.primary().await?;
             connection.set_response_timeout(LIMIT);
-            *lane = Some(Lane { generation, connection: connection.clone() });
+            *known = Some(ReadConnection { generation, connection: connection.clone() });
             Ok(connection)
         });
         match connecting.await {

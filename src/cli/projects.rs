@@ -1,4 +1,4 @@
-//! `tollgate projects`: suspends projects, lets them go on and deletes them through the running server. Never brings a deleted
+//! `tollgate projects`: makes projects, suspends them, lets them go on and deletes them through the running server. Never brings a deleted
 //! one back.
 
 use axum::http::Method;
@@ -13,7 +13,9 @@ use super::output::{self, Cell, Colour, Format, Table, fields, json, note};
 use super::page::{PageArgs, tell_of_more};
 use super::waiting::WaitArgs;
 use crate::server::admin::wire::PROJECTS;
-use crate::server::admin::wire::projects::{ProjectBody, ProjectPage, ProjectStateChange, UpdateProject};
+use crate::server::admin::wire::projects::{
+    CreateProject, ProjectBody, ProjectPage, ProjectStateChange, UpdateProject,
+};
 
 #[derive(Debug, Args)]
 pub struct ProjectsArgs {
@@ -25,10 +27,16 @@ pub struct ProjectsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ProjectsCommand {
-    /// List the projects in which something was made
+    /// List the projects
     #[command(after_help = "Example:
   tollgate projects list -o json")]
     List(ListArgs),
+    /// Make a project before anything is made in it
+    #[command(after_help = "Example:
+  tollgate projects create acme
+
+The first key, user or resource of a project makes it as well.")]
+    Create(OneArgs),
     /// Show whether a project is active
     #[command(after_help = "Example:
   tollgate projects show acme")]
@@ -88,6 +96,10 @@ pub async fn run(args: ProjectsArgs) -> Result<(), Failure> {
             let path = args.waiting.on(&path_of(&args.name));
             changed(&target.call(Method::DELETE, &path, None).await?, &args)
         }
+        ProjectsCommand::Create(args) => {
+            let body = CreateProject { name: args.name };
+            show(&target.change(Method::POST, PROJECTS, None, &body).await?, args.output)
+        }
         ProjectsCommand::Show(args) => show(&target.call(Method::GET, &path_of(&args.name), None).await?, args.output),
         ProjectsCommand::List(args) => {
             let output = args.page.output;
@@ -135,7 +147,7 @@ fn record(project: &ProjectBody) -> String {
 
 fn list(page: &ProjectPage) -> Result<(), Failure> {
     if page.projects.is_empty() {
-        note("No project has a record yet: one is there from the first thing on that is made in it.");
+        note("No project has a record yet: `tollgate projects create` makes one, and so does the first thing in it.");
         return Ok(());
     }
     let mut table = Table::new(&["PROJECT", "STATE", "SINCE", "BY"]);

@@ -86,7 +86,7 @@ async fn init(args: InitArgs) -> Result<(), Failure> {
         StoreSettings::Redis(redis) => redis,
         StoreSettings::Embedded(path) => return init_file(&path, args.output),
     };
-    let connector = Connector::open(redis.place).map_err(|error| failed(&error))?;
+    let connector = Connector::open(redis.location).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));

@@ -119,7 +119,7 @@ pub enum StoreSettings {
 /// The store of a fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisSettings {
-    pub place: Location,
+    pub location: Location,
     /// What this process is called in lists; `None`: as its host.
     pub name: Option<String>,
     /// Where it keeps how far it has followed the store; `None`: nowhere.

@@ -105,7 +105,7 @@ impl ApiKey {
     }
 }
 
-/// A project as a whole. It is there from the first thing on that is made in it; a name that only a token says is active as well.
+/// A project as a whole. It is there once it is made, by itself or with the first thing in it; a name that only a token says is active as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Project {
     pub name: String,
@@ -121,7 +121,7 @@ pub struct Project {
 }
 
 impl Project {
-    /// Whether it is there because something was made in it, and was neither suspended nor deleted ever since.
+    /// Whether it was made, and neither suspended nor deleted ever since.
     pub fn is_merely_there(&self) -> bool {
         self.state == ProjectState::Active && self.version == 1
     }

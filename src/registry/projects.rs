@@ -1,13 +1,17 @@
-//! Projects as a whole: made with the first thing in them, suspended, let go on, deleted. Never brings a deleted one back, and never
+//! Projects as a whole: made by themselves or with the first thing in them, suspended, let go on, deleted. Never brings a deleted one back, and never
 //! touches what it holds: its keys and users are what they were when it goes on.
 
+use serde_json::json;
 use tollgate_core::credential::ProjectId;
+use tollgate_core::named::named;
 use tollgate_core::redact;
 use tollgate_core::resource::EVERY;
+use tollgate_guard::slots::Slots;
 use tollgate_guard::time::Timestamp;
 
 use super::actor::Actor;
 use super::audit::Attempt;
+use super::once::Once;
 use super::rules::check_name;
 use super::{Change, Expected, Made, Registry, RegistryError, Result};
 use crate::domain::change::{Ended, Event};
@@ -24,6 +28,39 @@ pub(super) struct Home {
 }
 
 impl Registry {
+    /// Makes a project before anything is made in it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] to whoever is bound to a project, [`RegistryError::Conflict`] if it is there already or was
+    /// deleted.
+    pub async fn create_project(&self, actor: &Actor, name: &str, once: Option<Once>) -> Result<Project> {
+        let attempt = Attempt::on_project(actor, "project.create", name);
+        check_name("name", name)?;
+        self.demand_unbound(&attempt, Some(name), "creates projects").await?;
+        let ticket = self.ticket(&attempt, once.as_ref(), &json!(name))?;
+        self.make(&attempt, || async {
+            let known = self.known_project(name).await?;
+            if self.made_before(ticket).await?.is_some() {
+                return Ok(Change::none(known));
+            }
+            if known.state == ProjectState::Deleted {
+                let reason = format!("project {name} is deleted, and its name is not given again: name another one");
+                return Err(RegistryError::Conflict(reason));
+            }
+            if known.version > 0 {
+                return Err(RegistryError::Conflict(format!("project {name} is there already")));
+            }
+            let (id, changed_at) = (self.new_project_id().await?, self.clock.now());
+            let project = Project { id, changed_at, changed_by: actor.subject.clone(), version: 1, ..known };
+            let writes = [Write::PutProject(project.clone())].into_iter().chain(self.used(ticket, &attempt.target));
+            // Ends nothing: what a lost suspension of this name had ended is not given back.
+            let event = Event::touching(&[Slots::of_digests(&[named("project", name)])]);
+            Ok(Change { project: Some(name.to_owned()), writes: writes.collect(), event, result: project })
+        })
+        .await
+        .map(|made| made.result)
+    }
+
     /// Refuses every key, session and token of a project, until it goes on. Suspending it again is no error. When this
     /// returns, no check that begins afterwards is allowed for it.
     ///
@@ -87,7 +124,7 @@ impl Registry {
         .await
     }
 
-    /// A project; one in which nothing was made is active, and has version 0.
+    /// A project; one that was never made is active, and has version 0.
     ///
     /// # Errors
     /// [`RegistryError::NotFound`] beyond the actor's reach.
@@ -96,7 +133,7 @@ impl Registry {
         self.known_project(name).await
     }
 
-    /// The projects within the actor's reach in which something was made or of which something was said, by name.
+    /// The projects within the actor's reach that were made, by name.
     pub async fn projects(&self, actor: &Actor, after: Option<String>, limit: usize) -> Result<Vec<Project>> {
         let Some(own) = &actor.project else { return Ok(self.store.projects(after, limit).await?) };
         if limit == 0 || after.is_some_and(|after| *own <= after) {

@@ -93,7 +93,7 @@ pub fn refuse_to_begin_anew(settings: &Settings) -> Result<(), RunError> {
 }
 
 async fn join(settings: &RedisSettings, patience: Duration, tasks: &Tasks) -> Result<Opened, RunError> {
-    let connector = Connector::open(settings.place.clone())?;
+    let connector = Connector::open(settings.location.clone())?;
     let survey = survey(&connector, patience).await?;
     report(&survey);
     if let Some(unfit) = unfit(&survey) {
@@ -102,10 +102,10 @@ async fn join(settings: &RedisSettings, patience: Duration, tasks: &Tasks) -> Re
     let redis = Arc::new(Redis::new(connector, Handle::current()));
     let (file, remembered) = match &settings.position {
         Some(path) => {
-            let place = settings.place.topology.to_string();
-            let (file, kept) = open_position(path, &place, patience, &tasks.task("position")).await?;
+            let location = settings.location.topology.to_string();
+            let (file, kept) = open_position(path, &location, patience, &tasks.task("position")).await?;
             if let Some(kept) = &kept {
-                refuse_another_store(&redis, kept, path, &place).await?;
+                refuse_another_store(&redis, kept, path, &location).await?;
             }
             (Some(file), kept.map(|kept| kept.remembered))
         }

@@ -21,7 +21,7 @@ pub use record::{Kind, Record};
 pub use store::MigrationStore;
 
 pub(super) use page::Page;
-pub(super) use record::SPARE;
+pub(super) use record::{SPARE, by_kind};
 pub(super) use store::Begun;
 
 /// What was carried over and compared.

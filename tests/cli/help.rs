@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 49] = [
+const COMMANDS: [&str; 50] = [
     "serve",
     "check-config",
     "explain",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 49] = [
     "projects",
     "projects list",
     "projects show",
+    "projects create",
     "projects suspend",
     "projects resume",
     "projects delete",

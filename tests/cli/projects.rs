@@ -52,6 +52,15 @@ fn the_first_thing_makes_its_project_and_all_carry_its_id() {
         assert_eq!(made["project_id"], id, "{made}");
     }
     assert_eq!(on(&["projects", "list"])["projects"].as_array().map(Vec::len), Some(1));
+    let beta = on(&["projects", "create", "beta"]);
+    assert_eq!(
+        (&beta["state"], &beta["version"], beta["id"].as_str().map(str::len)),
+        (&"active".into(), &1.into(), Some(16))
+    );
+    assert_eq!(on(&["resources", "put", "workload:w-2", "--project", "beta"])["project_id"], beta["id"]);
+    for (name, code, reason) in [("beta", 5, "is there already"), ("acme", 5, "is there already"), ("a b", 5, "name")] {
+        assert!(run(&["projects", "create", name, "--socket", &socket]).ends(code).err.contains(reason), "{name}");
+    }
     assert!(run(&["projects", "show", "acme", "--socket", &socket]).ends(0).out.contains(id));
 }
 

@@ -37,7 +37,7 @@ fn one_server() {
         ("{url: 'unix:///run/redis.sock'}", Address::Unix("/run/redis.sock".into()), None),
     ] {
         let expected = Location { tls, ..Location::single(address) };
-        assert_eq!(redis(text), RedisSettings { place: expected, name: None, position: None }, "{text}");
+        assert_eq!(redis(text), RedisSettings { location: expected, name: None, position: None }, "{text}");
     }
 }
 
@@ -47,24 +47,24 @@ fn a_whole_block() {
         "{url: 'rediss://a:1', username: tollgate, password: {file: /p}, tls: {ca: /a, certificate: /c, key: /k}, replicas: 2, \
          name: pod-1, failover: managed}",
     );
-    let place = Location {
+    let location = Location {
         topology: Topology::Single(tcp("a", 1)),
         login: Login { username: Some("tollgate".to_owned()), password: Some(PathBuf::from("/p")) },
         tls: Some(TlsFiles { ca: Some("/a".into()), identity: Some(("/c".into(), "/k".into())) }),
         replicas: 2,
         is_managed: true,
     };
-    assert_eq!(found, RedisSettings { place, name: Some("pod-1".to_owned()), position: None });
+    assert_eq!(found, RedisSettings { location, name: Some("pod-1".to_owned()), position: None });
 }
 
 #[test]
 fn sentinel_and_cluster() {
-    let found = redis("{sentinel: {addresses: [a, 'b:1'], master: tollgate, password: {file: /s}}, tls: {}}").place;
+    let found = redis("{sentinel: {addresses: [a, 'b:1'], master: tollgate, password: {file: /s}}, tls: {}}").location;
     let login = Login { username: None, password: Some("/s".into()) };
     let sentinels = vec![tcp("a", 26379), tcp("b", 1)];
     assert_eq!(found.topology, Topology::Sentinel { sentinels, master: "tollgate".to_owned(), login });
     assert_eq!((found.login, found.tls), (Login::default(), Some(TlsFiles::default())));
-    let found = redis("{cluster: {addresses: [a, 'b:1']}}").place;
+    let found = redis("{cluster: {addresses: [a, 'b:1']}}").location;
     assert_eq!((found.topology, found.tls), (Topology::Cluster(vec![tcp("a", 6379), tcp("b", 1)]), None));
 }
 

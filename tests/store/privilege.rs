@@ -57,6 +57,7 @@ enum Act {
     EndSession(&'static str),
     EndListed(&'static str),
     ListSessions(&'static str),
+    CreateProject(&'static str),
     Suspend(&'static str),
     Resume(&'static str),
     DeleteProject(&'static str),
@@ -79,7 +80,7 @@ use Act::*;
 /// may manage keys and users, `odd` of acme may read; `off` and `odd` are disabled, and `lee` of acme is deleted. Nobody and nothing is called `ghost`.
 /// Project beta is suspended, and gone is deleted.
 #[rustfmt::skip]
-const TABLE: [(Act, &str); 84] = [
+const TABLE: [(Act, &str); 87] = [
     // who                                        operator root few acme beta clerk
     (CreateKey("data", "acme", &["run"]),         "y y y y f y"),
     (CreateKey("data", "acme", &["read"]),        "y y f y f f"),
@@ -149,6 +150,9 @@ const TABLE: [(Act, &str); 84] = [
     (EndListed("eve"),                            "y y y n n n"),
     (ListSessions("ann"),                         "y y y y n y"),
     (ListSessions("eve"),                         "y y y n n n"),
+    (CreateProject("new"),                        "y y y f f f"),
+    (CreateProject("beta"),                       "c c c f f f"),
+    (CreateProject("gone"),                       "c c c f f f"),
     (Suspend("acme"),                             "y y y y n y"),
     (Suspend("beta"),                             "y y y n y n"),
     (Suspend("gone"),                             "c c c n n n"),
@@ -311,6 +315,7 @@ impl World {
                 Some("session:s-1".to_owned())
             }
             ListSessions(user) => registry.sessions(actor, user).await.map(|_| None)?,
+            CreateProject(name) => Some(format!("project:{}", registry.create_project(actor, name, None).await?.name)),
             Suspend(name) => Some(format!("project:{}", registry.suspend_project(actor, name, any).await?.name)),
             Resume(name) => Some(format!("project:{}", registry.resume_project(actor, name, any).await?.name)),
             DeleteProject(name) => Some(format!("project:{}", registry.delete_project(actor, name, any).await?.name)),
@@ -387,6 +392,7 @@ impl World {
             ListUsers(of) => ("user.list", project(of)),
             ListSessions(name) => ("session.list", user(name)),
             EndSession(_) | EndListed(_) => ("session.end", "session:s-1".to_owned()),
+            CreateProject(of) => ("project.create", project(of)),
             Suspend(of) => ("project.suspend", project(of)),
             Resume(of) => ("project.resume", project(of)),
             DeleteProject(of) => ("project.delete", project(of)),

@@ -8,7 +8,7 @@ use Expected::{Any, Version};
 use tollgate::clock::Clock;
 use tollgate::domain::change::Event;
 use tollgate::domain::record::{ApiKey, AuditEntry, Project, ProjectState};
-use tollgate::registry::{Actor, Expected, Made, NewKey, RegistryError, ResourceSpec, UserChange};
+use tollgate::registry::{Actor, Expected, Made, NewKey, Once, RegistryError, ResourceSpec, UserChange};
 use tollgate::resolve::Resolver;
 use tollgate::resolve::cache::Sizes;
 use tollgate::store::Write;
@@ -34,6 +34,29 @@ async fn turn(fixture: &RegistryFixture, name: &str, state: ProjectState, expect
 
 fn acts(rows: &[AuditEntry]) -> Vec<&str> {
     rows.iter().rev().map(|row| &*row.act).collect()
+}
+
+#[tokio::test]
+async fn a_project_is_made_once_by_an_administrator_of_every_project() {
+    let fixture = RegistryFixture::new();
+    let (registry, operator) = (&fixture.registry, Actor::operator());
+    let once = || Some(Once { key: "first".to_owned() });
+    let made = registry.create_project(&operator, "acme", once()).await.unwrap();
+    assert_eq!((made.state, made.version, &*made.changed_by), (ProjectState::Active, 1, "operator"));
+    assert!(made.id.is_some());
+    assert_eq!(registry.project(&operator, "acme").await.unwrap(), made);
+    assert_eq!(registry.create_project(&operator, "acme", once()).await.unwrap(), made, "asked for twice, made once");
+    let key = fixture.key("data", "acme", &["run"]).await;
+    assert_eq!(key.record.project_id, made.id, "what is made in it carries its id");
+    for name in ["acme", "beta"] {
+        registry.delete_project(&operator, "beta", Any).await.unwrap();
+        let again = registry.create_project(&operator, name, None).await;
+        assert!(matches!(again, Err(RegistryError::Conflict(_))), "{name}: {again:?}");
+    }
+    let bound = actor("ops", "gamma", &["manage_keys"]);
+    assert!(matches!(registry.create_project(&bound, "gamma", None).await, Err(RegistryError::Forbidden(_))));
+    assert!(matches!(registry.create_project(&operator, "*", None).await, Err(RegistryError::Invalid { .. })));
+    assert_eq!(registry.project(&operator, "gamma").await.unwrap().version, 0);
 }
 
 #[tokio::test]

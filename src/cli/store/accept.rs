@@ -57,7 +57,7 @@ pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
             format!("`store accept` needs `store.redis`, and {} has an embedded store", args.config.display());
         return Err(Failure::new(Exit::Configuration, problem));
     };
-    let connector = Connector::open(settings.place.clone()).map_err(|error| failed(&error))?;
+    let connector = Connector::open(settings.location.clone()).map_err(|error| failed(&error))?;
     let redis = Redis::new(connector, Handle::current());
     let standing = redis.standing().await.map_err(|error| failed(&error))?;
     let look = Look { known: newest_known(&standing, &settings), standing };

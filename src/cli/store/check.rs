@@ -39,7 +39,7 @@ pub async fn run(args: &CheckArgs) -> Result<(), Failure> {
             format!("{} has an embedded store: what is checked is the server of a fleet", args.config.display());
         return Err(Failure::new(Exit::Configuration, problem));
     };
-    let connector = Connector::open(redis.place).map_err(|error| failed(&error))?;
+    let connector = Connector::open(redis.location).map_err(|error| failed(&error))?;
     let redis = Redis::new(connector, Handle::current());
     let check = Check::of(&redis).await.map_err(|error| failed(&error))?;
     match args.output {

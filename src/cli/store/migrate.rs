@@ -74,7 +74,7 @@ enum End {
 }
 
 async fn fleet(settings: RedisSettings, end: End) -> Result<MigrationStore, Failure> {
-    let connector = Connector::open(settings.place).map_err(|error| failed(&error))?;
+    let connector = Connector::open(settings.location).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));

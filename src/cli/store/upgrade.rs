@@ -50,7 +50,7 @@ pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
             Store::Embedded(Arc::new(Embedded::open(&path, Duration::ZERO).map_err(|error| failed(&error))?))
         }
         StoreSettings::Redis(redis) => {
-            let connector = Connector::open(redis.place).map_err(|error| failed(&error))?;
+            let connector = Connector::open(redis.location).map_err(|error| failed(&error))?;
             let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
             if let Some(unfit) = unfit(&survey) {
                 return Err(Failure::new(Exit::Failed, unfit));

@@ -1,4 +1,4 @@
-//! The store: a file, or the place of a Redis. Opens and reads nothing, and never repeats a URL, which may hold a password.
+//! The store: a file, or the location of a Redis. Opens and reads nothing, and never repeats a URL, which may hold a password.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -72,7 +72,7 @@ pub(super) fn grace(plane: &file::Plane, store: &file::Store, path: &Path, findi
 }
 
 fn redis(redis: &file::Redis, path: &Path, findings: &mut Findings) -> Option<RedisSettings> {
-    let place = match (&redis.url, &redis.sentinel, &redis.cluster) {
+    let location = match (&redis.url, &redis.sentinel, &redis.cluster) {
         (Some(url), None, None) => self::url(url, redis.tls.is_some(), &path.key("url"), findings)
             .map(|(address, is_secure)| (Topology::Single(address), is_secure)),
         (None, Some(sentinel), None) => {
@@ -102,11 +102,11 @@ fn redis(redis: &file::Redis, path: &Path, findings: &mut Findings) -> Option<Re
             "has a meaning only with `url`: Sentinel and a Cluster tell of their failovers",
         );
     }
-    let (topology, is_secure) = place?;
+    let (topology, is_secure) = location?;
     let tls = is_secure.then(|| tls.unwrap_or_default());
     let is_managed = redis.failover == Some(file::Failovers::Managed);
-    let place = Location { topology, login, tls, replicas: redis.replicas, is_managed };
-    Some(RedisSettings { place, name: redis.name.clone(), position: None })
+    let location = Location { topology, login, tls, replicas: redis.replicas, is_managed };
+    Some(RedisSettings { location, name: redis.name.clone(), position: None })
 }
 
 /// The address, and whether it is spoken to over TLS.

@@ -1,4 +1,4 @@
-//! Projects over HTTP: list, show, suspend, let go on, delete. Never brings a deleted one back.
+//! Projects over HTTP: list, create, show, suspend, let go on, delete. Never brings a deleted one back.
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -8,9 +8,12 @@ use tollgate_core::name::is_name;
 use super::fleet::{self, FleetWait};
 use super::guard::Caller;
 use super::reply::{self, ApiError};
-use super::request::{IfMatch, JsonBody, PathOf, QueryOf, name_filter};
+use super::request::{IdempotencyKey, IfMatch, JsonBody, PathOf, QueryOf, name_filter};
+use super::wire::PROJECTS;
 use super::wire::fleet::{Changed, WaitBody};
-use super::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, ProjectStateChange, UpdateProject};
+use super::wire::projects::{
+    CreateProject, ListProjects, ProjectBody, ProjectPage, ProjectPath, ProjectStateChange, UpdateProject,
+};
 use super::{AdminState, page_size};
 use crate::domain::record::Project;
 
@@ -34,6 +37,17 @@ pub async fn show(
     PathOf(path): PathOf<ProjectPath>,
 ) -> Result<Response, ApiError> {
     answer(&state.registry.project(&caller.actor, possible(&path)?).await?, None)
+}
+
+pub async fn create(
+    State(state): State<AdminState>,
+    caller: Caller,
+    IdempotencyKey(once): IdempotencyKey,
+    JsonBody(asked): JsonBody<CreateProject>,
+) -> Result<Response, ApiError> {
+    let project = state.registry.create_project(&caller.actor, &asked.name, once).await?;
+    caller.changed(&state, &project.name, &project.name);
+    reply::created(&format!("{PROJECTS}/{}", project.name), &ProjectBody::from(&project), project.version)
 }
 
 pub async fn update(

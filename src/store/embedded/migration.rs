@@ -5,24 +5,21 @@ use std::path::Path;
 use std::time::Duration;
 
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
-use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key};
-use super::super::migration::{Begun, Kind, Page, Record};
+use super::super::migration::{Begun, Kind, Page, Record, by_kind};
 use super::super::records::audit::{decode_audit, encode_audit};
-use super::super::records::noun::{Noun, Tables, replace};
-use super::super::records::{key, resource, signing_key, user};
-use super::super::rules::check_parts;
-use super::super::{OnceRecord, PepperCheck, StoreError};
+use super::super::records::noun::Noun;
+use super::super::{PepperCheck, StoreError};
 use super::act::{Act, conflict};
 use super::counts::Counts;
 use super::engine::Admits;
 use super::keys::{indexed_key, known_id};
 use super::records::Records;
 use super::{Embedded, indexes, journal, records};
-use crate::domain::record::{AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
+use crate::domain::record::AuditEntry;
 
 impl Embedded {
     /// As [`Embedded::open`], also a store that a migration has begun to fill.
@@ -74,15 +71,9 @@ impl Embedded {
 
     /// Records of one kind behind a place.
     pub(in crate::store) fn page(&self, kind: Kind, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
-        let records = self.engine.read(|read| match kind {
+        let records = self.engine.read(|read| {
+            by_kind!(kind, N => all::<N>(read, after, limit),
             Kind::Keys => keys(read, after, limit),
-            Kind::Projects => all::<Project>(read, after, limit),
-            Kind::Users => all::<User>(read, after, limit),
-            Kind::EndedSessions => all::<EndedSession>(read, after, limit),
-            Kind::Sessions => all::<UserSessions>(read, after, limit),
-            Kind::SigningKeys => all::<SigningKey>(read, after, limit),
-            Kind::Resources => all::<Resource>(read, after, limit),
-            Kind::Once => all::<OnceRecord>(read, after, limit),
             Kind::Peppers => behind(read, keyspace::PEPPERS, after.map(number), limit, |version, check| {
                 Ok(Record::Pepper(PepperCheck { version, check: *check }))
             }),
@@ -92,6 +83,7 @@ impl Embedded {
             Kind::Audit => behind(read, keyspace::AUDIT, array(after).map(u64::from_be_bytes), limit, |_, bytes| {
                 Ok(Record::Audit(decode_audit(bytes)?))
             }),
+            )
         })?;
         Ok(Page::of(records, limit))
     }
@@ -111,16 +103,16 @@ impl Embedded {
 }
 
 fn put(tables: &mut Records<'_, '_>, record: &Record) -> Act<()> {
+    let taken = || conflict(format!("{} is there already", record.name()));
+    if record.is_taken(tables)? {
+        return taken();
+    }
+    // A file forgets nothing by itself.
+    if record.put(tables, Timestamp::default())? {
+        return Ok(());
+    }
     let transaction = tables.transaction;
     let was_there = match record {
-        Record::Key(key) => return key::create(tables, key),
-        Record::Resource(resource) => return resource::create(tables, resource),
-        Record::User(user) => return user::create(tables, user),
-        Record::SigningKey(key) => return signing_key::create(tables, key),
-        Record::Project(project) => return put_new(tables, project, &project.name),
-        Record::EndedSession(session) => return put_new(tables, session, &session.id),
-        Record::Sessions(sessions) => return put_new(tables, sessions, &sessions.user),
-        Record::Once(once) => return put_new(tables, once, ""),
         Record::Audit(row) => return put_row(transaction, row, tables.format),
         Record::Pepper(pepper) => {
             transaction.open_table(keyspace::PEPPERS)?.insert(pepper.version, &pepper.check)?.is_some()
@@ -128,17 +120,9 @@ fn put(tables: &mut Records<'_, '_>, record: &Record) -> Act<()> {
         Record::LastUse(id, at) => {
             transaction.open_table(keyspace::LAST_USED)?.insert(&id_key(id), at.as_millis())?.is_some()
         }
+        _ => false,
     };
-    if was_there { conflict(format!("{} is there already", record.name())) } else { Ok(()) }
-}
-
-/// Puts a record that no ordinary write makes as it is. `part` stands in keys beside other texts.
-fn put_new<N: Noun>(records: &mut Records<'_, '_>, record: &N, part: &str) -> Act<()> {
-    check_parts([part])?;
-    if records.value::<N>(&record.place())?.is_some() {
-        return conflict(format!("{} is there already", record.name()));
-    }
-    replace(records, None, record)
+    if was_there { taken() } else { Ok(()) }
 }
 
 /// Behind the last one, with the number that it has.

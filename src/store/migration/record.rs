@@ -8,8 +8,8 @@ use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, SigningKe
 use crate::store::format::Format;
 use crate::store::keyspace::id_key;
 use crate::store::records::audit::encode_audit;
-use crate::store::records::key::encode_key;
-use crate::store::records::noun::Noun;
+use crate::store::records::key::{self, encode_key};
+use crate::store::records::noun::{Noun, Tables, keep};
 use crate::store::{OnceRecord, PepperCheck, SESSION_KEPT};
 
 /// A kind of record. What takes rights away stands before what gives them.
@@ -79,6 +79,60 @@ pub enum Record {
     Audit(AuditEntry),
 }
 
+/// What is done with a kind that is a [`Noun`]; the others stand in stores in ways of their own.
+macro_rules! by_kind {
+    ($kind:expr, $noun:ident => $do:expr, $($other:pat => $else:expr),+ $(,)?) => {
+        match $kind {
+            $crate::store::migration::Kind::Projects => {
+                type $noun = $crate::domain::record::Project;
+                $do
+            }
+            $crate::store::migration::Kind::Users => {
+                type $noun = $crate::domain::record::User;
+                $do
+            }
+            $crate::store::migration::Kind::EndedSessions => {
+                type $noun = $crate::domain::record::EndedSession;
+                $do
+            }
+            $crate::store::migration::Kind::Sessions => {
+                type $noun = $crate::domain::record::UserSessions;
+                $do
+            }
+            $crate::store::migration::Kind::SigningKeys => {
+                type $noun = $crate::domain::record::SigningKey;
+                $do
+            }
+            $crate::store::migration::Kind::Resources => {
+                type $noun = ::tollgate_core::resource::Resource;
+                $do
+            }
+            $crate::store::migration::Kind::Once => {
+                type $noun = $crate::store::OnceRecord;
+                $do
+            }
+            $($other => $else),+
+        }
+    };
+}
+pub(in crate::store) use by_kind;
+
+/// The same with a record.
+macro_rules! by_record {
+    ($record:expr, $noun:ident => $do:expr, $($other:pat => $else:expr),+ $(,)?) => {
+        match $record {
+            Record::Project($noun) => $do,
+            Record::User($noun) => $do,
+            Record::EndedSession($noun) => $do,
+            Record::Sessions($noun) => $do,
+            Record::SigningKey($noun) => $do,
+            Record::Resource($noun) => $do,
+            Record::Once($noun) => $do,
+            $($other => $else),+
+        }
+    };
+}
+
 macro_rules! into_record {
     ($($noun:ty => $kind:ident),* $(,)?) => {
         $(impl From<$noun> for Record {
@@ -96,60 +150,58 @@ into_record! {
     UserSessions => Sessions,
     SigningKey => SigningKey,
     Resource => Resource,
-    ApiKey => Key,
     OnceRecord => Once,
 }
 
 impl Record {
     /// Where it stands among those of its kind: in this order every store gives them.
     pub fn place(&self) -> Vec<u8> {
-        match self {
-            Self::Project(project) => project.place(),
-            Self::User(user) => user.place(),
-            Self::EndedSession(session) => session.place(),
-            Self::Sessions(sessions) => sessions.place(),
-            Self::SigningKey(key) => key.place(),
+        by_record!(self, noun => noun.place(),
             Self::Pepper(pepper) => pepper.version.to_be_bytes().to_vec(),
-            Self::Resource(resource) => resource.place(),
             Self::Key(key) => id_key(&key.id).to_vec(),
             Self::LastUse(id, _) => id_key(id).to_vec(),
-            Self::Once(once) => once.place(),
             Self::Audit(row) => row.sequence.to_be_bytes().to_vec(),
-        }
+        )
     }
 
     /// All of it, the same for equal records.
     pub(super) fn bytes(&self) -> Vec<u8> {
-        match self {
-            Self::Project(project) => project.encode(Format::NEWEST),
-            Self::User(user) => user.encode(Format::NEWEST),
-            Self::EndedSession(session) => session.encode(Format::NEWEST),
-            Self::Sessions(sessions) => sessions.encode(Format::NEWEST),
-            Self::SigningKey(key) => key.encode(Format::NEWEST),
+        by_record!(self, noun => [noun.place(), noun.encode(Format::NEWEST)].concat(),
             Self::Pepper(pepper) => [&pepper.version.to_be_bytes()[..], &pepper.check].concat(),
-            Self::Resource(resource) => resource.encode(Format::NEWEST),
             Self::Key(key) => encode_key(key),
             Self::LastUse(id, at) => [&id_key(id)[..], &at.as_millis().to_be_bytes()].concat(),
-            Self::Once(once) => [once.place(), once.encode(Format::NEWEST)].concat(),
             Self::Audit(row) => encode_audit(row),
-        }
+        )
     }
 
     /// What people call it.
     pub fn name(&self) -> String {
-        match self {
-            Self::Project(project) => Noun::name(project),
-            Self::User(user) => Noun::name(user),
-            Self::EndedSession(session) => session.name(),
-            Self::Sessions(sessions) => sessions.name(),
-            Self::SigningKey(key) => key.name(),
+        by_record!(self, noun => Noun::name(noun),
             Self::Pepper(pepper) => format!("the check value of pepper version {}", pepper.version),
-            Self::Resource(resource) => resource.name(),
-            Self::Key(key) => format!("key {}", key.id),
+            Self::Key(key) => Noun::name(key),
             Self::LastUse(id, _) => format!("the last use of key {id}"),
-            Self::Once(once) => once.name(),
             Self::Audit(row) => format!("row {} of the audit log", row.sequence),
+        )
+    }
+
+    /// Puts it where it stands, and on its lists; `false`: stores do so in ways of their own.
+    pub(in crate::store) fn put<T: Tables>(&self, tables: &mut T, now: Timestamp) -> Result<bool, T::Halt> {
+        by_record!(self, noun => keep(tables, None, noun, now)?,
+            Self::Key(record) => key::put(tables, record)?,
+            Self::Pepper(_) | Self::LastUse(..) | Self::Audit(_) => return Ok(false),
+        );
+        Ok(true)
+    }
+
+    /// Whether something stands there already, in a store that [puts](Self::put) it.
+    pub(in crate::store) fn is_taken<T: Tables>(&self, tables: &mut T) -> Result<bool, T::Halt> {
+        fn stands<T: Tables, N: Noun>(tables: &mut T, record: &N) -> Result<bool, T::Halt> {
+            Ok(tables.value::<N>(&record.place())?.is_some())
         }
+        by_record!(self, noun => stands(tables, noun),
+            Self::Key(key) => Ok(tables.pointer(&key.id)?.is_some() || stands(tables, key)?),
+            Self::Pepper(_) | Self::LastUse(..) | Self::Audit(_) => Ok(false),
+        )
     }
 
     /// Whether it still counts. Stores forget by themselves what does not, each when it likes.

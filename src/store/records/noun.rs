@@ -20,6 +20,8 @@ pub(in crate::store) trait Noun: Clone + Sized {
     const TABLE: TableDefinition<'static, Self::Key, Bytes>;
     /// What its names in Redis begin with.
     const PREFIX: &'static str;
+    /// The list in Redis that all of them stand on, by their places, if there is one.
+    const ALL: Option<&'static str> = None;
     /// Whether its [`project`](Noun::project) stands in front of it in Redis.
     const HAS_PROJECT_IN_FRONT: bool = false;
     /// The index of the embedded store by the time at which one is over, and how long it is kept after that.
@@ -57,6 +59,11 @@ pub(in crate::store) trait Noun: Clone + Sized {
 
     fn lists(&self, _format: Format) -> Vec<List> {
         Vec::new()
+    }
+
+    /// How long it is kept in stores that forget by themselves; `None`: for good.
+    fn kept(&self, _now: Timestamp) -> Option<Duration> {
+        None
     }
 }
 
@@ -194,22 +201,23 @@ pub(in crate::store) fn replace<T: Tables, N: Noun>(
     before: Option<&N>,
     after: &N,
 ) -> Result<(), T::Halt> {
-    keep(tables, before, after, None)
+    // For good, whenever it is.
+    keep(tables, before, after, Timestamp::default())
 }
 
-/// As [`replace`]; it is there for so long at least.
+/// As [`replace`], of a kind that is not kept for good.
 pub(in crate::store) fn keep<T: Tables, N: Noun>(
     tables: &mut T,
     before: Option<&N>,
     after: &N,
-    kept: Option<Duration>,
+    now: Timestamp,
 ) -> Result<(), T::Halt> {
     let format = tables.format();
     let (old, new) = (before.map_or_else(Vec::new, |before| before.lists(format)), after.lists(format));
     for list in old.iter().filter(|list| !new.iter().any(|other| other.is_same(list))) {
         tables.unlist(list)?;
     }
-    tables.put(after, kept)?;
+    tables.put(after, after.kept(now))?;
     let stands = |list: &List| old.iter().any(|other| other.is_same(list) && other.has_same_value(list));
     new.iter().filter(|list| T::FILLS_LISTS || !stands(list)).try_for_each(|list| tables.enlist(list))
 }

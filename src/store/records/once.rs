@@ -60,12 +60,11 @@ impl Noun for OnceRecord {
     fn lists(&self, _format: Format) -> Vec<List> {
         vec![List::in_file(Entry::Bytes(keyspace::ONCE_BY_TIME, timed(self.at, &self.digest)))]
     }
-}
 
-/// How long one is kept in stores that forget by themselves.
-pub(in crate::store) fn kept(once: &OnceRecord, now: Timestamp) -> Duration {
-    let left = once.at.plus(ONCE_KEPT).as_millis().saturating_sub(now.as_millis());
-    Duration::from_millis(left).saturating_add(SPARE)
+    fn kept(&self, now: Timestamp) -> Option<Duration> {
+        let left = self.at.plus(ONCE_KEPT).as_millis().saturating_sub(now.as_millis());
+        Some(Duration::from_millis(left).saturating_add(SPARE))
+    }
 }
 
 pub(in crate::store) fn note<T: Tables>(tables: &mut T, once: &OnceRecord) -> Result<(), T::Halt> {
@@ -73,6 +72,6 @@ pub(in crate::store) fn note<T: Tables>(tables: &mut T, once: &OnceRecord) -> Re
     if let Some(earlier) = earlier.as_ref().filter(|earlier| earlier.holds(once.at)) {
         return refused(format!("this idempotency key made {} already", earlier.target));
     }
-    keep(tables, earlier.as_ref(), once, Some(kept(once, once.at)))?;
+    keep(tables, earlier.as_ref(), once, once.at)?;
     tables.forget::<OnceRecord>(once.at)
 }

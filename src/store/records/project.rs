@@ -18,6 +18,7 @@ impl Noun for Project {
     type Key = &'static str;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::PROJECTS;
     const PREFIX: &'static str = names::PROJECTS;
+    const ALL: Option<&'static str> = Some(names::PROJECT_LIST);
 
     fn name(&self) -> String {
         format!("project {}", self.name)

@@ -18,6 +18,7 @@ impl Noun for Resource {
     type Key = Bytes;
     const TABLE: TableDefinition<'static, Bytes, Bytes> = keyspace::RESOURCES;
     const PREFIX: &'static str = names::RESOURCES;
+    const ALL: Option<&'static str> = Some(names::RESOURCE_LIST);
 
     fn name(&self) -> String {
         self.reference().to_string()

@@ -47,6 +47,10 @@ impl Noun for EndedSession {
         let key = timed(self.expires_at, self.id.as_bytes());
         vec![List::in_file(Entry::Bytes(keyspace::ENDED_SESSIONS_BY_EXPIRY, key))]
     }
+
+    fn kept(&self, now: Timestamp) -> Option<Duration> {
+        Some(kept(self.expires_at, now))
+    }
 }
 
 impl Noun for UserSessions {
@@ -97,6 +101,10 @@ impl Noun for UserSessions {
         let key = timed(self.last_expiry(), self.user.as_bytes());
         vec![List::in_file(Entry::Bytes(keyspace::SESSIONS_BY_EXPIRY, key))]
     }
+
+    fn kept(&self, now: Timestamp) -> Option<Duration> {
+        Some(kept(self.last_expiry(), now))
+    }
 }
 
 /// As events have them, too.
@@ -119,8 +127,8 @@ pub(super) fn of_wire(wire: wire::EndedSession) -> EndedSession {
     }
 }
 
-/// How long what expires then is kept in stores that forget by themselves.
-pub(in crate::store) fn kept(expires_at: Timestamp, now: Timestamp) -> Duration {
+/// How long what expires then is remembered.
+fn kept(expires_at: Timestamp, now: Timestamp) -> Duration {
     let left = expires_at.as_millis().saturating_sub(now.as_millis());
     Duration::from_millis(left).saturating_add(SESSION_KEPT)
 }
@@ -134,7 +142,7 @@ pub(in crate::store) fn begin<T: Tables>(tables: &mut T, user: &str, session: &O
     }
     tables.forget::<UserSessions>(session.began_at)?;
     let after = with(known.clone(), user, session)?;
-    keep(tables, known.as_ref(), &after, Some(kept(after.last_expiry(), session.began_at)))
+    keep(tables, known.as_ref(), &after, session.began_at)
 }
 
 /// The first end counts.
@@ -144,11 +152,11 @@ pub(in crate::store) fn end<T: Tables>(tables: &mut T, session: &EndedSession) -
     // Both are asked for before either is judged, so that one reading is enough.
     let (ended, known) = (tables.value::<EndedSession>(session.id.as_bytes()), known(tables, &session.user));
     if ended?.is_none() {
-        keep(tables, None, session, Some(kept(session.expires_at, session.ended_at)))?;
+        keep(tables, None, session, session.ended_at)?;
     }
     if let Some(known) = known?.filter(|known| known.sessions.iter().any(|open| open.id == session.id)) {
         match without(known.clone(), &session.id) {
-            Some(left) => keep(tables, Some(&known), &left, Some(kept(left.last_expiry(), session.ended_at)))?,
+            Some(left) => keep(tables, Some(&known), &left, session.ended_at)?,
             None => erase(tables, &known)?,
         }
     }

@@ -16,6 +16,7 @@ impl Noun for SigningKey {
     type Key = &'static str;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::SIGNING_KEYS;
     const PREFIX: &'static str = names::SIGNING_KEYS;
+    const ALL: Option<&'static str> = Some(names::SIGNING_KEY_LIST);
 
     fn name(&self) -> String {
         format!("signing key {}", self.id)

@@ -49,7 +49,7 @@ pub struct Connector(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    place: Location,
+    location: Location,
     access: Access,
     /// For the sentinels.
     sentinel_access: Access,
@@ -69,16 +69,16 @@ impl Connector {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] with the file at fault.
-    pub fn open(place: Location) -> Result<Self, StoreError> {
-        let sentinel_login = match &place.topology {
+    pub fn open(location: Location) -> Result<Self, StoreError> {
+        let sentinel_login = match &location.topology {
             Topology::Sentinel { login, .. } => login.clone(),
             Topology::Single(_) | Topology::Cluster(_) => Login::default(),
         };
         Ok(Self(Arc::new(Inner {
-            access: Access::read(&place.login)?,
+            access: Access::read(&location.login)?,
             sentinel_access: Access::read(&sentinel_login)?,
-            tls: place.tls.as_ref().map(Tls::read).transpose()?,
-            place,
+            tls: location.tls.as_ref().map(Tls::read).transpose()?,
+            location,
         })))
     }
 
@@ -87,21 +87,21 @@ impl Connector {
     /// # Errors
     /// [`StoreError::Unavailable`] if this is no address.
     pub fn single(address: &str) -> Result<Self, StoreError> {
-        let place = match address.strip_prefix("unix:") {
+        let found = match address.strip_prefix("unix:") {
             Some(path) => Some(Address::Unix(path.into())),
             None => Address::tcp(address, REDIS_PORT),
         };
-        let place = place.ok_or_else(|| StoreError::Unavailable(format!("`{address}` is no address of a server")))?;
-        Self::open(Location::single(place))
+        let address = found.ok_or_else(|| StoreError::Unavailable(format!("`{address}` is no address of a server")))?;
+        Self::open(Location::single(address))
     }
 
-    pub fn place(&self) -> &Location {
-        &self.0.place
+    pub fn location(&self) -> &Location {
+        &self.0.location
     }
 
     /// How many replicas must confirm a write.
     pub fn replicas(&self) -> u32 {
-        self.0.place.replicas
+        self.0.location.replicas
     }
 
     /// A new connection to the primary of the slot of `{tg}`, which it has just said that it is.
@@ -109,7 +109,7 @@ impl Connector {
     /// # Errors
     /// [`StoreError::Unavailable`] with each server that was tried, and what to do.
     pub async fn primary(&self) -> Result<Connection, StoreError> {
-        match &self.0.place.topology {
+        match &self.0.location.topology {
             Topology::Single(address) => self.primary_at(address).await,
             Topology::Sentinel { sentinels, master, .. } => {
                 through_any(sentinels, |sentinel| async move {
@@ -133,7 +133,7 @@ impl Connector {
     /// # Errors
     /// As [`Connector::primary`].
     pub async fn spread(&self) -> Result<Spread, StoreError> {
-        let Topology::Cluster(seeds) = &self.0.place.topology else {
+        let Topology::Cluster(seeds) = &self.0.location.topology else {
             return self.primary().await.map(Spread::One);
         };
         let (access, tls) = (&self.0.access, self.0.tls.as_ref());
@@ -170,7 +170,7 @@ impl Connector {
 
     /// What the sentinels know of the primary: names and values, as the first of them says. `None` without Sentinel.
     pub(super) async fn sentinel_view(&self) -> Option<Result<Vec<(String, String)>, StoreError>> {
-        let Topology::Sentinel { sentinels, master, .. } = &self.0.place.topology else { return None };
+        let Topology::Sentinel { sentinels, master, .. } = &self.0.location.topology else { return None };
         let view = through_any(sentinels, |sentinel| async move {
             let view = self.view_of(sentinel, master).await?;
             view.ok_or_else(|| unavailable(sentinel, "does not let this user ask: widen the rules of its ACL"))
@@ -193,8 +193,8 @@ impl Connector {
     /// # Errors
     /// [`StoreError::Unavailable`] if nobody who counts them can be asked.
     pub async fn term(&self) -> Result<Term, StoreError> {
-        match &self.0.place.topology {
-            Topology::Single(_) if self.0.place.is_managed => Ok(Term::Managed),
+        match &self.0.location.topology {
+            Topology::Single(_) if self.0.location.is_managed => Ok(Term::Managed),
             Topology::Single(_) => Ok(Term::Fixed),
             Topology::Sentinel { sentinels, master, .. } => {
                 // Each may be the only one that knows of the newest failover yet.

@@ -116,8 +116,8 @@ impl Redis {
                 range.first = [b"(", &*after].concat();
             }
         }
-        let place = RecordNames { records: names::RESOURCES, pointers: "" };
-        let entries = self.listed(range, place).await?;
+        let named = RecordNames { records: names::RESOURCES, pointers: "" };
+        let entries = self.listed(range, named).await?;
         entries.iter().map(|(member, value)| record_of(member.as_bytes(), value)).collect()
     }
 
@@ -126,8 +126,8 @@ impl Redis {
     }
 
     pub async fn projects(&self, after: Option<&str>, limit: usize) -> Result<Vec<Project>, StoreError> {
-        let place = RecordNames { records: names::PROJECTS, pointers: "" };
-        let entries = self.listed(Range::all(names::PROJECT_LIST, limit).after(after), place).await?;
+        let named = RecordNames { records: names::PROJECTS, pointers: "" };
+        let entries = self.listed(Range::all(names::PROJECT_LIST, limit).after(after), named).await?;
         entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
     }
 
@@ -160,8 +160,8 @@ impl Redis {
     }
 
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        let place = RecordNames { records: names::SIGNING_KEYS, pointers: "" };
-        let entries = self.listed(Range::all(names::SIGNING_KEY_LIST, usize::MAX), place).await?;
+        let named = RecordNames { records: names::SIGNING_KEYS, pointers: "" };
+        let entries = self.listed(Range::all(names::SIGNING_KEY_LIST, usize::MAX), named).await?;
         let keys = entries.iter().map(|(id, value)| record_of(id.as_bytes(), value));
         let mut keys = keys.collect::<Result<Vec<SigningKey>, _>>()?;
         keys.sort_by_key(|key| key.created_at);
@@ -169,13 +169,13 @@ impl Redis {
     }
 
     pub async fn pepper_checks(&self) -> Result<Vec<PepperCheck>, StoreError> {
-        let place = RecordNames { records: names::PEPPERS, pointers: "" };
+        let named = RecordNames { records: names::PEPPERS, pointers: "" };
         let damaged = || StoreError::Damaged("the check value of a pepper cannot be read".to_owned());
         let check = |(version, value): (String, Vec<u8>)| {
             let check = value.try_into().map_err(|_| damaged())?;
             Ok(PepperCheck { version: version.parse().map_err(|_| damaged())?, check })
         };
-        let entries = self.listed(Range::all(names::PEPPER_LIST, usize::MAX), place).await?;
+        let entries = self.listed(Range::all(names::PEPPER_LIST, usize::MAX), named).await?;
         let mut checks = entries.into_iter().map(check).collect::<Result<Vec<_>, StoreError>>()?;
         checks.sort_by_key(|check| check.version);
         Ok(checks)
@@ -190,13 +190,13 @@ impl Redis {
     }
 
     /// Members of a list with their records, read a page at a time.
-    async fn listed(&self, mut range: Range, place: RecordNames) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    async fn listed(&self, mut range: Range, named: RecordNames) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
         let mut found: Vec<(String, Vec<u8>)> = Vec::new();
         while found.len() < range.limit {
             let most = PAGE.min(range.limit - found.len());
             let mut script = LIST.prepare_invoke();
             script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
-            script.arg(place.records).arg(place.pointers);
+            script.arg(named.records).arg(named.pointers);
             let mut answer = self.reads.ask(&script).await?;
             answer.as_of()?;
             let (members, records) = (texts(answer.value()?)?, answer.list()?);

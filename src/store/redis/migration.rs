@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tollgate_core::credential::KeyId;
-use tollgate_core::resource::Resource;
 use tollgate_guard::slots::Touched;
 use tollgate_guard::time::Timestamp;
 
@@ -25,15 +24,14 @@ use super::store_state::StoreState;
 use super::values::{key_of, name_of, record_of};
 use super::write_set::{Halt, Seen, Step, WriteSet};
 use crate::domain::change::Event;
-use crate::domain::record::{AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
+use crate::domain::record::AuditEntry;
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
-use crate::store::migration::{Begun, Kind, Page, Record, SPARE};
+use crate::store::migration::{Begun, Kind, Page, Record, SPARE, by_kind};
 use crate::store::records::audit::decode_audit;
 use crate::store::records::event::encode_event;
-use crate::store::records::noun::{Noun, Tables, keep, replace};
-use crate::store::records::{key, once, session};
-use crate::store::{OnceRecord, PepperCheck, StoreError};
+use crate::store::records::noun::{Noun, Tables};
+use crate::store::{PepperCheck, StoreError};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -193,18 +191,23 @@ impl Migrant {
         after: Option<&[u8]>,
         limit: usize,
     ) -> Result<Page, StoreError> {
-        match kind {
-            Kind::Projects => self.listed::<Project>(names::PROJECT_LIST, after, limit).await,
-            Kind::SigningKeys => self.listed::<SigningKey>(names::SIGNING_KEY_LIST, after, limit).await,
-            Kind::Resources => self.listed::<Resource>(names::RESOURCE_LIST, after, limit).await,
+        by_kind!(kind, N => self.every::<N>(kind, after, limit).await,
             Kind::Keys => self.keys(after, limit).await,
             Kind::Peppers => self.peppers(after, limit).await,
             Kind::LastUses => self.last_uses(after, limit).await,
             Kind::Audit => self.rows(after, limit).await,
-            Kind::Users => self.found::<User>(kind, after, limit).await,
-            Kind::EndedSessions => self.found::<EndedSession>(kind, after, limit).await,
-            Kind::Sessions => self.found::<UserSessions>(kind, after, limit).await,
-            Kind::Once => self.found::<OnceRecord>(kind, after, limit).await,
+        )
+    }
+
+    async fn every<N: Noun + Into<Record>>(
+        &self,
+        kind: Kind,
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        match N::ALL {
+            Some(list) => self.listed::<N>(list, after, limit).await,
+            None => self.found::<N>(kind, after, limit).await,
         }
     }
 
@@ -365,27 +368,17 @@ impl fmt::Debug for Migrant {
 /// Puts a record into a set of writes with everything that leads to it.
 fn put(write_set: &mut WriteSet<'_>, record: &Record, now: Timestamp) -> Step<()> {
     // A server forgets later than a migration does.
-    let earlier = now.minus(SPARE);
+    if record.put(write_set, now.minus(SPARE))? {
+        return Ok(());
+    }
     match record {
-        Record::Project(project) => replace(write_set, None, project)?,
-        Record::User(user) => replace(write_set, None, user)?,
-        Record::EndedSession(ended) => {
-            keep(write_set, None, ended, Some(session::kept(ended.expires_at, earlier)))?;
-        }
-        Record::Sessions(sessions) => {
-            keep(write_set, None, sessions, Some(session::kept(sessions.last_expiry(), earlier)))?;
-        }
-        Record::SigningKey(key) => replace(write_set, None, key)?,
         Record::Pepper(pepper) => {
             write_set.set(names::pepper(pepper.version), pepper.check.to_vec());
             write_set.add_member(names::PEPPER_LIST, pepper.version.to_string());
         }
-        Record::Resource(resource) => replace(write_set, None, resource)?,
-        Record::Key(key) => key::put(write_set, key)?,
-        Record::Once(once) => keep(write_set, None, once, Some(once::kept(once, now)))?,
         Record::Audit(row) => write_set.append(row)?,
-        // These are no records here; they are noted apart.
-        Record::LastUse(..) => {}
+        // Last uses are no records here; they are noted apart.
+        _ => {}
     }
     Ok(())
 }

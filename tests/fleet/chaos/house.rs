@@ -233,7 +233,7 @@ pub async fn init(store: &str, folder: &TempDir) -> Init {
     let StoreSettings::Redis(settings) = compiled(&configured(store, folder)).settings.store else {
         panic!("a fleet's store")
     };
-    Redis::new(Connector::open(settings.place).unwrap(), Handle::current()).init().await.unwrap()
+    Redis::new(Connector::open(settings.location).unwrap(), Handle::current()).init().await.unwrap()
 }
 
 fn compiled(config: &str) -> Compiled {

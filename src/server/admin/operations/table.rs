@@ -10,7 +10,9 @@ use crate::server::admin::wire::issuers::{ForgottenBody, IssuerPath};
 use crate::server::admin::wire::keys::{
     CreateKey, KeyBody, KeyPage, KeyPath, ListKeys, NewKeyBody, RotateKey, UpdateKey,
 };
-use crate::server::admin::wire::projects::{ListProjects, ProjectBody, ProjectPage, ProjectPath, UpdateProject};
+use crate::server::admin::wire::projects::{
+    CreateProject, ListProjects, ProjectBody, ProjectPage, ProjectPath, UpdateProject,
+};
 use crate::server::admin::wire::resources::{ListResources, PutResource, ResourceBody, ResourcePage, ResourcePath};
 use crate::server::admin::wire::session::{
     EndedBody, IssuedBody, LoginRequest, LogoutBody, OwnSessionPath, SessionPath, SessionsBody, WhoamiBody,
@@ -46,7 +48,7 @@ const VERDICTS: &str = "/api/v1/issuers/{name}/verdicts";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 35] = [
+pub static OPERATIONS: [Operation; 36] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -202,12 +204,22 @@ pub static OPERATIONS: [Operation; 35] = [
         .by(MANAGE_KEYS, PRIVATE)
         .says(
             "List projects",
-            "The projects within your reach in which something was made, by name. A project comes with the first thing in it.",
+            "The projects within your reach, by name. A project is made by itself, or comes with the first thing in it.",
         )
         .filters::<ListProjects>(),
+    Operation::new::<ProjectBody>("project.create", "POST", PROJECTS, || post(projects::create), 201)
+        .by(MANAGE_KEYS, PRIVATE)
+        .says(
+            "Make a project",
+            "Before anything is made in it. It is a conflict if it is there already, or was deleted. Only an administrator of every \
+             project may.",
+        )
+        .takes::<CreateProject>()
+        .repeatable()
+        .versioned(),
     Operation::new::<ProjectBody>("project.show", "GET", ONE_PROJECT, || get(projects::show), 200)
         .by(MANAGE_KEYS, PRIVATE)
-        .says("Show a project", "One in which nothing was made is active, and has version 0.")
+        .says("Show a project", "One that was never made is active, and has version 0.")
         .on::<ProjectPath>("project:{name}")
         .versioned(),
     Operation::new::<Changed<ProjectBody>>("project.update", "PATCH", ONE_PROJECT, || patch(projects::update), 200)

@@ -25,6 +25,15 @@ pub struct UpdateProject {
     pub state: ProjectStateChange,
 }
 
+/// A project that is made before anything is made in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(example = CreateProject { name: "acme".to_owned() })]
+pub struct CreateProject {
+    #[schemars(with = "Name")]
+    pub name: String,
+}
+
 /// Which project is meant.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct ProjectPath {
@@ -44,21 +53,21 @@ pub struct ListProjects {
     pub limit: Option<usize>,
 }
 
-/// A project as a whole. One in which nothing was made is active and has version 0.
+/// A project as a whole. One that was never made is active and has version 0.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Project")]
 pub struct ProjectBody {
     #[schemars(with = "Name")]
     pub name: String,
-    /// What everything in it carries, given with the first thing made in it; null before that, and until the store is upgraded.
+    /// What everything in it carries, given when it is made, by itself or with the first thing in it; null before that, and until the store is upgraded.
     pub id: Option<String>,
     /// `active`, `suspended` (every key, session and token of it is refused) or `deleted` (the same, for good).
     #[schemars(extend("enum" = ["active", "suspended", "deleted"]))]
     pub state: String,
-    /// Since when it has been in this state; null if nothing was ever made in it.
+    /// Since when it has been in this state; null if it was never made.
     #[schemars(with = "Option<Time>")]
     pub changed_at: Option<String>,
-    /// `key:<id>`, `user:<name>`, `operator` for whoever holds the admin socket, or `tollgate` for the server itself; null if nothing was ever made in it.
+    /// `key:<id>`, `user:<name>`, `operator` for whoever holds the admin socket, or `tollgate` for the server itself; null if it was never made.
     pub changed_by: Option<String>,
     /// Counts the changes of the record; the `ETag` is made of it.
     pub version: u64,
@@ -78,7 +87,7 @@ impl From<&Project> for ProjectBody {
     }
 }
 
-/// A page of the projects in which something was made, by name. Until the store is upgraded, of those alone that were suspended,
+/// A page of the projects, by name. Until the store is upgraded, of those alone that were suspended,
 /// resumed or deleted.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ProjectPage {

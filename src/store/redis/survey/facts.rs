@@ -126,7 +126,7 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         StoreError::Unavailable("the server does not say its version: is it Redis or Valkey?".to_owned())
     })?;
     let settings = Config::read(&mut primary).await.map_err(failed)?;
-    let failover = match (&connector.place().topology, connector.sentinel_view().await) {
+    let failover = match (&connector.location().topology, connector.sentinel_view().await) {
         (_, Some(view)) => Failover::Sentinel { down_after: view.ok().and_then(|view| down_after(&view)) },
         (Topology::Cluster(_), None) => Failover::Cluster,
         (Topology::Single(_) | Topology::Sentinel { .. }, None) => Failover::Single,
@@ -139,7 +139,7 @@ pub(super) async fn gather(connector: &Connector) -> Result<Facts, StoreError> {
         engine,
         version,
         cluster_enabled: info.get("cluster_enabled") == Some(&"1"),
-        is_private: connector.place().is_private(),
+        is_private: connector.location().is_private(),
         replicas_wanted: connector.replicas(),
         replicas_connected: number(&info, "connected_slaves").unwrap_or_default(),
         failover,

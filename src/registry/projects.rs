@@ -1,5 +1,5 @@
-//! Projects as a whole: made by themselves or with the first thing in them, suspended, let go on, deleted. Never brings a deleted one back, and never
-//! touches what it holds: its keys and users are what they were when it goes on.
+//! Projects as a whole: made by themselves or with the first thing in them, suspended, let go on, deleted. Never brings a deleted one
+//! back, and never touches what it holds: its keys and users are what they were when it goes on.
 
 use serde_json::json;
 use tollgate_core::credential::ProjectId;
@@ -40,8 +40,9 @@ impl Registry {
         let ticket = self.ticket(&attempt, once.as_ref(), &json!(name))?;
         self.make(&attempt, || async {
             let known = self.known_project(name).await?;
-            if self.made_before(ticket).await?.is_some() {
-                return Ok(Change::none(known));
+            if let Some(target) = self.made_before(ticket).await? {
+                let made = Some(known).filter(|known| known.version > 0 && known.state != ProjectState::Deleted);
+                return made.map(Change::none).ok_or(RegistryError::Repeated { target });
             }
             if known.state == ProjectState::Deleted {
                 let reason = format!("project {name} is deleted, and its name is not given again: name another one");

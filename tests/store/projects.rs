@@ -53,6 +53,10 @@ async fn a_project_is_made_once_by_an_administrator_of_every_project() {
         let again = registry.create_project(&operator, name, None).await;
         assert!(matches!(again, Err(RegistryError::Conflict(_))), "{name}: {again:?}");
     }
+    // Nor does the idempotency key make it again, or say that it is there, once it is deleted.
+    registry.delete_project(&operator, "acme", Any).await.unwrap();
+    let repeated = registry.create_project(&operator, "acme", once()).await;
+    assert!(matches!(repeated, Err(RegistryError::Repeated { .. })), "{repeated:?}");
     let bound = actor("ops", "gamma", &["manage_keys"]);
     assert!(matches!(registry.create_project(&bound, "gamma", None).await, Err(RegistryError::Forbidden(_))));
     assert!(matches!(registry.create_project(&operator, "*", None).await, Err(RegistryError::Invalid { .. })));

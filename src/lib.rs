@@ -12,6 +12,7 @@ pub mod server;
 pub mod telemetry;
 
 // 3: the decision, the configuration it is compiled from, logging in
+pub mod backup;
 pub mod config;
 pub mod login;
 pub mod pepper;

@@ -3,6 +3,7 @@
 
 mod actor;
 mod audit;
+mod backups;
 mod end_again;
 mod issuers;
 mod keys;

@@ -27,6 +27,7 @@ use tollgate_core::policy::Policy;
 use tollgate_guard::channel::Identity;
 use tollgate_guard::stamps::Stamps;
 
+use crate::backup::Backups;
 use crate::clock::Clock;
 use crate::config::{self, Compiled, Problems, Settings};
 use crate::domain::change::Endings;
@@ -43,7 +44,7 @@ use crate::resolve::api_key::Digester;
 use crate::resolve::cache::Sizes;
 use crate::resolve::l2::L2;
 use crate::resolve::last_used::LastUsed;
-use crate::server::admin::{self, AdminState, Door};
+use crate::server::admin::{self, AdminState, Door, Parts};
 use crate::server::budget::Budget;
 use crate::server::ext_authz::CheckService;
 use crate::server::listen::{CheckListener, Options};
@@ -90,6 +91,7 @@ pub struct Core {
     pub registry: Registry,
     pub resolver: Arc<Resolver>,
     pub store: Store,
+    pub backups: Backups,
 }
 
 impl Core {
@@ -152,8 +154,9 @@ impl Core {
         let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), endings, sizes, l2);
         let resolver = Arc::new(resolver.among(tasks));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
+        let backups = Backups::new(store.clone(), digester.snapshot_signer());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
-        Self { pipeline, registry, resolver, store }
+        Self { pipeline, registry, resolver, store, backups }
     }
 
     /// Who logs users in, with the keys that the store has.
@@ -349,15 +352,16 @@ impl Doors {
         live: &Arc<ArcSwap<Policy>>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Self, RunError> {
-        let admin = AdminState::new(
-            Arc::clone(live),
-            core.registry.clone(),
-            replicas.clone(),
-            core.pipeline.clone(),
+        let admin = AdminState::new(Parts {
+            live: Arc::clone(live),
+            registry: core.registry.clone(),
+            replicas: replicas.clone(),
+            pipeline: core.pipeline.clone(),
             logins,
-            Clock::System,
-            Arc::new(settings.admin.clone()),
-        );
+            backups: core.backups.clone(),
+            clock: Clock::System,
+            settings: Arc::new(settings.admin.clone()),
+        });
         let check = CheckListener::bind(&settings.check)
             .map_err(|error| RunError::Listen { what: "listen.check".to_owned(), error })?;
         let (socket, file) = socket::bind(&settings.admin.unix)

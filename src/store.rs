@@ -3,11 +3,15 @@
 pub mod embedded;
 pub mod format;
 pub mod keyspace;
+pub mod kind;
 pub mod migration;
+mod page;
+pub mod record;
 mod records;
 pub mod redis;
 mod rules;
 mod search;
+pub mod snapshot;
 pub mod upgrade;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Measures Tollgate beside its references, interleaved, and writes `target/bench.json`. Never part of the product; leaves
 //! no process behind, and no file outside its own folder.
 
+mod backup;
 mod direct;
 mod envoy;
 mod fleet;
@@ -127,6 +128,9 @@ fn measure() -> Outcome<()> {
     if is_wanted("fleet") {
         fleet::measure(&bench, &keys, &mut samples)?;
     }
+    if is_wanted("backup") {
+        backup::measure(&bench, &keys, &mut samples)?;
+    }
     if is_wanted("login-flood") {
         flood::measure(&bench, &keys, &mut samples)?;
     }
@@ -145,6 +149,7 @@ fn measure() -> Outcome<()> {
         .chain(envoy::ROWS)
         .chain(memory::ROWS)
         .chain(list::ROWS)
+        .chain(backup::ROWS)
         .collect();
     let file = bench.folder.with_file_name("bench.json");
     report::report(&rows, &samples, &file)?;

@@ -11,7 +11,7 @@ use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, IF_MATCH};
 use axum::http::{HeaderValue, Method};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
-use reqwest::redirect;
+use reqwest::{ClientBuilder, redirect};
 use serde::Serialize;
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -61,9 +61,39 @@ impl Target {
         self.send(Outgoing { method, path: path.to_owned(), if_match, body: bytes }).await
     }
 
+    /// Sends one request whose answer is as long as it is; a success, before its body.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub async fn stream(&self, method: Method, path: &str) -> Result<reqwest::Response, Failure> {
+        let outgoing = Outgoing { method, path: path.to_owned(), if_match: None, body: Zeroizing::default() };
+        let client = self.client(|builder| builder.read_timeout(MAX_TIME))?;
+        let response = self.execute(&client, outgoing).await?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        match self.answer(response).await {
+            Err(failure) => Err(failure),
+            Ok(_) => Err(self.unreachable("the answer is not Tollgate's")),
+        }
+    }
+
+    /// Why the body of an answer did not come to its end.
+    pub fn broken(&self, error: &reqwest::Error) -> Failure {
+        self.broken_off(error)
+    }
+
     async fn send(&self, outgoing: Outgoing) -> Result<Value, Failure> {
-        let request = self.request(outgoing)?;
-        let response = self.client()?.execute(request).await.map_err(|error| self.no_answer(&error))?;
+        let client = self.client(|builder| builder.timeout(MAX_TIME))?;
+        self.answer(self.execute(&client, outgoing).await?).await
+    }
+
+    async fn execute(&self, client: &reqwest::Client, outgoing: Outgoing) -> Result<reqwest::Response, Failure> {
+        client.execute(self.request(outgoing)?).await.map_err(|error| self.no_answer(&error))
+    }
+
+    /// The body of a success.
+    async fn answer(&self, response: reqwest::Response) -> Result<Value, Failure> {
         let status = response.status().as_u16();
         let body = Limited::new(reqwest::Body::from(response), MAX_ANSWER).collect().await;
         let body = body.map_err(|error| self.broken_off(&*error))?.to_bytes();
@@ -85,15 +115,15 @@ impl Target {
     }
 
     /// What makes one connection, to this server and no other.
-    fn client(&self) -> Result<reqwest::Client, Failure> {
-        let mut builder = reqwest::Client::builder()
+    fn client(&self, limited: fn(ClientBuilder) -> ClientBuilder) -> Result<reqwest::Client, Failure> {
+        let builder = reqwest::Client::builder()
             .user_agent(concat!("tollgate/", env!("CARGO_PKG_VERSION")))
             .http1_only()
             .no_proxy()
             .referer(false)
             .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .timeout(MAX_TIME);
+            .retry(reqwest::retry::never());
+        let mut builder = limited(builder);
         let (is_tls, ca) = match self {
             Self::Socket(path) => {
                 builder = builder.unix_socket(path.as_path());

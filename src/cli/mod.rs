@@ -2,6 +2,7 @@
 //! made, and never ends the process from within.
 
 mod audit;
+mod backup;
 mod check_config;
 mod client;
 mod connect;
@@ -15,6 +16,8 @@ mod page;
 mod projects;
 mod prompt;
 mod resources;
+mod restore;
+mod sealed;
 mod session;
 mod sessions;
 mod store;
@@ -100,6 +103,12 @@ go on, at most, with what it has cached.")]
     Resources(resources::ResourcesArgs),
     /// Prepare the store of a fleet, and carry records from one store to another
     Store(store::StoreArgs),
+    /// Copy everything that the store keeps into a file, while Tollgate goes on
+    #[command(after_help = backup::HELP)]
+    Backup(backup::BackupArgs),
+    /// Fill an empty store with a backup
+    #[command(after_help = restore::HELP)]
+    Restore(restore::RestoreArgs),
     /// Read the log of administrative acts
     Audit(audit::AuditArgs),
     /// Log in with a password, and use the token for the commands that follow
@@ -228,6 +237,8 @@ fn dispatch(command: Command) -> Result<Exit, Failure> {
         Command::CheckConfig(args) => check_config::run(&args),
         Command::Keys(args) => block_on(keys::run(args)).map(|()| Exit::Done),
         Command::Store(args) => block_on(store::run(args)).map(|()| Exit::Done),
+        Command::Backup(args) => block_on(backup::run(args)).map(|()| Exit::Done),
+        Command::Restore(args) => block_on(restore::run(args)).map(|()| Exit::Done),
         Command::Projects(args) => block_on(projects::run(args)).map(|()| Exit::Done),
         Command::Issuers(args) => block_on(issuers::run(args)).map(|()| Exit::Done),
         Command::Fleet(args) => block_on(fleet::run(args)).map(|()| Exit::Done),

@@ -2,6 +2,7 @@
 //! came from elsewhere steer a terminal.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -54,6 +55,40 @@ pub fn note(text: &str) {
     // Nowhere is left to say that this failed.
     let _ = writeln!(io::stderr().lock(), "{text}");
 }
+
+/// How far something is that takes a while, for people: on a terminal often, in one line, and elsewhere now and then.
+#[derive(Debug)]
+pub struct Progress {
+    told: Instant,
+    is_terminal: bool,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        Self { told: Instant::now(), is_terminal: io::stderr().is_terminal() }
+    }
+
+    /// Says it, if it is time to.
+    pub fn tell(&mut self, text: impl FnOnce() -> String) {
+        let pause = if self.is_terminal { ON_TERMINAL } else { ELSEWHERE };
+        if self.told.elapsed() < pause {
+            return;
+        }
+        self.told = Instant::now();
+        let (before, after) = if self.is_terminal { ("\r", "\x1b[K") } else { ("", "\n") };
+        let _ = write!(io::stderr().lock(), "{before}{}{after}", text());
+    }
+
+    /// Leaves a terminal to what is said next.
+    pub fn end(self) {
+        if self.is_terminal {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
+
+const ON_TERMINAL: Duration = Duration::from_millis(200);
+const ELSEWHERE: Duration = Duration::from_secs(10);
 
 /// Pretty JSON with a newline at its end.
 ///

@@ -18,12 +18,32 @@ const INTERRUPT: u8 = 3;
 /// # Errors
 /// If there is no terminal, or the two differ.
 pub fn new_password(from_stdin: bool) -> Result<Zeroizing<String>, Failure> {
+    new_secret(from_stdin, "New password: ", "the two passwords differ: nothing was changed")
+}
+
+fn new_secret(from_stdin: bool, question: &str, differ: &str) -> Result<Zeroizing<String>, Failure> {
     if from_stdin {
         return line_of(&mut io::stdin().lock());
     }
-    let first = hidden("New password: ")?;
+    let first = hidden(question)?;
     let second = hidden("The same again: ")?;
-    if *first == *second { Ok(first) } else { Err(Failure::usage("the two passwords differ: nothing was changed")) }
+    if *first == *second { Ok(first) } else { Err(Failure::usage(differ)) }
+}
+
+/// A passphrase that something is sealed with: typed twice, or the first line of standard input.
+///
+/// # Errors
+/// If there is no terminal, or the two differ.
+pub fn new_passphrase(from_stdin: bool) -> Result<Zeroizing<String>, Failure> {
+    new_secret(from_stdin, "Passphrase: ", "the two passphrases differ: nothing was made")
+}
+
+/// The passphrase that something was sealed with: typed, or the first line of standard input.
+///
+/// # Errors
+/// If there is no terminal.
+pub fn passphrase(from_stdin: bool) -> Result<Zeroizing<String>, Failure> {
+    if from_stdin { line_of(&mut io::stdin().lock()) } else { hidden("Passphrase: ") }
 }
 
 /// A password: typed, or the first line of standard input.
@@ -56,7 +76,9 @@ fn hidden(question: &str) -> Result<Zeroizing<String>, Failure> {
 
 fn terminal() -> Result<File, Failure> {
     OpenOptions::new().read(true).write(true).open("/dev/tty").map_err(|_| {
-        Failure::usage("there is no terminal to ask on: pass the password on standard input, with --password-stdin")
+        Failure::usage(
+            "there is no terminal to ask on: pass it on standard input, with --password-stdin or --passphrase-stdin",
+        )
     })
 }
 

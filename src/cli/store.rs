@@ -3,7 +3,7 @@
 
 mod accept;
 mod check;
-mod migrate;
+pub(super) mod migrate;
 mod upgrade;
 
 use std::path::{Path, PathBuf};
@@ -15,8 +15,11 @@ use tokio::runtime::Handle;
 
 use super::output::{self, Cell, Colour, Format, Table, fields};
 use super::{Exit, Failure, connect, invalid};
+use crate::clock::Clock;
 use crate::config::{self, StoreSettings};
+use crate::domain::record::{AuditEntry, Outcome};
 use crate::fleet::position;
+use crate::registry::Actor;
 use crate::run::store::unfit;
 use crate::store::StoreError;
 use crate::store::embedded::Embedded;
@@ -138,7 +141,24 @@ fn init_file(path: &Path, format: Format) -> Result<(), Failure> {
     }
 }
 
-fn failed(error: &StoreError) -> Failure {
+/// A row of the audit log for what somebody with the store's configuration did.
+pub(super) fn operators_row(act: &str, target: &str, reason: Option<String>) -> AuditEntry {
+    AuditEntry {
+        sequence: 0,
+        at: Clock::System.now(),
+        actor: Actor::operator().subject,
+        actor_id: None,
+        act: act.to_owned(),
+        target: target.to_owned(),
+        project: None,
+        outcome: Outcome::Done,
+        reason,
+        peer: act.replace('.', " "),
+        request_id: String::new(),
+    }
+}
+
+pub(super) fn failed(error: &StoreError) -> Failure {
     let exit = if matches!(error, StoreError::Unavailable(_)) { Exit::Unreachable } else { Exit::Failed };
     Failure::new(exit, error.to_string())
 }

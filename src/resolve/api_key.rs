@@ -12,6 +12,7 @@ use tollgate_guard::digest::Digest;
 use super::check_proof::CheckProofs;
 use super::pepper::{Pepper, keyed};
 use super::seal::Sealer;
+use crate::store::snapshot::Signer;
 
 /// Digests keys with every pepper in use; new keys with the current one.
 pub struct Digester {
@@ -20,6 +21,7 @@ pub struct Digester {
     current_version: u32,
     current: Hmac<Sha256>,
     older: Vec<Hmac<Sha256>>,
+    snapshots: Signer,
 }
 
 impl Digester {
@@ -30,6 +32,7 @@ impl Digester {
             current_version: current.version,
             current: current.digests(),
             older: older.iter().map(|pepper| pepper.digests()).collect(),
+            snapshots: current.snapshot_signer(),
         }
     }
 
@@ -41,6 +44,11 @@ impl Digester {
     /// CheckProofs that a request passed the check.
     pub fn check_proofs(&self) -> &CheckProofs {
         &self.proofs
+    }
+
+    /// What signs copies of the store.
+    pub fn snapshot_signer(&self) -> Signer {
+        self.snapshots.clone()
     }
 
     /// The version that [`Digester::current`] digests with.

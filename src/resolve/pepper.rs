@@ -7,6 +7,7 @@ use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use crate::store::PepperCheck;
+use crate::store::snapshot::Signer;
 
 /// 256 bits that are kept outside the store, so that who can write the store cannot mint a key.
 pub struct Pepper {
@@ -28,6 +29,11 @@ impl Pepper {
     pub fn check(&self) -> PepperCheck {
         let mac = keyed(&self.secret).chain_update(b"tollgate pepper check v1");
         PepperCheck { version: self.version, check: mac.finalize().into_bytes().into() }
+    }
+
+    /// What signs copies of a store.
+    pub fn snapshot_signer(&self) -> Signer {
+        Signer::new(self.check(), keyed(&self.derive("signatures of snapshots")))
     }
 
     /// A key for another purpose, from which neither the pepper nor another key can be told.

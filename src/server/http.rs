@@ -37,6 +37,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// Bytes of a head, and of what is read ahead of a body.
     pub buffer: usize,
+    /// For a connection, whatever the client does or leaves undone.
+    pub life: Duration,
     /// For what is under way when the door is to close.
     pub drain: Duration,
 }
@@ -56,8 +58,8 @@ const TOGETHER: usize = 32;
 const SHORT: Duration = Duration::from_millis(8);
 const PAUSE: Duration = Duration::from_millis(4);
 
-/// A place is not held for longer, whatever the client does or leaves undone.
-const CONNECTION_LIFE: Duration = Duration::from_secs(300);
+/// How long a place that anybody can have is held, at most.
+pub const CONNECTION_LIFE: Duration = Duration::from_secs(300);
 
 /// Serves until `shutdown`, then finishes what is under way. `arrive` says what answers one connection. Each request has the
 /// [`PeerState`] of its connection among its extensions.
@@ -110,7 +112,7 @@ where
                 // A client that breaks off or sends no HTTP is its own affair, and one that stays gives its place back.
                 let Ok(Ok(stream)) = stream else { return };
                 let connection = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
-                let _ = tokio::time::timeout(CONNECTION_LIFE, connection).await;
+                let _ = tokio::time::timeout(limits.life, connection).await;
             };
             tokio::select! {
                 biased;
@@ -328,6 +330,7 @@ mod tests {
         room: CONNECTION_LIMITS,
         head_time: Duration::from_secs(10),
         buffer: 8 << 10,
+        life: CONNECTION_LIFE,
         drain: Duration::from_secs(1),
     };
     const MANY: usize = 1100;

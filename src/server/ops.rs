@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::budget::Budget;
-use super::http::{self, Answering, Limits, Shared};
+use super::http::{self, Answering, CONNECTION_LIFE, Limits, Shared};
 use super::places::{ConnectionLimits, PeerState};
 use super::runtime::{self, Crowd};
 use crate::resolve::Resolver;
@@ -34,6 +34,7 @@ const LIMITS: Limits = Limits {
     room: CONNECTION_LIMITS,
     head_time: Duration::from_secs(5),
     buffer: 8 << 10,
+    life: CONNECTION_LIFE,
     drain: Duration::from_secs(2),
 };
 /// How often the metrics are written anew in such a time. Whoever asks more often is told what was written last.

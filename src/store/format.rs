@@ -8,8 +8,7 @@ use super::StoreError;
 
 /// In place of a format while a migration fills the store: no Tollgate opens it, be it an older one.
 pub const UNFINISHED: u64 = u64::MAX;
-const HALF_FILLED: &str =
-    "a migration that fills it has not ended: run the same `tollgate store migrate` again, which goes on where it was";
+const HALF_FILLED: &str = "what fills it has not ended: run the same `tollgate store migrate` or `tollgate restore` again, which goes on where it was";
 
 /// Added to the number of a format that a store is on its way to: a number that no older Tollgate reads.
 const UNDER_WAY: u64 = 1_000;

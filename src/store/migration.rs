@@ -1,11 +1,10 @@
-//! Everything in one store carried to another, as it is, and compared there. Never overwrites, never changes the source, and
+//! Everything in one store, or in a snapshot of one, carried to another, as it is, and compared there. Never overwrites, never changes the source, and
 //! never opens a target to others that is not equal to it.
 //!
 //! Both stores give their records in the same order, so that two walks side by side find what is missing, what differs and what
 //! is too much, a page at a time. A run that was ended in the middle leaves a target that nobody but the next run opens.
 
-mod page;
-mod record;
+mod source;
 mod store;
 mod walk;
 
@@ -15,14 +14,15 @@ use tollgate_guard::time::Timestamp;
 
 use super::StoreError;
 use super::format::Format;
+use super::kind::Kind;
+use super::record::Record;
+use super::upgrade::UPGRADE_FIRST;
 use walk::{PAGE, Walk};
 
-pub use record::{Kind, Record};
+pub use source::Source;
 pub use store::MigrationStore;
 
-pub(super) use page::Page;
-pub(super) use record::{SPARE, by_kind};
-pub(super) use store::Begun;
+pub(super) use store::{Begun, History};
 
 /// What was carried over and compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,24 +41,26 @@ pub struct Count {
     pub copied: u64,
 }
 
-/// Carries everything from one store to the other that is not there yet, compares all of it, and opens the target, laid out like
-/// the source. Whatever
+/// Carries everything to the target that is not there yet, compares all of it, and opens the target, laid out like the source. Whatever
 /// no longer counts at this time stays behind: uses of idempotency keys, and ends of sessions whose tokens expired long ago.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] if the target has something else, if the source was changed meanwhile, or if its upgrade has not
 /// ended.
-pub async fn migrate(source: &MigrationStore, target: &MigrationStore, now: Timestamp) -> Result<Report, StoreError> {
+pub async fn migrate(source: &Source, target: &MigrationStore, now: Timestamp) -> Result<Report, StoreError> {
     let (origin, head) = (source.origin(), source.head().await?);
     if origin == target.origin() {
         return Err(StoreError::Conflict(format!("both stores are the same, {origin}: name two")));
     }
     let format = source.format().await?;
     if format.is_under_way() {
-        let reason = "the upgrade of the source has not ended: run `tollgate store upgrade` on it, and then this again";
-        return Err(StoreError::Conflict(reason.to_owned()));
+        return Err(StoreError::Conflict(UPGRADE_FIRST.to_owned()));
     }
     let begun = target.begin(&origin).await?;
+    if begun == Begun::Ended && matches!(source, Source::Snapshot(_)) {
+        let reason = "the target was filled with this backup before: start Tollgate on it, or use an empty one";
+        return Err(StoreError::Conflict(reason.to_owned()));
+    }
     let mut copied = Vec::new();
     for kind in Kind::ALL {
         copied.push(match begun {
@@ -77,13 +79,13 @@ pub async fn migrate(source: &MigrationStore, target: &MigrationStore, now: Time
         let reason = "the source was changed meanwhile: stop whatever uses it, and migrate to another, empty target";
         return Err(StoreError::Conflict(reason.to_owned()));
     }
-    target.end(format, &source.former().await?).await?;
+    target.end(format, &source.history().await?).await?;
     Ok(Report { counts, digest: HEXLOWER.encode(&digest.finalize()) })
 }
 
 /// Writes what the target does not have. Gives how many those were.
 async fn copy(
-    source: &MigrationStore,
+    source: &Source,
     target: &MigrationStore,
     kind: Kind,
     format: Format,
@@ -119,7 +121,7 @@ async fn copy(
 
 /// Reads every record of both stores. Gives how many there are.
 async fn compare(
-    source: &MigrationStore,
+    source: &Source,
     target: &MigrationStore,
     kind: Kind,
     now: Timestamp,

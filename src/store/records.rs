@@ -20,7 +20,7 @@ use crate::domain::record::Project;
 use noun::Tables;
 
 #[allow(missing_debug_implementations)]
-mod wire {
+pub(super) mod wire {
     include!(concat!(env!("OUT_DIR"), "/tollgate.v1.rs"));
 }
 

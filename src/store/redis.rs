@@ -19,6 +19,7 @@ mod migration;
 mod read_connections;
 mod scripts;
 pub mod shared;
+pub mod snapshot;
 pub mod store_state;
 pub mod survey;
 mod trim;
@@ -101,6 +102,11 @@ impl Redis {
     /// [`StoreError::Damaged`] if there is a store that this Tollgate cannot read.
     pub async fn init(&self) -> Result<Init, StoreError> {
         self.writer.init().await
+    }
+
+    /// As [`Redis::init`], of a store that is closed to all but the migration from there; one that is there stays as it is.
+    pub(super) async fn init_closed(&self, origin: &str) -> Result<(), StoreError> {
+        self.writer.init_closed(origin).await
     }
 
     /// As [`super::Store::commit`].

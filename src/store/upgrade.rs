@@ -8,6 +8,10 @@ use super::format::Format;
 use super::{Store, StoreError, on_thread};
 use crate::domain::record::{Project, ProjectState};
 
+/// Why a store that is half of one format and half of another is not carried over.
+pub(super) const UPGRADE_FIRST: &str =
+    "the upgrade of the store has not ended: run `tollgate store upgrade` on it, and then this again";
+
 /// What was done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upgraded {

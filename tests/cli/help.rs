@@ -2,7 +2,7 @@
 
 use super::run;
 
-const COMMANDS: [&str; 50] = [
+const COMMANDS: [&str; 52] = [
     "serve",
     "check-config",
     "explain",
@@ -43,6 +43,8 @@ const COMMANDS: [&str; 50] = [
     "store init",
     "store migrate",
     "store upgrade",
+    "backup",
+    "restore",
     "audit",
     "audit list",
     "login",

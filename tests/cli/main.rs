@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod audit;
+mod backup;
 mod held;
 mod help;
 mod limits;

@@ -187,3 +187,39 @@ fn former_lineages_are_bounded_and_begin_with_the_third_format() {
         .collect();
     assert_eq!(redis.command::<String>(&["HGET", "tg:{tg}:head", "was"]), before[4..].join(" "));
 }
+
+#[test]
+fn a_backup_that_is_older_than_what_a_replica_remembers_is_asked_about() {
+    let (first, second) = (Server::start(), Server::start());
+    let home = Home::with_a_past(&first);
+    let folder = home.0.folder.path().to_owned();
+    let (old, new) = (folder.join("old"), folder.join("new"));
+    home.run(&["backup", old.to_str().unwrap()]).ends(0);
+    let replica = home.serve();
+    replica.make_key();
+    drop(replica);
+    home.run(&["backup", new.to_str().unwrap()]).ends(0);
+
+    // With all that it remembers it goes on.
+    home.move_from(&first, &second);
+    home.run(&["restore", new.to_str().unwrap()]).ends(0);
+    assert_eq!(home.serve().keys(), 2);
+    let third = Server::start();
+    home.move_from(&second, &third);
+    home.run(&["restore", old.to_str().unwrap()]).ends(0);
+    let shown = home.run(&["store", "accept"]).ends(0).out;
+    assert!(shown.contains("as far as anybody knows"), "{shown}");
+    let sealed = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
+        .args(["serve", "--config", home.config()])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let sealed = Replica { child: sealed, home: &home };
+    wait_for("a replica that refuses", || {
+        sealed.try_run(&["keys", "list"]).is_some_and(|done| done.err.contains("went back without a failover"))
+    });
+    drop(sealed);
+    home.accept();
+    assert_eq!(home.serve().keys(), 1);
+}

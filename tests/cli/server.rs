@@ -175,6 +175,16 @@ impl Server {
         self.folder.path().join(name)
     }
 
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Ended at once, as by a power cut.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     pub fn socket(&self) -> String {
         self.path("admin.sock").to_str().unwrap().to_owned()
     }

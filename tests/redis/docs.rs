@@ -8,15 +8,18 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::record::{Project, ProjectState};
+use tollgate::resolve::pepper::Pepper;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{MigrationStore, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::location::{Location, Login};
+use tollgate::store::redis::snapshot::Copied;
 use tollgate::store::redis::survey::{Level, Survey};
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, Write};
 use tollgate_core::credential::KeyId;
 use tollgate_guard::time::Timestamp;
+use zeroize::Zeroizing;
 
 use crate::connect::address;
 use crate::servers::Server;
@@ -65,11 +68,15 @@ async fn the_user_may_carry_a_store_there_and_back() {
     let redis = Arc::new(Redis::new(connector, Handle::current()));
     redis.init().await.unwrap();
     let (source, fleet) =
-        (MigrationStore::source_file(&from).await.unwrap(), MigrationStore::redis(redis).await.unwrap());
-    let there = migrate(&source, &fleet, Timestamp::from_millis(1)).await.unwrap();
-    let again =
-        migrate(&fleet, &MigrationStore::target_file(&back).await.unwrap(), Timestamp::from_millis(1)).await.unwrap();
+        (MigrationStore::source_file(&from).await.unwrap(), MigrationStore::redis(Arc::clone(&redis)).await.unwrap());
+    let there = migrate(&source.into(), &fleet, Timestamp::from_millis(1)).await.unwrap();
+    let again = migrate(&fleet.into(), &MigrationStore::target_file(&back).await.unwrap(), Timestamp::from_millis(1))
+        .await
+        .unwrap();
     assert_eq!(again.digest, there.digest);
+    let signer = Pepper::new(1, Zeroizing::new([7; 32])).snapshot_signer();
+    let copied = redis.snapshot(std::io::sink(), Timestamp::from_millis(1), &signer, |_| {}).await.unwrap();
+    assert!(matches!(copied, Copied::Whole(..)), "{copied:?}");
     let refusals: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
     assert!(refusals.is_empty(), "{refusals:?}");
 }

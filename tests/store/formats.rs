@@ -164,8 +164,9 @@ async fn a_migration_keeps_the_format_of_its_source() {
     let (store, redis, _server) = in_redis().await;
     let (source, target) =
         (MigrationStore::source_file(&old).await.unwrap(), MigrationStore::redis(Arc::clone(&redis)).await.unwrap());
+    let source = source.into();
     let refused = migrate(&source, &target, at(1)).await.unwrap_err().to_string();
-    assert!(refused.contains("upgrade of the source has not ended"), "{refused}");
+    assert!(refused.contains("upgrade of the store has not ended"), "{refused}");
     drop(source);
 
     for format in [Format::Two, Format::Three] {
@@ -174,10 +175,10 @@ async fn a_migration_keeps_the_format_of_its_source() {
         open(&old).unwrap().apply(vec![Write::UpdateUser(change)]).await.unwrap();
         let (store, redis, _server) = in_redis().await;
         let target = MigrationStore::redis(Arc::clone(&redis)).await.unwrap();
-        migrate(&MigrationStore::source_file(&old).await.unwrap(), &target, at(1)).await.unwrap();
+        migrate(&MigrationStore::source_file(&old).await.unwrap().into(), &target, at(1)).await.unwrap();
         assert_eq!(store.format().await.unwrap(), format);
         let back = folder.path().join(format!("{format}.redb"));
-        migrate(&target, &MigrationStore::target_file(&back).await.unwrap(), at(1)).await.unwrap();
+        migrate(&target.into(), &MigrationStore::target_file(&back).await.unwrap(), at(1)).await.unwrap();
         assert_eq!(open(&back).unwrap().format().await.unwrap(), format);
     }
     assert_eq!(store.format().await.unwrap(), Format::Three, "and the one that was refused is as it was");

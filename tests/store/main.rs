@@ -30,4 +30,5 @@ mod registry_fixture;
 #[path = "../support/servers.rs"]
 mod servers;
 mod shared;
+mod snapshots;
 mod support;

@@ -8,7 +8,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tollgate::domain::record::{AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::migration::{Kind, MigrationStore, Report, migrate};
+use tollgate::store::kind::Kind;
+use tollgate::store::migration::{self, MigrationStore, Report};
 use tollgate::store::redis::Redis;
 use tollgate::store::{AuditQuery, KeyQuery, OnceRecord, PepperCheck, Store, StoreError, Write};
 use tollgate_guard::protocol::{Member, MemberState, Position};
@@ -22,22 +23,22 @@ use crate::support::{
 
 /// More than two pages of keys, apart from those of the random batches.
 const KEYS: std::ops::Range<u64> = 1_000..2_300;
-const NOW: Timestamp = Timestamp::from_millis(1_000);
+pub const NOW: Timestamp = Timestamp::from_millis(1_000);
 const UNFINISHED: u64 = u64::MAX;
 
-struct File {
+pub struct File {
     _folder: TempDir,
     path: PathBuf,
 }
 
 impl File {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { path: folder.path().join("store.redb"), _folder: folder }
     }
 
     /// Its lock is free again when this is dropped.
-    fn open(&self) -> Store {
+    pub fn open(&self) -> Store {
         Store::Embedded(Arc::new(open(&self.path).unwrap()))
     }
 
@@ -45,7 +46,7 @@ impl File {
         MigrationStore::source_file(&self.path).await.unwrap()
     }
 
-    async fn target(&self) -> MigrationStore {
+    pub async fn target(&self) -> MigrationStore {
         MigrationStore::target_file(&self.path).await.unwrap()
     }
 }
@@ -55,7 +56,7 @@ fn open(path: &Path) -> Result<Embedded, StoreError> {
     Embedded::open(path, Duration::from_secs(10))
 }
 
-async fn depot(redis: &Arc<Redis>) -> MigrationStore {
+pub async fn depot(redis: &Arc<Redis>) -> MigrationStore {
     MigrationStore::redis(Arc::clone(redis)).await.unwrap()
 }
 
@@ -65,7 +66,7 @@ fn goes_on(id: &str, expires_at: u64) -> OpenSession {
 }
 
 /// A little of everything, and enough keys and rows for several pages.
-async fn fill(store: &Store) {
+pub async fn fill(store: &Store) {
     let mut dice = Dice(Random(0x7e57));
     for number in 0..200 {
         let step = dice.step(store).await;
@@ -114,6 +115,14 @@ async fn fill(store: &Store) {
 
 /// Everything that both can be asked.
 async fn assert_same(one: &Store, other: &Store) {
+    assert_same_records(one, other).await;
+    let keys = one.keys(KeyQuery { limit: 5_000, ..KeyQuery::default() }).await.unwrap();
+    let ids: Vec<_> = keys.iter().map(|key| key.id).collect();
+    assert_eq!(one.last_used(ids.clone()).await.unwrap(), other.last_used(ids).await.unwrap());
+}
+
+/// The same without what no snapshot has.
+pub async fn assert_same_records(one: &Store, other: &Store) {
     for dice in 0..4 {
         for (ours, theirs) in all_of(one, dice).await.into_iter().zip(all_of(other, dice).await) {
             assert_eq!(ours, theirs);
@@ -125,8 +134,6 @@ async fn assert_same(one: &Store, other: &Store) {
         let query = KeyQuery { project, plane, after: None, limit: 5_000 };
         let keys = one.keys(query.clone()).await.unwrap();
         assert_eq!(keys, other.keys(query.clone()).await.unwrap());
-        let ids: Vec<_> = keys.iter().map(|key| key.id).collect();
-        assert_eq!(one.last_used(ids.clone()).await.unwrap(), other.last_used(ids).await.unwrap());
         let query = AuditQuery { project: query.project, limit: 5_000, ..AuditQuery::default() };
         assert_eq!(one.audit(query.clone()).await.unwrap(), other.audit(query).await.unwrap());
     }
@@ -139,6 +146,10 @@ async fn assert_same(one: &Store, other: &Store) {
         checks
     };
     assert_eq!(sorted(one.pepper_checks().await.unwrap()), sorted(other.pepper_checks().await.unwrap()));
+}
+
+async fn migrate(from: MigrationStore, to: &MigrationStore, now: Timestamp) -> Result<Report, StoreError> {
+    migration::migrate(&from.into(), to, now).await
 }
 
 fn count(report: &Report, kind: Kind) -> (u64, u64) {
@@ -158,14 +169,14 @@ async fn everything_goes_to_redis_and_back() {
     let (file, back) = (File::new(), File::new());
     fill(&file.open()).await;
     let (store, redis, _server) = in_redis().await;
-    let there = migrate(&file.source().await, &depot(&redis).await, NOW).await.unwrap();
+    let there = migrate(file.source().await, &depot(&redis).await, NOW).await.unwrap();
     assert_same(&file.open(), &store).await;
     for count in &there.counts {
         assert!(count.found > 0 && count.copied == count.found, "{count:?}");
     }
     assert!(count(&there, Kind::Keys).0 > 1_300 && count(&there, Kind::Audit).0 > 1_300);
 
-    let again = migrate(&depot(&redis).await, &back.target().await, NOW).await.unwrap();
+    let again = migrate(depot(&redis).await, &back.target().await, NOW).await.unwrap();
     assert_same(&store, &back.open()).await;
     assert_eq!(again, there);
 
@@ -186,9 +197,9 @@ async fn several_servers_are_filled_and_read() {
         let back = File::new();
         let store = servers.empty().await;
         let Store::Redis(redis) = &store else { panic!("it is in Redis") };
-        let there = migrate(&file.source().await, &depot(redis).await, NOW).await.unwrap();
+        let there = migrate(file.source().await, &depot(redis).await, NOW).await.unwrap();
         assert_same(&file.open(), &store).await;
-        assert_eq!(migrate(&depot(redis).await, &back.target().await, NOW).await.unwrap().digest, there.digest);
+        assert_eq!(migrate(depot(redis).await, &back.target().await, NOW).await.unwrap().digest, there.digest);
     }
 }
 
@@ -197,7 +208,7 @@ async fn what_no_longer_counts_stays_behind() {
     let (file, hour) = (File::new(), 3_600_000);
     fill(&file.open()).await;
     let (store, redis, _server) = in_redis().await;
-    let report = migrate(&file.source().await, &depot(&redis).await, at(26 * hour)).await.unwrap();
+    let report = migrate(file.source().await, &depot(&redis).await, at(26 * hour)).await.unwrap();
     assert_eq!((count(&report, Kind::Once), count(&report, Kind::EndedSessions)), ((0, 0), (0, 0)));
     assert!(!store.ended_session("ended".to_owned()).await.unwrap());
 }
@@ -206,7 +217,7 @@ async fn what_no_longer_counts_stays_behind() {
 async fn unfinished(file: &File) -> (Store, Arc<Redis>, RedisServer) {
     fill(&file.open()).await;
     let (store, redis, server) = in_redis().await;
-    migrate(&file.source().await, &depot(&redis).await, NOW).await.unwrap();
+    migrate(file.source().await, &depot(&redis).await, NOW).await.unwrap();
     server.send::<u64>(&format!("HSET tg:{{tg}}:head format {UNFINISHED}")).await;
     (store, redis, server)
 }
@@ -231,13 +242,13 @@ async fn a_run_goes_on_where_the_last_one_ended() {
         command.arg(format!("tg:{{tg}}:list:{list}")).arg(member);
         assert_eq!(command.query_async::<u64>(&mut server.connection().await).await.unwrap(), 1, "{list}");
     }
-    let report = migrate(&file.source().await, &depot(&redis).await, NOW).await.unwrap();
+    let report = migrate(file.source().await, &depot(&redis).await, NOW).await.unwrap();
     let copied = [Kind::Users, Kind::EndedSessions, Kind::Resources, Kind::Projects].map(|kind| count(&report, kind).1);
     assert_eq!(copied, [1, 1, 1, 1]);
     assert_eq!((count(&report, Kind::Keys).1, count(&report, Kind::Audit).1), (0, 0));
     assert_same(&file.open(), &store).await;
 
-    let compared = migrate(&file.source().await, &depot(&redis).await, NOW).await.unwrap();
+    let compared = migrate(file.source().await, &depot(&redis).await, NOW).await.unwrap();
     assert!(compared.digest == report.digest && compared.counts.iter().all(|count| count.copied == 0));
 }
 
@@ -247,7 +258,7 @@ async fn nothing_is_overwritten() {
     let (store, redis, server) = unfinished(&file).await;
     let changed = Project { changed_by: "key:x".to_owned(), version: 3, ..project("late", ProjectState::Deleted) };
     file.open().apply(vec![Write::PutProject(changed.clone())]).await.unwrap();
-    let run = async || migrate(&file.source().await, &depot(&redis).await, NOW).await;
+    let run = async || migrate(file.source().await, &depot(&redis).await, NOW).await;
     refused(run().await, "project late is another one in the target");
     assert!(store.has_no_keys().await.is_err(), "it stays shut");
 
@@ -266,12 +277,12 @@ async fn a_target_must_be_empty_or_of_this_migration() {
     let (file, other) = (File::new(), File::new());
     let (_, redis, _server) = unfinished(&file).await;
     other.open().apply(vec![Write::CreateKey(key(1))]).await.unwrap();
-    refused(migrate(&other.source().await, &depot(&redis).await, NOW).await, "another migration fills the target");
-    refused(migrate(&file.source().await, &other.target().await, NOW).await, "holds records already");
+    refused(migrate(other.source().await, &depot(&redis).await, NOW).await, "another migration fills the target");
+    refused(migrate(file.source().await, &other.target().await, NOW).await, "holds records already");
     let (store, redis, _server) = in_redis().await;
     store.apply(vec![Write::CreateKey(key(2))]).await.unwrap();
-    refused(migrate(&other.source().await, &depot(&redis).await, NOW).await, "holds records already");
-    refused(migrate(&depot(&redis).await, &depot(&redis).await, NOW).await, "both stores are the same");
+    refused(migrate(other.source().await, &depot(&redis).await, NOW).await, "holds records already");
+    refused(migrate(depot(&redis).await, &depot(&redis).await, NOW).await, "both stores are the same");
     assert_eq!(store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await.unwrap().len(), 1);
 
     let missing = MigrationStore::source_file(Path::new("/nowhere/store.redb")).await.unwrap_err();
@@ -287,7 +298,7 @@ async fn a_source_that_has_lost_something_is_not_carried_over() {
     store.apply(vec![Write::CreateUser(user("ann"))]).await.unwrap();
     let target = File::new();
     let is_refused = async || {
-        let run = migrate(&depot(&redis).await, &target.target().await, NOW).await;
+        let run = migrate(depot(&redis).await, &target.target().await, NOW).await;
         refused(run, "the source has lost changes");
     };
     let mut command = redis::cmd("HSET");
@@ -313,7 +324,7 @@ async fn a_file_that_is_half_filled_is_opened_by_nobody_else() {
         command.arg(format!("tg:{{tg}}:i:{}", id(1)));
         command.query_async(&mut server.connection().await).await.unwrap()
     };
-    let ended = migrate(&depot(&redis).await, &target.target().await, NOW).await;
+    let ended = migrate(depot(&redis).await, &target.target().await, NOW).await;
     assert!(matches!(ended, Err(StoreError::Damaged(_))), "{ended:?}");
     let shut = open(&target.path).unwrap_err().to_string();
     assert!(shut.contains("store.redb") && shut.contains("has not ended"), "{shut}");
@@ -321,7 +332,7 @@ async fn a_file_that_is_half_filled_is_opened_by_nobody_else() {
     let mut command = redis::cmd("SET");
     command.arg(format!("tg:{{tg}}:i:{}", id(1))).arg(value);
     let () = command.query_async(&mut server.connection().await).await.unwrap();
-    let report = migrate(&depot(&redis).await, &target.target().await, NOW).await.unwrap();
+    let report = migrate(depot(&redis).await, &target.target().await, NOW).await.unwrap();
     assert_eq!((count(&report, Kind::Users), count(&report, Kind::Keys)), ((1, 0), (1, 1)));
     assert_eq!(target.open().key(id(1)).await.unwrap(), Some(key(1)));
 }
@@ -381,8 +392,8 @@ async fn rows_keep_their_numbers_though_the_oldest_are_gone() {
     assert_eq!(store.trim_audit(at(21), 100).await.unwrap(), 20);
     drop(store);
     let (store, redis, _server) = in_redis().await;
-    migrate(&file.source().await, &depot(&redis).await, NOW).await.unwrap();
-    migrate(&depot(&redis).await, &back.target().await, NOW).await.unwrap();
+    migrate(file.source().await, &depot(&redis).await, NOW).await.unwrap();
+    migrate(depot(&redis).await, &back.target().await, NOW).await.unwrap();
     for store in [store, back.open()] {
         for actor in [None, Some(row("1").actor)] {
             let query = AuditQuery { actor, limit: 99, ..AuditQuery::default() };

@@ -12,12 +12,10 @@ use tokio::runtime::Handle;
 
 use super::super::output::{self, Format, Table, fields};
 use super::super::{Exit, Failure, connect, invalid};
-use super::failed;
-use crate::clock::Clock;
+use super::{failed, operators_row};
 use crate::config::{self, RedisSettings, StoreSettings};
-use crate::domain::record::{AuditEntry, Outcome};
+use crate::domain::record::AuditEntry;
 use crate::fleet::position;
-use crate::registry::Actor;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::store_state::StoreState;
@@ -103,19 +101,11 @@ impl Look {
     /// That it was accepted.
     fn row(&self) -> AuditEntry {
         let missing = self.missing().unwrap_or_else(|| "nothing that anybody knows by its number".to_owned());
-        AuditEntry {
-            sequence: 0,
-            at: Clock::System.now(),
-            actor: Actor::operator().subject,
-            actor_id: None,
-            act: "store.accept".to_owned(),
-            target: format!("lineage:{}", self.standing.lineage),
-            project: None,
-            outcome: Outcome::Done,
-            reason: Some(format!("missing: {missing}")),
-            peer: "store accept".to_owned(),
-            request_id: String::new(),
-        }
+        operators_row(
+            "store.accept",
+            &format!("lineage:{}", self.standing.lineage),
+            Some(format!("missing: {missing}")),
+        )
     }
 
     fn missing(&self) -> Option<String> {

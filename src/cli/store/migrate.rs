@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::{self, RedisSettings, StoreSettings};
 use crate::fleet::position;
 use crate::run::store::{find_loss, unfit};
-use crate::store::migration::{MigrationStore, Report, migrate};
+use crate::store::migration::{MigrationStore, Report, Source, migrate};
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
@@ -55,7 +55,7 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
         StoreSettings::Embedded(path) => MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?,
         StoreSettings::Redis(redis) => fleet(*redis, End::Target).await?,
     };
-    let report = migrate(&source, &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
+    let report = migrate(&Source::Store(source), &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
     match args.output {
         Format::Json => output::print(&output::json(&as_json(&report))?),
         Format::Table => output::print(&as_text(&report)),
@@ -107,19 +107,27 @@ async fn refuse_if_lost(source: &Redis, path: &Path) -> Result<(), Failure> {
 }
 
 fn as_json(report: &Report) -> Value {
+    json!({"records": counts_as_json(report), "digest": report.digest})
+}
+
+pub(in crate::cli) fn counts_as_json(report: &Report) -> Vec<Value> {
     let counts = report
         .counts
         .iter()
         .map(|count| json!({"kind": count.kind.as_str(), "verified": count.found, "copied": count.copied}));
-    json!({"records": counts.collect::<Vec<_>>(), "digest": report.digest})
+    counts.collect()
 }
 
 fn as_text(report: &Report) -> String {
+    let digest = fields(&[("Digest of both", report.digest.clone())]);
+    format!("{}\n{digest}", counts_as_text(report))
+}
+
+pub(in crate::cli) fn counts_as_text(report: &Report) -> String {
     let mut table = Table::new(&["RECORDS", "VERIFIED", "COPIED NOW"]);
     for count in &report.counts {
         let name = count.kind.as_str().replace('_', " ");
         table.row(vec![(&*name).into(), (&*count.found.to_string()).into(), (&*count.copied.to_string()).into()]);
     }
-    let digest = fields(&[("Digest of both", report.digest.clone())]);
-    format!("{}\n{digest}", table.render(output::is_colourful()))
+    table.render(output::is_colourful())
 }

@@ -2,6 +2,7 @@
 //! what its listener did not prove: the socket's file mode, or a credential that the pipeline allows.
 
 mod audit;
+mod backup;
 mod client;
 mod fleet;
 mod grammar;
@@ -34,6 +35,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::MethodRouter;
 use tollgate_core::policy::Policy;
 
+use crate::backup::Backups;
 use crate::clock::Clock;
 use crate::config;
 use crate::fleet::replicas::Replicas;
@@ -63,22 +65,29 @@ pub struct AdminState {
     replicas: Replicas,
     pipeline: Pipeline,
     logins: Logins,
+    backups: Backups,
     clock: Clock,
     settings: Arc<config::Admin>,
     rules: Arc<Rules>,
 }
 
+/// What an [`AdminState`] is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub live: Arc<ArcSwap<Policy>>,
+    pub registry: Registry,
+    pub replicas: Replicas,
+    pub pipeline: Pipeline,
+    pub logins: Logins,
+    pub backups: Backups,
+    pub clock: Clock,
+    pub settings: Arc<config::Admin>,
+}
+
 impl AdminState {
-    pub fn new(
-        live: Arc<ArcSwap<Policy>>,
-        registry: Registry,
-        replicas: Replicas,
-        pipeline: Pipeline,
-        logins: Logins,
-        clock: Clock,
-        settings: Arc<config::Admin>,
-    ) -> Self {
-        Self { live, registry, replicas, pipeline, logins, clock, settings, rules: Arc::default() }
+    pub fn new(parts: Parts) -> Self {
+        let Parts { live, registry, replicas, pipeline, logins, backups, clock, settings } = parts;
+        Self { live, registry, replicas, pipeline, logins, backups, clock, settings, rules: Arc::default() }
     }
 }
 

@@ -171,11 +171,11 @@ fn success(operation: &Operation, description: &str, schema: &Schema) -> Value {
     if operation.versioned {
         headers["ETag"] = json!({"$ref": "#/components/headers/ETag"});
     }
-    json!({
-        "description": description,
-        "headers": headers,
-        "content": {"application/json": {"schema": schema}}
-    })
+    let content = match operation.streams {
+        true => json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}),
+        false => json!({"application/json": {"schema": schema}}),
+    };
+    json!({"description": description, "headers": headers, "content": content})
 }
 
 /// The refusals that an operation may answer with: status and name of the component.

@@ -50,6 +50,8 @@ pub struct Operation {
     pub repeatable: bool,
     /// The status of a success and what it carries.
     pub answer: (u16, Describe),
+    /// Whether a success carries bytes, and not JSON.
+    pub streams: bool,
     /// Whether a success carries one record, with its version as the `ETag`.
     pub versioned: bool,
 }
@@ -97,6 +99,7 @@ impl Operation {
             repeatable: false,
             waits: false,
             answer: (status, SchemaGenerator::subschema_for::<Answer>),
+            streams: false,
             versioned: false,
         }
     }
@@ -145,6 +148,11 @@ impl Operation {
     const fn if_match(mut self, rule: IfMatchRule) -> Self {
         self.if_match = rule;
         self.versioned()
+    }
+
+    const fn streams(mut self) -> Self {
+        self.streams = true;
+        self
     }
 
     const fn throttled(mut self) -> Self {

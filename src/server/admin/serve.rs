@@ -16,7 +16,7 @@ use tower::ServiceExt;
 
 use super::Door;
 use crate::server::budget::Budget;
-use crate::server::http::{self, Answering, Limits};
+use crate::server::http::{self, Answering, CONNECTION_LIFE, Limits};
 use crate::server::places::ConnectionLimits;
 use crate::server::runtime::{self, Crowd};
 use crate::server::socket::SocketFile;
@@ -31,6 +31,7 @@ const LIMITS: Limits = Limits {
     room: CONNECTION_LIMITS,
     head_time: Duration::from_secs(10),
     buffer: 64 << 10,
+    life: CONNECTION_LIFE,
     drain: Duration::from_secs(12),
 };
 
@@ -52,11 +53,14 @@ pub fn start_tcp(
     };
     runtime::run_apart("admin", Crowd::Anybody, move || async move {
         match TcpListener::from_std(listener) {
-            Ok(listener) => serve(listener, router, budget, shutdown, from).await,
+            Ok(listener) => serve(listener, LIMITS, router, budget, shutdown, from).await,
             Err(error) => tracing::error!(%error, "a door of the admin API could not be served"),
         }
     })
 }
+
+/// The operator may take a copy of a large store, at the pace of whatever it is written to.
+const OPERATORS_LIMITS: Limits = Limits { life: Duration::from_secs(12 * 3600), ..LIMITS };
 
 /// How often it is tried to make a socket anew that was removed.
 const REMAKE_EVERY: Duration = Duration::from_secs(1);
@@ -86,7 +90,9 @@ pub fn start_unix(
                 }
             };
             match UnixListener::from_std(listener) {
-                Ok(listener) => serve(listener, router.clone(), Arc::clone(&budget), until, from).await,
+                Ok(listener) => {
+                    serve(listener, OPERATORS_LIMITS, router.clone(), Arc::clone(&budget), until, from).await;
+                }
                 Err(error) => return tracing::error!(%error, "the admin socket could not be served"),
             }
             listener = tokio::select! {
@@ -119,6 +125,7 @@ async fn remake(file: &mut SocketFile) -> std::os::unix::net::UnixListener {
 
 async fn serve<L: Listener>(
     listener: L,
+    limits: Limits,
     router: Router,
     budget: Arc<Budget>,
     shutdown: impl Future<Output = ()> + Send,
@@ -133,7 +140,7 @@ async fn serve<L: Listener>(
         });
         Answering { service, peer }
     };
-    if let Err(connections) = http::serve(listener, LIMITS, budget, shutdown, arrive).await {
+    if let Err(connections) = http::serve(listener, limits, budget, shutdown, arrive).await {
         tracing::warn!(connections, "admin connections were still open at the end");
     }
 }

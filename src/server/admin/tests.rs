@@ -31,7 +31,8 @@ use tollgate_guard::stamps::Stamps;
 use tower::ServiceExt;
 use zeroize::Zeroizing;
 
-use super::{AdminState, Door, router};
+use super::{AdminState, Door, Parts, router};
+use crate::backup::Backups;
 use crate::clock::Clock;
 use crate::config::{Admin, KeyDefaults, UnixAddress};
 use crate::fleet::replicas::Replicas;
@@ -153,6 +154,7 @@ impl Api {
         resolver.adopt(&policy);
         let signing = Arc::clone(resolver.signing());
         let pipeline = Pipeline::new(Arc::new(resolver), Arc::clone(&last_used), clock.clone());
+        let backups = Backups::new(store.clone(), digester.snapshot_signer());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock.clone());
         let replicas = Replicas::sole(embedded, clock.now());
         let logins = Logins::new(store, registry.clone(), signing, Passwords::start().unwrap(), clock.clone());
@@ -165,7 +167,16 @@ impl Api {
             key_defaults,
         };
         let live = Arc::new(ArcSwap::from_pointee(policy));
-        let state = AdminState::new(live, registry, replicas, pipeline, logins, clock, Arc::new(settings));
+        let state = AdminState::new(Parts {
+            live,
+            registry,
+            replicas,
+            pipeline,
+            logins,
+            backups,
+            clock,
+            settings: Arc::new(settings),
+        });
         Self { state, clock: Arc::clone(time), door: Door::Socket }
     }
 

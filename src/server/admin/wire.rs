@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use tollgate_guard::time::Timestamp;
 
 pub const KEYS: &str = "/api/v1/auth/api-keys";
+pub const BACKUP: &str = "/api/v1/backup";
 pub const BOOTSTRAP: &str = "/api/v1/auth/bootstrap";
 pub const RESOURCES: &str = "/api/v1/resources";
 pub const USERS: &str = "/api/v1/users";

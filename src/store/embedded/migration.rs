@@ -1,5 +1,6 @@
 //! The embedded store as one end of a migration. Never overwrites a record, and never forgets one.
 
+use std::io::{self, Write};
 use std::ops::Bound;
 use std::path::Path;
 use std::time::Duration;
@@ -9,17 +10,25 @@ use tollgate_guard::time::Timestamp;
 
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key};
-use super::super::migration::{Begun, Kind, Page, Record, by_kind};
+use super::super::kind::Kind;
+use super::super::migration::Begun;
+use super::super::page::Page;
+use super::super::record::{Record, by_kind};
 use super::super::records::audit::{decode_audit, encode_audit};
 use super::super::records::noun::Noun;
+use super::super::snapshot::{End, Header, Signer, SnapshotWriter};
+use super::super::upgrade::UPGRADE_FIRST;
 use super::super::{PepperCheck, StoreError};
-use super::act::{Act, conflict};
+use super::act::{Act, Failure, conflict};
 use super::counts::Counts;
 use super::engine::Admits;
 use super::keys::{indexed_key, known_id};
 use super::records::Records;
 use super::{Embedded, indexes, journal, records};
 use crate::domain::record::AuditEntry;
+
+/// How many records of a snapshot are read at once.
+const PAGE: usize = 500;
 
 impl Embedded {
     /// As [`Embedded::open`], also a store that a migration has begun to fill.
@@ -71,21 +80,40 @@ impl Embedded {
 
     /// Records of one kind behind a place.
     pub(in crate::store) fn page(&self, kind: Kind, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
-        let records = self.engine.read(|read| {
-            by_kind!(kind, N => all::<N>(read, after, limit),
-            Kind::Keys => keys(read, after, limit),
-            Kind::Peppers => behind(read, keyspace::PEPPERS, after.map(number), limit, |version, check| {
-                Ok(Record::Pepper(PepperCheck { version, check: *check }))
-            }),
-            Kind::LastUses => behind(read, keyspace::LAST_USED, array(after).as_ref(), limit, |id, at| {
-                Ok(Record::LastUse(known_id(id)?, Timestamp::from_millis(at)))
-            }),
-            Kind::Audit => behind(read, keyspace::AUDIT, array(after).map(u64::from_be_bytes), limit, |_, bytes| {
-                Ok(Record::Audit(decode_audit(bytes)?))
-            }),
-            )
-        })?;
-        Ok(Page::of(records, limit))
+        self.engine.read(|read| page(read, kind, after, limit))
+    }
+
+    /// Writes a snapshot of one moment, however long it takes. Gives what it was written to.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if the store is being upgraded, or `out` takes no more.
+    pub fn snapshot<W: Write>(&self, out: W, made_at: Timestamp, signer: &Signer) -> Result<(W, End), StoreError> {
+        let cut_off =
+            |error: io::Error| Failure::Refused(StoreError::Conflict(format!("the backup was cut off: {error}")));
+        self.engine.read(|read| {
+            let meta = read.open_table(keyspace::META)?;
+            let format = super::format_in(&meta)?;
+            if format.is_under_way() {
+                return conflict(UPGRADE_FIRST.to_owned());
+            }
+            let sequence = meta.get(META_SEQUENCE)?.map_or(0, |last| last.value());
+            let release = env!("CARGO_PKG_VERSION").to_owned();
+            let header =
+                Header { made_at, format, pepper: signer.pepper(), release, lineage: None, was: String::new() };
+            let mut writer = SnapshotWriter::begin(out, &header, signer).map_err(cut_off)?;
+            for kind in Kind::ALL.into_iter().filter(|kind| kind.is_in_snapshots()) {
+                let mut after = None;
+                loop {
+                    let page = page(read, kind, after.as_deref(), PAGE)?;
+                    page.records.iter().try_for_each(|record| writer.record(record)).map_err(cut_off)?;
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+            }
+            writer.end(sequence, "").map_err(cut_off)
+        })
     }
 
     /// Puts records where none are, all or none, as a store of this format has them.
@@ -100,6 +128,23 @@ impl Embedded {
             records.iter().try_for_each(|record| put(&mut tables, record))
         })
     }
+}
+
+/// Records of one kind behind a place.
+fn page(read: &ReadTransaction, kind: Kind, after: Option<&[u8]>, limit: usize) -> Act<Page> {
+    let records = by_kind!(kind, N => all::<N>(read, after, limit),
+            Kind::Keys => keys(read, after, limit),
+            Kind::Peppers => behind(read, keyspace::PEPPERS, after.map(number), limit, |version, check| {
+                Ok(Record::Pepper(PepperCheck { version, check: *check }))
+            }),
+            Kind::LastUses => behind(read, keyspace::LAST_USED, array(after).as_ref(), limit, |id, at| {
+                Ok(Record::LastUse(known_id(id)?, Timestamp::from_millis(at)))
+            }),
+            Kind::Audit => behind(read, keyspace::AUDIT, array(after).map(u64::from_be_bytes), limit, |_, bytes| {
+                Ok(Record::Audit(decode_audit(bytes)?))
+            }),
+    )?;
+    Ok(Page::of(records, limit))
 }
 
 fn put(tables: &mut Records<'_, '_>, record: &Record) -> Act<()> {

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use tollgate_guard::time::Timestamp;
 
-use super::page::Page;
-use super::record::{Kind, Record};
 use crate::store::embedded::Embedded;
 use crate::store::format::Format;
+use crate::store::kind::Kind;
+use crate::store::page::Page;
+use crate::store::record::Record;
 use crate::store::redis::{Migrant, Redis};
-use crate::store::{StoreError, on_thread};
+use crate::store::snapshot::SnapshotFile;
+use crate::store::{Store, StoreError, on_thread};
 
 /// One end of a migration.
 #[derive(Debug)]
@@ -31,6 +33,15 @@ pub(in crate::store) enum Begun {
     Open,
     /// This migration has filled it before.
     Ended,
+}
+
+/// What a fleet that has known the records of a store before is to think of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) enum History {
+    /// It begins anew, and had these lineages before, in one text.
+    After(String),
+    /// It goes on from this change of a lineage, as an older copy that was put back: whoever has known more of it misses that.
+    Same { lineage: String, sequence: u64, chain: String, was: String },
 }
 
 impl MigrationStore {
@@ -74,6 +85,23 @@ impl MigrationStore {
     /// [`StoreError::Conflict`] while a replica is attached.
     pub async fn redis(redis: Arc<Redis>) -> Result<Self, StoreError> {
         Migrant::open(redis).await.map(|migrant| Self(Inner::Redis(migrant)))
+    }
+
+    /// The embedded store that it is, once it is open to others.
+    pub fn embedded(&self) -> Option<Store> {
+        match &self.0 {
+            Inner::Embedded(store, _) => Some(Store::Embedded(Arc::clone(store))),
+            Inner::Redis(_) => None,
+        }
+    }
+
+    /// A store in Redis that is filled with a backup, and made for that if there is none.
+    ///
+    /// # Errors
+    /// As [`MigrationStore::redis`].
+    pub async fn redis_for(redis: Arc<Redis>, backup: &SnapshotFile) -> Result<Self, StoreError> {
+        redis.init_closed(&backup.origin()).await?;
+        Self::redis(redis).await
     }
 
     /// Which store it is; another one for each.
@@ -156,11 +184,11 @@ impl MigrationStore {
         }
     }
 
-    /// Opens it to all, laid out like this. Its records had these lineages before.
-    pub(super) async fn end(&self, format: Format, former: &str) -> Result<(), StoreError> {
+    /// Opens it to all, laid out like this.
+    pub(super) async fn end(&self, format: Format, history: &History) -> Result<(), StoreError> {
         match &self.0 {
             Inner::Embedded(store, _) => on_thread(store, move |store| store.end_migration(format)).await,
-            Inner::Redis(migrant) => migrant.end(format, former).await,
+            Inner::Redis(migrant) => migrant.end(format, history).await,
         }
     }
 }

@@ -1,18 +1,19 @@
-//! The records of one kind in one store, one after the other. Never holds more than a page of them.
+//! The records of one kind in one store or snapshot, one after the other. Never holds more than a page of them.
 
 use std::collections::VecDeque;
 
 use tollgate_guard::time::Timestamp;
 
-use super::record::{Kind, Record};
-use super::store::MigrationStore;
+use super::source::Pages;
 use crate::store::StoreError;
+use crate::store::kind::Kind;
+use crate::store::record::Record;
 
 /// How many records are read and written at once.
 pub(super) const PAGE: usize = 500;
 
-pub(super) struct Walk<'d> {
-    store: &'d MigrationStore,
+pub(super) struct Walk<'d, P> {
+    of: &'d P,
     kind: Kind,
     now: Timestamp,
     read: VecDeque<Record>,
@@ -20,15 +21,15 @@ pub(super) struct Walk<'d> {
     at_end: bool,
 }
 
-impl<'d> Walk<'d> {
-    pub(super) fn new(store: &'d MigrationStore, kind: Kind, now: Timestamp) -> Self {
-        Self { store, kind, now, read: VecDeque::new(), after: None, at_end: false }
+impl<'d, P: Pages> Walk<'d, P> {
+    pub(super) fn new(of: &'d P, kind: Kind, now: Timestamp) -> Self {
+        Self { of, kind, now, read: VecDeque::new(), after: None, at_end: false }
     }
 
     /// The next record that still counts.
     pub(super) async fn peek(&mut self) -> Result<Option<&Record>, StoreError> {
         while self.read.is_empty() && !self.at_end {
-            let page = self.store.page(self.kind, self.after.take(), PAGE).await?;
+            let page = self.of.page(self.kind, self.after.take(), PAGE).await?;
             self.read.extend(page.records.into_iter().filter(|record| record.holds(self.now)));
             self.at_end = page.next.is_none();
             self.after = page.next;

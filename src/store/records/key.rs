@@ -10,6 +10,7 @@ use tollgate_guard::time::Timestamp;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, DigestKey, id_key, key_id, scoped, within};
+use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
 use super::super::{Counted, StoreError};
 use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
@@ -19,6 +20,7 @@ use crate::domain::record::{ApiKey, KeyState};
 /// It stands under its digest, by which a check finds it; its id points there.
 impl Noun for ApiKey {
     type Key = DigestKey;
+    const KIND: Kind = Kind::Keys;
     const TABLE: TableDefinition<'static, DigestKey, Bytes> = keyspace::KEYS;
     const PREFIX: &'static str = names::KEYS;
     const HAS_PROJECT_IN_FRONT: bool = true;
@@ -29,6 +31,11 @@ impl Noun for ApiKey {
 
     fn place(&self) -> Vec<u8> {
         self.digest.0.to_vec()
+    }
+
+    /// By its id, which stays while its digest may change.
+    fn listed_place(&self) -> Vec<u8> {
+        id_key(&self.id).to_vec()
     }
 
     fn key(place: &[u8]) -> Option<&[u8; 32]> {

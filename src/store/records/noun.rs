@@ -10,6 +10,7 @@ use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::Bytes;
+use super::super::kind::Kind;
 use super::super::{Counted, Quota, StoreError};
 use crate::domain::record::AuditEntry;
 
@@ -17,6 +18,7 @@ use crate::domain::record::AuditEntry;
 pub(in crate::store) trait Noun: Clone + Sized {
     /// The keys of its table in the embedded store.
     type Key: redb::Key + 'static;
+    const KIND: Kind;
     const TABLE: TableDefinition<'static, Self::Key, Bytes>;
     /// What its names in Redis begin with.
     const PREFIX: &'static str;
@@ -30,8 +32,13 @@ pub(in crate::store) trait Noun: Clone + Sized {
     /// What people call it.
     fn name(&self) -> String;
 
-    /// Where it stands among its kind: in this order every store gives them.
+    /// Where it stands among its kind.
     fn place(&self) -> Vec<u8>;
+
+    /// Where lists and snapshots have it among its kind.
+    fn listed_place(&self) -> Vec<u8> {
+        self.place()
+    }
 
     /// The place as a key of the table; `None`: none can stand there.
     fn key(place: &[u8]) -> Option<<Self::Key as redb::Value>::SelfType<'_>>;

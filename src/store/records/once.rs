@@ -10,6 +10,7 @@ use tollgate_guard::time::Timestamp;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, DigestKey, timed};
+use super::super::kind::Kind;
 use super::super::{ONCE_KEPT, OnceRecord, StoreError};
 use super::noun::{Entry, List, Noun, Tables, damaged, keep, refused};
 use super::wire;
@@ -19,6 +20,7 @@ const SPARE: Duration = Duration::from_secs(3600);
 
 impl Noun for OnceRecord {
     type Key = DigestKey;
+    const KIND: Kind = Kind::Once;
     const TABLE: TableDefinition<'static, DigestKey, Bytes> = keyspace::ONCE;
     const PREFIX: &'static str = names::ONCE;
     const BY_TIME: Option<(TableDefinition<'static, Bytes, ()>, Duration)> = Some((keyspace::ONCE_BY_TIME, ONCE_KEPT));

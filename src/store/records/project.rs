@@ -9,6 +9,7 @@ use super::super::StoreError;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes};
+use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version};
 use super::noun::{List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
 use super::wire;
@@ -16,6 +17,7 @@ use crate::domain::record::{Project, ProjectState};
 
 impl Noun for Project {
     type Key = &'static str;
+    const KIND: Kind = Kind::Projects;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::PROJECTS;
     const PREFIX: &'static str = names::PROJECTS;
     const ALL: Option<&'static str> = Some(names::PROJECT_LIST);

@@ -9,6 +9,7 @@ use tollgate_guard::time::Timestamp;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, scoped};
+use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
 use super::super::{Counted, StoreError};
 use super::noun::{List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
@@ -16,6 +17,7 @@ use super::{project, wire};
 
 impl Noun for Resource {
     type Key = Bytes;
+    const KIND: Kind = Kind::Resources;
     const TABLE: TableDefinition<'static, Bytes, Bytes> = keyspace::RESOURCES;
     const PREFIX: &'static str = names::RESOURCES;
     const ALL: Option<&'static str> = Some(names::RESOURCE_LIST);

@@ -9,6 +9,7 @@ use tollgate_guard::time::Timestamp;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, timed};
+use super::super::kind::Kind;
 use super::super::rules::check_parts;
 use super::super::{SESSION_KEPT, StoreError};
 use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, erase, keep, refused, text_key};
@@ -17,6 +18,7 @@ use crate::domain::record::{EndedSession, OpenSession, UserSessions};
 
 impl Noun for EndedSession {
     type Key = &'static str;
+    const KIND: Kind = Kind::EndedSessions;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::ENDED_SESSIONS;
     const PREFIX: &'static str = names::ENDED_SESSIONS;
     const BY_TIME: Option<(TableDefinition<'static, Bytes, ()>, Duration)> =
@@ -55,6 +57,7 @@ impl Noun for EndedSession {
 
 impl Noun for UserSessions {
     type Key = &'static str;
+    const KIND: Kind = Kind::Sessions;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::SESSIONS;
     const PREFIX: &'static str = names::SESSIONS;
     const BY_TIME: Option<(TableDefinition<'static, Bytes, ()>, Duration)> =

@@ -8,12 +8,14 @@ use super::super::StoreError;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes};
+use super::super::kind::Kind;
 use super::noun::{List, Noun, Tables, damaged, refused, replace, text_key};
 use super::wire;
 use crate::domain::record::SigningKey;
 
 impl Noun for SigningKey {
     type Key = &'static str;
+    const KIND: Kind = Kind::SigningKeys;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::SIGNING_KEYS;
     const PREFIX: &'static str = names::SIGNING_KEYS;
     const ALL: Option<&'static str> = Some(names::SIGNING_KEY_LIST);

@@ -10,6 +10,7 @@ use tollgate_guard::time::Timestamp;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, scoped};
+use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
 use super::super::{Counted, StoreError};
 use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
@@ -18,6 +19,7 @@ use crate::domain::record::User;
 
 impl Noun for User {
     type Key = &'static str;
+    const KIND: Kind = Kind::Users;
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::USERS;
     const PREFIX: &'static str = names::USERS;
     const HAS_PROJECT_IN_FRONT: bool = true;

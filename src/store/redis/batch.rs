@@ -4,6 +4,7 @@
 use super::write_set::{Halt, Seen, Step, WriteSet};
 use crate::domain::record::User;
 use crate::store::keyspace::redis as names;
+use crate::store::kind::Kind;
 use crate::store::records::{self, noun::Tables};
 use crate::store::{PepperCheck, StoreError, Write};
 
@@ -50,6 +51,7 @@ pub(super) fn judge_pepper<'s>(check: &PepperCheck, seen: &'s Seen) -> Result<Wr
                 write_set.purpose().note_making();
             }
             write_set.set(name, check.check.to_vec());
+            write_set.note_written(Kind::Peppers, &check.version.to_be_bytes());
             write_set.add_member(names::PEPPER_LIST, check.version.to_string());
         }
         Err(Halt::Unseen) => {}

@@ -27,7 +27,10 @@ use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
-use crate::store::migration::{Begun, Kind, Page, Record, SPARE, by_kind};
+use crate::store::kind::Kind;
+use crate::store::migration::{Begun, History};
+use crate::store::page::Page;
+use crate::store::record::{Record, SPARE, by_kind};
 use crate::store::records::audit::decode_audit;
 use crate::store::records::event::encode_event;
 use crate::store::records::noun::{Noun, Tables};
@@ -40,10 +43,10 @@ const SCANNED_AT_ONCE: usize = 1000;
 
 const MOST_PEPPERS: usize = 10_000;
 
-/// A store that nobody answers checks from.
+/// A store whose records are carried elsewhere, or that is filled.
 pub(in crate::store) struct Migrant {
     redis: Arc<Redis>,
-    connection: Connection,
+    pub(super) connection: Connection,
     lineage: String,
     /// Where the records come from that are put here.
     origin: Mutex<String>,
@@ -55,13 +58,19 @@ impl Migrant {
     /// # Errors
     /// [`StoreError::Conflict`] while a replica is heard of.
     pub(in crate::store) async fn open(redis: Arc<Redis>) -> Result<Self, StoreError> {
+        let migrant = Self::beside_replicas(redis).await?;
+        migrant.refuse_if_used().await?;
+        Ok(migrant)
+    }
+
+    /// One that is read while others use it.
+    pub(super) async fn beside_replicas(redis: Arc<Redis>) -> Result<Self, StoreError> {
         let mut connection = redis.connector().primary().await?;
         connection.set_response_timeout(LIMIT);
         let (origin, scanned) = Default::default();
         let mut migrant = Self { redis, connection, lineage: String::new(), origin, scanned };
         let [lineage, ..] = migrant.read_head().await?;
         migrant.lineage = lineage;
-        migrant.refuse_if_used().await?;
         Ok(migrant)
     }
 
@@ -136,12 +145,16 @@ impl Migrant {
         Ok(self.redis.standing().await?.former())
     }
 
-    /// Opens it, laid out like this, with what had these lineages before.
-    pub(in crate::store) async fn end(&self, format: Format, former: &str) -> Result<(), StoreError> {
-        let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() });
+    /// Opens it, laid out like this.
+    pub(in crate::store) async fn end(&self, format: Format, history: &History) -> Result<(), StoreError> {
+        let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None);
         let mut script = END_MIGRATION.prepare_invoke();
         script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).arg(&self.lineage).arg(self.origin());
-        script.arg(format.in_head()).arg(UNFINISHED).arg(event).arg(former);
+        script.arg(format.in_head()).arg(UNFINISHED).arg(event);
+        match history {
+            History::After(was) => script.arg(was),
+            History::Same { lineage, sequence, chain, was } => script.arg(was).arg(lineage).arg(sequence).arg(chain),
+        };
         done(&self.run(&script).await?)?;
         self.redis.writer.confirm(&mut self.connection.clone()).await
     }
@@ -257,7 +270,7 @@ impl Migrant {
         Ok(Page::of(records, limit))
     }
 
-    async fn pepper_checks(&self) -> Result<Vec<Record>, StoreError> {
+    pub(super) async fn pepper_checks(&self) -> Result<Vec<Record>, StoreError> {
         let versions = self.members(names::PEPPER_LIST, None, MOST_PEPPERS).await?;
         let values = self.values(versions.iter().map(|version| format!("{}{version}", names::PEPPERS))).await?;
         let check = |(version, value): (&String, Option<Vec<u8>>)| {
@@ -338,7 +351,7 @@ impl Migrant {
         Ok(places)
     }
 
-    async fn values(&self, names: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    pub(super) async fn values(&self, names: impl Iterator<Item = String>) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
         let names: Vec<String> = names.collect();
         if names.is_empty() {
             return Ok(Vec::new());
@@ -346,7 +359,7 @@ impl Migrant {
         self.ask(redis::cmd("MGET").arg(names)).await
     }
 
-    async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+    pub(super) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         let value: Value = command
             .query_async(&mut self.connection.clone())
             .await

@@ -2,6 +2,7 @@
 
 use super::Redis;
 use super::channel::ReplicaAhead;
+use super::connection::Connection;
 use super::scripts::{AsOf, STANDING, ScriptError, bytes, lost, run, text};
 use crate::domain::record::AuditEntry;
 use crate::store::StoreError;
@@ -56,25 +57,7 @@ impl Redis {
     /// # Errors
     /// As [`Redis::standing`].
     pub async fn look(&self) -> Result<Option<StoreState>, StoreError> {
-        let mut connection = self.connector.primary().await?;
-        let mut script = STANDING.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
-        let mut answer = run(&mut connection, &script).await.map_err(ScriptError::into_error)?;
-        if answer.word == "LOST" {
-            return Ok(None);
-        }
-        let AsOf { lineage, sequence, format } = answer.as_of()?;
-        let log = answer.number()?;
-        let mut members = answer.list()?.into_iter();
-        let mut witnesses = Vec::new();
-        while let (Some(id), Some(member)) = (members.next(), members.next()) {
-            witnesses.extend(ReplicaAhead::decode(text(id)?, &bytes(member)?.unwrap_or_default()));
-        }
-        witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-        let missed = answer.number()?;
-        let was = answer.text()?.split_whitespace().map(str::to_owned).collect();
-        let chain = answer.text()?;
-        Ok(Some(StoreState { lineage, format, sequence, chain, log, missed, witnesses, was }))
+        look_over(&mut self.connector.primary().await?).await
     }
 
     /// Takes the store for right as it was seen: gives it a fresh lineage, so that every replica begins anew with it and ends
@@ -86,4 +69,26 @@ impl Redis {
     pub async fn accept(&self, seen: &StoreState, row: &AuditEntry) -> Result<(String, u64), StoreError> {
         self.writer.accept(seen, row).await
     }
+}
+
+/// As [`Redis::look`], over a connection.
+pub(super) async fn look_over(connection: &mut Connection) -> Result<Option<StoreState>, StoreError> {
+    let mut script = STANDING.prepare_invoke();
+    script.key(names::HEAD).key(names::LOG).key(names::MEMBERS);
+    let mut answer = run(connection, &script).await.map_err(ScriptError::into_error)?;
+    if answer.word == "LOST" {
+        return Ok(None);
+    }
+    let AsOf { lineage, sequence, format } = answer.as_of()?;
+    let log = answer.number()?;
+    let mut members = answer.list()?.into_iter();
+    let mut witnesses = Vec::new();
+    while let (Some(id), Some(member)) = (members.next(), members.next()) {
+        witnesses.extend(ReplicaAhead::decode(text(id)?, &bytes(member)?.unwrap_or_default()));
+    }
+    witnesses.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+    let missed = answer.number()?;
+    let was = answer.text()?.split_whitespace().map(str::to_owned).collect();
+    let chain = answer.text()?;
+    Ok(Some(StoreState { lineage, format, sequence, chain, log, missed, witnesses, was }))
 }

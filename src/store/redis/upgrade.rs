@@ -302,7 +302,7 @@ fn unsteady() -> StoreError {
 }
 
 fn everything() -> Vec<u8> {
-    encode_event(&Event { touched: Touched::All, ended: Vec::new() })
+    encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None)
 }
 
 fn asked(answer: Result<Answer, ScriptError>) -> Result<Answer, StoreError> {

@@ -14,9 +14,11 @@ use tollgate_guard::time::Timestamp;
 use super::values::{name_of, record_of, value_of};
 use crate::domain::record::AuditEntry;
 use crate::store::format::Format;
-use crate::store::keyspace::Bytes;
 use crate::store::keyspace::redis as names;
+use crate::store::keyspace::{Bytes, id_key};
+use crate::store::kind::Kind;
 use crate::store::records::audit::{self, encode_audit};
+use crate::store::records::event::Written;
 use crate::store::records::noun::{List, Noun, Tables};
 use crate::store::rules::Purpose;
 use crate::store::{Counted, Quota, StoreError};
@@ -74,6 +76,7 @@ enum Change {
 /// What a batch puts, by which one can tell afterwards whether it did.
 pub(super) struct Put {
     pub(super) records: HashMap<String, Option<Vec<u8>>>,
+    pub(super) written: BTreeSet<Written>,
     /// Those of a batch that only removes: whoever else has removed the same leaves the same.
     rows: Vec<(Vec<String>, Vec<u8>)>,
 }
@@ -89,6 +92,8 @@ pub(super) struct WriteSet<'s> {
     seen: &'s Seen,
     wanted: Wanted,
     records: BTreeMap<String, Change>,
+    /// The same records, as the log names them.
+    written: BTreeSet<Written>,
     /// Whether a member of a list is on it.
     lists: BTreeMap<(String, String), bool>,
     /// Each with the lists that it stands on.
@@ -100,8 +105,8 @@ pub(super) struct WriteSet<'s> {
 
 impl<'s> WriteSet<'s> {
     pub(super) fn new(seen: &'s Seen) -> Self {
-        let (wanted, records, lists, rows) = Default::default();
-        Self { seen, wanted, records, lists, rows, purpose: Purpose::default(), quotas: Vec::new() }
+        let (wanted, records, written, lists, rows) = Default::default();
+        Self { seen, wanted, records, written, lists, rows, purpose: Purpose::default(), quotas: Vec::new() }
     }
 
     pub(super) fn wanted(self) -> Wanted {
@@ -184,6 +189,15 @@ impl<'s> WriteSet<'s> {
         self.records.keys()
     }
 
+    /// What it puts or removes, for the log.
+    pub(super) fn written(&self) -> &BTreeSet<Written> {
+        &self.written
+    }
+
+    pub(super) fn note_written(&mut self, kind: Kind, place: &[u8]) {
+        self.written.insert((kind, place.to_vec()));
+    }
+
     pub(super) fn put_by_it(&self) -> Put {
         let put = |change: &Change| match change {
             Change::Value(value) | Change::Kept(value, _) => Some(value.clone()),
@@ -191,7 +205,7 @@ impl<'s> WriteSet<'s> {
         };
         let records: HashMap<_, _> = self.records.iter().map(|(name, change)| (name.clone(), put(change))).collect();
         let only_removes = records.values().all(Option::is_none);
-        Put { records, rows: if only_removes { self.rows.clone() } else { Vec::new() } }
+        Put { records, written: self.written.clone(), rows: if only_removes { self.rows.clone() } else { Vec::new() } }
     }
 
     /// Adds what is to be written to a script that has its [`guards`].
@@ -232,6 +246,7 @@ impl Tables for WriteSet<'_> {
 
     fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Step<()> {
         let (name, value) = (name_of::<N>(&record.place()), value_of(record, self.format()));
+        self.note_written(N::KIND, &record.listed_place());
         match kept {
             Some(time) => self.set_for(name, value, time),
             None => self.set(name, value),
@@ -241,6 +256,10 @@ impl Tables for WriteSet<'_> {
 
     fn remove<N: Noun>(&mut self, place: &[u8]) -> Step<()> {
         self.delete(name_of::<N>(place));
+        // Of a key its pointer says it.
+        if N::KIND != Kind::Keys {
+            self.note_written(N::KIND, place);
+        }
         Ok(())
     }
 
@@ -271,6 +290,7 @@ impl Tables for WriteSet<'_> {
     }
 
     fn point(&mut self, id: &KeyId, to: Option<&Digest>) -> Step<()> {
+        self.note_written(Kind::Keys, &id_key(id));
         match to {
             Some(digest) => self.set(names::key_id(id), HEXLOWER.encode(&digest.0).into_bytes()),
             None => self.delete(names::key_id(id)),

@@ -23,7 +23,7 @@ use super::write_set::{Put, Seen, Wanted, WriteSet, guards};
 use super::{Init, Read, read_script, texts};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
-use crate::store::format::Format;
+use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::records::audit::{encode_audit, lists_of_actor};
 use crate::store::records::event::encode_event;
@@ -66,7 +66,7 @@ enum WriteError {
     /// Nothing was written, and the connection is of no use any more.
     Broken(StoreError),
     /// Nobody knows whether it was written, and the connection is of no use any more. It only ends something, which may be done twice.
-    Unheard(StoreError, Put),
+    Unheard(StoreError, Box<Put>),
     /// Final. The connection is sound.
     Refused(StoreError),
     /// Final, and the connection is of no use any more.
@@ -100,20 +100,32 @@ impl Writer {
     }
 
     pub(super) async fn init(&self) -> Result<Init, StoreError> {
+        let made = self.make_head(Format::NEWEST.in_head(), None).await?;
+        Format::of_head(made.1)?;
+        Ok(made.0)
+    }
+
+    /// As [`Writer::init`], of a store that is closed to all but the migration from there. One that is there stays as it is.
+    pub(super) async fn init_closed(&self, origin: &str) -> Result<(), StoreError> {
+        self.make_head(UNFINISHED, Some(origin)).await.map(|_| ())
+    }
+
+    /// With the format that it has.
+    async fn make_head(&self, format: u64, origin: Option<&str>) -> Result<(Init, u64), StoreError> {
         let lineage = fresh_lineage()?;
         let mut held = self.connection.lock().await;
         // A fresh one: whoever makes a store must know where.
         let mut line = self.connect().await?;
         let connection = &mut line.connection;
         let mut script = INIT.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).arg(lineage);
-        script.arg(Format::NEWEST.in_head());
+        script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).key(names::MIGRATION);
+        script.arg(lineage).arg(format).arg(origin);
         let mut answer = run(connection, &script).await.map_err(unknown_end)?;
         let (lineage, sequence, format) = (answer.text()?, answer.number()?, answer.number()?);
-        Format::of_head(format)?;
         self.confirm(connection).await?;
         *held = Some(line);
-        Ok(if answer.word == "MADE" { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } })
+        let is_new = answer.word == "MADE";
+        Ok((if is_new { Init::Made { lineage } } else { Init::WasThere { lineage, sequence } }, format))
     }
 
     /// As [`super::Redis::accept`].
@@ -124,7 +136,7 @@ impl Writer {
         let mut script = ACCEPT.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT).key(names::MEMBERS);
         script.arg(&seen.lineage).arg(seen.sequence).arg(&seen.chain).arg(seen.log);
-        script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }));
+        script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None));
         script.arg(encode_audit(row)).arg(seen.former());
         if seen.format.has_three() {
             for list in lists_of_actor(row) {
@@ -142,11 +154,10 @@ impl Writer {
     }
 
     async fn make(&self, judge: &Judge<'_>, event: &Event) -> Result<u64, StoreError> {
-        let payload = encode_event(event);
         let mut held = self.connection.lock().await;
         self.acknowledged.check()?;
         let histories = self.acknowledged.histories();
-        let mut unheard: Option<(StoreError, Put)> = None;
+        let mut unheard: Option<(StoreError, Box<Put>)> = None;
         for _ in 0..ATTEMPTS {
             let kept = held.take().filter(|line| self.is_good(line));
             let is_used = kept.is_some();
@@ -155,8 +166,8 @@ impl Writer {
                 None => self.connect().await?,
             };
             let result = match &unheard {
-                Some((_, put)) => self.attempt_again(&mut line, put, judge, &payload).await,
-                None => self.attempt(&mut line, judge, &payload).await,
+                Some((_, put)) => self.attempt_again(&mut line, put, judge, event).await,
+                None => self.attempt(&mut line, judge, event).await,
             };
             let is_good = self.is_good(&line);
             if !matches!(result, Err(WriteError::Broken(_) | WriteError::Unheard(..) | WriteError::Failed(_))) {
@@ -233,7 +244,7 @@ impl Writer {
         }
     }
 
-    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, payload: &[u8]) -> Result<Head, WriteError> {
+    async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, event: &Event) -> Result<Head, WriteError> {
         let Line { connection, room, .. } = line;
         let mut seen = Seen::new(Format::NEWEST);
         let mut as_of = None;
@@ -257,7 +268,8 @@ impl Writer {
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT);
         script.arg(as_of.map(|(lineage, _)| lineage)).arg(seen.format.in_head());
         // What was read at several moments may refuse what the store never would have.
-        script.arg(if judged.is_ok() { "write" } else { "check" }).arg(self.log_length).arg(payload);
+        script.arg(if judged.is_ok() { "write" } else { "check" }).arg(self.log_length);
+        script.arg(encode_event(event, judged.as_ref().ok().map(WriteSet::written)));
         guards(&seen, &mut script);
         if let Ok(write_set) = &judged {
             write_set.add_to(&mut script);
@@ -267,7 +279,7 @@ impl Writer {
             (Err(silence @ ScriptError::Full(_)), _) => return Err(WriteError::Refused(silence.into_error())),
             (Err(silence), Err(_)) => return Err(WriteError::Broken(silence.into_error())),
             (Err(silence @ ScriptError::Unknown(_)), Ok(write_set)) if uses_reserve => {
-                return Err(WriteError::Unheard(unknown_end(silence), write_set.put_by_it()));
+                return Err(WriteError::Unheard(unknown_end(silence), Box::new(write_set.put_by_it())));
             }
             (Err(silence), Ok(_)) => return Err(WriteError::Failed(unknown_end(silence))),
         };
@@ -284,17 +296,17 @@ impl Writer {
         line: &mut Line,
         put: &Put,
         judge: &Judge<'_>,
-        payload: &[u8],
+        event: &Event,
     ) -> Result<Head, WriteError> {
         let mut seen = Seen::new(Format::NEWEST);
         let wanted = Wanted { records: put.records.keys().cloned().collect(), ..Wanted::default() };
         let lineage = look(&mut line.connection, wanted, &mut seen).await?;
         if put.records.is_empty() || seen.records != put.records {
-            return self.attempt(line, judge, payload).await;
+            return self.attempt(line, judge, event).await;
         }
         let mut script = END.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT).arg(lineage).arg(seen.format.in_head());
-        script.arg("write").arg(self.log_length).arg(payload);
+        script.arg("write").arg(self.log_length).arg(encode_event(event, Some(&put.written)));
         guards(&seen, &mut script);
         put.add_to(&mut script);
         let answer = run(&mut line.connection, &script).await;

@@ -21,10 +21,11 @@ use crate::server::admin::wire::users::{
     CreateUser, FreedBody, ListUsers, SetPassword, UpdateUser, UserBody, UserPage, UserPath,
 };
 use crate::server::admin::wire::{
-    AUDIT, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, SESSIONS, USERS, WHOAMI,
+    AUDIT, BACKUP, BOOTSTRAP, DESCRIPTION, FLEET, JWKS, KEYS, LOGIN, LOGOUT, PROJECTS, RESOURCES, SESSIONS, USERS,
+    WHOAMI,
 };
 use crate::server::admin::{
-    Door, audit, fleet, issuers, keys, openapi, projects, resources, session, sessions, users, whoami,
+    Door, audit, backup, fleet, issuers, keys, openapi, projects, resources, session, sessions, users, whoami,
 };
 
 const PRIVATE: &[Door] = &[Door::Socket, Door::Http];
@@ -48,7 +49,7 @@ const VERDICTS: &str = "/api/v1/issuers/{name}/verdicts";
 const ONE_RESOURCE: &str = "/api/v1/resources/{kind}/{id}";
 
 /// Everything that the API does.
-pub static OPERATIONS: [Operation; 36] = [
+pub static OPERATIONS: [Operation; 37] = [
     Operation::new::<Value>("api.describe", "GET", DESCRIPTION, || get(openapi::serve), 200)
         .by(Access::Public, PRIVATE)
         .says("This description", "OpenAPI 3.1. Anybody may read it."),
@@ -133,6 +134,13 @@ pub static OPERATIONS: [Operation; 36] = [
     Operation::new::<NewKeyBody<'static>>("key.bootstrap", "POST", BOOTSTRAP, || post(keys::bootstrap), 201)
         .says("Make the first administrative key", "Only through the admin socket, and only while no active one exists.")
         .versioned(),
+    Operation::new::<Vec<u8>>("store.backup", "POST", BACKUP, || post(backup::make), 200)
+        .says(
+            "Copy the store",
+            "Everything in an embedded store, of one moment, as `tollgate restore` takes it. Only through the admin socket, one at a \
+             time. An answer that ends without its last chunk is no copy.",
+        )
+        .streams(),
     Operation::new::<UserPage>("user.list", "GET", USERS, || get(users::list), 200)
         .by(MANAGE_USERS, PRIVATE)
         .says("List users", "The users within your reach, by name.")

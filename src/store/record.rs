@@ -4,62 +4,14 @@ use tollgate_core::credential::KeyId;
 use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
+use super::format::Format;
+use super::keyspace::{id_key, key_id};
+use super::kind::Kind;
+use super::records::audit::{decode_audit, encode_audit};
+use super::records::key;
+use super::records::noun::{Noun, Tables, keep};
+use super::{OnceRecord, PepperCheck, SESSION_KEPT, StoreError};
 use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
-use crate::store::format::Format;
-use crate::store::keyspace::id_key;
-use crate::store::records::audit::encode_audit;
-use crate::store::records::key::{self, encode_key};
-use crate::store::records::noun::{Noun, Tables, keep};
-use crate::store::{OnceRecord, PepperCheck, SESSION_KEPT};
-
-/// A kind of record. What takes rights away stands before what gives them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Kind {
-    Projects,
-    Users,
-    EndedSessions,
-    Sessions,
-    SigningKeys,
-    Peppers,
-    Resources,
-    Keys,
-    LastUses,
-    Once,
-    Audit,
-}
-
-impl Kind {
-    /// In the order in which they are carried over: a last use needs its key.
-    pub const ALL: [Self; 11] = [
-        Self::Projects,
-        Self::Users,
-        Self::EndedSessions,
-        Self::Sessions,
-        Self::SigningKeys,
-        Self::Peppers,
-        Self::Resources,
-        Self::Keys,
-        Self::LastUses,
-        Self::Once,
-        Self::Audit,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Projects => "projects",
-            Self::Users => "users",
-            Self::EndedSessions => "ended_sessions",
-            Self::Sessions => "sessions",
-            Self::SigningKeys => "signing_keys",
-            Self::Peppers => "peppers",
-            Self::Resources => "resources",
-            Self::Keys => "keys",
-            Self::LastUses => "last_uses",
-            Self::Once => "idempotency_keys",
-            Self::Audit => "audit_rows",
-        }
-    }
-}
 
 /// One record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,31 +35,31 @@ pub enum Record {
 macro_rules! by_kind {
     ($kind:expr, $noun:ident => $do:expr, $($other:pat => $else:expr),+ $(,)?) => {
         match $kind {
-            $crate::store::migration::Kind::Projects => {
+            $crate::store::kind::Kind::Projects => {
                 type $noun = $crate::domain::record::Project;
                 $do
             }
-            $crate::store::migration::Kind::Users => {
+            $crate::store::kind::Kind::Users => {
                 type $noun = $crate::domain::record::User;
                 $do
             }
-            $crate::store::migration::Kind::EndedSessions => {
+            $crate::store::kind::Kind::EndedSessions => {
                 type $noun = $crate::domain::record::EndedSession;
                 $do
             }
-            $crate::store::migration::Kind::Sessions => {
+            $crate::store::kind::Kind::Sessions => {
                 type $noun = $crate::domain::record::UserSessions;
                 $do
             }
-            $crate::store::migration::Kind::SigningKeys => {
+            $crate::store::kind::Kind::SigningKeys => {
                 type $noun = $crate::domain::record::SigningKey;
                 $do
             }
-            $crate::store::migration::Kind::Resources => {
+            $crate::store::kind::Kind::Resources => {
                 type $noun = ::tollgate_core::resource::Resource;
                 $do
             }
-            $crate::store::migration::Kind::Once => {
+            $crate::store::kind::Kind::Once => {
                 type $noun = $crate::store::OnceRecord;
                 $do
             }
@@ -115,7 +67,7 @@ macro_rules! by_kind {
         }
     };
 }
-pub(in crate::store) use by_kind;
+pub(super) use by_kind;
 
 /// The same with a record.
 macro_rules! by_record {
@@ -154,24 +106,62 @@ into_record! {
 }
 
 impl Record {
+    pub fn kind(&self) -> Kind {
+        fn of<N: Noun>(_: &N) -> Kind {
+            N::KIND
+        }
+        by_record!(self, noun => of(noun),
+            Self::Key(key) => of(key),
+            Self::Pepper(_) => Kind::Peppers,
+            Self::LastUse(..) => Kind::LastUses,
+            Self::Audit(_) => Kind::Audit,
+        )
+    }
+
     /// Where it stands among those of its kind: in this order every store gives them.
     pub fn place(&self) -> Vec<u8> {
-        by_record!(self, noun => noun.place(),
+        by_record!(self, noun => noun.listed_place(),
             Self::Pepper(pepper) => pepper.version.to_be_bytes().to_vec(),
-            Self::Key(key) => id_key(&key.id).to_vec(),
+            Self::Key(key) => key.listed_place(),
             Self::LastUse(id, _) => id_key(id).to_vec(),
             Self::Audit(row) => row.sequence.to_be_bytes().to_vec(),
         )
     }
 
-    /// All of it, the same for equal records.
-    pub(super) fn bytes(&self) -> Vec<u8> {
-        by_record!(self, noun => [noun.place(), noun.encode(Format::NEWEST)].concat(),
-            Self::Pepper(pepper) => [&pepper.version.to_be_bytes()[..], &pepper.check].concat(),
-            Self::Key(key) => encode_key(key),
-            Self::LastUse(id, at) => [&id_key(id)[..], &at.as_millis().to_be_bytes()].concat(),
+    /// All of it but its place, the same for equal records.
+    pub(super) fn body(&self) -> Vec<u8> {
+        by_record!(self, noun => noun.encode(Format::NEWEST),
+            Self::Pepper(pepper) => pepper.check.to_vec(),
+            Self::Key(key) => key.encode(Format::NEWEST),
+            Self::LastUse(_, at) => at.as_millis().to_be_bytes().to_vec(),
             Self::Audit(row) => encode_audit(row),
         )
+    }
+
+    /// The record in a place, by its [`body`](Self::body).
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if the bytes are no such record, or one of another place.
+    pub(super) fn decode(kind: Kind, place: &[u8], body: &[u8]) -> Result<Self, StoreError> {
+        let damaged = || StoreError::Damaged(format!("one of the {} cannot be read", kind.as_str().replace('_', " ")));
+        let record = by_kind!(kind, N => N::decode(place, body)?.into(),
+            Kind::Keys => Self::Key(key::decode_key(body)?),
+            Kind::Peppers => {
+                let version = u32::from_be_bytes(place.try_into().map_err(|_| damaged())?);
+                Self::Pepper(PepperCheck { version, check: body.try_into().map_err(|_| damaged())? })
+            },
+            Kind::LastUses => {
+                let at = u64::from_be_bytes(body.try_into().map_err(|_| damaged())?);
+                Self::LastUse(key_id(place).ok_or_else(damaged)?, Timestamp::from_millis(at))
+            },
+            Kind::Audit => Self::Audit(decode_audit(body)?),
+        );
+        if record.place() == place { Ok(record) } else { Err(damaged()) }
+    }
+
+    /// All of it, the same for equal records.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        [self.place(), self.body()].concat()
     }
 
     /// What people call it.
@@ -185,7 +175,7 @@ impl Record {
     }
 
     /// Puts it where it stands, and on its lists; `false`: stores do so in ways of their own.
-    pub(in crate::store) fn put<T: Tables>(&self, tables: &mut T, now: Timestamp) -> Result<bool, T::Halt> {
+    pub(super) fn put<T: Tables>(&self, tables: &mut T, now: Timestamp) -> Result<bool, T::Halt> {
         by_record!(self, noun => keep(tables, None, noun, now)?,
             Self::Key(record) => key::put(tables, record)?,
             Self::Pepper(_) | Self::LastUse(..) | Self::Audit(_) => return Ok(false),
@@ -194,7 +184,7 @@ impl Record {
     }
 
     /// Whether something stands there already, in a store that [puts](Self::put) it.
-    pub(in crate::store) fn is_taken<T: Tables>(&self, tables: &mut T) -> Result<bool, T::Halt> {
+    pub(super) fn is_taken<T: Tables>(&self, tables: &mut T) -> Result<bool, T::Halt> {
         fn stands<T: Tables, N: Noun>(tables: &mut T, record: &N) -> Result<bool, T::Halt> {
             Ok(tables.value::<N>(&record.place())?.is_some())
         }
@@ -217,4 +207,4 @@ impl Record {
 }
 
 /// How much earlier than a store a migration forgets, at least.
-pub(in crate::store) const SPARE: std::time::Duration = std::time::Duration::from_secs(3600);
+pub(super) const SPARE: std::time::Duration = std::time::Duration::from_secs(3600);

@@ -1,0 +1,24 @@
+//! That a copy of everything was taken. Makes none.
+
+use super::actor::Actor;
+use super::audit::Attempt;
+use super::{Registry, RegistryError, Result};
+use crate::domain::change::Event;
+use crate::domain::record::Outcome;
+use crate::store::Write;
+
+impl Registry {
+    /// Writes down that somebody takes a copy of the store, before they get it.
+    ///
+    /// # Errors
+    /// [`RegistryError::Forbidden`] to all but the operator, [`RegistryError::Unavailable`] if it could not be written down.
+    pub async fn note_backup(&self, actor: &Actor) -> Result<()> {
+        let attempt = Attempt { actor, act: "store.backup", target: "store".to_owned() };
+        if !actor.is_operator() {
+            let reason = "only the operator takes a copy of the store";
+            return self.refuse(&attempt, None, reason, RegistryError::Forbidden(reason.to_owned())).await;
+        }
+        let row = Write::Audit(self.row(&attempt, None, Outcome::Done, None));
+        self.apply(vec![row], Event::touching(&[])).await.map(|_| ())
+    }
+}

@@ -1,0 +1,91 @@
+//! The kinds of record that a store keeps. Never knows what one of them looks like.
+
+/// A kind of record. What takes rights away stands before what gives them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    Projects,
+    Users,
+    EndedSessions,
+    Sessions,
+    SigningKeys,
+    Peppers,
+    Resources,
+    Keys,
+    LastUses,
+    Once,
+    Audit,
+}
+
+impl Kind {
+    /// In the order in which they are carried over: a last use needs its key.
+    pub const ALL: [Self; 11] = [
+        Self::Projects,
+        Self::Users,
+        Self::EndedSessions,
+        Self::Sessions,
+        Self::SigningKeys,
+        Self::Peppers,
+        Self::Resources,
+        Self::Keys,
+        Self::LastUses,
+        Self::Once,
+        Self::Audit,
+    ];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Projects => "projects",
+            Self::Users => "users",
+            Self::EndedSessions => "ended_sessions",
+            Self::Sessions => "sessions",
+            Self::SigningKeys => "signing_keys",
+            Self::Peppers => "peppers",
+            Self::Resources => "resources",
+            Self::Keys => "keys",
+            Self::LastUses => "last_uses",
+            Self::Once => "idempotency_keys",
+            Self::Audit => "audit_rows",
+        }
+    }
+
+    /// As it stands in snapshots and in the log, for good.
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Projects => 1,
+            Self::Users => 2,
+            Self::EndedSessions => 3,
+            Self::Sessions => 4,
+            Self::SigningKeys => 5,
+            Self::Peppers => 6,
+            Self::Resources => 7,
+            Self::Keys => 8,
+            Self::LastUses => 9,
+            Self::Once => 10,
+            Self::Audit => 11,
+        }
+    }
+
+    /// `None`: a later Tollgate has a kind of this number.
+    pub(super) fn of_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.number() == number)
+    }
+
+    /// Whether a snapshot has it. When a key was last used is known again soon after, and nothing depends on it.
+    pub(super) fn is_in_snapshots(self) -> bool {
+        self != Self::LastUses
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_number_and_a_name_of_its_own() {
+        for kind in Kind::ALL {
+            assert_eq!(Kind::of_number(kind.number()), Some(kind));
+            assert_eq!(Kind::ALL.iter().filter(|other| other.as_str() == kind.as_str()).count(), 1);
+        }
+        assert_eq!((Kind::of_number(0), Kind::of_number(200)), (None, None));
+    }
+}

@@ -5,11 +5,12 @@ use std::io::{self, Write};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tollgate_guard::time::Timestamp;
 
 use crate::store::embedded::Embedded;
@@ -42,30 +43,74 @@ pub enum BackupError {
 
 /// Makes copies. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Backups {
+pub struct Backups(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     store: Store,
-    signer: Arc<Signer>,
+    signer: Signer,
     turn: Arc<Semaphore>,
+    is_ending: AtomicBool,
 }
 
-/// The bytes of a copy, as they come. An error means that the rest does not.
-pub type Chunks = mpsc::Receiver<io::Result<Bytes>>;
+/// A turn to make a copy: nobody else has one.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code)] OwnedSemaphorePermit);
+
+/// The bytes of a copy, as they come.
+#[derive(Debug)]
+pub struct Chunks {
+    incoming: mpsc::Receiver<Chunk>,
+    is_over: bool,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Bytes(Bytes),
+    /// There are no more.
+    End,
+    Failed(String),
+}
+
+impl Chunks {
+    /// The next ones; an error, once, where the rest does not come; `None` behind the end.
+    pub async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        if self.is_over {
+            return None;
+        }
+        let chunk = self.incoming.recv().await;
+        self.is_over = !matches!(chunk, Some(Chunk::Bytes(_)));
+        match chunk {
+            Some(Chunk::Bytes(bytes)) => Some(Ok(bytes)),
+            Some(Chunk::End) => None,
+            Some(Chunk::Failed(reason)) => Some(Err(io::Error::other(reason))),
+            // Without a word of it, what was sent so far would pass for all.
+            None => Some(Err(io::Error::other("the backup was cut off"))),
+        }
+    }
+}
 
 impl Backups {
     pub fn new(store: Store, signer: Signer) -> Self {
-        Self { store, signer: Arc::new(signer), turn: Arc::new(Semaphore::new(1)) }
+        Self(Arc::new(Inner { store, signer, turn: Arc::new(Semaphore::new(1)), is_ending: AtomicBool::new(false) }))
     }
 
-    /// Whether a copy can be begun here at all.
+    /// A turn to make a copy.
     ///
     /// # Errors
-    /// [`BackupError::Shared`]
-    pub fn demand_own_store(&self) -> Result<(), BackupError> {
-        self.own_store().map(|_| ())
+    /// [`BackupError`]
+    pub fn turn(&self) -> Result<Turn, BackupError> {
+        self.own_store()?;
+        Arc::clone(&self.0.turn).try_acquire_owned().map(Turn).map_err(|_| BackupError::Busy)
+    }
+
+    /// The process ends: so does a copy that is being made.
+    pub fn end(&self) {
+        self.0.is_ending.store(true, Ordering::SeqCst);
     }
 
     fn own_store(&self) -> Result<&Arc<Embedded>, BackupError> {
-        match &self.store {
+        match &self.0.store {
             Store::Embedded(store) => Ok(store),
             Store::Redis(_) => Err(BackupError::Shared),
         }
@@ -75,39 +120,45 @@ impl Backups {
     ///
     /// # Errors
     /// [`BackupError`]
-    pub fn begin(&self, now: Timestamp) -> Result<Chunks, BackupError> {
-        let (store, signer) = (Arc::clone(self.own_store()?), Arc::clone(&self.signer));
-        let turn = Arc::clone(&self.turn).try_acquire_owned().map_err(|_| BackupError::Busy)?;
-        let (sender, chunks) = mpsc::channel(WAITING);
-        let out = Sender { chunk: BytesMut::with_capacity(CHUNK), sender, runtime: Handle::current() };
+    pub fn begin(&self, turn: Turn, now: Timestamp) -> Result<Chunks, BackupError> {
+        let (store, inner) = (Arc::clone(self.own_store()?), Arc::clone(&self.0));
+        let (sender, incoming) = mpsc::channel(WAITING);
+        let runtime = Handle::current();
         let make = move || {
             stand_behind_checks(NICENESS, "what makes a backup");
-            let (runtime, sender) = (out.runtime.clone(), out.sender.clone());
-            // Without a word of it, what was sent so far would pass for all.
-            let made = catch_unwind(AssertUnwindSafe(|| store.snapshot(out, now, &signer)));
-            match made.unwrap_or_else(|_| Err(StoreError::Unavailable("the copy panicked".to_owned()))) {
-                Ok((_, end)) => tracing::info!(records = end.records, "a backup was made"),
+            let out =
+                Sender { chunk: BytesMut::with_capacity(CHUNK), sender: &sender, runtime: &runtime, backups: &inner };
+            let made = catch_unwind(AssertUnwindSafe(|| store.snapshot(out, now, &inner.signer)));
+            let made = made.unwrap_or_else(|_| Err(StoreError::Unavailable("the copy panicked".to_owned())));
+            let last = match made {
+                Ok((_, end)) => {
+                    tracing::info!(records = end.records, "a backup was made");
+                    Chunk::End
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a backup was not made");
-                    let _ = send(&runtime, &sender, Err(io::Error::other(error.to_string())));
+                    Chunk::Failed(error.to_string())
                 }
-            }
+            };
+            // Whoever does not hear it finds the end missing.
+            let _ = send(&runtime, &sender, last);
             drop(turn);
         };
         let thread = std::thread::Builder::new().name("tollgate-backup".to_owned()).spawn(make);
         thread.map_err(|error| BackupError::NoThread(error.to_string()))?;
-        Ok(chunks)
+        Ok(Chunks { incoming, is_over: false })
     }
 }
 
 /// Gathers what is written, and sends it off when there is enough.
-struct Sender {
+struct Sender<'s> {
     chunk: BytesMut,
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    runtime: Handle,
+    sender: &'s mpsc::Sender<Chunk>,
+    runtime: &'s Handle,
+    backups: &'s Inner,
 }
 
-impl Write for Sender {
+impl Write for Sender<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let taken = bytes.len().min(CHUNK - self.chunk.len());
         self.chunk.extend_from_slice(&bytes[..taken]);
@@ -118,12 +169,15 @@ impl Write for Sender {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        if self.backups.is_ending.load(Ordering::SeqCst) {
+            return Err(io::Error::other("Tollgate is told to end"));
+        }
         let chunk = mem::replace(&mut self.chunk, BytesMut::with_capacity(CHUNK)).freeze();
-        if chunk.is_empty() { Ok(()) } else { send(&self.runtime, &self.sender, Ok(chunk)) }
+        if chunk.is_empty() { Ok(()) } else { send(self.runtime, self.sender, Chunk::Bytes(chunk)) }
     }
 }
 
-fn send(runtime: &Handle, sender: &mpsc::Sender<io::Result<Bytes>>, chunk: io::Result<Bytes>) -> io::Result<()> {
+fn send(runtime: &Handle, sender: &mpsc::Sender<Chunk>, chunk: Chunk) -> io::Result<()> {
     match runtime.block_on(async { tokio::time::timeout(STALL, sender.send(chunk)).await }) {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(io::Error::other("whoever took it has gone")),

@@ -91,7 +91,6 @@ pub struct Core {
     pub registry: Registry,
     pub resolver: Arc<Resolver>,
     pub store: Store,
-    pub backups: Backups,
 }
 
 impl Core {
@@ -154,9 +153,8 @@ impl Core {
         let resolver = Resolver::new(store.clone(), Arc::clone(&digester), Arc::clone(&stamps), endings, sizes, l2);
         let resolver = Arc::new(resolver.among(tasks));
         let pipeline = Pipeline::new(Arc::clone(&resolver), Arc::clone(&last_used), clock.clone());
-        let backups = Backups::new(store.clone(), digester.snapshot_signer());
         let registry = Registry::new(store.clone(), digester, stamps, last_used, clock);
-        Self { pipeline, registry, resolver, store, backups }
+        Self { pipeline, registry, resolver, store }
     }
 
     /// Who logs users in, with the keys that the store has.
@@ -338,6 +336,7 @@ struct Doors {
     options: Options,
     ops: (TcpListener, OpsState),
     draining: watch::Sender<bool>,
+    backups: Backups,
     admin_socket: (UnixListener, SocketFile, Router),
     admin_http: Vec<(TcpListener, Door, Router)>,
 }
@@ -352,13 +351,14 @@ impl Doors {
         live: &Arc<ArcSwap<Policy>>,
         telemetry: &Arc<Telemetry>,
     ) -> Result<Self, RunError> {
+        let backups = Backups::new(core.store.clone(), core.registry.snapshot_signer());
         let admin = AdminState::new(Parts {
             live: Arc::clone(live),
             registry: core.registry.clone(),
             replicas: replicas.clone(),
             pipeline: core.pipeline.clone(),
             logins,
-            backups: core.backups.clone(),
+            backups: backups.clone(),
             clock: Clock::System,
             settings: Arc::new(settings.admin.clone()),
         });
@@ -384,6 +384,7 @@ impl Doors {
             options: Options { workers: settings.workers, drain: settings.drain, reflection: settings.reflection },
             ops: (bind_tcp(settings.ops)?, ops),
             draining,
+            backups,
             admin_socket: (socket, file, admin::router(&admin, Door::Socket)),
             admin_http,
         })
@@ -420,6 +421,8 @@ impl Doors {
                 }
             }
             self.draining.send_replace(true);
+            // The door that one goes through is waited for.
+            self.backups.end();
         };
         let served = self.check.serve(self.service, self.options, budget, stop).await.and(ended);
         checks_done.cancel();

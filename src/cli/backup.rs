@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use axum::http::Method;
 use bytes::{Buf, Bytes};
 use clap::Args;
+use data_encoding::HEXLOWER;
 use serde_json::json;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -24,6 +25,7 @@ use super::{Exit, Failure, invalid};
 use crate::clock::Clock;
 use crate::config::{self, RedisSettings, Settings, StoreSettings};
 use crate::domain::change::Event;
+use crate::domain::record::STORE_BACKUP;
 use crate::pepper;
 use crate::run::store::unfit;
 use crate::server::admin::wire::{BACKUP, rfc3339};
@@ -92,14 +94,16 @@ pub async fn run(args: BackupArgs) -> Result<(), Failure> {
             StoreSettings::Embedded(path) => of_file(path, &settings, out).await?,
         };
         match copied {
-            Some((made_at, end, out)) => {
+            Copy::Whole(made_at, end, out) => {
                 let out = out.finish().map_err(|error| unwritten(&args.file, &error))?;
                 out.out.keep()?;
                 break (made_at, end, out.bytes);
             }
             // What went to standard output is gone, and a passphrase was read there.
-            None if attempt < ATTEMPTS && args.file != Path::new("-") && !args.seal.asks() => {}
-            None => return Err(Failure::new(Exit::Failed, "the store changed faster than it was copied: try again")),
+            Copy::Overtaken(reason) if attempt == ATTEMPTS || args.file == Path::new("-") || args.seal.asks() => {
+                return Err(Failure::new(Exit::Failed, format!("{reason}, so there is no backup: try again")));
+            }
+            Copy::Overtaken(reason) => output::note(&format!("{reason}: the backup is begun anew")),
         }
     };
     let made = Made { made_at, end, bytes, seconds: begun.elapsed().as_secs_f64() };
@@ -115,12 +119,15 @@ pub async fn run(args: BackupArgs) -> Result<(), Failure> {
 
 type Out = Output<Counted<Unfinished>>;
 
-/// Of a store in Redis. `None`: it must be begun anew.
-async fn of_fleet(
-    redis: &RedisSettings,
-    settings: &Settings,
-    out: Out,
-) -> Result<Option<(Timestamp, End, Out)>, Failure> {
+/// What became of one try.
+enum Copy {
+    Whole(Timestamp, End, Out),
+    /// For this reason it must be begun anew.
+    Overtaken(&'static str),
+}
+
+/// Of a store in Redis.
+async fn of_fleet(redis: &RedisSettings, settings: &Settings, out: Out) -> Result<Copy, Failure> {
     let (current, _) =
         pepper::read_all(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let signer = current.snapshot_signer();
@@ -132,18 +139,15 @@ async fn of_fleet(
     let redis = Arc::new(Redis::new(connector, Handle::current()));
     let store = Store::Redis(Arc::clone(&redis));
     demand_pepper(&store, &signer).await?;
-    let row = StoreWrite::Audit(operators_row("store.backup", "store", None));
+    let row = StoreWrite::Audit(operators_row(STORE_BACKUP, "store", None));
     store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
     let (made_at, mut progress) = (Clock::System.now(), Progress::new());
     let told = |records| progress.tell(|| format!("{records} records copied"));
     let copied = redis.snapshot(out, made_at, &signer, told).await;
     progress.end();
     match copied.map_err(|error| failed(&error))? {
-        Copied::Whole(out, end) => Ok(Some((made_at, end, out))),
-        Copied::Overtaken(reason) => {
-            output::note(&format!("{reason} before they were copied: the backup is begun anew"));
-            Ok(None)
-        }
+        Copied::Whole(out, end) => Ok(Copy::Whole(made_at, end, out)),
+        Copied::Overtaken(reason) => Ok(Copy::Overtaken(reason)),
     }
 }
 
@@ -162,14 +166,14 @@ async fn demand_pepper(store: &Store, signer: &Signer) -> Result<(), Failure> {
 }
 
 /// Of a store in a file: from the process that owns it, if there is one.
-async fn of_file(path: &Path, settings: &Settings, out: Out) -> Result<Option<(Timestamp, End, Out)>, Failure> {
+async fn of_file(path: &Path, settings: &Settings, out: Out) -> Result<Copy, Failure> {
     let target = Target::Socket(settings.admin.unix.path.clone());
     match target.stream(Method::POST, BACKUP).await {
-        Ok(response) => received(&target, response, out).await.map(Some),
+        Ok(response) => received(&target, response, out).await,
         // Nobody has it, then.
         Err(failure) if failure.exit == Exit::Unreachable && failure.status.is_none() => {
             let alone = of_unowned_file(path, settings, out).await;
-            alone.map(Some).map_err(|problem| match problem.exit {
+            alone.map_err(|problem| match problem.exit {
                 Exit::Unreachable => Failure::new(Exit::Unreachable, format!("{failure}; and {problem}")),
                 _ => problem,
             })
@@ -178,7 +182,7 @@ async fn of_file(path: &Path, settings: &Settings, out: Out) -> Result<Option<(T
     }
 }
 
-async fn of_unowned_file(path: &Path, settings: &Settings, out: Out) -> Result<(Timestamp, End, Out), Failure> {
+async fn of_unowned_file(path: &Path, settings: &Settings, out: Out) -> Result<Copy, Failure> {
     if !path.exists() {
         let problem = format!("there is no store at {}: see `store.embedded.path`", path.display());
         return Err(Failure::new(Exit::Unreachable, problem));
@@ -189,26 +193,28 @@ async fn of_unowned_file(path: &Path, settings: &Settings, out: Out) -> Result<(
     let embedded = Arc::new(Embedded::open(path, Duration::ZERO).map_err(|error| failed(&error))?);
     let store = Store::Embedded(Arc::clone(&embedded));
     demand_pepper(&store, &signer).await?;
-    let row = StoreWrite::Audit(operators_row("store.backup", "store", None));
+    let row = StoreWrite::Audit(operators_row(STORE_BACKUP, "store", None));
     store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
     let made_at = Clock::System.now();
     let (out, end) = embedded.snapshot(out, made_at, &signer).map_err(|error| failed(&error))?;
-    Ok((made_at, end, out))
+    Ok(Copy::Whole(made_at, end, out))
 }
 
 /// Takes what a server sends, and looks at every record of it.
-async fn received(target: &Target, response: reqwest::Response, out: Out) -> Result<(Timestamp, End, Out), Failure> {
+async fn received(target: &Target, response: reqwest::Response, out: Out) -> Result<Copy, Failure> {
     let (chunks, incoming) = mpsc::channel(4);
     let mut tee = Tee { incoming, chunk: Bytes::new(), out, failed: None };
     let take = move || {
         let taken = take(&mut tee);
-        (taken, tee)
+        // Without whoever reads it, so that what comes is not waited for any more.
+        let Tee { out, failed, .. } = tee;
+        (taken, out, failed)
     };
     let taking = tokio::task::spawn_blocking(take);
     let broken = forward(response, chunks).await.err();
-    let (taken, tee) = taking.await.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    match (taken, broken, tee.failed) {
-        (Ok((made_at, end)), None, None) => Ok((made_at, end, tee.out)),
+    let (taken, out, failed) = taking.await.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    match (taken, broken, failed) {
+        (Ok((made_at, end)), None, None) => Ok(Copy::Whole(made_at, end, out)),
         (_, _, Some(error)) => Err(Failure::new(Exit::Failed, format!("the backup cannot be written: {error}"))),
         (_, Some(error), _) => Err(target.broken(&error)),
         (Err(error), ..) => Err(Failure::new(Exit::Failed, format!("what the server sent: {error}"))),
@@ -300,14 +306,12 @@ impl Unfinished {
             let problem = format!("{} is there already, and nothing is overwritten: give another name", path.display());
             return Err(Failure::usage(problem));
         }
+        // Another one for each run: two that are given the same name do not write over each other.
+        let mut own = [0; 8];
+        getrandom::fill(&mut own).map_err(|error| unwritten(path, &io::Error::other(error)))?;
         let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(".unfinished");
+        name.push(format!(".{}.unfinished", HEXLOWER.encode(&own)));
         let unfinished = path.with_file_name(name);
-        if let Err(error) = fs::remove_file(&unfinished)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(unwritten(&unfinished, &error));
-        }
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&unfinished);
         let file = file.map_err(|error| unwritten(&unfinished, &error))?;
         Ok(Self { file: Some(BufWriter::with_capacity(256 << 10, file)), path: path.to_owned(), unfinished })
@@ -315,12 +319,16 @@ impl Unfinished {
 
     /// Gives it its name, once it is on the disk.
     fn keep(mut self) -> Result<(), Failure> {
-        let Some(file) = self.file.take() else { return Ok(()) };
-        let kept = || -> io::Result<()> {
-            file.into_inner()?.sync_all()?;
-            // A link never takes the place of what is there.
-            fs::hard_link(&self.unfinished, &self.path)?;
-            fs::remove_file(&self.unfinished)?;
+        let Some(file) = &mut self.file else { return Ok(()) };
+        let mut kept = || -> io::Result<()> {
+            file.flush()?;
+            file.get_ref().sync_all()?;
+            // A link never takes the place of what is there; some file systems have none.
+            match fs::hard_link(&self.unfinished, &self.path) {
+                Ok(()) => fs::remove_file(&self.unfinished)?,
+                Err(_) if !self.path.exists() => fs::rename(&self.unfinished, &self.path)?,
+                Err(error) => return Err(error),
+            }
             let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
             File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
         };

@@ -1,7 +1,7 @@
 //! `tollgate restore`: an empty store filled with a backup. Reaches the store itself and no Tollgate; never believes anything of a
 //! backup before all of it was read and its signature found right, and never writes over a record.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,18 +18,18 @@ use super::store::{failed, operators_row};
 use super::{Exit, Failure, invalid};
 use crate::clock::Clock;
 use crate::config::{self, RedisSettings, Settings, StoreSettings};
-use crate::domain::change::Event;
+use crate::fleet::position;
 use crate::pepper;
 use crate::resolve::pepper::Pepper;
 use crate::run::store::unfit;
 use crate::server::admin::wire::rfc3339;
-use crate::store::migration::{MigrationStore, Report, Source, migrate};
+use crate::store::PepperCheck;
+use crate::store::migration::{MigrationStore, Report, restore};
 use crate::store::record::Record;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
 use crate::store::snapshot::{Header, Signer, SnapshotError, SnapshotFile};
-use crate::store::{PepperCheck, Store, Write};
 
 pub const HELP: &str = "Examples:
   tollgate restore /backups/tollgate-monday --config /etc/tollgate/tollgate.yaml
@@ -41,9 +41,9 @@ empty: a file that is not there yet, or a Redis without a store, which is made. 
 until it has ended no Tollgate starts on that store. A backup that is older than `backup.keep` is refused: keys that were revoked
 since would work again, and nothing would be left that says so.
 
-A replica in a fleet that remembers later changes than the backup has (`fleet.position`) refuses everything until `tollgate store
-accept` has said what is missing and you have taken it as it is. What was ended since the backup, and nobody remembers, is not
-ended: look at the audit log for what to revoke again.";
+What was ended since the backup works again, as nobody remembers it once every Tollgate was stopped: look at an audit log that is kept
+elsewhere, and revoke it again. In a fleet, `fleet.position` remembers up to which change a replica has known the store: where that is
+more than the backup has, this asks for --older, and a replica on another machine refuses everything until `tollgate store accept`.";
 
 #[derive(Args, Debug)]
 pub struct RestoreArgs {
@@ -53,6 +53,9 @@ pub struct RestoreArgs {
     /// The configuration file; its `store` is filled
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
+    /// Put back a backup that has less than what `fleet.position` on this machine remembers
+    #[arg(long)]
+    older: bool,
     #[command(flatten)]
     open: OpenArgs,
     /// How to print the answer
@@ -79,17 +82,13 @@ pub async fn run(args: RestoreArgs) -> Result<(), Failure> {
     let file = SnapshotFile::open(Box::new(move || opener.open()), signer, each);
     progress.end();
     let file = Arc::new(file.map_err(unusable)?);
-    let (target, store) = match settings.store {
-        StoreSettings::Embedded(path) => {
-            (MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?, None)
-        }
-        StoreSettings::Redis(redis) => fleet(*redis, &file).await?,
+    let target = match settings.store {
+        StoreSettings::Embedded(path) => MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?,
+        StoreSettings::Redis(redis) => fleet(*redis, &file, args.older).await?,
     };
-    let report = migrate(&Source::Snapshot(Arc::clone(&file)), &target, now).await.map_err(|error| failed(&error))?;
     let reason = format!("the backup of {} with digest {}", rfc3339(file.header().made_at), file.digest());
-    let row = Write::Audit(operators_row("store.restore", "store", Some(reason)));
-    let store = store.or_else(|| target.embedded()).ok_or_else(|| Failure::new(Exit::Failed, "the store is gone"))?;
-    store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
+    let row = operators_row("store.restore", "store", Some(reason));
+    let report = restore(Arc::clone(&file), &target, &row, now).await.map_err(|error| failed(&error))?;
     match args.output {
         Format::Json => output::print(&output::json(&as_json(&file, &report))?),
         Format::Table => output::print(&as_text(&file, &report)),
@@ -145,15 +144,41 @@ fn demand_same_pepper(record: &Record, peppers: &[Pepper]) -> Result<(), Unusabl
 }
 
 /// A store that is made if there is none.
-async fn fleet(settings: RedisSettings, backup: &SnapshotFile) -> Result<(MigrationStore, Option<Store>), Failure> {
+async fn fleet(settings: RedisSettings, backup: &SnapshotFile, older: bool) -> Result<MigrationStore, Failure> {
+    if let Some(path) = settings.position.as_deref().filter(|_| !older) {
+        refuse_if_older(backup, path)?;
+    }
     let connector = Connector::open(settings.location).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));
     }
     let redis = Arc::new(Redis::new(connector, Handle::current()));
-    let target = MigrationStore::redis_for(Arc::clone(&redis), backup).await.map_err(|error| failed(&error))?;
-    Ok((target, Some(Store::Redis(redis))))
+    MigrationStore::redis_for(redis, backup).await.map_err(|error| failed(&error))
+}
+
+/// What a replica on this machine remembers, and the backup has not, nobody could ask about later if it is of another lineage.
+fn refuse_if_older(backup: &SnapshotFile, path: &Path) -> Result<(), Failure> {
+    let file = path.display();
+    let kept = position::read(path)
+        .map_err(|error| Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}")))?;
+    let Some(known) = kept.map(|kept| kept.remembered.place) else { return Ok(()) };
+    let (header, end) = (backup.header(), backup.end());
+    let is_same = header.lineage.as_ref() == Some(&known.lineage);
+    let is_former = header.was.split(' ').any(|was| was == known.lineage);
+    let missing = match (is_same, known.position.sequence) {
+        (true, sequence) if sequence > end.sequence => {
+            format!("changes {} to {sequence} are not in the backup", end.sequence + 1)
+        }
+        (true, _) => return Ok(()),
+        (false, _) if is_former => return Ok(()),
+        (false, _) => format!("the backup is of another history than the store of lineage {}", known.lineage),
+    };
+    let problem = format!(
+        "{file} remembers what the backup has not: {missing}. Put back a newer one; or, if there is none, run this again with --older: \
+         what was ended in those changes is not ended then"
+    );
+    Err(Failure::new(Exit::Failed, problem))
 }
 
 fn as_json(file: &SnapshotFile, report: &Report) -> serde_json::Value {

@@ -303,6 +303,8 @@ impl Outcome {
 
 /// The act of a row that tells how many older rows were removed.
 pub const AUDIT_TRIM: &str = "audit.trim";
+/// The act of taking a copy of the store: it is taken in a full store, too.
+pub const STORE_BACKUP: &str = "store.backup";
 
 /// One row of the audit log: an administrative act, or the attempt of one. Never changed and never removed.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout_at};
-use tollgate_guard::protocol::{Loss, Remembered};
+use tollgate_guard::protocol::{Loss, Remembered, Term};
 
 use super::{RunError, start};
 use crate::config::{RedisSettings, Settings, StoreSettings};
@@ -175,7 +175,7 @@ pub async fn find_loss(
     found: Option<&StoreState>,
     remembered: Option<&Remembered>,
 ) -> Result<Option<Loss>, StoreError> {
-    let Some(&StoreState { sequence, log, missed, .. }) = found else {
+    let Some(&StoreState { sequence, log, missed, copied, .. }) = found else {
         // Without a memory nobody can tell it from one that was never made.
         return Ok(remembered.map(|_| Loss::Head));
     };
@@ -192,6 +192,11 @@ pub async fn find_loss(
         return Ok(None);
     }
     let now = redis.connector().term().await?;
+    // A failover before it was put back took nothing away that is missing in it.
+    let before = &match (*before, copied) {
+        (Term::Epoch(before), Some(copied)) => Term::Epoch(before.max(copied)),
+        (before, _) => before,
+    };
     let (known, newest) = (place.position.sequence, head.position.sequence);
     Ok(match now.explains(*before) {
         true => None,

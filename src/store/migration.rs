@@ -8,6 +8,8 @@ mod source;
 mod store;
 mod walk;
 
+use std::sync::Arc;
+
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 use tollgate_guard::time::Timestamp;
@@ -16,8 +18,10 @@ use super::StoreError;
 use super::format::Format;
 use super::kind::Kind;
 use super::record::Record;
+use super::snapshot::SnapshotFile;
 use super::upgrade::UPGRADE_FIRST;
-use walk::{PAGE, Walk};
+use crate::domain::record::AuditEntry;
+use walk::Walk;
 
 pub use source::Source;
 pub use store::MigrationStore;
@@ -48,6 +52,28 @@ pub struct Count {
 /// [`StoreError::Conflict`] if the target has something else, if the source was changed meanwhile, or if its upgrade has not
 /// ended.
 pub async fn migrate(source: &Source, target: &MigrationStore, now: Timestamp) -> Result<Report, StoreError> {
+    carry(source, target, None, now).await
+}
+
+/// As [`migrate`], of a snapshot. The store has this row in its audit log from the moment on in which it is open.
+///
+/// # Errors
+/// As [`migrate`].
+pub async fn restore(
+    backup: Arc<SnapshotFile>,
+    target: &MigrationStore,
+    row: &AuditEntry,
+    now: Timestamp,
+) -> Result<Report, StoreError> {
+    carry(&Source::Snapshot(backup), target, Some(row), now).await
+}
+
+async fn carry(
+    source: &Source,
+    target: &MigrationStore,
+    row: Option<&AuditEntry>,
+    now: Timestamp,
+) -> Result<Report, StoreError> {
     let (origin, head) = (source.origin(), source.head().await?);
     if origin == target.origin() {
         return Err(StoreError::Conflict(format!("both stores are the same, {origin}: name two")));
@@ -62,7 +88,8 @@ pub async fn migrate(source: &Source, target: &MigrationStore, now: Timestamp) -
         return Err(StoreError::Conflict(reason.to_owned()));
     }
     let mut copied = Vec::new();
-    for kind in Kind::ALL {
+    let kinds = || Kind::ALL.into_iter().filter(|kind| source.has(*kind));
+    for kind in kinds() {
         copied.push(match begun {
             Begun::Open => copy(source, target, kind, format, now).await?,
             Begun::Ended => 0,
@@ -70,7 +97,7 @@ pub async fn migrate(source: &Source, target: &MigrationStore, now: Timestamp) -
     }
     let mut digest = Sha256::new();
     let mut counts = Vec::new();
-    for (kind, copied) in Kind::ALL.into_iter().zip(copied) {
+    for (kind, copied) in kinds().zip(copied) {
         let found = compare(source, target, kind, now, &mut digest).await?;
         counts.push(Count { kind, found, copied });
     }
@@ -79,7 +106,7 @@ pub async fn migrate(source: &Source, target: &MigrationStore, now: Timestamp) -
         let reason = "the source was changed meanwhile: stop whatever uses it, and migrate to another, empty target";
         return Err(StoreError::Conflict(reason.to_owned()));
     }
-    target.end(format, &source.history().await?).await?;
+    target.end(format, &source.history().await?, row).await?;
     Ok(Report { counts, digest: HEXLOWER.encode(&digest.finalize()) })
 }
 
@@ -92,7 +119,7 @@ async fn copy(
     now: Timestamp,
 ) -> Result<u64, StoreError> {
     let (mut ours, mut theirs) = (Walk::new(source, kind, now), Walk::new(target, kind, now));
-    let (mut copied, mut missing) = (0, Vec::new());
+    let (mut copied, mut missing, at_once) = (0, Vec::new(), target.records_at_once());
     while let Some(record) = ours.next().await? {
         match theirs.peek().await? {
             Some(known) if known.place() < record.place() => return Err(surplus(known)),
@@ -104,9 +131,9 @@ async fn copy(
             }
             _ => missing.push(record),
         }
-        if missing.len() == PAGE {
+        if missing.len() == at_once {
             target.import(std::mem::take(&mut missing), format, now).await?;
-            copied += PAGE as u64;
+            copied += at_once as u64;
         }
     }
     if !missing.is_empty() {

@@ -4,7 +4,7 @@ use tollgate_core::credential::ProjectId;
 
 use super::keyspace::is_part;
 use super::{StoreError, Write};
-use crate::domain::record::{AUDIT_TRIM, Outcome, User};
+use crate::domain::record::{AUDIT_TRIM, Outcome, STORE_BACKUP, User};
 
 pub(super) fn conflict<T>(reason: String) -> Result<T, StoreError> {
     Err(StoreError::Conflict(reason))
@@ -41,6 +41,8 @@ impl Purpose {
             Write::Quota(_) | Write::InProject { .. } => return,
             // In place of at least as much.
             Write::Audit(row) if row.act == AUDIT_TRIM && row.outcome == Outcome::Done => true,
+            // A full store is one to take a copy of.
+            Write::Audit(row) if row.act == STORE_BACKUP && row.outcome == Outcome::Done => true,
             Write::Audit(_) => {
                 self.has_rows = true;
                 return;

@@ -6,6 +6,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use age::secrecy::ExposeSecret;
@@ -17,7 +18,7 @@ use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::server::{House, Server, in_redis, write_secret};
-use super::{Done, run, run_with, servers, tollgate};
+use super::{Done, migrate, run, run_with, servers, tollgate};
 
 const EMBEDDED: &str = "{embedded: {path: FOLDER/store.redb}}";
 const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
@@ -134,7 +135,8 @@ fn without_a_server_the_file_is_read() {
     let empty = House::with(EMBEDDED);
     let none = backup(empty.config.to_str().unwrap(), &empty.folder.path().join("b"), &[]).ends(4).err;
     assert!(none.contains("is `tollgate serve` running") && none.contains("there is no store at"), "{none}");
-    assert!(!empty.folder.path().join("b").exists() && !empty.folder.path().join("b.unfinished").exists());
+    assert!(!empty.folder.path().join("b").exists());
+    assert_eq!(fs::read_dir(empty.folder.path()).unwrap().count(), 1, "the configuration alone");
 }
 
 #[test]
@@ -272,38 +274,96 @@ fn a_passphrase_seals_and_opens() {
     assert!(unasked.contains("there is no terminal to ask on"), "{unasked}");
 }
 
+/// A server on a store that is larger than what waits for whoever takes a copy.
+fn with_many_keys() -> (Server, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    migrate::fill_keys(&path);
+    (Server::start_on(&format!("{{embedded: {{path: '{}'}}}}", path.display()), PEPPER), folder)
+}
+
+/// Asks for a copy, and has read the head of the answer.
+fn begun(server: &Server) -> UnixStream {
+    let mut taker = UnixStream::connect(server.socket()).unwrap();
+    taker.write_all(b"POST /api/v1/backup HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").unwrap();
+    let mut first = [0; 12];
+    taker.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    taker
+}
+
+#[test]
+fn one_copy_is_made_at_a_time_and_whoever_takes_nothing_is_cut_off() {
+    let (mut server, _store) = with_many_keys();
+    let mut idle = begun(&server);
+    let file = server.folder().join("backup");
+    let busy = backup(&server.config(), &file, &[]).ends(5).err;
+    assert!(busy.contains("Another backup is being made"), "{busy}");
+    // It gets the turn when nothing was taken for long enough.
+    servers::wait_for("the turn", || backup(&server.config(), &file, &[]).code == 0);
+    let mut rest = Vec::new();
+    let ended = idle.read_to_end(&mut rest);
+    assert!(ended.is_err() || !rest.ends_with(b"0\r\n\r\n"), "no whole answer");
+    let log = server.stop();
+    assert!(log.contains("a backup was not made") && log.contains("a backup was made"), "{log}");
+}
+
+#[test]
+fn a_server_that_is_told_to_end_does_not_wait_for_a_copy() {
+    let (mut server, _store) = with_many_keys();
+    let _idle = begun(&server);
+    let begun = std::time::Instant::now();
+    let log = server.stop();
+    assert!(log.contains("a backup was not made"), "{log}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(25), "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_server_that_ends_meanwhile_leaves_no_backup() {
-    let (mut server, _) = with_content();
-    // Somebody who takes nothing holds the only turn.
-    let mut idle = UnixStream::connect(server.socket()).unwrap();
-    idle.write_all(b"POST /api/v1/backup HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").unwrap();
-    let mut first = [0; 12];
-    idle.read_exact(&mut first).unwrap();
-    assert_eq!(&first, b"HTTP/1.1 200");
-    drop(idle);
+    let (mut server, _store) = with_many_keys();
     let file = server.folder().join("backup");
-    let (config, is_over) = (server.config(), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let making = scope.spawn(|| {
-            let mut made = 0;
-            while !is_over.load(Ordering::SeqCst) {
-                let done = backup(&config, &file, &[]);
-                if done.code == 0 {
-                    made += 1;
-                    fs::remove_file(&file).unwrap();
-                } else {
-                    assert!(!file.exists(), "{}", done.err);
-                }
-            }
-            made
-        });
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        server.kill();
-        is_over.store(true, Ordering::SeqCst);
-        making.join().unwrap();
+    let mut slow = tollgate();
+    slow.args(["backup", "-", "--config", &server.config()]);
+    let mut slow = slow.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 18];
+    slow.stdout.as_mut().unwrap().read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"tollgate snapshot\n");
+    server.kill();
+    let done = slow.wait_with_output().unwrap();
+    assert!(!done.status.success() && String::from_utf8(done.stderr).unwrap().contains("the connection broke"));
+    // Without it the file is read.
+    backup(&server.config(), &file, &[]).ends(0);
+}
+
+#[test]
+fn a_full_disk_ends_a_backup_with_what_is_wrong() {
+    let (server, _store) = with_many_keys();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let mut command = tollgate();
+    command.args(["backup", "-", "--config", &server.config()]).stdout(full);
+    let done = command.stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.code() == Some(1) && said.contains("No space left"), "{said}");
+}
+
+#[test]
+fn two_backups_of_one_name_are_one_and_a_refusal() {
+    let (mut server, _store) = with_many_keys();
+    server.stop();
+    let (config, file) = (server.config(), server.folder().join("backup"));
+    // The file of the store has one owner at a time, so the second waits for the name alone.
+    let ends: Vec<i32> = std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..2).map(|_| scope.spawn(|| backup(&config, &file, &[]).code)).collect();
+        runs.into_iter().map(|run| run.join().unwrap()).collect()
     });
-    assert!(!server.folder().join("backup.unfinished").exists());
+    assert_eq!(ends.iter().filter(|code| **code == 0).count(), 1, "{ends:?}");
+    let house = House::with(EMBEDDED);
+    write_secret(&house.folder.path().join("pepper.1"), PEPPER);
+    restore(&house, &file, &[]).ends(0);
+    let left = fs::read_dir(server.folder())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().ends_with(".unfinished"));
+    assert_eq!(left.count(), 0);
 }
 
 #[test]

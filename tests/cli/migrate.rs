@@ -16,8 +16,15 @@ use super::{Done, run, servers, tollgate};
 
 const KEYS: u64 = 6_000;
 
-/// A file with keys, their uses and their rows.
+/// A file with keys, their uses and their rows, of a pepper that nobody has.
 fn fill(path: &Path) {
+    fill_keys(path);
+    let store = Embedded::open(path, Duration::ZERO).unwrap();
+    store.put_pepper_check(PepperCheck { version: 1, check: [5; 32] }).unwrap();
+}
+
+/// The same, of a pepper that the store does not know yet.
+pub fn fill_keys(path: &Path) {
     let store = Embedded::open(path, Duration::ZERO).unwrap();
     let numbers: Vec<u64> = (0..KEYS).collect();
     for some in numbers.chunks(500) {
@@ -25,7 +32,6 @@ fn fill(path: &Path) {
         store.apply(&writes.collect::<Vec<_>>()).unwrap();
         store.note_use(&some.iter().map(|n| (key(*n).id, Timestamp::from_millis(*n + 1))).collect::<Vec<_>>()).unwrap();
     }
-    store.put_pepper_check(PepperCheck { version: 1, check: [5; 32] }).unwrap();
 }
 
 fn key(n: u64) -> ApiKey {

@@ -206,7 +206,9 @@ fn a_backup_that_is_older_than_what_a_replica_remembers_is_asked_about() {
     assert_eq!(home.serve().keys(), 2);
     let third = Server::start();
     home.move_from(&second, &third);
-    home.run(&["restore", old.to_str().unwrap()]).ends(0);
+    let asked = home.run(&["restore", old.to_str().unwrap()]).ends(1).err;
+    assert!(asked.contains("remembers what the backup has not: changes") && asked.contains("--older"), "{asked}");
+    home.run(&["restore", old.to_str().unwrap(), "--older"]).ends(0);
     let shown = home.run(&["store", "accept"]).ends(0).out;
     assert!(shown.contains("as far as anybody knows"), "{shown}");
     let sealed = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))

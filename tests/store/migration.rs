@@ -42,6 +42,11 @@ impl File {
         Store::Embedded(Arc::new(open(&self.path).unwrap()))
     }
 
+    /// As anybody else would.
+    pub fn try_open(&self) -> Result<Embedded, StoreError> {
+        open(&self.path)
+    }
+
     async fn source(&self) -> MigrationStore {
         MigrationStore::source_file(&self.path).await.unwrap()
     }

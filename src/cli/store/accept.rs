@@ -195,6 +195,7 @@ mod tests {
             missed: 0,
             witnesses: known.iter().map(witness).collect(),
             was: Vec::new(),
+            copied: None,
         };
         Look { standing, known: known.iter().copied().fold(7, u64::max) }
     }

@@ -22,11 +22,11 @@ impl From<BackupError> for ApiError {
 }
 
 pub async fn make(State(state): State<AdminState>, caller: Caller) -> Result<Response, ApiError> {
-    state.backups.demand_own_store()?;
+    let turn = state.backups.turn()?;
     state.registry.note_backup(&caller.actor).await?;
-    let chunks = state.backups.begin(state.clock.now())?;
+    let chunks = state.backups.begin(turn, state.clock.now())?;
     caller.changed(&state, "store", "");
-    let body = stream::unfold(chunks, async |mut chunks| Some((chunks.recv().await?, chunks)));
+    let body = stream::unfold(chunks, async |mut chunks| Some((chunks.next().await?, chunks)));
     let mut response = Response::new(Body::from_stream(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     Ok(response)

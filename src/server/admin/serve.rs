@@ -60,7 +60,7 @@ pub fn start_tcp(
 }
 
 /// The operator may take a copy of a large store, at the pace of whatever it is written to.
-const OPERATORS_LIMITS: Limits = Limits { life: Duration::from_secs(12 * 3600), ..LIMITS };
+const OPERATORS_LIMITS: Limits = Limits { life: Duration::from_secs(3600), ..LIMITS };
 
 /// How often it is tried to make a socket anew that was removed.
 const REMAKE_EVERY: Duration = Duration::from_secs(1);

@@ -65,7 +65,11 @@ impl Engine {
     /// # Errors
     /// [`OpenError::Locked`] if another process owns it.
     pub(super) fn open(source: Source, admits: Admits) -> Result<Self, OpenError> {
-        source.prepare(initialise).map_err(OpenError::Failed)?;
+        let made = match admits {
+            Admits::Whole => initialise,
+            Admits::Unfinished => initialise_closed,
+        };
+        source.prepare(made).map_err(OpenError::Failed)?;
         let (handle, newest) = open_database(&source, admits, None)?;
         let fault = Fault { reason: String::new(), closed: Arc::default(), last_attempt: None };
         let (open, fault, newest) = (RwLock::new(Some(handle)), Mutex::new(fault), AtomicU64::new(newest));
@@ -139,6 +143,11 @@ impl Engine {
             }
         }
         StoreError::Unavailable(reason)
+    }
+
+    /// Whether it has not failed since it was opened last.
+    pub(super) fn is_open(&self) -> bool {
+        self.current().is_some()
     }
 
     fn current(&self) -> Option<Arc<Handle>> {
@@ -252,8 +261,24 @@ fn create(backend: Box<dyn StorageBackend>) -> Result<Database, DatabaseError> {
 
 /// Makes a whole, closed, empty store on this backend.
 fn initialise(backend: Box<dyn StorageBackend>) -> Result<(), String> {
+    make(backend, |_| Ok(()))
+}
+
+/// The same, of a store that only a migration opens before it is filled.
+fn initialise_closed(backend: Box<dyn StorageBackend>) -> Result<(), String> {
+    make(backend, |database| {
+        write(database, |transaction| {
+            transaction.open_table(META)?.insert(META_FORMAT, UNFINISHED)?;
+            Ok(())
+        })
+    })
+}
+
+fn make(backend: Box<dyn StorageBackend>, then: fn(&Database) -> Act<()>) -> Result<(), String> {
     let made = catch_unwind(AssertUnwindSafe(|| -> Result<(), Failure> {
-        check(&create(backend).map_err(|error| Failure::Broken(error.to_string()))?, Admits::Whole, None).map(|_| ())
+        let database = create(backend).map_err(|error| Failure::Broken(error.to_string()))?;
+        check(&database, Admits::Whole, None)?;
+        then(&database)
     }));
     match made {
         Ok(Ok(())) => Ok(()),

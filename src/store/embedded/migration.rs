@@ -46,7 +46,10 @@ impl Embedded {
                 (Some(UNFINISHED), Some(known)) if known != origin => conflict(format!(
                     "another migration fills the target, from {known}: end that one, or use another target"
                 )),
-                (Some(UNFINISHED), _) => Ok(Begun::Open),
+                (Some(UNFINISHED), _) => {
+                    migration.insert(MIGRATION_ORIGIN, origin)?;
+                    Ok(Begun::Open)
+                }
                 (_, Some(known)) if known == origin => Ok(Begun::Ended),
                 _ => {
                     if meta.get(META_SEQUENCE)?.is_some_and(|last| last.value() > 0) {
@@ -60,8 +63,8 @@ impl Embedded {
         })
     }
 
-    /// Opens it, laid out like this.
-    pub(in crate::store) fn end_migration(&self, format: Format) -> Result<(), StoreError> {
+    /// Opens it, laid out like this, with this row behind the others.
+    pub(in crate::store) fn end_migration(&self, format: Format, row: Option<&AuditEntry>) -> Result<(), StoreError> {
         let sequence = self.engine.write(|transaction| {
             let mut meta = transaction.open_table(keyspace::META)?;
             if meta.insert(META_FORMAT, format.in_file())?.map(|format| format.value()) == Some(UNFINISHED) {
@@ -70,6 +73,7 @@ impl Embedded {
                     // The source may have been raised meanwhile, with records that were carried over before.
                     indexes::fill(transaction)?;
                 }
+                row.map_or(Ok(()), |row| journal::append(transaction, row, format))?;
                 return records::number(transaction);
             }
             Ok(0)
@@ -104,6 +108,10 @@ impl Embedded {
             for kind in Kind::ALL.into_iter().filter(|kind| kind.is_in_snapshots()) {
                 let mut after = None;
                 loop {
+                    if !self.engine.is_open() {
+                        // It is opened again only when nobody reads from it any more.
+                        return conflict("the backup was cut off: the store has failed meanwhile".to_owned());
+                    }
                     let page = page(read, kind, after.as_deref(), PAGE)?;
                     page.records.iter().try_for_each(|record| writer.record(record)).map_err(cut_off)?;
                     after = page.next;

@@ -62,12 +62,22 @@ impl Source {
         }
     }
 
-    /// As [`MigrationStore::head`].
+    /// As [`MigrationStore::head`]. What a snapshot has given since this was asked last is what was signed.
     pub(super) async fn head(&self) -> Result<String, StoreError> {
         match self {
             Self::Store(store) => store.head().await,
-            Self::Snapshot(file) => Ok(file.digest().to_owned()),
+            Self::Snapshot(file) => {
+                let read = Arc::clone(file);
+                let same = tokio::task::spawn_blocking(move || read.demand_same()).await;
+                same.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+                Ok(file.digest().to_owned())
+            }
         }
+    }
+
+    /// Whether it has records of this kind.
+    pub(super) fn has(&self, kind: Kind) -> bool {
+        matches!(self, Self::Store(_)) || kind.is_in_snapshots()
     }
 
     pub(super) async fn format(&self) -> Result<Format, StoreError> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tollgate_guard::time::Timestamp;
 
+use crate::domain::record::AuditEntry;
 use crate::store::embedded::Embedded;
 use crate::store::format::Format;
 use crate::store::kind::Kind;
@@ -14,7 +15,7 @@ use crate::store::page::Page;
 use crate::store::record::Record;
 use crate::store::redis::{Migrant, Redis};
 use crate::store::snapshot::SnapshotFile;
-use crate::store::{Store, StoreError, on_thread};
+use crate::store::{StoreError, on_thread};
 
 /// One end of a migration.
 #[derive(Debug)]
@@ -87,14 +88,6 @@ impl MigrationStore {
         Migrant::open(redis).await.map(|migrant| Self(Inner::Redis(migrant)))
     }
 
-    /// The embedded store that it is, once it is open to others.
-    pub fn embedded(&self) -> Option<Store> {
-        match &self.0 {
-            Inner::Embedded(store, _) => Some(Store::Embedded(Arc::clone(store))),
-            Inner::Redis(_) => None,
-        }
-    }
-
     /// A store in Redis that is filled with a backup, and made for that if there is none.
     ///
     /// # Errors
@@ -165,6 +158,16 @@ impl MigrationStore {
         }
     }
 
+    /// How many records are put at once.
+    pub(super) fn records_at_once(&self) -> usize {
+        match &self.0 {
+            // Each time the disk is waited for.
+            Inner::Embedded(..) => 20_000,
+            // A script holds everybody else up.
+            Inner::Redis(_) => 500,
+        }
+    }
+
     /// Puts records of one kind where none are, all or none, as a store of this format has them.
     ///
     /// # Errors
@@ -184,11 +187,19 @@ impl MigrationStore {
         }
     }
 
-    /// Opens it to all, laid out like this.
-    pub(super) async fn end(&self, format: Format, history: &History) -> Result<(), StoreError> {
+    /// Opens it to all, laid out like this, with this row behind those of its audit log.
+    pub(super) async fn end(
+        &self,
+        format: Format,
+        history: &History,
+        row: Option<&AuditEntry>,
+    ) -> Result<(), StoreError> {
         match &self.0 {
-            Inner::Embedded(store, _) => on_thread(store, move |store| store.end_migration(format)).await,
-            Inner::Redis(migrant) => migrant.end(format, history).await,
+            Inner::Embedded(store, _) => {
+                let row = row.cloned();
+                on_thread(store, move |store| store.end_migration(format, row.as_ref())).await
+            }
+            Inner::Redis(migrant) => migrant.end(format, history, row).await,
         }
     }
 }

@@ -9,8 +9,8 @@ use crate::store::StoreError;
 use crate::store::kind::Kind;
 use crate::store::record::Record;
 
-/// How many records are read and written at once.
-pub(super) const PAGE: usize = 500;
+/// How many records are read at once.
+const PAGE: usize = 500;
 
 pub(super) struct Walk<'d, P> {
     of: &'d P,

@@ -201,6 +201,12 @@ impl Channel {
 
 /// `[id, [h, …, p, …]]`
 fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
+    let (position, event) = raw_entry(value)?;
+    Ok(LogEntry { position, event: decode_event(&event)? })
+}
+
+/// An entry of the log, and the bytes of its event.
+pub(super) fn raw_entry(value: Value) -> Result<(Position, Vec<u8>), StoreError> {
     let mut parts = list(value)?.into_iter();
     let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(unreadable("an entry of the log")) };
     let (id, mut fields) = (text(id)?, list(fields)?.into_iter());
@@ -210,8 +216,7 @@ fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
     else {
         return Err(unreadable("an entry of the log"));
     };
-    let event = decode_event(&bytes(event)?.unwrap_or_default())?;
-    Ok(LogEntry { position: Position { sequence, chain: text(chain)? }, event })
+    Ok((Position { sequence, chain: text(chain)? }, bytes(event)?.unwrap_or_default()))
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
 use tollgate_core::credential::KeyId;
+use tollgate_guard::protocol::Term;
 use tollgate_guard::slots::Touched;
 use tollgate_guard::time::Timestamp;
 
@@ -31,7 +32,7 @@ use crate::store::kind::Kind;
 use crate::store::migration::{Begun, History};
 use crate::store::page::Page;
 use crate::store::record::{Record, SPARE, by_kind};
-use crate::store::records::audit::decode_audit;
+use crate::store::records::audit::{self, decode_audit, encode_audit};
 use crate::store::records::event::encode_event;
 use crate::store::records::noun::{Noun, Tables};
 use crate::store::{PepperCheck, StoreError};
@@ -146,15 +147,30 @@ impl Migrant {
     }
 
     /// Opens it, laid out like this.
-    pub(in crate::store) async fn end(&self, format: Format, history: &History) -> Result<(), StoreError> {
+    pub(in crate::store) async fn end(
+        &self,
+        format: Format,
+        history: &History,
+        row: Option<&AuditEntry>,
+    ) -> Result<(), StoreError> {
         let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None);
         let mut script = END_MIGRATION.prepare_invoke();
-        script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).arg(&self.lineage).arg(self.origin());
-        script.arg(format.in_head()).arg(UNFINISHED).arg(event);
+        script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).key(names::AUDIT);
+        script.arg(&self.lineage).arg(self.origin()).arg(format.in_head()).arg(UNFINISHED).arg(event);
         match history {
-            History::After(was) => script.arg(was),
-            History::Same { lineage, sequence, chain, was } => script.arg(was).arg(lineage).arg(sequence).arg(chain),
+            History::After(was) => script.arg(was).arg("").arg("").arg("").arg(""),
+            History::Same { lineage, sequence, chain, was } => {
+                // What failovers there were before this explains nothing that is missing in it.
+                let epoch = match self.redis.connector().term().await? {
+                    Term::Epoch(epoch) => epoch.to_string(),
+                    _ => String::new(),
+                };
+                script.arg(was).arg(lineage).arg(sequence).arg(chain).arg(epoch)
+            }
         };
+        if let Some(row) = row {
+            script.arg(encode_audit(row)).arg(audit::lists(row, format));
+        }
         done(&self.run(&script).await?)?;
         self.redis.writer.confirm(&mut self.connection.clone()).await
     }

@@ -1,17 +1,20 @@
 //! A snapshot of the store in Redis while its replicas go on. Every record is read once; then whatever the log names since is read
 //! again, until nothing has changed in between: so it is of one moment, that of the last entry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
 
+use futures_util::future::try_join_all;
 use redis::Value;
 use tollgate_core::credential::KeyId;
+use tollgate_guard::protocol::Position;
 use tollgate_guard::time::Timestamp;
 
 use super::Redis;
+use super::channel::raw_entry;
 use super::migration::Migrant;
-use super::scripts::{bytes, list, lost, text, unreadable};
+use super::scripts::{lost, unreadable};
 use super::store_state::{StoreState, look_over};
 use super::values::{key_of, name_of, record_of};
 use crate::store::StoreError;
@@ -28,6 +31,11 @@ use crate::store::upgrade::UPGRADE_FIRST;
 const AT_ONCE: usize = 500;
 /// How often something is read again that changes while it is read.
 const ATTEMPTS: usize = 8;
+/// How often it is looked for changes that came while the last ones were read.
+const ROUNDS: usize = 1_000;
+const UNTOLD: &str = "a Tollgate of another release writes to this store, and does not say which records: move all of them to this \
+                      release, or stop them meanwhile";
+const WENT_BACK: &str = "the store went back, and has other changes under the same numbers";
 
 /// What became of a copy.
 #[derive(Debug)]
@@ -35,6 +43,14 @@ pub enum Copied<W> {
     Whole(W, End),
     /// What was changed meanwhile cannot be told any more, for this reason: it must be begun anew.
     Overtaken(&'static str),
+}
+
+/// What the log says of the changes behind one.
+enum Since {
+    /// The newest of some, and the records that they have put or removed.
+    Written(Position, Vec<Written>),
+    /// One of them does not say which records it was.
+    Untold,
 }
 
 /// Why there is no copy yet.
@@ -109,13 +125,21 @@ impl Redis {
             }
         }
         let mut changes: BTreeMap<Written, Option<Record>> = BTreeMap::new();
-        let mut reached = first.sequence;
-        loop {
-            let (newest, written) = store.written_since(reached).await?;
-            for (kind, place) in written {
-                let now = store.one(kind, &place).await?;
-                changes.insert((kind, place), now);
-            }
+        let mut reached = Position { sequence: first.sequence, chain: first.chain.clone() };
+        for _ in 0..ROUNDS {
+            let (newest, written) = match store.written_since(&reached).await? {
+                Since::Written(newest, written) => (newest, written),
+                Since::Untold => {
+                    store.still(&first).await?;
+                    return Err(Halt::Failed(StoreError::Conflict(UNTOLD.to_owned())));
+                }
+            };
+            // Over one connection, and so without a pause between them.
+            let now = written.into_iter().map(async |(kind, place)| {
+                let record = store.one(kind, &place).await?;
+                Ok::<_, StoreError>(((kind, place), record))
+            });
+            changes.extend(try_join_all(now).await?);
             reached = newest;
             while let Some(page) = store.rows_behind(&rows).await? {
                 for record in &page.records {
@@ -123,17 +147,19 @@ impl Redis {
                     taken(writer.record(record))?;
                 }
             }
-            let now = store.whole().await?;
-            if now.lineage != first.lineage || now.format != first.format {
-                return Err(Halt::Overtaken("the store has gone over to another lineage or format"));
+            let now = store.still(&first).await?;
+            if now.sequence < reached.sequence || (now.sequence == reached.sequence && now.chain != reached.chain) {
+                return Err(Halt::Overtaken(WENT_BACK));
             }
-            if now.sequence == reached {
+            if now.sequence == reached.sequence {
                 for ((kind, place), record) in &changes {
                     taken(writer.changed(*kind, place, record.as_ref()))?;
                 }
-                return Ok(taken(writer.end(reached, &now.chain))?);
+                return Ok(taken(writer.end(reached.sequence, &reached.chain))?);
             }
+            told(writer.records());
         }
+        Err(Halt::Overtaken("the store is changed faster than the changes can be read from here"))
     }
 }
 
@@ -170,6 +196,15 @@ impl Migrant {
         Ok(state)
     }
 
+    /// As [`Migrant::whole`], if it is the store that it was.
+    async fn still(&self, first: &StoreState) -> Result<StoreState, Halt> {
+        let now = self.whole().await?;
+        if now.lineage != first.lineage || now.format != first.format {
+            return Err(Halt::Overtaken("the store has gone over to another lineage or format"));
+        }
+        Ok(now)
+    }
+
     /// A page. What is changed between two looks at it does not hold together; what is damaged never does.
     async fn settled_page(&self, kind: Kind, after: Option<&[u8]>) -> Result<Page, StoreError> {
         for _ in 1..ATTEMPTS {
@@ -188,28 +223,31 @@ impl Migrant {
         Ok((!page.records.is_empty()).then_some(page))
     }
 
-    /// The number of the newest of some changes behind this one, and the records that they have put or removed.
-    async fn written_since(&self, reached: u64) -> Result<(u64, Vec<Written>), Halt> {
+    /// What some changes behind this one have written.
+    async fn written_since(&self, reached: &Position) -> Result<Since, Halt> {
         let mut command = redis::cmd("XRANGE");
-        command.arg(names::LOG).arg(format!("{}-0", reached + 1)).arg("+").arg("COUNT").arg(AT_ONCE);
+        command.arg(names::LOG).arg(format!("{}-0", reached.sequence)).arg("+").arg("COUNT").arg(AT_ONCE);
         let entries: Vec<Value> = self.ask(&command).await?;
-        let (mut newest, mut all) = (reached, Vec::new());
+        let (mut newest, mut all) = (reached.clone(), BTreeSet::new());
         for entry in entries {
-            let (sequence, event) = log_entry(entry)?;
-            if sequence != newest + 1 {
+            let (position, event) = raw_entry(entry)?;
+            if position.sequence == reached.sequence {
+                // A number alone says nothing of which history it is.
+                if position.chain != reached.chain {
+                    return Err(Halt::Overtaken(WENT_BACK));
+                }
+                continue;
+            }
+            if position.sequence != newest.sequence + 1 {
                 return Err(Halt::Overtaken("entries of the log were removed that had not been read"));
             }
-            let Some(written) = decode_written(&event)? else {
-                let reason = "a Tollgate of another release writes to this store, and does not say which records: move all of them to \
-                              this release, or stop them meanwhile";
-                return Err(Halt::Failed(StoreError::Conflict(reason.to_owned())));
-            };
-            all.extend(written);
-            newest = sequence;
+            match decode_written(&event)? {
+                Some(written) => all.extend(written),
+                None => return Ok(Since::Untold),
+            }
+            newest = position;
         }
-        all.sort_unstable();
-        all.dedup();
-        Ok((newest, all))
+        Ok(Since::Written(newest, all.into_iter().collect()))
     }
 
     /// What stands in a place now.
@@ -243,14 +281,4 @@ impl Migrant {
     async fn value(&self, name: String) -> Result<Option<Vec<u8>>, StoreError> {
         Ok(self.values(std::iter::once(name)).await?.pop().flatten())
     }
-}
-
-/// `[id, [h, …, p, …]]`: its number, and its event.
-fn log_entry(entry: Value) -> Result<(u64, Vec<u8>), StoreError> {
-    let damaged = || unreadable("an entry of the log");
-    let mut parts = list(entry)?.into_iter();
-    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(damaged()) };
-    let sequence = text(id)?.strip_suffix("-0").and_then(|number| number.parse().ok()).ok_or_else(damaged)?;
-    let event = list(fields)?.into_iter().nth(3).ok_or_else(damaged)?;
-    Ok((sequence, bytes(event)?.ok_or_else(damaged)?))
 }

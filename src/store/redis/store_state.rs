@@ -29,6 +29,8 @@ pub struct StoreState {
     pub witnesses: Vec<ReplicaAhead>,
     /// The lineages that it had before, the last one at the end: before it was accepted, or moved by a migration.
     pub was: Vec<String>,
+    /// The epoch of its servers when it was put back from a backup, if it was.
+    pub copied: Option<u64>,
 }
 
 impl StoreState {
@@ -90,5 +92,6 @@ pub(super) async fn look_over(connection: &mut Connection) -> Result<Option<Stor
     let missed = answer.number()?;
     let was = answer.text()?.split_whitespace().map(str::to_owned).collect();
     let chain = answer.text()?;
-    Ok(Some(StoreState { lineage, format, sequence, chain, log, missed, witnesses, was }))
+    let copied = answer.text()?.parse().ok();
+    Ok(Some(StoreState { lineage, format, sequence, chain, log, missed, witnesses, was, copied }))
 }

@@ -4,7 +4,7 @@
 //! Names are read over one connection, between two scripts that a server runs only if it is the primary. What is created
 //! meanwhile is of the new format already.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tollgate_core::credential::ProjectId;
@@ -302,7 +302,7 @@ fn unsteady() -> StoreError {
 }
 
 fn everything() -> Vec<u8> {
-    encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None)
+    encode_event(&Event { touched: Touched::All, ended: Vec::new() }, Some(&BTreeSet::new()))
 }
 
 fn asked(answer: Result<Answer, ScriptError>) -> Result<Answer, StoreError> {

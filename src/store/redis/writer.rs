@@ -1,6 +1,7 @@
 //! How a change is made: judged by what the server holds, written by one script that checks that it still holds it, confirmed
 //! by its replicas. Never acknowledges what a script has not answered for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -136,7 +137,9 @@ impl Writer {
         let mut script = ACCEPT.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT).key(names::MEMBERS);
         script.arg(&seen.lineage).arg(seen.sequence).arg(&seen.chain).arg(seen.log);
-        script.arg(fresh_lineage()?).arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None));
+        script
+            .arg(fresh_lineage()?)
+            .arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }, Some(&BTreeSet::new())));
         script.arg(encode_audit(row)).arg(seen.former());
         if seen.format.has_three() {
             for list in lists_of_actor(row) {

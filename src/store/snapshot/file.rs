@@ -37,7 +37,9 @@ struct Cursor {
     reader: SnapshotReader<Input>,
     /// The next one.
     next: Option<Record>,
+    /// Behind the last record, and, once that was read, the digest of all of it.
     at_end: bool,
+    found: Option<String>,
     /// The last kind that was asked for.
     asked: Option<Kind>,
 }
@@ -94,6 +96,18 @@ impl SnapshotFile {
         &self.digest
     }
 
+    /// Reads to its end what was given last, which must be what was found to be signed: the file may be another one by now.
+    pub(in crate::store) fn demand_same(&self) -> Result<(), StoreError> {
+        let mut held = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut cursor) = held.take() else { return Ok(()) };
+        if again(cursor.digest())? == self.digest {
+            return Ok(());
+        }
+        Err(StoreError::Conflict(
+            "the backup was changed while it was read: use another one, and an empty store".to_owned(),
+        ))
+    }
+
     /// As a store names what fills it.
     pub(in crate::store) fn origin(&self) -> String {
         format!("the backup with digest {}", self.digest)
@@ -146,16 +160,33 @@ impl std::fmt::Debug for SnapshotFile {
 
 impl Cursor {
     fn open(open: &Open) -> Result<Self, SnapshotError> {
-        Ok(Self { reader: read(open)?.1, next: None, at_end: false, asked: None })
+        Ok(Self { reader: read(open)?.1, next: None, at_end: false, found: None, asked: None })
+    }
+
+    /// `None`: there is no record any more.
+    fn read(&mut self) -> Result<Option<Record>, SnapshotError> {
+        match self.reader.next_item()? {
+            Item::Record(record) => return Ok(Some(record)),
+            Item::Changed(..) => {}
+            Item::End(_, signature) => self.found = Some(HEXLOWER.encode(&signature.digest)),
+        }
+        Ok(None)
+    }
+
+    /// Of all of it, in hexadecimal.
+    fn digest(&mut self) -> Result<String, SnapshotError> {
+        loop {
+            match self.found.take() {
+                Some(found) => return Ok(found),
+                None => drop(self.read()?),
+            }
+        }
     }
 
     /// The next record, if it is of this kind; those of kinds before it are passed over.
     fn peek(&mut self, kind: Kind) -> Result<Option<&Record>, SnapshotError> {
         while !self.at_end && self.next.as_ref().is_none_or(|next| next.kind() < kind) {
-            self.next = match self.reader.next_item()? {
-                Item::Record(record) => Some(record),
-                Item::Changed(..) | Item::End(..) => None,
-            };
+            self.next = self.read()?;
             self.at_end = self.next.is_none();
         }
         Ok(self.next.as_ref().filter(|next| next.kind() == kind))

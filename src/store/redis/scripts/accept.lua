@@ -20,7 +20,7 @@ redis.call('DEL', KEYS[2])
 redis.call('XADD', KEYS[2], number .. '-0', 'h', h, 'p', ARGV[6])
 redis.call('HSET', KEYS[1], 'id', ARGV[5], 'seq', number, 'h', h)
 if ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'was', ARGV[8]) end
-redis.call('HDEL', KEYS[1], 'missed')
+redis.call('HDEL', KEYS[1], 'missed', 'copied')
 
 -- Those that refuse everything refuse what is no more. One that runs lists itself again before it answers anything.
 local members = redis.call('HGETALL', KEYS[4])

@@ -124,16 +124,22 @@ impl Place {
         while !making.is_finished() {
             meanwhile.push(load.slice(bench, &tollgate)?);
         }
-        samples.add("backup", self.made, joined(making)?);
-        samples.add("backup", self.alone, median(alone));
-        samples.add("backup", self.meanwhile, median(meanwhile));
+        let (made, alone, meanwhile) = (joined(making)?, median(alone), median(meanwhile));
+        samples.add("backup", self.made, made);
+        samples.add("backup", self.alone, alone);
+        samples.add("backup", self.meanwhile, meanwhile);
         tollgate.stop()?;
-        bench.say(&format!("a copy of {} bytes", fs::metadata(&copy)?.len()));
+        let bytes = fs::metadata(&copy)?.len();
+        bench.say(&format!(
+            "a copy of {bytes} bytes in {made:.1} s; p99 of a check {meanwhile} us, and {alone} us without it"
+        ));
 
         // The same configuration, with the store that is to be filled.
         let text = fs::read_to_string(&config)?.replace(&self.store, &self.empty);
         fs::write(&config, text)?;
-        samples.add("backup", self.restored, joined(self.timed(bench, "restore", &copy, &config))?);
+        let restored = joined(self.timed(bench, "restore", &copy, &config))?;
+        samples.add("backup", self.restored, restored);
+        bench.say(&format!("put back in {restored:.1} s"));
         let restored = start(&self.empty)?;
         load.every_key(bench, &restored, keys)?;
         // Without writing down a million last uses.
@@ -180,11 +186,20 @@ impl Load {
     /// At a rate; what 99 of 100 take at most, in microseconds.
     fn slice(&self, bench: &Bench, tollgate: &Tollgate) -> Outcome<f64> {
         let report = self.run(bench, tollgate, (&self.some, "uniform"), (8, 64, SLICE), Some(RATE))?;
+        if report["refused"] != 0 {
+            return Err(format!("some of the keys are refused: {report}").into());
+        }
         report["p99"].as_f64().ok_or_else(|| format!("no p99: {report}").into())
     }
 
+    /// Asked for twice, as a load that is as fast as it can be may be told to come again while nothing is cached.
     fn every_key(&self, bench: &Bench, tollgate: &Tollgate, keys: &Keys) -> Outcome<()> {
-        self.run(bench, tollgate, (&keys.file, "each"), (2, 64, keys.count), None).map(|_| ())
+        let ask = || self.run(bench, tollgate, (&keys.file, "each"), (2, 64, keys.count), None);
+        ask()?;
+        match ask()? {
+            report if report["refused"] == 0 => Ok(()),
+            report => Err(format!("some of the keys are refused: {report}").into()),
+        }
     }
 
     fn run(
@@ -200,10 +215,6 @@ impl Load {
         command.arg(KEY_LENGTH.to_string()).arg(order);
         command.args([connections, streams, requests].map(|number| number.to_string()));
         command.args(rate.map(|rate| rate.to_string()));
-        let report: Value = serde_json::from_str(&process::output_of(&mut command)?)?;
-        if report["refused"] != 0 {
-            return Err(format!("some of the keys are refused: {report}").into());
-        }
-        Ok(report)
+        Ok(serde_json::from_str(&process::output_of(&mut command)?)?)
     }
 }

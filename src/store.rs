@@ -25,9 +25,15 @@ use tollgate_guard::time::Timestamp;
 
 use self::redis::Redis;
 use crate::domain::change::Event;
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User};
+use crate::domain::record::{
+    ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User, UserSessions,
+};
 use embedded::Embedded;
 use format::Format;
+use keyspace::is_part;
+use records::listing::Listing;
+use records::noun::Noun;
+use records::{project, resource, signing_key, user};
 
 /// Why the store did not do what it was asked. None of these carries a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -346,7 +352,7 @@ impl Store {
     /// As [`Store::resource`], for a check.
     pub async fn load_resource(&self, kind: String, id: String) -> Result<AsOf<Option<Resource>>, StoreError> {
         match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.resource(&kind, &id)).await.map(AsOf::ever),
+            Self::Embedded(_) => self.resource(kind, id).await.map(AsOf::ever),
             Self::Redis(store) => store.load_resource(&kind, &id).await,
         }
     }
@@ -354,8 +360,25 @@ impl Store {
     /// As [`Store::project`], for a check.
     pub async fn load_project(&self, name: String) -> Result<AsOf<Option<Project>>, StoreError> {
         match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.project(&name)).await.map(AsOf::ever),
+            Self::Embedded(_) => self.project(name).await.map(AsOf::ever),
             Self::Redis(store) => store.load_project(&name).await,
+        }
+    }
+
+    /// The record in a place.
+    async fn find<N: Noun + Send + 'static>(&self, place: Vec<u8>) -> Result<Option<N>, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.find(&place)).await,
+            Self::Redis(store) => store.find(&place).await,
+        }
+    }
+
+    /// A page of a list; `None`: nothing can be on it.
+    async fn list<N: Noun + Send + 'static>(&self, listing: Option<Listing<N>>) -> Result<Vec<N>, StoreError> {
+        let Some(listing) = listing else { return Ok(Vec::new()) };
+        match self {
+            Self::Embedded(store) => on_thread(store, move |store| store.list(&listing)).await,
+            Self::Redis(store) => store.list(&listing).await,
         }
     }
 
@@ -374,80 +397,56 @@ impl Store {
     }
 
     pub async fn resource(&self, kind: String, id: String) -> Result<Option<Resource>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.resource(&kind, &id)).await,
-            Self::Redis(store) => store.resource(&kind, &id).await,
+        if !is_part(&kind) || !is_part(&id) {
+            return Ok(None);
         }
+        self.find(resource::place(&kind, &id)).await
     }
 
     pub async fn resources(&self, query: ResourceQuery) -> Result<Vec<Resource>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.resources(&query)).await,
-            Self::Redis(store) => store.resources(&query).await,
-        }
+        self.list(resource::listing(&query)).await
     }
 
     /// What was said of a project, if anything.
     pub async fn project(&self, name: String) -> Result<Option<Project>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.project(&name)).await,
-            Self::Redis(store) => store.project(&name).await,
-        }
+        self.find(name.into_bytes()).await
     }
 
     /// The projects of which something was said, by name.
     pub async fn projects(&self, after: Option<String>, limit: usize) -> Result<Vec<Project>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.projects(after.as_deref(), limit)).await,
-            Self::Redis(store) => store.projects(after.as_deref(), limit).await,
-        }
+        self.list(Some(project::listing(after.as_deref(), limit))).await
     }
 
     /// The user of this name, also a deleted one.
     pub async fn user(&self, name: String) -> Result<Option<User>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.user(&name)).await,
-            Self::Redis(store) => store.user(&name).await,
-        }
+        self.find(name.into_bytes()).await
     }
 
     /// Users of one project each who have this name in it, by project; without those who have no project in front of their name.
     pub async fn users_of_plain_name(&self, plain: String, limit: usize) -> Result<Vec<User>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.users_of_plain_name(&plain, limit)).await,
-            Self::Redis(store) => store.users_of_plain_name(&plain, limit).await,
-        }
+        self.list(user::of_plain_name(&plain, limit)).await
     }
 
     pub async fn users(&self, query: UserQuery) -> Result<Vec<User>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.users(&query)).await,
-            Self::Redis(store) => store.users(&query).await,
-        }
+        self.list(user::listing(&query)).await
     }
 
     /// Whether the session with this id was ended.
     pub async fn ended_session(&self, id: String) -> Result<bool, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.ended_session(&id)).await,
-            Self::Redis(store) => store.ended_session(&id).await,
-        }
+        Ok(self.find::<EndedSession>(id.into_bytes()).await?.is_some())
     }
 
     /// The sessions of a user that have begun and were not ended, the oldest first; also such as are over.
     pub async fn sessions(&self, user: String) -> Result<Vec<OpenSession>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.sessions(&user)).await,
-            Self::Redis(store) => store.sessions(&user).await,
-        }
+        let known: Option<UserSessions> = self.find(user.into_bytes()).await?;
+        Ok(known.map_or_else(Vec::new, |known| known.sessions))
     }
 
     /// The oldest first.
     pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, |store| store.signing_keys()).await,
-            Self::Redis(store) => store.signing_keys().await,
-        }
+        let mut keys = self.list(Some(signing_key::listing())).await?;
+        keys.sort_by_key(|key| key.created_at);
+        Ok(keys)
     }
 
     /// A page of the audit log. A row is found if the clocks that dated it, and rows around it, are less than a day wrong.
@@ -477,10 +476,7 @@ impl Store {
 
     /// What was made under the idempotency key with this digest, if it is still remembered.
     pub async fn once(&self, digest: [u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        match self {
-            Self::Embedded(store) => on_thread(store, move |store| store.once(&digest)).await,
-            Self::Redis(store) => store.once(&digest).await,
-        }
+        self.find(digest.to_vec()).await
     }
 
     /// The number of the first of these places that is in the log of the history with a place where it was joined; `None`: none

@@ -8,16 +8,12 @@ mod indexes;
 mod journal;
 mod keys;
 mod migration;
-mod projects;
 mod records;
 mod reserve;
-mod sessions;
 mod source;
 mod upgrade;
-mod users;
 
 use std::io;
-use std::ops::Bound;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -26,15 +22,13 @@ use std::time::{Duration, Instant};
 use redb::backends::InMemoryBackend;
 use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, StorageBackend};
 use tollgate_core::credential::KeyId;
-use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
-use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key, is_part, rest_of, scope_end, scoped};
-use super::records::noun::Noun;
-use super::records::{resource, step};
+use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key};
+use super::records::step;
 use super::rules::Purpose;
-use super::{OnceRecord, PepperCheck, ResourceQuery, SessionLoad, StoreError, Write};
+use super::{PepperCheck, SessionLoad, StoreError, Write};
 use crate::domain::record::User;
 use act::Act;
 use counts::Counts;
@@ -132,56 +126,6 @@ impl Embedded {
         self.looked_at.load(Ordering::Relaxed)
     }
 
-    pub fn resource(&self, kind: &str, id: &str) -> Result<Option<Resource>, StoreError> {
-        if !is_part(kind) || !is_part(id) {
-            return Ok(None);
-        }
-        self.engine.read(|read| records::read(read, &resource::place(kind, id)))
-    }
-
-    pub fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, StoreError> {
-        let parts = [&query.kind, &query.project].into_iter().flatten();
-        if !parts.into_iter().all(|part| is_part(part)) {
-            return Ok(Vec::new());
-        }
-        let after = query.after.as_ref().map(|(kind, id)| scoped(kind, id.as_bytes()));
-        let first = query.kind.as_ref().map_or_else(Vec::new, |kind| scoped(kind, b""));
-        // Of the two lower bounds the one that is further on.
-        let start = match after {
-            Some(after) if after >= first => Bound::Excluded(after),
-            _ => Bound::Included(first),
-        };
-        let end = query.kind.as_ref().map_or(Bound::Unbounded, |kind| Bound::Excluded(scope_end(kind)));
-        self.engine.read(|read| {
-            let resources = read.open_table(keyspace::RESOURCES)?;
-            let mut page = Vec::new();
-            if let Some(project) = &query.project {
-                let index = read.open_table(keyspace::RESOURCES_BY_PROJECT)?;
-                let start = start.as_ref().map(|key| scoped(project, key));
-                let end = match &end {
-                    Bound::Excluded(key) => scoped(project, key),
-                    _ => scope_end(project),
-                };
-                let bounds = (start.as_ref().map(Vec::as_slice), Bound::Excluded(&*end));
-                for entry in index.range::<&[u8]>(bounds)?.take(query.limit) {
-                    let entry = entry?.0;
-                    let key = rest_of(entry.value()).unwrap_or_default();
-                    match records::stored(&resources, key)? {
-                        Some(resource) => page.push(resource),
-                        None => return damaged("a resource is listed and not there".to_owned()),
-                    }
-                }
-            } else {
-                let bounds = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-                for entry in resources.range::<&[u8]>(bounds)?.take(query.limit) {
-                    let (place, bytes) = entry?;
-                    page.push(Resource::decode(place.value(), bytes.value())?);
-                }
-            }
-            Ok(page)
-        })
-    }
-
     /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
     pub fn load_session(&self, user: &str, session: &str) -> Result<SessionLoad, StoreError> {
         self.engine.read(|read| {
@@ -193,10 +137,6 @@ impl Embedded {
             };
             Ok(SessionLoad { user, ended, project })
         })
-    }
-
-    pub fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        self.engine.read(|read| records::read(read, digest))
     }
 
     /// # Errors
@@ -232,7 +172,7 @@ impl Embedded {
         let mut purpose = Purpose::default();
         for step in batch {
             let user = match step {
-                Write::UpdateUser(user) => self.user(&user.name)?,
+                Write::UpdateUser(user) => self.find::<User>(user.name.as_bytes())?,
                 _ => None,
             };
             purpose.note(step, user.as_ref());

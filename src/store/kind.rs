@@ -76,6 +76,24 @@ impl Kind {
     }
 }
 
+/// Every kind that is a [`Noun`](super::records::noun::Noun), with what one of it is called among
+/// [`Record`](super::record::Record)s and its type. Whatever has to know all of them is made from this list.
+macro_rules! nouns {
+    ([$($then:tt)*] $($with:tt)*) => {
+        $($then)*! {
+            ($($with)*)
+            Projects => Project($crate::domain::record::Project),
+            Users => User($crate::domain::record::User),
+            EndedSessions => EndedSession($crate::domain::record::EndedSession),
+            Sessions => Sessions($crate::domain::record::UserSessions),
+            SigningKeys => SigningKey($crate::domain::record::SigningKey),
+            Resources => Resource(::tollgate_core::resource::Resource),
+            Once => Once($crate::store::OnceRecord),
+        }
+    };
+}
+pub(super) use nouns;
+
 #[cfg(test)]
 mod tests {
     use super::*;

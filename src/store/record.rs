@@ -1,108 +1,73 @@
 //! Whatever a store keeps, as one type, so that it can be carried to another store and compared there. Never shows a secret.
 
 use tollgate_core::credential::KeyId;
-use tollgate_core::resource::Resource;
 use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
 use super::keyspace::{id_key, key_id};
-use super::kind::Kind;
+use super::kind::{Kind, nouns};
 use super::records::audit::{decode_audit, encode_audit};
 use super::records::key;
 use super::records::noun::{Noun, Tables, keep};
-use super::{OnceRecord, PepperCheck, SESSION_KEPT, StoreError};
-use crate::domain::record::{ApiKey, AuditEntry, EndedSession, Project, SigningKey, User, UserSessions};
+use super::{PepperCheck, SESSION_KEPT, StoreError};
+use crate::domain::record::{ApiKey, AuditEntry};
 
-/// One record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
-    Project(Project),
-    /// Also a deleted one.
-    User(User),
-    EndedSession(EndedSession),
-    /// Of one user.
-    Sessions(UserSessions),
-    SigningKey(SigningKey),
-    Pepper(PepperCheck),
-    Resource(Resource),
-    Key(ApiKey),
-    LastUse(KeyId, Timestamp),
-    Once(OnceRecord),
-    Audit(AuditEntry),
-}
-
-/// What is done with a kind that is a [`Noun`]; the others stand in stores in ways of their own.
-macro_rules! by_kind {
-    ($kind:expr, $noun:ident => $do:expr, $($other:pat => $else:expr),+ $(,)?) => {
-        match $kind {
-            $crate::store::kind::Kind::Projects => {
-                type $noun = $crate::domain::record::Project;
-                $do
-            }
-            $crate::store::kind::Kind::Users => {
-                type $noun = $crate::domain::record::User;
-                $do
-            }
-            $crate::store::kind::Kind::EndedSessions => {
-                type $noun = $crate::domain::record::EndedSession;
-                $do
-            }
-            $crate::store::kind::Kind::Sessions => {
-                type $noun = $crate::domain::record::UserSessions;
-                $do
-            }
-            $crate::store::kind::Kind::SigningKeys => {
-                type $noun = $crate::domain::record::SigningKey;
-                $do
-            }
-            $crate::store::kind::Kind::Resources => {
-                type $noun = ::tollgate_core::resource::Resource;
-                $do
-            }
-            $crate::store::kind::Kind::Once => {
-                type $noun = $crate::store::OnceRecord;
-                $do
-            }
-            $($other => $else),+
+macro_rules! define_record {
+    (() $($kind:ident => $record:ident($type:ty),)*) => {
+        /// One record, also of a user who was deleted.
+        #[derive(Clone, Debug, PartialEq, Eq)]
+        pub enum Record {
+            $($record($type),)*
+            Key(ApiKey),
+            Pepper(PepperCheck),
+            LastUse(KeyId, Timestamp),
+            Audit(AuditEntry),
         }
-    };
-}
-pub(super) use by_kind;
 
-/// The same with a record.
-macro_rules! by_record {
-    ($record:expr, $noun:ident => $do:expr, $($other:pat => $else:expr),+ $(,)?) => {
-        match $record {
-            Record::Project($noun) => $do,
-            Record::User($noun) => $do,
-            Record::EndedSession($noun) => $do,
-            Record::Sessions($noun) => $do,
-            Record::SigningKey($noun) => $do,
-            Record::Resource($noun) => $do,
-            Record::Once($noun) => $do,
-            $($other => $else),+
-        }
-    };
-}
-
-macro_rules! into_record {
-    ($($noun:ty => $kind:ident),* $(,)?) => {
-        $(impl From<$noun> for Record {
-            fn from(record: $noun) -> Self {
-                Self::$kind(record)
+        $(impl From<$type> for Record {
+            fn from(record: $type) -> Self {
+                Self::$record(record)
             }
         })*
     };
 }
+nouns!([define_record]);
 
-into_record! {
-    Project => Project,
-    User => User,
-    EndedSession => EndedSession,
-    UserSessions => Sessions,
-    SigningKey => SigningKey,
-    Resource => Resource,
-    OnceRecord => Once,
+/// What is done with a kind that is a [`Noun`]; the others stand in stores in ways of their own.
+macro_rules! by_kind {
+    ($kind:expr, $noun:ident => $do:expr, $($others:tt)*) => {
+        $crate::store::kind::nouns!([$crate::store::record::match_kind] $kind, $noun, $do, { $($others)* })
+    };
+}
+pub(super) use by_kind;
+
+macro_rules! match_kind {
+    (($kind:expr, $noun:ident, $do:expr, { $($others:tt)* }) $($of:ident => $record:ident($type:ty),)*) => {
+        match $kind {
+            $($crate::store::kind::Kind::$of => {
+                type $noun = $type;
+                $do
+            })*
+            $($others)*
+        }
+    };
+}
+pub(super) use match_kind;
+
+/// The same with a record.
+macro_rules! by_record {
+    ($value:expr, $noun:ident => $do:expr, $($others:tt)*) => {
+        nouns!([match_record] $value, $noun, $do, { $($others)* })
+    };
+}
+
+macro_rules! match_record {
+    (($value:expr, $noun:ident, $do:expr, { $($others:tt)* }) $($of:ident => $record:ident($type:ty),)*) => {
+        match $value {
+            $(Record::$record($noun) => $do,)*
+            $($others)*
+        }
+    };
 }
 
 impl Record {

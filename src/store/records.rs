@@ -4,6 +4,7 @@
 pub(super) mod audit;
 pub(super) mod event;
 pub(super) mod key;
+pub(super) mod listing;
 pub(super) mod noun;
 pub(super) mod once;
 pub(super) mod project;

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
 use redb::{ReadableDatabase, TableHandle};
 use tollgate::store::embedded::Embedded;
-use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, StoreError, UserQuery, Write};
+use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, StoreError, UserQuery, Write};
 
 use crate::support::{at, every_key, id, key, user};
 
@@ -225,13 +226,18 @@ fn gets_what_it_lacks(later: &[&str]) {
     };
 
     let store = Embedded::open(&path, Duration::ZERO).unwrap();
-    assert_eq!(store.user("ann").unwrap(), None);
-    assert!(!store.ended_session("s-1").unwrap());
-    assert!(store.signing_keys().unwrap().is_empty());
+    let store = Arc::new(store);
+    let any = Store::Embedded(Arc::clone(&store));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        assert_eq!(any.user("ann".to_owned()).await.unwrap(), None);
+        assert!(!any.ended_session("s-1".to_owned()).await.unwrap());
+        assert!(any.signing_keys().await.unwrap().is_empty());
+        assert_eq!(any.once([1; 32]).await.unwrap(), None);
+        assert!(any.users(UserQuery { limit: 9, ..UserQuery::default() }).await.unwrap().is_empty());
+        assert_eq!(any.project("acme".to_owned()).await.unwrap(), None);
+    });
     assert!(store.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).unwrap().rows.is_empty());
-    assert_eq!(store.once(&[1; 32]).unwrap(), None);
-    assert!(store.users(&UserQuery { limit: 9, ..UserQuery::default() }).unwrap().is_empty());
-    assert_eq!(store.project("acme").unwrap(), None);
     assert!(store.load_key(&[key(1).digest]).unwrap().is_some());
     assert_eq!(every_key(&store), [key(1)]);
     for plane in [None, Some(key(1).plane)] {
@@ -240,7 +246,7 @@ fn gets_what_it_lacks(later: &[&str]) {
     }
     assert_eq!(store.apply(&[Write::CreateUser(user("ann"))]).unwrap(), sequence + 1);
     assert_eq!(store.sequence().unwrap(), sequence + 1);
-    drop(store);
+    drop((any, store));
     assert_eq!(tables(&redb::Database::open(&path).unwrap()), complete);
 }
 

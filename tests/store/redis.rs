@@ -74,7 +74,9 @@ async fn a_server_that_was_emptied_is_not_a_store_without_records() {
     assert_unavailable(redis.load_project("acme").await, lost);
     assert_unavailable(redis.key(id(1)).await, lost);
     assert_unavailable(redis.keys(&KeyQuery { limit: 9, ..KeyQuery::default() }).await, lost);
-    assert_unavailable(redis.users(&UserQuery { limit: 9, ..UserQuery::default() }).await, lost);
+    let store = Store::Redis(Arc::clone(&redis));
+    assert_unavailable(store.users(UserQuery { limit: 9, ..UserQuery::default() }).await, lost);
+    assert_unavailable(store.user("ann".to_owned()).await, lost);
     assert_unavailable(redis.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).await, lost);
     assert_unavailable(redis.has_no_keys().await, lost);
     assert_unavailable(redis.pepper_checks().await, lost);

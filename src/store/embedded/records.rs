@@ -10,11 +10,12 @@ use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, META_SEQUENCE, id_key, rest_of, rest_of_timed, scope_end, scoped, timed};
+use super::super::records::listing::{InFile, Listing};
 use super::super::records::noun::{Entry, List, Noun, Tables};
 use super::super::{Counted, Quota, StoreError};
 use super::act::{Act, Failure, conflict};
 use super::counts::{Counts, in_scope};
-use super::journal;
+use super::{Embedded, damaged, has_indexes, journal};
 use crate::domain::record::AuditEntry;
 
 /// How many are forgotten with each one that is added: more than one, so that they become fewer.
@@ -34,15 +35,106 @@ pub(super) fn read<N: Noun>(transaction: &ReadTransaction, place: &[u8]) -> Act<
 
 /// A page of all of a kind, behind a place and in the order of their places.
 pub(super) fn page<N: Noun>(transaction: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<N>> {
+    let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    in_table(transaction, (start, Bound::Unbounded), limit, |_| true)
+}
+
+/// Records of a table between two places that are wanted, in their order.
+fn in_table<N: Noun>(
+    transaction: &ReadTransaction,
+    (start, end): (Bound<&[u8]>, Bound<&[u8]>),
+    limit: usize,
+    mut is_wanted: impl FnMut(&N) -> bool,
+) -> Act<Vec<N>> {
     let table = transaction.open_table(N::TABLE)?;
-    let start = after.and_then(N::key).map_or(Bound::Unbounded, Bound::Excluded);
+    let (Some(start), Some(end)) = (key_bound::<N>(start), key_bound::<N>(end)) else { return Ok(Vec::new()) };
     let mut page = Vec::new();
-    for entry in table.range::<<N::Key as Value>::SelfType<'_>>((start, Bound::Unbounded))?.take(limit) {
+    for entry in table.range::<<N::Key as Value>::SelfType<'_>>((start, end))? {
+        if page.len() == limit {
+            break;
+        }
         let (key, bytes) = entry?;
         let key = key.value();
-        page.push(N::decode(N::Key::as_bytes(&key).as_ref(), bytes.value())?);
+        let record = N::decode(N::Key::as_bytes(&key).as_ref(), bytes.value())?;
+        if is_wanted(&record) {
+            page.push(record);
+        }
     }
     Ok(page)
+}
+
+/// `None`: nothing can stand there.
+fn key_bound<N: Noun>(place: Bound<&[u8]>) -> Option<Bound<<N::Key as Value>::SelfType<'_>>> {
+    Some(match place {
+        Bound::Unbounded => Bound::Unbounded,
+        Bound::Included(place) => Bound::Included(N::key(place)?),
+        Bound::Excluded(place) => Bound::Excluded(N::key(place)?),
+    })
+}
+
+impl Embedded {
+    /// The record in a place, of any kind.
+    pub(in crate::store) fn find<N: Noun>(&self, place: &[u8]) -> Result<Option<N>, StoreError> {
+        self.engine.read(|read| self::read(read, place))
+    }
+
+    /// A page of a list.
+    pub(in crate::store) fn list<N: Noun>(&self, listing: &Listing<N>) -> Result<Vec<N>, StoreError> {
+        let Listing { in_file, start, end, limit, is_on, .. } = listing;
+        let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+        self.engine.read(|read| match in_file {
+            InFile::Scope(index, scope) => {
+                let (first, last) = (scoped(scope, b""), scope_end(scope));
+                let within = |place: Bound<&[u8]>| place.map(|place| scoped(scope, place));
+                let (start, end) = (within(start), within(end));
+                let start = match &start {
+                    Bound::Unbounded => Bound::Included(&*first),
+                    start => start.as_ref().map(Vec::as_slice),
+                };
+                let end = match &end {
+                    Bound::Unbounded => Bound::Excluded(&*last),
+                    end => end.as_ref().map(Vec::as_slice),
+                };
+                let (table, index) = (read.open_table(N::TABLE)?, read.open_table(*index)?);
+                let mut page = Vec::new();
+                for entry in index.range::<&[u8]>((start, end))?.take(*limit) {
+                    self.look_at_one();
+                    page.push(listed(&table, rest_of(entry?.0.value()).unwrap_or_default())?);
+                }
+                Ok(page)
+            }
+            InFile::Names(index) if has_indexes(read)? => {
+                let text = |place: Bound<&'_ [u8]>| {
+                    Some(match place {
+                        Bound::Unbounded => Bound::Unbounded,
+                        Bound::Included(place) => Bound::Included(std::str::from_utf8(place).ok()?.to_owned()),
+                        Bound::Excluded(place) => Bound::Excluded(std::str::from_utf8(place).ok()?.to_owned()),
+                    })
+                };
+                let (Some(start), Some(end)) = (text(start), text(end)) else { return Ok(Vec::new()) };
+                let (table, index) = (read.open_table(N::TABLE)?, read.open_table(*index)?);
+                let bounds = (start.as_ref().map(String::as_str), end.as_ref().map(String::as_str));
+                let mut page = Vec::new();
+                for entry in index.range::<&str>(bounds)?.take(*limit) {
+                    self.look_at_one();
+                    page.push(listed(&table, entry?.0.value().as_bytes())?);
+                }
+                Ok(page)
+            }
+            InFile::Table | InFile::Names(_) => in_table(read, (start, end), *limit, |record| {
+                self.look_at_one();
+                is_on(record)
+            }),
+        })
+    }
+}
+
+/// The record that an index names.
+fn listed<N: Noun>(table: &impl ReadableTable<N::Key, Bytes>, place: &[u8]) -> Act<N> {
+    match stored(table, place)? {
+        Some(record) => Ok(record),
+        None => damaged(format!("one of the {} is listed and not there", N::KIND.as_str().replace('_', " "))),
+    }
 }
 
 /// The records of a transaction that writes.
@@ -197,9 +289,8 @@ impl Tables for Records<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Embedded;
     use super::*;
-    use crate::domain::record::OpenSession;
+    use crate::domain::record::{OpenSession, UserSessions};
     use crate::store::{SESSION_KEPT, Write};
 
     fn begun(user: &str, began_at: u64) -> Write {
@@ -226,7 +317,10 @@ mod tests {
         store.engine.write(damage).unwrap();
         let kept = u64::try_from(SESSION_KEPT.as_millis()).unwrap();
         store.apply(&[begun("ann", kept)]).unwrap();
-        let list = || store.sessions("ann").map(|sessions| sessions.len());
+        let list = || {
+            let known: Result<Option<UserSessions>, _> = store.find(b"ann");
+            known.map(|known| known.map_or(0, |known| known.sessions.len()))
+        };
         assert_eq!(list(), Ok(1));
         store.apply(&[begun("bob", kept + 3_600_001)]).unwrap();
         assert_eq!(list(), Ok(1), "only the one before is over for so long");

@@ -11,6 +11,7 @@ use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes};
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version};
+use super::listing::{InFile, Listing};
 use super::noun::{List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
 use super::wire;
 use crate::domain::record::{Project, ProjectState};
@@ -62,6 +63,11 @@ impl Noun for Project {
     fn lists(&self, _format: Format) -> Vec<List> {
         vec![List::in_redis(names::PROJECT_LIST, &*self.name)]
     }
+}
+
+/// By name.
+pub(in crate::store) fn listing(after: Option<&str>, limit: usize) -> Listing<Project> {
+    Listing::of(names::PROJECT_LIST, InFile::Table, limit).after(after.map(str::as_bytes))
 }
 
 /// The id of a project as a record carries it; `None` for what is no id.

@@ -1,5 +1,7 @@
 //! Resources. Never moves one to a project whose id it does not carry.
 
+use std::ops::Bound;
+
 use prost::Message;
 use redb::TableDefinition;
 use tollgate_core::credential::ProjectId;
@@ -8,10 +10,11 @@ use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
-use super::super::keyspace::{self, Bytes, scoped};
+use super::super::keyspace::{self, Bytes, is_part, scope_end, scoped};
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
-use super::super::{Counted, StoreError};
+use super::super::{Counted, ResourceQuery, StoreError};
+use super::listing::{InFile, Listing};
 use super::noun::{List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
 use super::{project, wire};
 
@@ -71,6 +74,30 @@ impl Noun for Resource {
             List::in_both(of_project, (keyspace::RESOURCES_BY_PROJECT, scoped(&self.project, &place))),
         ]
     }
+}
+
+/// By kind and id; `None`: none can be on it.
+pub(in crate::store) fn listing(query: &ResourceQuery) -> Option<Listing<Resource>> {
+    let ResourceQuery { kind, project, after, limit } = query;
+    if ![kind, project].into_iter().flatten().all(|part| is_part(part)) {
+        return None;
+    }
+    let (list, in_file) = match project {
+        Some(project) => {
+            let of_project = InFile::Scope(keyspace::RESOURCES_BY_PROJECT, project.clone());
+            (names::resources_of_project(project), of_project)
+        }
+        None => (names::RESOURCE_LIST.to_owned(), InFile::Table),
+    };
+    let first = kind.as_ref().map_or_else(Vec::new, |kind| scoped(kind, b""));
+    // Of the two lower bounds the one that is further on.
+    let start = match after.as_ref().map(|(kind, id)| place(kind, id)) {
+        Some(after) if after >= first => Bound::Excluded(after),
+        _ if first.is_empty() => Bound::Unbounded,
+        _ => Bound::Included(first),
+    };
+    let end = kind.as_ref().map_or(Bound::Unbounded, |kind| Bound::Excluded(scope_end(kind)));
+    Some(Listing { start, end, ..Listing::of(list, in_file, *limit) })
 }
 
 pub(in crate::store) fn place(kind: &str, id: &str) -> Vec<u8> {

@@ -9,6 +9,7 @@ use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes};
 use super::super::kind::Kind;
+use super::listing::{InFile, Listing};
 use super::noun::{List, Noun, Tables, damaged, refused, replace, text_key};
 use super::wire;
 use crate::domain::record::SigningKey;
@@ -47,6 +48,11 @@ impl Noun for SigningKey {
     fn lists(&self, _format: Format) -> Vec<List> {
         vec![of_all(&self.id)]
     }
+}
+
+/// All of them, by id.
+pub(in crate::store) fn listing() -> Listing<SigningKey> {
+    Listing::of(names::SIGNING_KEY_LIST, InFile::Table, usize::MAX)
 }
 
 fn of_all(id: &str) -> List {

@@ -9,10 +9,11 @@ use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
-use super::super::keyspace::{self, Bytes, scoped};
+use super::super::keyspace::{self, Bytes, is_part, scoped};
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
-use super::super::{Counted, StoreError};
+use super::super::{Counted, StoreError, UserQuery};
+use super::listing::{InFile, Listing};
 use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
 use super::{project, wire};
 use crate::domain::record::User;
@@ -104,6 +105,23 @@ impl Noun for User {
         }
         lists
     }
+}
+
+/// By name, without deleted ones; `None`: nobody can be on it.
+pub(in crate::store) fn listing(query: &UserQuery) -> Option<Listing<User>> {
+    let (list, in_file) = match &query.project {
+        Some(project) if !is_part(project) => return None,
+        Some(project) => (names::users_of_project(project), InFile::Scope(keyspace::USERS_BY_PROJECT, project.clone())),
+        None => (names::USER_LIST.to_owned(), InFile::Names(keyspace::LISTED_USERS)),
+    };
+    let listing = Listing::of(list, in_file, query.limit).after(query.after.as_deref().map(str::as_bytes));
+    Some(Listing { is_on: |user: &User| !user.deleted, ..listing })
+}
+
+/// As [`super::super::Store::users_of_plain_name`]; `None`: nobody can have it.
+pub(in crate::store) fn of_plain_name(plain: &str, limit: usize) -> Option<Listing<User>> {
+    let in_file = InFile::Scope(keyspace::USERS_BY_PLAIN_NAME, plain.to_owned());
+    is_part(plain).then(|| Listing::of(names::users_of_plain_name(plain), in_file, limit))
 }
 
 pub(in crate::store) fn create<T: Tables>(tables: &mut T, user: &User) -> Result<(), T::Halt> {

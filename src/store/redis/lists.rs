@@ -1,20 +1,23 @@
 //! What people read: one record, and pages of them. Each page is of one moment. Never skips what is listed and not there.
 
+use std::ops::Bound;
+
 use redis::Value;
 use tollgate_core::credential::KeyId;
-use tollgate_core::resource::Resource;
 use tollgate_guard::digest::Digest;
 
 use super::loads::found;
 use super::scripts::{LIST, ROWS, bytes, text};
-use super::values::{key_of, record_of};
+use super::values::{key_of, name_of, record_of};
 use super::{Redis, texts};
-use crate::domain::record::{ApiKey, AuditEntry, OpenSession, Project, SigningKey, User, UserSessions};
+use crate::domain::record::{ApiKey, AuditEntry};
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::audit::decode_audit;
+use crate::store::records::listing::Listing;
+use crate::store::records::noun::Noun;
 use crate::store::search::{Beginning, ENOUGH, Search};
-use crate::store::{AuditQuery, AuditRows, KeyQuery, OnceRecord, PepperCheck, ResourceQuery, StoreError, UserQuery};
+use crate::store::{AuditQuery, AuditRows, KeyQuery, PepperCheck, StoreError};
 
 /// How much is read at once: a script must not hold everybody else up.
 pub(super) const PAGE: usize = 500;
@@ -93,81 +96,6 @@ impl Redis {
         entries.into_iter().map(key).collect()
     }
 
-    pub async fn resource(&self, kind: &str, id: &str) -> Result<Option<Resource>, StoreError> {
-        Ok(self.load_resource(kind, id).await?.found)
-    }
-
-    pub async fn resources(&self, query: &ResourceQuery) -> Result<Vec<Resource>, StoreError> {
-        let parts = [&query.kind, &query.project].into_iter().flatten();
-        if !parts.into_iter().all(|part| is_part(part)) {
-            return Ok(Vec::new());
-        }
-        let list =
-            query.project.as_deref().map_or_else(|| names::RESOURCE_LIST.to_owned(), names::resources_of_project);
-        let mut range = Range::all(list, query.limit);
-        if let Some(kind) = &query.kind {
-            range.first = [b"[", kind.as_bytes(), &[0]].concat();
-            range.last = [b"(", kind.as_bytes(), &[1]].concat();
-        }
-        // Of the two lower bounds the one that is further on.
-        if let Some((kind, id)) = &query.after {
-            let after = [kind.as_bytes(), &[0], id.as_bytes()].concat();
-            if range.first.get(1..).is_none_or(|first| first <= &*after) {
-                range.first = [b"(", &*after].concat();
-            }
-        }
-        let named = RecordNames { records: names::RESOURCES, pointers: "" };
-        let entries = self.listed(range, named).await?;
-        entries.iter().map(|(member, value)| record_of(member.as_bytes(), value)).collect()
-    }
-
-    pub async fn project(&self, name: &str) -> Result<Option<Project>, StoreError> {
-        Ok(self.load_project(name).await?.found)
-    }
-
-    pub async fn projects(&self, after: Option<&str>, limit: usize) -> Result<Vec<Project>, StoreError> {
-        let named = RecordNames { records: names::PROJECTS, pointers: "" };
-        let entries = self.listed(Range::all(names::PROJECT_LIST, limit).after(after), named).await?;
-        entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
-    }
-
-    pub async fn user(&self, name: &str) -> Result<Option<User>, StoreError> {
-        found(self.record(names::user(name)).await?.as_deref(), name.as_bytes())
-    }
-
-    pub async fn users(&self, query: &UserQuery) -> Result<Vec<User>, StoreError> {
-        let list = match &query.project {
-            Some(project) if !is_part(project) => return Ok(Vec::new()),
-            Some(project) => names::users_of_project(project),
-            None => names::USER_LIST.to_owned(),
-        };
-        let range = Range::all(list, query.limit).after(query.after.as_deref());
-        let entries = self.listed(range, RecordNames { records: names::USERS, pointers: "" }).await?;
-        entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
-    }
-
-    /// As [`crate::store::Store::users_of_plain_name`].
-    pub async fn users_of_plain_name(&self, plain: &str, limit: usize) -> Result<Vec<User>, StoreError> {
-        let range = Range::all(names::users_of_plain_name(plain), limit);
-        let entries = self.listed(range, RecordNames { records: names::USERS, pointers: "" }).await?;
-        entries.iter().map(|(name, value)| record_of(name.as_bytes(), value)).collect()
-    }
-
-    /// As [`crate::store::Store::sessions`].
-    pub async fn sessions(&self, user: &str) -> Result<Vec<OpenSession>, StoreError> {
-        let known: Option<UserSessions> = found(self.record(names::sessions(user)).await?.as_deref(), user.as_bytes())?;
-        Ok(known.map_or_else(Vec::new, |known| known.sessions))
-    }
-
-    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        let named = RecordNames { records: names::SIGNING_KEYS, pointers: "" };
-        let entries = self.listed(Range::all(names::SIGNING_KEY_LIST, usize::MAX), named).await?;
-        let keys = entries.iter().map(|(id, value)| record_of(id.as_bytes(), value));
-        let mut keys = keys.collect::<Result<Vec<SigningKey>, _>>()?;
-        keys.sort_by_key(|key| key.created_at);
-        Ok(keys)
-    }
-
     pub async fn pepper_checks(&self) -> Result<Vec<PepperCheck>, StoreError> {
         let named = RecordNames { records: names::PEPPERS, pointers: "" };
         let damaged = || StoreError::Damaged("the check value of a pepper cannot be read".to_owned());
@@ -181,8 +109,22 @@ impl Redis {
         Ok(checks)
     }
 
-    pub async fn once(&self, digest: &[u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        found(self.record(names::once(digest)).await?.as_deref(), digest)
+    /// The record in a place, of any kind.
+    pub(in crate::store) async fn find<N: Noun>(&self, place: &[u8]) -> Result<Option<N>, StoreError> {
+        found(self.record(name_of::<N>(place)).await?.as_deref(), place)
+    }
+
+    /// A page of a list, whose members are places.
+    pub(in crate::store) async fn list<N: Noun>(&self, listing: &Listing<N>) -> Result<Vec<N>, StoreError> {
+        let bound = |place: &Bound<Vec<u8>>, open: &[u8]| match place {
+            Bound::Unbounded => open.to_vec(),
+            Bound::Included(place) => [b"[", &**place].concat(),
+            Bound::Excluded(place) => [b"(", &**place].concat(),
+        };
+        let (first, last) = (bound(&listing.start, b"-"), bound(&listing.end, b"+"));
+        let range = Range { list: listing.list.clone(), first, last, limit: listing.limit };
+        let entries = self.listed(range, RecordNames { records: N::PREFIX, pointers: "" }).await?;
+        entries.iter().map(|(member, value)| record_of(member.as_bytes(), value)).collect()
     }
 
     pub async fn has_no_keys(&self) -> Result<bool, StoreError> {

@@ -55,10 +55,6 @@ impl Redis {
         Ok(AsOf { found, position: Some(read.position) })
     }
 
-    pub async fn ended_session(&self, id: &str) -> Result<bool, StoreError> {
-        Ok(found::<EndedSession>(self.record(names::ended_session(id)).await?.as_deref(), id.as_bytes())?.is_some())
-    }
-
     /// Whether a load would succeed.
     pub async fn is_available(&self) -> bool {
         self.read(&[], 0).await.is_ok()

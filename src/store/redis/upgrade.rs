@@ -26,6 +26,7 @@ use crate::domain::record::{Project, User};
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::records::event::encode_event;
+use crate::store::records::{project, resource};
 use crate::store::upgrade::{Upgraded, user_id, with_id};
 use crate::store::{KeyQuery, ProjectItem, ResourceQuery, StoreError, Write};
 
@@ -182,7 +183,8 @@ impl Homes<'_> {
     async fn give_to_resources(&mut self) -> Result<u64, StoreError> {
         let (mut given, mut query, mut attempts) = (0, ResourceQuery { limit: AT_ONCE, ..ResourceQuery::default() }, 0);
         while attempts < ATTEMPTS {
-            let resources = self.store.resources(&query).await?;
+            let Some(listing) = resource::listing(&query) else { return Ok(given) };
+            let resources = self.store.list(&listing).await?;
             let Some(last) = resources.last() else { return Ok(given) };
             let after = Some((last.kind.clone(), last.id.clone()));
             let lacking = || resources.iter().filter(|resource| resource.project_id.is_none());
@@ -205,7 +207,7 @@ impl Homes<'_> {
     async fn give_to_projects(&mut self) -> Result<(), StoreError> {
         let mut after = None;
         loop {
-            let projects = self.store.projects(after.as_deref(), AT_ONCE).await?;
+            let projects = self.store.list(&project::listing(after.as_deref(), AT_ONCE)).await?;
             let lacking = projects.iter().filter(|project| project.id.is_none());
             self.find(lacking.map(|project| (&*project.name, Timestamp::default()))).await?;
             match projects.last() {

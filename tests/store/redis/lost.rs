@@ -10,7 +10,7 @@ use tollgate::registry::{Actor, Expected, Registry};
 use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::pepper::Pepper;
 use tollgate::store::redis::Redis;
-use tollgate::store::{AuditQuery, StoreError, Write};
+use tollgate::store::{AuditQuery, Store, StoreError, Write};
 use tollgate_core::credential::ProjectId;
 use tollgate_core::resource::Resource;
 use tollgate_guard::protocol::Position;
@@ -66,7 +66,7 @@ impl Replica {
     }
 
     async fn user(&self, name: &str) -> User {
-        self.redis.user(name).await.unwrap().unwrap()
+        Store::Redis(Arc::clone(&self.redis)).user(name.to_owned()).await.unwrap().unwrap()
     }
 }
 
@@ -121,12 +121,15 @@ async fn everything_that_was_ended_is_ended_again() {
     ];
     replica.heard(&told).await;
 
-    let redis = &replica.redis;
-    assert_eq!(redis.key(id(1)).await.unwrap().unwrap().revoked_at, Some(at(9)));
-    assert_eq!(redis.key(id(2)).await.unwrap().unwrap().revoked_at, None);
-    assert_eq!((redis.ended_session("s-1").await, redis.ended_session("over").await), (Ok(true), Ok(false)));
-    assert_eq!(redis.resource("workload", "deleted").await, Ok(None));
-    assert_eq!(redis.user("unknown").await, Ok(None));
+    let store = Store::Redis(Arc::clone(&replica.redis));
+    assert_eq!(store.key(id(1)).await.unwrap().unwrap().revoked_at, Some(at(9)));
+    assert_eq!(store.key(id(2)).await.unwrap().unwrap().revoked_at, None);
+    assert_eq!(
+        (store.ended_session("s-1".to_owned()).await, store.ended_session("over".to_owned()).await),
+        (Ok(true), Ok(false))
+    );
+    assert_eq!(store.resource("workload".to_owned(), "deleted".to_owned()).await, Ok(None));
+    assert_eq!(store.user("unknown".to_owned()).await, Ok(None));
     for (name, state, version) in [
         ("suspended", ProjectState::Suspended, 3),
         ("deleted", ProjectState::Deleted, 2),
@@ -134,7 +137,7 @@ async fn everything_that_was_ended_is_ended_again() {
         ("used", ProjectState::Suspended, 2),
         ("numbered", ProjectState::Suspended, 4),
     ] {
-        let project = redis.project(name).await.unwrap().unwrap();
+        let project = store.project(name.to_owned()).await.unwrap().unwrap();
         assert_eq!((project.state, project.version), (state, version), "{name}");
         assert!(project.id.is_some() || !["of_nothing", "used", "numbered"].contains(&name), "{name}");
     }

@@ -121,7 +121,7 @@ impl Embedded {
         self.looked_at.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many rows lists of keys, users and the audit log have looked at since the store was opened: what a page costs.
+    /// How many rows lists of records and of the audit log have looked at since the store was opened: what a page costs.
     pub fn looked_at(&self) -> u64 {
         self.looked_at.load(Ordering::Relaxed)
     }

@@ -99,6 +99,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_kind_is_carried_over() {
+        macro_rules! kinds {
+            (() $($kind:ident => $record:ident($type:ty),)*) => { [$(Kind::$kind),*] };
+        }
+        let others = [Kind::Peppers, Kind::Keys, Kind::LastUses, Kind::Audit];
+        let all: Vec<Kind> = nouns!([kinds]).into_iter().chain(others).collect();
+        assert!(all.iter().all(|kind| Kind::ALL.contains(kind)) && all.len() == Kind::ALL.len());
+    }
+
+    #[test]
     fn each_kind_has_a_number_and_a_name_of_its_own() {
         for kind in Kind::ALL {
             assert_eq!(Kind::of_number(kind.number()), Some(kind));

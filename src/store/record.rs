@@ -166,7 +166,8 @@ impl Record {
             // The last hour is spared, so that none is forgotten between two looks at it: its token expired a day ago.
             Self::EndedSession(session) => now.plus(SPARE) < session.expires_at.plus(SESSION_KEPT),
             Self::Sessions(sessions) => now.plus(SPARE) < sessions.last_expiry().plus(SESSION_KEPT),
-            _ => true,
+            Self::Project(_) | Self::User(_) | Self::SigningKey(_) | Self::Resource(_) | Self::Key(_) => true,
+            Self::Pepper(_) | Self::LastUse(..) | Self::Audit(_) => true,
         }
     }
 }

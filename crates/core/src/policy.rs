@@ -49,6 +49,22 @@ pub struct IdentityHeaders {
 }
 
 impl IdentityHeaders {
+    /// None of them.
+    pub fn none() -> Self {
+        Self {
+            subject: None,
+            user_id: None,
+            project: None,
+            workload: None,
+            key_id: None,
+            plane: None,
+            permissions: None,
+            request_id: None,
+            subject_is_id: false,
+            reserved_prefixes: Vec::new(),
+        }
+    }
+
     /// The names in use, in a fixed order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         [
@@ -136,6 +152,23 @@ impl ClientIp {
 }
 
 impl Policy {
+    /// One for routes of our own, behind which is no back end: with these planes and credentials, without issuers and users.
+    pub fn for_own_api(&self, routes: RouteTable) -> Self {
+        Self {
+            planes: self.planes.clone(),
+            permissions: self.permissions.clone(),
+            credentials: self.credentials.clone(),
+            issuers: Vec::new(),
+            login: None,
+            identity: IdentityHeaders::none(),
+            client_ip: ClientIp::Peer,
+            envoy_limits: self.envoy_limits,
+            realm: self.realm.clone(),
+            errors: ErrorShape::Tollgate,
+            routes,
+        }
+    }
+
     pub fn plane(&self, id: PlaneId) -> &Plane {
         &self.planes[usize::from(id.0)]
     }

@@ -20,7 +20,7 @@ use tollgate_core::extract::Kinds;
 use tollgate_core::name::login_name_in_path;
 use tollgate_core::pattern::PathPattern;
 use tollgate_core::plane::{Plane, PlaneId};
-use tollgate_core::policy::{ClientIp, IdentityHeaders, Policy};
+use tollgate_core::policy::Policy;
 use tollgate_core::principal::Principal;
 use tollgate_core::redact;
 use tollgate_core::resource::EVERY;
@@ -110,30 +110,8 @@ fn rules_of_plane(live: &Policy, plane: PlaneId, with_permissions: bool) -> Resu
         routes.push((route, methods.map(|&method| (method.to_owned(), pattern.clone())).collect()));
     }
     let host = HostRules { patterns: vec!["*".to_owned()], errors: ErrorShape::Tollgate, routes };
-    Ok(Policy {
-        planes: live.planes.clone(),
-        permissions: live.permissions.clone(),
-        credentials: live.credentials.clone(),
-        issuers: Vec::new(),
-        login: None,
-        identity: IdentityHeaders {
-            subject: None,
-            user_id: None,
-            project: None,
-            workload: None,
-            key_id: None,
-            plane: None,
-            permissions: None,
-            request_id: None,
-            subject_is_id: false,
-            reserved_prefixes: Vec::new(),
-        },
-        client_ip: ClientIp::Peer,
-        envoy_limits: live.envoy_limits,
-        realm: live.realm.clone(),
-        errors: ErrorShape::Tollgate,
-        routes: RouteTable::build(vec![host]).map_err(|conflicts| format!("{conflicts:?}"))?,
-    })
+    let routes = RouteTable::build(vec![host]).map_err(|conflicts| format!("{conflicts:?}"))?;
+    Ok(live.for_own_api(routes))
 }
 
 /// Who makes a request, once that was found out.

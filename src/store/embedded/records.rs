@@ -36,6 +36,9 @@ pub(super) fn read<N: Noun>(transaction: &ReadTransaction, place: &[u8]) -> Act<
 /// A page of all of a kind, behind a place and in the order of their places.
 pub(super) fn page<N: Noun>(transaction: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<N>> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+    if key_bound::<N>(start).is_none() {
+        return damaged(format!("one of the {} stands where none can", N::KIND.as_str().replace('_', " ")));
+    }
     in_table(transaction, (start, Bound::Unbounded), limit, |_| true)
 }
 

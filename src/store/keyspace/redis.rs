@@ -69,24 +69,12 @@ pub fn ended_session(id: &str) -> String {
     format!("{ENDED_SESSIONS}{id}")
 }
 
-pub fn sessions(user: &str) -> String {
-    format!("{SESSIONS}{user}")
-}
-
 pub fn resource(kind: &str, id: &str) -> String {
     format!("{RESOURCES}{kind}\0{id}")
 }
 
-pub fn signing_key(id: &str) -> String {
-    format!("{SIGNING_KEYS}{id}")
-}
-
 pub fn pepper(version: u32) -> String {
     format!("{PEPPERS}{version}")
-}
-
-pub fn once(digest: &[u8; 32]) -> String {
-    format!("{ONCE}{}", HEXLOWER.encode(digest))
 }
 
 pub fn keys_of_project(project: &str) -> String {

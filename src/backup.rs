@@ -130,18 +130,17 @@ impl Backups {
                 Sender { chunk: BytesMut::with_capacity(CHUNK), sender: &sender, runtime: &runtime, backups: &inner };
             let made = catch_unwind(AssertUnwindSafe(|| store.snapshot(out, now, &inner.signer)));
             let made = made.unwrap_or_else(|_| Err(StoreError::Unavailable("the copy panicked".to_owned())));
-            let last = match made {
+            // Whoever does not hear of the end finds it missing.
+            match made {
                 Ok((_, end)) => {
                     tracing::info!(records = end.records, "a backup was made");
-                    Chunk::End
+                    let _ = send(&runtime, &sender, Chunk::End);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a backup was not made");
-                    Chunk::Failed(error.to_string())
+                    let _ = sender.try_send(Chunk::Failed(error.to_string()));
                 }
-            };
-            // Whoever does not hear it finds the end missing.
-            let _ = send(&runtime, &sender, last);
+            }
             drop(turn);
         };
         let thread = std::thread::Builder::new().name("tollgate-backup".to_owned()).spawn(make);

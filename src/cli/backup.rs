@@ -173,10 +173,7 @@ async fn of_file(path: &Path, settings: &Settings, out: Out) -> Result<Copy, Fai
         // Nobody has it, then.
         Err(failure) if failure.exit == Exit::Unreachable && failure.status.is_none() => {
             let alone = of_unowned_file(path, settings, out).await;
-            alone.map_err(|problem| match problem.exit {
-                Exit::Unreachable => Failure::new(Exit::Unreachable, format!("{failure}; and {problem}")),
-                _ => problem,
-            })
+            alone.map_err(|problem| Failure::new(problem.exit, format!("{failure}; and without a server: {problem}")))
         }
         Err(failure) => Err(failure),
     }

@@ -114,15 +114,8 @@ fn policy() -> Policy {
         }),
         identity: IdentityHeaders {
             subject: Some("x-tollgate-subject".into()),
-            user_id: None,
-            project: None,
-            workload: None,
-            key_id: None,
-            plane: None,
-            permissions: None,
-            request_id: None,
-            subject_is_id: false,
             reserved_prefixes: vec!["x-tollgate-".into()],
+            ..IdentityHeaders::none()
         },
         client_ip: ClientIp::Peer,
         envoy_limits: EnvoyLimits::SHIPPED,

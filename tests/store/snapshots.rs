@@ -243,8 +243,8 @@ async fn what_an_earlier_release_writes_meanwhile_is_not_passed_over() {
     let (store, redis, server) = in_redis().await;
     fill(&store).await;
     let sequence = head(&redis).await + 1;
+    let mut connection = server.connection().await;
     let write = async move {
-        let mut connection = server.connection().await;
         // It says which slots it touched, and no record.
         let mut entry = redis::cmd("XADD");
         entry.arg("tg:{tg}:log").arg(format!("{sequence}-0")).arg("h").arg("x").arg("p").arg(&[0x0a_u8, 1, 1][..]);
@@ -252,7 +252,6 @@ async fn what_an_earlier_release_writes_meanwhile_is_not_passed_over() {
         let mut newer = redis::cmd("HSET");
         newer.arg("tg:{tg}:head").arg("seq").arg(sequence).arg("h").arg("x");
         let _: u64 = newer.query_async(&mut connection).await.unwrap();
-        std::mem::forget(server);
     };
     match copy_while(&redis, BEHIND, write).await {
         Err(StoreError::Conflict(reason)) => assert!(reason.contains("another release"), "{reason}"),

@@ -112,6 +112,7 @@ async fn join(settings: &RedisSettings, patience: Duration, tasks: &Tasks) -> Re
         None => (None, None),
     };
     let found = redis.look().await?;
+    let remembered = remembered.map(|remembered| since_put_back(remembered, found.as_ref()));
     let loss = find_loss(&redis, found.as_ref(), remembered.as_ref()).await?;
     let former = found.map(|found| found.was).unwrap_or_default();
     let name = settings.name.clone().unwrap_or_else(host_name);
@@ -165,6 +166,16 @@ async fn refuse_another_store(redis: &Redis, kept: &Kept, path: &Path, place: &s
     )))
 }
 
+/// What is remembered of a store, for whoever judges by it or follows by it what is missing in the store as it is: a failover before it
+/// was put back from a backup has taken nothing away.
+pub fn since_put_back(remembered: Remembered, found: Option<&StoreState>) -> Remembered {
+    let term = match (remembered.term, found.and_then(|found| found.copied)) {
+        (Term::Epoch(before), Some(copied)) => Term::Epoch(before.max(copied)),
+        (before, _) => before,
+    };
+    Remembered { term, ..remembered }
+}
+
 /// What the store has lost of what a process before this one has known, or another replica, and no failover explains. Asked before
 /// anything is read from it or written to it: a store that went back would be taken for one with few keys.
 ///
@@ -175,7 +186,7 @@ pub async fn find_loss(
     found: Option<&StoreState>,
     remembered: Option<&Remembered>,
 ) -> Result<Option<Loss>, StoreError> {
-    let Some(&StoreState { sequence, log, missed, copied, .. }) = found else {
+    let Some(&StoreState { sequence, log, missed, .. }) = found else {
         // Without a memory nobody can tell it from one that was never made.
         return Ok(remembered.map(|_| Loss::Head));
     };
@@ -192,11 +203,6 @@ pub async fn find_loss(
         return Ok(None);
     }
     let now = redis.connector().term().await?;
-    // A failover before it was put back took nothing away that is missing in it.
-    let before = &match (*before, copied) {
-        (Term::Epoch(before), Some(copied)) => Term::Epoch(before.max(copied)),
-        (before, _) => before,
-    };
     let (known, newest) = (place.position.sequence, head.position.sequence);
     Ok(match now.explains(*before) {
         true => None,

@@ -4,11 +4,14 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::process::Child;
+use std::time::{Duration, Instant};
 
 use super::server::{House, in_redis, write_secret};
-use super::servers::{Server, wait_for};
+use super::servers::{Sentinel, Server, wait_for};
 use super::{Done, run, tollgate};
 
+/// How long a replica that refuses is watched: several times as long as it takes to look again.
+const STILL: Duration = Duration::from_secs(5);
 const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
 /// What a replica keeps in its folder outlasts it, and follows its store to other servers.
@@ -22,7 +25,10 @@ struct Replica<'h> {
 
 impl Home {
     fn on(redis: &Server) -> Self {
-        let house = House::on(redis);
+        Self::of(House::on(redis))
+    }
+
+    fn of(house: House) -> Self {
         write_secret(&house.folder.path().join("pepper.1"), PEPPER);
         let text = fs::read_to_string(&house.config).unwrap();
         let position = format!("fleet: {{position: '{}'}}\n", house.folder.path().join("position").display());
@@ -59,15 +65,31 @@ impl Home {
     }
 
     fn serve(&self) -> Replica<'_> {
-        let log = File::create(self.0.folder.path().join("log")).unwrap();
-        let mut command = tollgate();
-        command.args(["serve", "--config", self.config()]).stdout(log.try_clone().unwrap()).stderr(log);
-        let mut replica = Replica { child: command.spawn().unwrap(), home: self };
+        let mut replica = self.start();
         wait_for("a replica that answers", || {
             assert!(replica.child.try_wait().unwrap().is_none(), "it has ended: {}", self.log());
             replica.try_run(&["keys", "list"]).is_some_and(|done| done.code == 0)
         });
         replica
+    }
+
+    /// A replica starts, refuses everything, as the store has less than it remembers, and does not think better of it.
+    fn refuses(&self) {
+        let sealed = self.start();
+        let refused =
+            || sealed.try_run(&["keys", "list"]).is_some_and(|done| done.err.contains("went back without a failover"));
+        wait_for("a replica that refuses", refused);
+        let begun = Instant::now();
+        while begun.elapsed() < STILL {
+            assert!(refused(), "it went on: {}", self.log());
+        }
+    }
+
+    fn start(&self) -> Replica<'_> {
+        let log = File::create(self.0.folder.path().join("log")).unwrap();
+        let mut command = tollgate();
+        command.args(["serve", "--config", self.config()]).stdout(log.try_clone().unwrap()).stderr(log);
+        Replica { child: command.spawn().unwrap(), home: self }
     }
 
     fn log(&self) -> String {
@@ -211,17 +233,36 @@ fn a_backup_that_is_older_than_what_a_replica_remembers_is_asked_about() {
     home.run(&["restore", old.to_str().unwrap(), "--older"]).ends(0);
     let shown = home.run(&["store", "accept"]).ends(0).out;
     assert!(shown.contains("as far as anybody knows"), "{shown}");
-    let sealed = std::process::Command::new(env!("CARGO_BIN_EXE_tollgate"))
-        .args(["serve", "--config", home.config()])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let sealed = Replica { child: sealed, home: &home };
-    wait_for("a replica that refuses", || {
-        sealed.try_run(&["keys", "list"]).is_some_and(|done| done.err.contains("went back without a failover"))
+    home.refuses();
+    home.accept();
+    assert_eq!(home.serve().keys(), 1);
+}
+
+#[test]
+fn a_failover_before_a_restore_explains_nothing_that_the_backup_lacks() {
+    let fleet = Sentinel::start(1, 3, 2_000, &[]);
+    let addresses = fleet.addresses().join("', '");
+    let store = format!("{{redis: {{sentinel: {{addresses: ['{addresses}'], master: {}}}}}}}", Sentinel::MASTER);
+    let home = Home::of(House::with(&store));
+    home.run(&["store", "init"]).ends(0);
+    home.serve().make_key();
+    let old = home.0.folder.path().join("old");
+    home.run(&["backup", old.to_str().unwrap()]).ends(0);
+    home.serve().make_key();
+
+    let primary =
+        || -> Vec<String> { fleet.sentinels[0].command(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", Sentinel::MASTER]) };
+    let before = primary();
+    wait_for("another primary", || {
+        // Refused while the one before is under way.
+        let _: Result<(), _> = fleet.sentinels[0].try_command(&["SENTINEL", "FAILOVER", Sentinel::MASTER]);
+        primary() != before
     });
-    drop(sealed);
+    let now = || fleet.servers.iter().find(|server| server.port.to_string() == primary()[1]).unwrap();
+    wait_for("a primary that says so", || now().info("role").as_deref() == Some("master"));
+    now().command::<()>(&["FLUSHALL"]);
+    home.run(&["restore", old.to_str().unwrap(), "--older"]).ends(0);
+    home.refuses();
     home.accept();
     assert_eq!(home.serve().keys(), 1);
 }

@@ -14,7 +14,7 @@ use crate::cli::{Exit, Failure, invalid};
 use crate::clock::Clock;
 use crate::config::{self, RedisSettings, StoreSettings};
 use crate::fleet::position;
-use crate::run::store::{find_loss, unfit};
+use crate::run::store::{find_loss, since_put_back, unfit};
 use crate::store::migration::{MigrationStore, Report, Source, migrate};
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
@@ -92,7 +92,7 @@ async fn refuse_if_lost(source: &Redis, path: &Path) -> Result<(), Failure> {
     let kept = position::read(path)
         .map_err(|error| Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}")))?;
     let found = source.look().await.map_err(|error| failed(&error))?;
-    let remembered = kept.map(|kept| kept.remembered);
+    let remembered = kept.map(|kept| since_put_back(kept.remembered, found.as_ref()));
     let loss = find_loss(source, found.as_ref(), remembered.as_ref()).await.map_err(|error| failed(&error))?;
     match loss {
         Some(loss) => Err(Failure::new(

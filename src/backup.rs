@@ -64,7 +64,7 @@ pub struct Chunks {
     is_over: bool,
 }
 
-#[derive(Debug)]
+/// Has no `Debug`: what stands in records has no place in a log.
 enum Chunk {
     Bytes(Bytes),
     /// There are no more.

@@ -144,7 +144,7 @@ async fn of_fleet(redis: &RedisSettings, settings: &Settings, out: Out) -> Resul
     let (made_at, mut progress) = (Clock::System.now(), Progress::new());
     let told = |records| progress.tell(|| format!("{records} records copied"));
     let copied = redis.snapshot(out, made_at, &signer, told).await;
-    progress.end();
+    drop(progress);
     match copied.map_err(|error| failed(&error))? {
         Copied::Whole(out, end) => Ok(Copy::Whole(made_at, end, out)),
         Copied::Overtaken(reason) => Ok(Copy::Overtaken(reason)),
@@ -213,7 +213,13 @@ async fn received(target: &Target, response: reqwest::Response, out: Out) -> Res
     match (taken, broken, failed) {
         (Ok((made_at, end)), None, None) => Ok(Copy::Whole(made_at, end, out)),
         (_, _, Some(error)) => Err(Failure::new(Exit::Failed, format!("the backup cannot be written: {error}"))),
-        (_, Some(error), _) => Err(target.broken(&error)),
+        (_, Some(error), _) => {
+            let Failure { exit, message, .. } = target.broken(&error);
+            Err(Failure::new(
+                exit,
+                format!("the server did not send the whole backup, and its log says why: {message}"),
+            ))
+        }
         (Err(error), ..) => Err(Failure::new(Exit::Failed, format!("what the server sent: {error}"))),
     }
 }
@@ -238,7 +244,6 @@ fn take(tee: &mut Tee) -> Result<(Timestamp, End), SnapshotError> {
         records += 1;
         progress.tell(|| format!("{records} records copied"));
     };
-    progress.end();
     Ok((header.made_at, end))
 }
 

@@ -61,11 +61,12 @@ pub fn note(text: &str) {
 pub struct Progress {
     told: Instant,
     is_terminal: bool,
+    has_told: bool,
 }
 
 impl Progress {
     pub fn new() -> Self {
-        Self { told: Instant::now(), is_terminal: io::stderr().is_terminal() }
+        Self { told: Instant::now(), is_terminal: io::stderr().is_terminal(), has_told: false }
     }
 
     /// Says it, if it is time to.
@@ -74,14 +75,16 @@ impl Progress {
         if self.told.elapsed() < pause {
             return;
         }
-        self.told = Instant::now();
+        (self.told, self.has_told) = (Instant::now(), true);
         let (before, after) = if self.is_terminal { ("\r", "\x1b[K") } else { ("", "\n") };
         let _ = write!(io::stderr().lock(), "{before}{}{after}", text());
     }
+}
 
-    /// Leaves a terminal to what is said next.
-    pub fn end(self) {
-        if self.is_terminal {
+/// Leaves a terminal to what is said next.
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.is_terminal && self.has_told {
             let _ = write!(io::stderr().lock(), "\r\x1b[K");
         }
     }

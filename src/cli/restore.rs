@@ -80,7 +80,7 @@ pub async fn run(args: RestoreArgs) -> Result<(), Failure> {
         demand_same_pepper(record, &peppers)
     };
     let file = SnapshotFile::open(Box::new(move || opener.open()), signer, each);
-    progress.end();
+    drop(progress);
     let file = Arc::new(file.map_err(unusable)?);
     let target = match settings.store {
         StoreSettings::Embedded(path) => MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?,

@@ -1,5 +1,5 @@
-//! Everything in one store, or in a snapshot of one, carried to another, as it is, and compared there. Never overwrites, never changes the source, and
-//! never opens a target to others that is not equal to it.
+//! Everything in one store, or in a snapshot of one, carried to another, as it is, and compared there. Never overwrites, never
+//! changes the source, and never opens a target to others that is not equal to it.
 //!
 //! Both stores give their records in the same order, so that two walks side by side find what is missing, what differs and what
 //! is too much, a page at a time. A run that was ended in the middle leaves a target that nobody but the next run opens.

@@ -1,7 +1,7 @@
 //! `tollgate backup` and `tollgate restore` from outside: a server that goes on meanwhile, a file without one, a fleet; sealed; and
 //! refused with what to do, with nothing half in.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -130,8 +130,6 @@ fn without_a_server_the_file_is_read() {
     restore(&house, &file, &["-o", "json"]).ends(0);
     assert_eq!(listed(&serve(&house)).len(), 4);
     // Neither a server nor a store.
-    let nothing = backup(house.config.to_str().unwrap(), &house.folder.path().join("b"), &[]);
-    drop(nothing.ends(0));
     let empty = House::with(EMBEDDED);
     let none = backup(empty.config.to_str().unwrap(), &empty.folder.path().join("b"), &[]).ends(4).err;
     assert!(none.contains("is `tollgate serve` running") && none.contains("there is no store at"), "{none}");
@@ -330,7 +328,9 @@ fn a_server_that_ends_meanwhile_leaves_no_backup() {
     assert_eq!(&first, b"tollgate snapshot\n");
     server.kill();
     let done = slow.wait_with_output().unwrap();
-    assert!(!done.status.success() && String::from_utf8(done.stderr).unwrap().contains("the connection broke"));
+    assert!(
+        !done.status.success() && String::from_utf8(done.stderr).unwrap().contains("did not send the whole backup")
+    );
     // Without it the file is read.
     backup(&server.config(), &file, &[]).ends(0);
 }
@@ -411,5 +411,4 @@ fn a_fleets_store_is_copied_while_it_is_written_to_and_put_back_elsewhere() {
     write_secret(&house.folder.path().join("pepper.1"), &PEPPER.replace('f', "e"));
     let other = backup(house.config.to_str().unwrap(), &house.folder.path().join("other"), &[]).ends(1).err;
     assert!(other.contains("does not know the pepper of version 1"), "{other}");
-    drop(File::open(&file).unwrap());
 }

@@ -1,21 +1,22 @@
 //! What `docs/fleet.md` recommends: it is enough, and not too much.
 
-use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fs, io};
 
 use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
-use tollgate::domain::record::{Project, ProjectState};
+use tollgate::domain::record::{AuditEntry, Outcome, Project, ProjectState};
 use tollgate::resolve::pepper::Pepper;
 use tollgate::store::embedded::Embedded;
-use tollgate::store::migration::{MigrationStore, migrate};
+use tollgate::store::migration::{MigrationStore, migrate, restore};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::location::{Location, Login};
 use tollgate::store::redis::snapshot::Copied;
 use tollgate::store::redis::survey::{Level, Survey};
+use tollgate::store::snapshot::{SnapshotError, SnapshotFile};
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, Write};
 use tollgate_core::credential::KeyId;
 use tollgate_guard::time::Timestamp;
@@ -75,10 +76,36 @@ async fn the_user_may_carry_a_store_there_and_back() {
         .unwrap();
     assert_eq!(again.digest, there.digest);
     let signer = Pepper::new(1, Zeroizing::new([7; 32])).snapshot_signer();
-    let copied = redis.snapshot(std::io::sink(), Timestamp::from_millis(1), &signer, |_| {}).await.unwrap();
-    assert!(matches!(copied, Copied::Whole(..)), "{copied:?}");
+    let copied = redis.snapshot(Vec::new(), Timestamp::from_millis(1), &signer, |_| {}).await.unwrap();
+    let Copied::Whole(bytes, _) = copied else { panic!("nothing else writes to it") };
     let refusals: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
     assert!(refusals.is_empty(), "{refusals:?}");
+
+    let open = move || io::Result::Ok(Box::new(io::Cursor::new(bytes.clone())) as Box<dyn io::Read + Send>);
+    let backup = SnapshotFile::open::<SnapshotError>(Box::new(open), |_| Ok(signer), |_| Ok(())).unwrap();
+    let (server, connector) = with_user();
+    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    let target = MigrationStore::redis_for(Arc::clone(&redis), &backup).await.unwrap();
+    restore(Arc::new(backup), &target, &row(), Timestamp::from_millis(1)).await.unwrap();
+    assert_eq!(redis.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).await.unwrap().rows.len(), 1);
+    let refusals: Vec<redis::Value> = server.command(&["ACL", "LOG"]);
+    assert!(refusals.is_empty(), "{refusals:?}");
+}
+
+fn row() -> AuditEntry {
+    AuditEntry {
+        sequence: 0,
+        at: Timestamp::from_millis(1),
+        actor: "operator".to_owned(),
+        actor_id: None,
+        act: "store.restore".to_owned(),
+        target: "store".to_owned(),
+        project: None,
+        outcome: Outcome::Done,
+        reason: None,
+        peer: "store restore".to_owned(),
+        request_id: String::new(),
+    }
 }
 
 #[tokio::test]

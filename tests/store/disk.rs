@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tollgate::domain::record::{AuditEntry, Outcome, User};
+use tollgate::domain::record::{AuditEntry, Outcome, STORE_BACKUP, User};
 use tollgate::registry::{Actor, RegistryError};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, Store, StoreError, Write};
@@ -57,6 +57,9 @@ fn fill(disk: &Path) {
 
     let next = make_keys_until_full(&store);
     assert_eq!(fs::metadata(&kept).unwrap().len(), whole, "what is kept is not for keys");
+    fill_up(disk);
+    let copied = AuditEntry { act: STORE_BACKUP.to_owned(), ..row("store") };
+    store.apply(&[Write::Audit(copied)]).unwrap();
     fill_up(disk);
     for n in 0..20 {
         assert_full(store.apply(&[Write::CreateKey(key(next + n))]));

@@ -228,6 +228,8 @@ async fn a_server_that_was_filled_keeps_room_for_every_end() {
             "what is wrong is said all the same"
         );
     }
+    // One takes a copy of a full store above all.
+    fixture.registry.note_backup(&Actor::operator()).await.unwrap();
     let session = EndedSession { id: "s".to_owned(), user: "ann".to_owned(), ended_at: at(1), expires_at: at(9) };
     let ends = [
         Write::UpdateUser(disabled.clone()),

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 use crate::config::PepperSettings;
 use crate::resolve::pepper::Pepper;
 use crate::secret_file::{self, Problem};
+use crate::store::signature::Signers;
 use crate::store::{KeyQuery, PepperCheck, Store, StoreError};
 
 const BYTES: usize = 32;
@@ -50,6 +51,10 @@ pub enum PepperError {
          revoke every key of that version first"
     )]
     StillInUse { version: u32, key: String },
+    #[error(
+        "{problem}, and run `tollgate store upgrade`, which signs every record with the current one, before pepper version {version} goes"
+    )]
+    StillSigns { version: u32, problem: String },
     #[error("the pepper file {path} cannot be made: {error}")]
     NotMade { path: PathBuf, error: io::Error },
     #[error(transparent)]
@@ -57,7 +62,7 @@ pub enum PepperError {
 }
 
 /// The current pepper and the older ones. Makes the current one if it is missing, the store is empty and nobody shares it;
-/// leaves a check value of each in the store.
+/// leaves a check value of each in the store, which reads and writes signed records from then on.
 ///
 /// # Errors
 /// [`PepperError`]: rather than start and refuse every key, Tollgate does not start.
@@ -99,15 +104,30 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
             older.push(pepper);
         }
     }
+    let current = current.ok_or(PepperError::NoCurrent(settings.current))?;
+    store.set_signers(signers(&current, &older));
     for check in checks {
         if settings.files.iter().all(|(version, _)| *version != check.version) {
             refuse_if_used(check.version, store).await?;
         }
     }
-    current.map(|current| (current, older)).ok_or(PepperError::NoCurrent(settings.current))
+    Ok((current, older))
 }
 
-/// The same from their files alone, compared with no store: for a process that answers nothing by them.
+/// What signs the records of a store with these.
+pub fn signers(current: &Pepper, older: &[Pepper]) -> Signers {
+    Signers::new(current.record_signer(), older.iter().map(Pepper::record_signer))
+}
+
+/// The same from the files of the peppers, compared with no store.
+///
+/// # Errors
+/// As [`read_all`].
+pub fn read_signers(settings: &PepperSettings) -> Result<Signers, PepperError> {
+    read_all(settings).map(|(current, older)| signers(&current, &older))
+}
+
+/// The peppers from their files alone, compared with no store: for a process that answers nothing by them.
 ///
 /// # Errors
 /// [`PepperError`] if one of them is missing or no pepper.
@@ -136,8 +156,12 @@ fn missing(version: u32, path: &Path, checks: &[PepperCheck], is_new: bool) -> P
     }
 }
 
-/// A pepper may go when no key needs it any more. Looks at every key, but only while a known version is not configured.
+/// A pepper may go when no key needs it any more, and no record is signed with it. Looks at all of them, but only while a known version
+/// is not configured.
 async fn refuse_if_used(version: u32, store: &Store) -> Result<(), PepperError> {
+    if let Some((_, problem)) = store.distrusted().await?.unknown.filter(|(unknown, _)| *unknown == version) {
+        return Err(PepperError::StillSigns { version, problem });
+    }
     let mut query = KeyQuery { limit: 1000, ..KeyQuery::default() };
     loop {
         let page = store.keys(query.clone()).await?;
@@ -240,6 +264,7 @@ mod tests {
     use crate::domain::record::ApiKey;
     use crate::store::Write;
     use crate::store::embedded::Embedded;
+    use crate::store::upgrade::upgrade;
     use tollgate_core::credential::KeyId;
     use tollgate_guard::digest::Digest;
     use tollgate_guard::time::Timestamp;
@@ -388,9 +413,14 @@ mod tests {
         let mut key = house.mint("abcdefABCDEF", 1).await;
         house.put(2, HEX, 0o600);
         house.load(2, &[1, 2]).await.unwrap();
+        let error = house.load(2, &[2]).await.unwrap_err().to_string();
+        assert!(error.contains("abcdefABCDEF") && error.contains("tollgate store upgrade"), "{error}");
+        house.load(2, &[1, 2]).await.unwrap();
+        assert_eq!(upgrade(&house.store).await.unwrap().rewritten, 1);
         let error = house.load(2, &[2]).await.unwrap_err();
-        assert!(error.to_string().contains("abcdefABCDEF"), "{error}");
+        assert!(matches!(&error, PepperError::StillInUse { version: 1, key } if key == "abcdefABCDEF"), "{error}");
 
+        house.load(2, &[1, 2]).await.unwrap();
         key.revoked_at = Some(Timestamp::from_millis(2));
         key.version = 2;
         house.store.commit(vec![Write::UpdateKey(key)], Event::touching(&[])).await.unwrap();

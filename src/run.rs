@@ -176,7 +176,17 @@ impl Core {
         policy: &Policy,
         tasks: Tasks,
     ) -> Result<(Self, Replicas), RunError> {
-        let (current, older) = pepper::load(&settings.pepper, &opened.store()).await?;
+        let store = opened.store();
+        if settings.demands_signatures {
+            store.demand_signatures().await?;
+        }
+        let (current, older) = pepper::load(&settings.pepper, &store).await?;
+        if !store.format().await?.demands_signatures() {
+            tracing::warn!(
+                "the records of the store are not signed, so that whoever can write the store can mint keys: run `tollgate store upgrade` \
+                 once every Tollgate on it is of this release"
+            );
+        }
         let digester = Digester::new(&current, &older);
         match opened {
             Opened::Sole(embedded) => {

@@ -11,6 +11,7 @@ mod records;
 pub mod redis;
 mod rules;
 mod search;
+pub mod signature;
 pub mod snapshot;
 pub mod upgrade;
 

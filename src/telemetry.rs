@@ -48,6 +48,7 @@ pub struct Telemetry {
     reloads: IntCounterVec,
     reload_ok: IntGauge,
     dropped_lines: IntGauge,
+    store_signed: IntGauge,
     restarts: IntGaugeVec,
     /// The counters of the policy that is live, so that an allowed check looks up no label.
     allowed: ArcSwapOption<AllowedByRoute>,
@@ -174,6 +175,10 @@ impl Telemetry {
         )?;
         let dropped_lines =
             gauge("tollgate_log_lines_dropped", "Log lines lost since the start, as nobody read them fast enough.")?;
+        let store_signed = gauge(
+            "tollgate_store_signed",
+            "1 if every record of the store must carry a signature, 0 until `tollgate store upgrade` has run.",
+        )?;
         let restarts = gauges(
             "tollgate_task_restarts",
             "How often a long task was started again after a panic, since the start.",
@@ -195,6 +200,7 @@ impl Telemetry {
             reloads,
             reload_ok,
             dropped_lines,
+            store_signed,
             restarts,
             allowed: ArcSwapOption::empty(),
             logged: AtomicU8::new(LoggedDecisions::Denied as u8),
@@ -317,6 +323,7 @@ impl Telemetry {
         for (task, count) in resolver.tasks().restarts() {
             self.restarts.with_label_values(&[task]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        self.store_signed.set(i64::from(resolver.is_store_signed()));
         if let Some(control) = &self.log {
             self.dropped_lines.set(i64::try_from(control.dropped.dropped_lines()).unwrap_or(i64::MAX));
         }

@@ -20,7 +20,7 @@ use tollgate_guard::time::Timestamp;
 use super::connect::{self, Target};
 use super::output::{self, Format, Progress, fields};
 use super::sealed::{Output, SealArgs};
-use super::store::{failed, operators_row};
+use super::store::{demand_pepper, failed, operators_row};
 use super::{Exit, Failure, invalid};
 use crate::clock::Clock;
 use crate::config::{self, RedisSettings, Settings, StoreSettings};
@@ -34,7 +34,7 @@ use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::snapshot::Copied;
 use crate::store::redis::survey::Survey;
-use crate::store::snapshot::{End, Item, Signer, SnapshotError, SnapshotReader};
+use crate::store::snapshot::{End, Item, SnapshotError, SnapshotReader};
 use crate::store::{Store, Write as StoreWrite};
 use crate::tasks::stand_behind_checks;
 
@@ -128,7 +128,7 @@ enum Copy {
 
 /// Of a store in Redis.
 async fn of_fleet(redis: &RedisSettings, settings: &Settings, out: Out) -> Result<Copy, Failure> {
-    let (current, _) =
+    let (current, older) =
         pepper::read_all(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let signer = current.snapshot_signer();
     let connector = Connector::open(redis.location.clone()).map_err(|error| failed(&error))?;
@@ -136,9 +136,9 @@ async fn of_fleet(redis: &RedisSettings, settings: &Settings, out: Out) -> Resul
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));
     }
-    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    let redis = Arc::new(Redis::new(connector, Handle::current()).with_signers(pepper::signers(&current, &older)));
     let store = Store::Redis(Arc::clone(&redis));
-    demand_pepper(&store, &signer).await?;
+    demand_pepper(&store, signer.pepper()).await?;
     let row = StoreWrite::Audit(operators_row(STORE_BACKUP, "store", None));
     store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
     let (made_at, mut progress) = (Clock::System.now(), Progress::new());
@@ -149,20 +149,6 @@ async fn of_fleet(redis: &RedisSettings, settings: &Settings, out: Out) -> Resul
         Copied::Whole(out, end) => Ok(Copy::Whole(made_at, end, out)),
         Copied::Overtaken(reason) => Ok(Copy::Overtaken(reason)),
     }
-}
-
-/// One that was signed with another pepper than its store's could not be restored.
-async fn demand_pepper(store: &Store, signer: &Signer) -> Result<(), Failure> {
-    let ours = signer.pepper();
-    let known = store.pepper_checks().await.map_err(|error| failed(&error))?;
-    if known.contains(&ours) {
-        return Ok(());
-    }
-    let problem = format!(
-        "the store does not know the pepper of version {}: give this command the configuration and the pepper files of its Tollgates",
-        ours.version
-    );
-    Err(Failure::new(Exit::Failed, problem))
 }
 
 /// Of a store in a file: from the process that owns it, if there is one.
@@ -184,12 +170,13 @@ async fn of_unowned_file(path: &Path, settings: &Settings, out: Out) -> Result<C
         let problem = format!("there is no store at {}: see `store.embedded.path`", path.display());
         return Err(Failure::new(Exit::Unreachable, problem));
     }
-    let (current, _) =
+    let (current, older) =
         pepper::read_all(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     let signer = current.snapshot_signer();
-    let embedded = Arc::new(Embedded::open(path, Duration::ZERO).map_err(|error| failed(&error))?);
+    let embedded = Embedded::open(path, Duration::ZERO).map_err(|error| failed(&error))?;
+    let embedded = Arc::new(embedded.with_signers(pepper::signers(&current, &older)));
     let store = Store::Embedded(Arc::clone(&embedded));
-    demand_pepper(&store, &signer).await?;
+    demand_pepper(&store, signer.pepper()).await?;
     let row = StoreWrite::Audit(operators_row(STORE_BACKUP, "store", None));
     store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
     let made_at = Clock::System.now();

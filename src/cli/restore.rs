@@ -29,6 +29,7 @@ use crate::store::record::Record;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
+use crate::store::signature::Signers;
 use crate::store::snapshot::{Header, Signer, SnapshotError, SnapshotFile};
 
 pub const HELP: &str = "Examples:
@@ -67,6 +68,7 @@ pub async fn run(args: RestoreArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
     let (current, older) =
         pepper::read_all(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let signers = pepper::signers(&current, &older);
     let peppers: Vec<Pepper> = std::iter::once(current).chain(older).collect();
     let opener = args.open.opener(&args.file)?;
     let name = args.file.display();
@@ -83,8 +85,10 @@ pub async fn run(args: RestoreArgs) -> Result<(), Failure> {
     drop(progress);
     let file = Arc::new(file.map_err(unusable)?);
     let target = match settings.store {
-        StoreSettings::Embedded(path) => MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?,
-        StoreSettings::Redis(redis) => fleet(*redis, &file, args.older).await?,
+        StoreSettings::Embedded(path) => {
+            MigrationStore::target_file(&path, signers).await.map_err(|error| failed(&error))?
+        }
+        StoreSettings::Redis(redis) => fleet(*redis, signers, &file, args.older).await?,
     };
     let reason = format!("the backup of {} with digest {}", rfc3339(file.header().made_at), file.digest());
     let row = operators_row("store.restore", "store", Some(reason));
@@ -144,7 +148,12 @@ fn demand_same_pepper(record: &Record, peppers: &[Pepper]) -> Result<(), Unusabl
 }
 
 /// A store that is made if there is none.
-async fn fleet(settings: RedisSettings, backup: &SnapshotFile, older: bool) -> Result<MigrationStore, Failure> {
+async fn fleet(
+    settings: RedisSettings,
+    signers: Signers,
+    backup: &SnapshotFile,
+    older: bool,
+) -> Result<MigrationStore, Failure> {
     if let Some(path) = settings.position.as_deref().filter(|_| !older) {
         refuse_if_older(backup, path)?;
     }
@@ -153,7 +162,7 @@ async fn fleet(settings: RedisSettings, backup: &SnapshotFile, older: bool) -> R
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));
     }
-    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    let redis = Arc::new(Redis::new(connector, Handle::current()).with_signers(signers));
     MigrationStore::redis_for(redis, backup).await.map_err(|error| failed(&error))
 }
 

@@ -21,11 +21,11 @@ use crate::domain::record::{AuditEntry, Outcome};
 use crate::fleet::position;
 use crate::registry::Actor;
 use crate::run::store::unfit;
-use crate::store::StoreError;
 use crate::store::embedded::Embedded;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::{Finding, Severity, Survey};
 use crate::store::redis::{Init, Redis};
+use crate::store::{PepperCheck, Store, StoreError};
 
 #[derive(Args, Debug)]
 pub struct StoreArgs {
@@ -122,6 +122,19 @@ async fn refuse_if_lost(store: &Redis, path: &Path) -> Result<(), Failure> {
         )),
         _ => Ok(()),
     }
+}
+
+/// What is signed with another pepper than its store's is believed by nobody.
+pub(super) async fn demand_pepper(store: &Store, ours: PepperCheck) -> Result<(), Failure> {
+    let known = store.pepper_checks().await.map_err(|error| failed(&error))?;
+    if known.contains(&ours) {
+        return Ok(());
+    }
+    let problem = format!(
+        "the store does not know the pepper of version {}: give this command the configuration and the pepper files of its Tollgates",
+        ours.version
+    );
+    Err(Failure::new(Exit::Failed, problem))
 }
 
 /// An empty store in a file, where there is none.

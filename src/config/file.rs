@@ -18,7 +18,7 @@ pub use envoy::{Envoy, WithheldHeaders};
 pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
 pub use limits::{Audit, Backup, ProjectQuotas, Quotas, Rate, Rates};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
-pub use store::{ClientTls, Failovers, Fleet, Redis, SecretFile, Sentinel, Store};
+pub use store::{ClientTls, Failovers, Fleet, Redis, SecretFile, Sentinel, Signed, Store};
 
 /// The configuration of Tollgate: one YAML file.
 ///

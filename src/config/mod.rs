@@ -94,6 +94,8 @@ pub struct Compiled {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub store: StoreSettings,
+    /// Whether a store is refused whose records need no signature.
+    pub demands_signatures: bool,
     pub pepper: PepperSettings,
     pub check: CheckAddress,
     pub admin: Admin,

@@ -40,10 +40,23 @@ pub fn reload(path: &Path, current: &Settings) -> Result<Reloaded, Problems> {
 
 fn changed(old: &Settings, new: &Settings) -> Vec<&'static str> {
     // Taken apart, so that a new setting does not compile until somebody has said what a change of it means.
-    let Settings { store, pepper, check, admin, ops, reflection, cache, log: _, limits: _, drain, workers } = old;
+    let Settings {
+        store,
+        demands_signatures,
+        pepper,
+        check,
+        admin,
+        ops,
+        reflection,
+        cache,
+        log: _,
+        limits: _,
+        drain,
+        workers,
+    } = old;
     let super::Admin { unix, http, through_envoy, demands_proof, allowed_hosts, key_defaults } = admin;
     let parts = [
-        ("store", *store != new.store),
+        ("store", *store != new.store || *demands_signatures != new.demands_signatures),
         ("pepper", *pepper != new.pepper),
         ("listen.check", *check != new.check),
         ("listen.admin.unix", *unix != new.admin.unix),

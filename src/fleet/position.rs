@@ -19,6 +19,8 @@ use crate::tasks::Task;
 
 /// Between two writes.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks whether the store is signed by now, while nothing is noted.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// With a good deal of room.
 const LONGEST: u64 = 64 << 10;
 
@@ -38,20 +40,26 @@ pub struct Kept {
     pub remembered: Remembered,
     /// Where the store is that this is of; `None`: the release that wrote it did not say.
     pub store: Option<String>,
+    /// Whether every record of it was signed.
+    pub is_signed: bool,
 }
 
 impl PositionFile {
     /// For the store at this place. Writes whatever is there already once more, so that a folder that cannot be written to is
-    /// noticed at the start. A disk that is full is waited for. The thread that writes is `task`.
+    /// noticed at the start. A disk that is full is waited for. The thread that writes is `task`. `is_signed` becomes true if the file says
+    /// so, and the file says so from when it is.
     ///
     /// # Errors
     /// The system's; [`io::ErrorKind::WouldBlock`] while another process uses the file.
-    pub fn open(path: &Path, store: &str, task: Task) -> io::Result<(Self, Option<Kept>)> {
+    pub fn open(path: &Path, store: &str, is_signed: Arc<AtomicBool>, task: Task) -> io::Result<(Self, Option<Kept>)> {
         let lock = match lock(path) {
             Err(error) if is_full(&error) => None,
             locked => Some(locked?),
         };
         let kept = read(path)?;
+        if kept.as_ref().is_some_and(|kept| kept.is_signed) {
+            is_signed.store(true, Ordering::Relaxed);
+        }
         let tried = match &kept {
             Some(kept) => write(path, kept),
             None => scratch(path).and_then(|_| fs::remove_file(beside(path))),
@@ -65,7 +73,8 @@ impl PositionFile {
         };
         let is_failing = Arc::new(AtomicBool::new(is_failing));
         let (newest, noted) = mpsc::channel();
-        let writer = Writer { path: path.to_owned(), store: store.to_owned(), is_failing: Arc::clone(&is_failing) };
+        let writer =
+            Writer { path: path.to_owned(), store: store.to_owned(), is_signed, is_failing: Arc::clone(&is_failing) };
         let keep = move || task.keep_blocking(|| writer.keep(&noted));
         let writer = thread::Builder::new().name("tollgate-position".to_owned()).spawn(keep)?;
         Ok((Self { newest: Some(newest), writer: Some(writer), is_failing, _lock: lock }, kept))
@@ -99,16 +108,33 @@ impl Drop for PositionFile {
 struct Writer {
     path: PathBuf,
     store: String,
+    is_signed: Arc<AtomicBool>,
     is_failing: Arc<AtomicBool>,
 }
 
 impl Writer {
     fn keep(&self, noted: &Receiver<Remembered>) {
-        let mut pending = None;
+        let (mut pending, mut last): (Option<Remembered>, Option<Kept>) = (None, None);
         loop {
-            let Some(newest) = pending.take().or_else(|| noted.recv().ok()) else { return };
+            let newest = match pending.take() {
+                Some(newest) => newest,
+                None => match noted.recv_timeout(LOOK_EVERY) {
+                    Ok(newest) => newest,
+                    // The store may be signed since, which no change says.
+                    Err(RecvTimeoutError::Timeout) => match &last {
+                        Some(last) if last.is_signed != self.is_signed() => last.remembered.clone(),
+                        _ => continue,
+                    },
+                    Err(RecvTimeoutError::Disconnected) => return,
+                },
+            };
+            let kept = self.kept(newest);
             // What could not be written is tried again.
-            pending = (!self.put(&newest)).then_some(newest);
+            if self.put(&kept) {
+                last = Some(kept);
+            } else {
+                pending = Some(kept.remembered);
+            }
             let next = Instant::now() + PAUSE;
             loop {
                 match noted.recv_timeout(next.saturating_duration_since(Instant::now())) {
@@ -116,8 +142,9 @@ impl Writer {
                     Err(RecvTimeoutError::Timeout) => break,
                     // Nobody waits longer for it than for the disk.
                     Err(RecvTimeoutError::Disconnected) => {
-                        if let Some(newest) = &pending {
-                            self.put(newest);
+                        let unsaid = last.filter(|last| last.is_signed != self.is_signed());
+                        if let Some(newest) = pending.or(unsaid.map(|last| last.remembered)) {
+                            self.put(&self.kept(newest));
                         }
                         return;
                     }
@@ -126,9 +153,16 @@ impl Writer {
         }
     }
 
-    fn put(&self, remembered: &Remembered) -> bool {
-        let kept = Kept { remembered: remembered.clone(), store: Some(self.store.clone()) };
-        let written = write(&self.path, &kept);
+    fn is_signed(&self) -> bool {
+        self.is_signed.load(Ordering::Relaxed)
+    }
+
+    fn kept(&self, remembered: Remembered) -> Kept {
+        Kept { remembered, store: Some(self.store.clone()), is_signed: self.is_signed() }
+    }
+
+    fn put(&self, kept: &Kept) -> bool {
+        let written = write(&self.path, kept);
         let was_failing = self.is_failing.swap(written.is_err(), Ordering::Relaxed);
         match &written {
             Err(error) if !was_failing => complain(&self.path, error),
@@ -209,11 +243,12 @@ fn with(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-fn encode(Kept { remembered, store }: &Kept) -> String {
+fn encode(Kept { remembered, store, is_signed }: &Kept) -> String {
     let Remembered { place: Head { lineage, position }, term, left } = remembered;
     let epoch = if let Term::Epoch(epoch) = term { Some(epoch) } else { None };
     let value = json!({
         "lineage": lineage, "seq": position.sequence, "h": position.chain, "epoch": epoch, "left": left, "store": store,
+        "signed": is_signed,
     });
     format!("{value}\n")
 }
@@ -228,7 +263,8 @@ fn decode(text: &str) -> Option<Kept> {
         term: field("epoch").and_then(Value::as_u64).map_or(Term::Fixed, Term::Epoch),
         left: field("left")?.as_array()?.iter().map(text).collect::<Option<_>>()?,
     };
-    Some(Kept { remembered, store: field("store").and_then(text) })
+    let is_signed = field("signed").and_then(Value::as_bool).unwrap_or_default();
+    Some(Kept { remembered, store: field("store").and_then(text), is_signed })
 }
 
 #[cfg(test)]
@@ -237,7 +273,7 @@ mod tests {
     use crate::tasks::Tasks;
 
     fn open(path: &Path, store: &str) -> io::Result<(PositionFile, Option<Kept>)> {
-        PositionFile::open(path, store, Tasks::default().task("position"))
+        PositionFile::open(path, store, Arc::default(), Tasks::default().task("position"))
     }
 
     fn at(sequence: u64) -> Remembered {
@@ -247,7 +283,7 @@ mod tests {
     }
 
     fn kept(remembered: Remembered) -> Kept {
-        Kept { remembered, store: Some("here".to_owned()) }
+        Kept { remembered, store: Some("here".to_owned()), is_signed: false }
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Resolver {
         &self.tasks
     }
 
+    /// Whether every record of the store must carry a signature.
+    pub fn is_store_signed(&self) -> bool {
+        self.store.trust().is_signed()
+    }
+
     /// The keys that our own tokens are signed with.
     pub fn signing(&self) -> &Arc<SigningKeys> {
         &self.signing

@@ -36,6 +36,11 @@ impl Pepper {
         Signer::new(self.check(), keyed(&self.derive("signatures of snapshots")))
     }
 
+    /// What signs records, by its version.
+    pub fn record_signer(&self) -> (u32, Hmac<Sha256>) {
+        (self.version, keyed(&self.derive("signatures of records")))
+    }
+
     /// A key for another purpose, from which neither the pepper nor another key can be told.
     pub(super) fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         let mac = keyed(&self.secret).chain_update(b"tollgate key v1 for ").chain_update(purpose);

@@ -4,6 +4,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -103,7 +104,8 @@ async fn join(settings: &RedisSettings, patience: Duration, tasks: &Tasks) -> Re
     let (file, remembered) = match &settings.position {
         Some(path) => {
             let location = settings.location.topology.to_string();
-            let (file, kept) = open_position(path, &location, patience, &tasks.task("position")).await?;
+            let (file, kept) =
+                open_position(path, &location, redis.trust().memory(), patience, &tasks.task("position")).await?;
             if let Some(kept) = &kept {
                 refuse_another_store(&redis, kept, path, &location).await?;
             }
@@ -129,13 +131,14 @@ async fn join(settings: &RedisSettings, patience: Duration, tasks: &Tasks) -> Re
 async fn open_position(
     path: &Path,
     place: &str,
+    is_signed: Arc<AtomicBool>,
     patience: Duration,
     task: &Task,
 ) -> Result<(PositionFile, Option<Kept>), RunError> {
     let deadline = Instant::now() + patience;
     let mut has_warned = false;
     loop {
-        match PositionFile::open(path, place, task.clone()) {
+        match PositionFile::open(path, place, Arc::clone(&is_signed), task.clone()) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             opened => return opened.map_err(|error| RunError::Start(unreadable(path, &error))),
         }

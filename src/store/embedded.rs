@@ -10,6 +10,7 @@ mod keys;
 mod migration;
 mod records;
 mod reserve;
+mod signing;
 mod source;
 mod upgrade;
 
@@ -28,6 +29,7 @@ use super::format::Format;
 use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key};
 use super::records::step;
 use super::rules::Purpose;
+use super::signature::{Signers, Trust};
 use super::{PepperCheck, SessionLoad, StoreError, Write};
 use crate::domain::record::User;
 use act::Act;
@@ -51,6 +53,7 @@ pub struct Embedded {
     /// Rows that lists have looked at.
     looked_at: AtomicU64,
     counts: Mutex<Counts>,
+    trust: Trust,
 }
 
 impl Embedded {
@@ -69,10 +72,7 @@ impl Embedded {
         let mut has_warned = false;
         loop {
             match Engine::open(Source::file(path), admits) {
-                Ok(engine) => {
-                    let reserve = Some(Reserve::beside(path));
-                    return Ok(Self { engine, reserve, looked_at: AtomicU64::new(0), counts: Mutex::default() });
-                }
+                Ok(engine) => return Self::of(engine, Some(Reserve::beside(path)), admits),
                 Err(OpenError::Failed(error)) => return Err(error),
                 Err(OpenError::Locked) if Instant::now() < deadline => {
                     if !std::mem::replace(&mut has_warned, true) {
@@ -98,23 +98,47 @@ impl Embedded {
     /// As [`Embedded::open`].
     pub fn open_with(backend: BackendFactory) -> Result<Self, StoreError> {
         match Engine::open(Source::Backend(backend), Admits::Whole) {
-            Ok(engine) => Ok(Self { engine, reserve: None, looked_at: AtomicU64::new(0), counts: Mutex::default() }),
+            Ok(engine) => Self::of(engine, None, Admits::Whole),
             Err(OpenError::Failed(error)) => Err(error),
             Err(OpenError::Locked) => Err(StoreError::Unavailable("the given storage is in use".to_owned())),
         }
     }
 
-    /// An empty store that is gone when it is dropped.
+    fn of(engine: Engine, reserve: Option<Reserve>, admits: Admits) -> Result<Self, StoreError> {
+        let (looked_at, counts, trust) = Default::default();
+        let store = Self { engine, reserve, looked_at, counts, trust };
+        // One that a migration fills has none yet.
+        if admits == Admits::Whole {
+            store.format()?;
+        }
+        Ok(store)
+    }
+
+    /// Gives it the keys that sign what is in it. Without them nothing of it is read or written that is signed.
+    #[must_use]
+    pub fn with_signers(self, signers: Signers) -> Self {
+        self.trust.set_signers(signers);
+        self
+    }
+
+    /// What its records are believed by.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    /// An empty store that is gone when it is dropped, and so signs with a key that nobody else has.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] if it cannot be made.
     pub fn in_memory() -> Result<Self, StoreError> {
+        let signers = Signers::random()?;
         let memory = Mutex::new(Some(InMemoryBackend::new()));
-        Self::open_with(std::sync::Arc::new(move || {
+        let store = Self::open_with(std::sync::Arc::new(move || {
             let memory = memory.lock().unwrap_or_else(PoisonError::into_inner).take();
             let memory = memory.ok_or_else(|| io::Error::other("what was in memory is lost"))?;
             Ok(Box::new(memory) as Box<dyn StorageBackend>)
-        }))
+        }))?;
+        Ok(store.with_signers(signers))
     }
 
     fn look_at_one(&self) {
@@ -128,11 +152,12 @@ impl Embedded {
 
     /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
     pub fn load_session(&self, user: &str, session: &str) -> Result<SessionLoad, StoreError> {
+        let verifier = self.trust.verifier();
         self.engine.read(|read| {
-            let user: Option<User> = records::read(read, user.as_bytes())?;
+            let user: Option<User> = records::read(&verifier, read, user.as_bytes())?;
             let ended = read.open_table(keyspace::ENDED_SESSIONS)?.get(session)?.is_some();
             let project = match &user {
-                Some(user) => records::read(read, user.project.as_bytes())?,
+                Some(user) => records::read(&verifier, read, user.project.as_bytes())?,
                 None => None,
             };
             Ok(SessionLoad { user, ended, project })
@@ -145,9 +170,10 @@ impl Embedded {
         self.demand_room(batch)?;
         // Writes follow each other anyway.
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let verifier = &self.trust.verifier();
         let written = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
-            let mut records = Records { transaction, format, counts: &mut counts };
+            let mut records = Records { transaction, format, verifier, counts: &mut counts };
             batch.iter().try_for_each(|write| step(&mut records, write))?;
             records::number(transaction)
         });
@@ -161,7 +187,8 @@ impl Embedded {
 
     /// As [`super::Store::format`].
     pub fn format(&self) -> Result<Format, StoreError> {
-        self.engine.read(|read| format_in(&read.open_table(keyspace::META)?))
+        let format = self.engine.read(|read| format_in(&read.open_table(keyspace::META)?))?;
+        self.trust.of(format).map(|_| format)
     }
 
     /// Sees to it that there is room for the batch before the database is touched: it does not survive a full disk.

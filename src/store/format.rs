@@ -1,7 +1,7 @@
 //! How a store is laid out, as a number that stands in it. What a store names is what everybody writes there; nobody but
 //! `tollgate store upgrade` ever raises it. Never taken for another one: a number that is not known is an error.
 //!
-//! A release reads this format and the one before. So a fleet is moved in two steps: every replica to a release that knows the new
+//! A release reads this format and the two before. So a fleet is moved in two steps: every replica to a release that knows the new
 //! format, and then the store.
 
 use super::StoreError;
@@ -21,23 +21,28 @@ pub enum Format {
     /// Everybody writes the third one, and reads both, while what was there before is rewritten.
     RisingToThree,
     Three,
+    /// Everybody signs what is written, while what was there before is signed.
+    RisingToFour,
+    /// Every record is signed.
+    Four,
 }
 
 impl Format {
     /// Of a store that is made now.
-    pub const NEWEST: Self = Self::Three;
+    pub const NEWEST: Self = Self::Four;
     /// The highest number that this Tollgate can write, as each replica says it. Whoever says none writes [`Format::OLDEST`].
-    pub const HIGHEST: u64 = 3;
+    pub const HIGHEST: u64 = 4;
     /// See [`Format::HIGHEST`].
     pub const OLDEST: u64 = 2;
 
-    const ALL: [Self; 3] = [Self::Two, Self::RisingToThree, Self::Three];
+    const ALL: [Self; 5] = [Self::Two, Self::RisingToThree, Self::Three, Self::RisingToFour, Self::Four];
 
     /// The number of what is written.
     pub fn written(self) -> u64 {
         match self {
             Self::Two => 2,
             Self::RisingToThree | Self::Three => 3,
+            Self::RisingToFour | Self::Four => 4,
         }
     }
 
@@ -52,9 +57,19 @@ impl Format {
         self >= Self::Three
     }
 
+    /// Whether each record that is written is signed.
+    pub fn has_signatures(self) -> bool {
+        self >= Self::RisingToFour
+    }
+
+    /// Whether a record without a signature is none.
+    pub fn demands_signatures(self) -> bool {
+        self >= Self::Four
+    }
+
     /// Whether some of the store may still be of the format before.
     pub fn is_under_way(self) -> bool {
-        self == Self::RisingToThree
+        matches!(self, Self::RisingToThree | Self::RisingToFour)
     }
 
     /// As it stands in the file of an embedded store.
@@ -96,7 +111,7 @@ fn unknown(number: u64) -> StoreError {
         _ => (number, ""),
     };
     StoreError::Damaged(format!(
-        "it has format {number}{under_way}, made by a newer Tollgate; this one reads formats {} and {}",
+        "it has format {number}{under_way}, made by a newer Tollgate; this one reads formats {} to {}",
         Format::OLDEST,
         Format::HIGHEST
     ))
@@ -113,15 +128,15 @@ mod tests {
             assert_eq!(Format::of_head(format.in_head()), Ok(format));
         }
         assert!(Format::ALL.is_sorted());
-        for number in [0, 1, 4, 1_002, 1_004, UNFINISHED] {
+        for number in [0, 1, 5, 1_002, 1_005, UNFINISHED] {
             assert!(matches!(Format::of_file(number), Err(StoreError::Damaged(_))), "{number}");
         }
-        for number in [0, 2, 4, 1_001, UNFINISHED] {
+        for number in [0, 2, 5, 1_001, UNFINISHED] {
             assert!(matches!(Format::of_head(number), Err(StoreError::Damaged(_))), "{number}");
         }
-        let newer = Format::of_file(1_004).unwrap_err().to_string();
+        let newer = Format::of_file(1_005).unwrap_err().to_string();
         assert!(
-            newer.contains("format 4, under way, made by a newer Tollgate; this one reads formats 2 and 3"),
+            newer.contains("format 5, under way, made by a newer Tollgate; this one reads formats 2 to 4"),
             "{newer}"
         );
         assert_eq!(Format::RisingToThree.to_string(), "3, under way");

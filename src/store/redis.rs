@@ -19,6 +19,7 @@ mod migration;
 mod read_connections;
 mod scripts;
 pub mod shared;
+mod signing;
 pub mod snapshot;
 pub mod store_state;
 pub mod survey;
@@ -38,6 +39,7 @@ use tokio::runtime::Handle;
 use tollgate_guard::protocol::{Head, Position};
 
 use super::format::Format;
+use super::signature::{Signers, Trust, Verifier};
 use super::{PepperCheck, StoreError, Write};
 use crate::domain::change::Event;
 use crate::store::keyspace::redis as names;
@@ -61,6 +63,7 @@ pub struct Redis {
     writer: Writer,
     usage: Usage,
     acknowledged: Arc<Acknowledged>,
+    trust: Arc<Trust>,
 }
 
 /// Whether a head was made.
@@ -73,10 +76,23 @@ pub enum Init {
 impl Redis {
     /// Connects to nothing yet. Connections live on this runtime.
     pub fn new(connector: Connector, runtime: Handle) -> Self {
-        let acknowledged = Arc::<Acknowledged>::default();
+        let (acknowledged, trust) = (Arc::<Acknowledged>::default(), Arc::<Trust>::default());
         let reads = ReadConnections::new(connector.clone(), runtime.clone(), Arc::clone(&acknowledged));
-        let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH, Arc::clone(&acknowledged));
-        Self { reads, writer, usage: Usage::new(connector.clone(), runtime), connector, acknowledged }
+        let known = (Arc::clone(&acknowledged), Arc::clone(&trust));
+        let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH, known);
+        Self { reads, writer, usage: Usage::new(connector.clone(), runtime), connector, acknowledged, trust }
+    }
+
+    /// Gives it the keys that sign what is in it. Without them nothing of it is read or written that is signed.
+    #[must_use]
+    pub fn with_signers(self, signers: Signers) -> Self {
+        self.trust.set_signers(signers);
+        self
+    }
+
+    /// What its records are believed by.
+    pub fn trust(&self) -> &Trust {
+        &self.trust
     }
 
     /// Where the server is.
@@ -201,18 +217,13 @@ impl Redis {
     async fn read(&self, wanted: &[String], naming: usize) -> Result<Read, StoreError> {
         let joined = self.acknowledged.joined();
         let mut answer = self.reads.ask(&read_script(wanted, naming)).await?;
-        let read = Read::of(&mut answer)?;
+        let read = Read::of(&mut answer, &self.trust)?;
         match joined {
             Some(joined) if *joined != read.lineage => Err(StoreError::Unavailable(
                 "it was replaced, or has failed over, and this replica has not followed it yet".to_owned(),
             )),
             _ => Ok(read),
         }
-    }
-
-    /// One record.
-    async fn record(&self, name: String) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.read(&[name], 0).await?.values.pop().flatten())
     }
 }
 
@@ -231,16 +242,19 @@ struct Read {
     lineage: String,
     position: Position,
     format: Format,
+    verifier: Verifier,
     values: Vec<Option<Vec<u8>>>,
     project: Option<Vec<u8>>,
 }
 
 impl Read {
-    fn of(answer: &mut Answer) -> Result<Self, StoreError> {
+    fn of(answer: &mut Answer, trust: &Trust) -> Result<Self, StoreError> {
         let AsOf { lineage, sequence, format } = answer.as_of()?;
+        let verifier = trust.of(format)?;
         let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
         let project = answer.bytes()?;
-        Ok(Self { lineage, position: Position { sequence, chain: answer.text()? }, format, values, project })
+        let position = Position { sequence, chain: answer.text()? };
+        Ok(Self { lineage, position, format, verifier, values, project })
     }
 }
 

@@ -1,16 +1,12 @@
 //! The audit log from outside, as far as it is long.
 
-use std::time::Duration;
-
 use tollgate::domain::record::{AuditEntry, Outcome};
 use tollgate::store::Write;
-use tollgate::store::embedded::Embedded;
 use tollgate_guard::time::Timestamp;
 
-use super::run;
 use super::server::Server;
-
-const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
+use super::signed::PEPPER;
+use super::{run, signed};
 
 #[test]
 fn a_page_of_rare_rows_is_looked_for_until_it_is_full() {
@@ -29,7 +25,7 @@ fn a_page_of_rare_rows_is_looked_for_until_it_is_full() {
         peer: "uid:0".to_owned(),
         request_id: String::new(),
     };
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::of_server(&path);
     for (act, count) in [("key.rotate", 2), ("key.create", 5_100), ("key.rotate", 1), ("key.create", 5_100)] {
         vec![Write::Audit(row(act)); count].chunks(2_000).for_each(|some| {
             store.apply(some).unwrap();

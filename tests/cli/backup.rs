@@ -18,10 +18,10 @@ use tollgate_guard::time::Timestamp;
 use zeroize::Zeroizing;
 
 use super::server::{House, Server, in_redis, write_secret};
+use super::signed::PEPPER;
 use super::{Done, migrate, run, run_with, servers, tollgate};
 
 const EMBEDDED: &str = "{embedded: {path: FOLDER/store.redb}}";
-const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 const KEY: [&str; 12] = [
     "keys",
     "create",

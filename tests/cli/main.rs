@@ -19,6 +19,9 @@ mod servers;
 mod sessions;
 #[path = "../support/shipped.rs"]
 mod shipped;
+#[path = "../support/signed.rs"]
+mod signed;
+mod signed_records;
 mod start;
 mod store;
 #[path = "../support/strangers.rs"]

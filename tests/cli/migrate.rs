@@ -2,30 +2,28 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
 
 use tollgate::domain::record::{ApiKey, AuditEntry, Outcome};
-use tollgate::store::embedded::Embedded;
-use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Write};
+use tollgate::store::{AuditQuery, KeyQuery, Write};
 use tollgate_core::credential::KeyId;
 use tollgate_guard::digest::Digest;
 use tollgate_guard::time::Timestamp;
 
-use super::server::{self, House, in_redis};
-use super::{Done, run, servers, tollgate};
+use super::server::{self, House, in_redis, write_secret};
+use super::signed::PEPPER;
+use super::{Done, run, servers, signed, tollgate};
 
 const KEYS: u64 = 6_000;
 
-/// A file with keys, their uses and their rows, of a pepper that nobody has.
+/// A file with keys, their uses and their rows.
 fn fill(path: &Path) {
     fill_keys(path);
-    let store = Embedded::open(path, Duration::ZERO).unwrap();
-    store.put_pepper_check(PepperCheck { version: 1, check: [5; 32] }).unwrap();
+    signed::of_server(path).put_pepper_check(signed::pepper().check()).unwrap();
 }
 
 /// The same, of a pepper that the store does not know yet.
 pub fn fill_keys(path: &Path) {
-    let store = Embedded::open(path, Duration::ZERO).unwrap();
+    let store = signed::of_server(path);
     let numbers: Vec<u64> = (0..KEYS).collect();
     for some in numbers.chunks(500) {
         let writes = some.iter().flat_map(|n| [Write::CreateKey(key(*n)), Write::Audit(row(*n))]);
@@ -34,7 +32,7 @@ pub fn fill_keys(path: &Path) {
     }
 }
 
-fn key(n: u64) -> ApiKey {
+pub fn key(n: u64) -> ApiKey {
     let mut digest = [7; 32];
     digest[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     ApiKey {
@@ -76,7 +74,7 @@ fn row(n: u64) -> AuditEntry {
 
 /// All that is in a file, as far as it was put there by [`fill`].
 fn content(path: &Path) -> (Vec<ApiKey>, Vec<AuditEntry>, Vec<Option<Timestamp>>) {
-    let store = Embedded::open(path, Duration::ZERO).unwrap();
+    let store = signed::of_server(path);
     let keys = store.keys(&KeyQuery { limit: usize::MAX, ..KeyQuery::default() }).unwrap();
     let rows = store.audit(&AuditQuery { limit: usize::MAX, ..AuditQuery::default() }).unwrap().rows;
     let used = store.last_used(&keys.iter().map(|key| key.id).collect::<Vec<_>>()).unwrap();
@@ -85,13 +83,18 @@ fn content(path: &Path) -> (Vec<ApiKey>, Vec<AuditEntry>, Vec<Option<Timestamp>>
 
 impl House {
     fn embedded() -> Self {
-        Self::with("{embedded: {path: FOLDER/store.redb}}")
+        Self::with("{embedded: {path: FOLDER/store.redb}}").with_pepper()
     }
 
     fn fleet(redis: &servers::Server) -> Self {
-        let house = Self::on(redis);
+        let house = Self::on(redis).with_pepper();
         run(&["store", "init", "--config", house.config()]).ends(0);
         house
+    }
+
+    pub fn with_pepper(self) -> Self {
+        write_secret(&self.folder.path().join("pepper.1"), PEPPER);
+        self
     }
 
     fn config(&self) -> &str {
@@ -163,8 +166,7 @@ fn everything_goes_both_ways_though_runs_are_killed() {
 fn a_store_in_use_is_named_with_what_to_do() {
     let redis = servers::Server::start();
     let (fleet, other) = (House::fleet(&redis), House::embedded());
-    let pepper = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
-    let server = server::Server::start_on(&in_redis(&redis), pepper);
+    let server = server::Server::start_on(&in_redis(&redis), PEPPER);
     servers::wait_for("the replica to join", || redis.command::<u64>(&["HLEN", "tg:{tg}:members"]) == 1);
     fill(&other.file());
     for (from, to) in [(&other, &fleet), (&fleet, &House::embedded())] {

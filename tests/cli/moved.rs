@@ -8,23 +8,23 @@ use std::time::{Duration, Instant};
 
 use super::server::{House, in_redis, write_secret};
 use super::servers::{Sentinel, Server, wait_for};
+use super::signed::PEPPER;
 use super::{Done, run, tollgate};
 
 /// How long a replica that refuses is watched: several times as long as it takes to look again.
 const STILL: Duration = Duration::from_secs(5);
-const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
 /// What a replica keeps in its folder outlasts it, and follows its store to other servers.
-struct Home(House);
+pub struct Home(pub House);
 
 /// Ended by its id.
-struct Replica<'h> {
+pub struct Replica<'h> {
     child: Child,
     home: &'h Home,
 }
 
 impl Home {
-    fn on(redis: &Server) -> Self {
+    pub fn on(redis: &Server) -> Self {
         Self::of(House::on(redis))
     }
 
@@ -54,7 +54,7 @@ impl Home {
         self.0.config.to_str().unwrap()
     }
 
-    fn run(&self, arguments: &[&str]) -> Done {
+    pub fn run(&self, arguments: &[&str]) -> Done {
         run(&[arguments, &["--config", self.config()]].concat())
     }
 
@@ -64,7 +64,7 @@ impl Home {
         self.run(&["store", "accept", "--yes", shown["loss"].as_str().unwrap()]).ends(0);
     }
 
-    fn serve(&self) -> Replica<'_> {
+    pub fn serve(&self) -> Replica<'_> {
         let mut replica = self.start();
         wait_for("a replica that answers", || {
             assert!(replica.child.try_wait().unwrap().is_none(), "it has ended: {}", self.log());
@@ -98,13 +98,13 @@ impl Home {
 }
 
 impl Replica<'_> {
-    fn try_run(&self, arguments: &[&str]) -> Option<Done> {
+    pub fn try_run(&self, arguments: &[&str]) -> Option<Done> {
         let socket = self.home.0.folder.path().join("admin.sock");
         UnixStream::connect(&socket).ok()?;
         Some(run(&[arguments, &["--socket", socket.to_str().unwrap()]].concat()))
     }
 
-    fn make_key(&self) {
+    pub fn make_key(&self) {
         let key = ["keys", "create", "--name", "chat", "--plane", "data", "--project", "acme", "--workloads", "*"];
         self.try_run(&[&key[..], &["--permissions", "run_inference"]].concat()).unwrap().ends(0);
     }

@@ -10,9 +10,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::held::get;
 use super::server::{House, Server, write_secret};
 use super::servers::wait_for;
+use super::signed::PEPPER;
 use super::{Done, tollgate};
 
-const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 const STORE: &str = "{embedded: {path: FOLDER/store.redb}}";
 
 fn run(house: &House, arguments: &[&str]) -> Done {

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::server::{self, House, in_redis, write_secret};
+use super::signed::PEPPER;
 use super::{Done, run, servers, tollgate};
-
-const PEPPER: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
 impl House {
     fn command(&self, arguments: &[&str]) -> Command {
@@ -192,20 +191,24 @@ fn a_request_is_explained_from_the_store_of_a_fleet() {
 #[test]
 fn an_older_store_is_upgraded_by_its_operator() {
     let redis = servers::Server::start();
-    let house = House::on(&redis);
+    let house = House::on(&redis).with_pepper();
     house.run(&["store", "init"]).ends(0);
     redis.command::<u64>(&["HSET", "tg:{tg}:head", "format", "1"]);
     let server = server::Server::start_on(&in_redis(&redis), PEPPER);
     let fleet = || run(&["fleet", "-o", "json", "--socket", &server.socket()]).ends(0).json();
-    assert_eq!((fleet()["format"].as_str(), fleet()["replicas"][0]["format"].as_u64()), (Some("2"), Some(3)));
+    assert_eq!((fleet()["format"].as_str(), fleet()["replicas"][0]["format"].as_u64()), (Some("2"), Some(4)));
+    // The key that its server signs tokens with.
     let done = house.run(&["store", "upgrade", "-o", "json"]).ends(0).json();
     assert_eq!(
         (done["was"].as_str(), done["format"].as_str(), done["rewritten"].as_u64()),
-        (Some("2"), Some("3"), Some(0))
+        (Some("2"), Some("4"), Some(1))
     );
-    assert_eq!(fleet()["format"].as_str(), Some("3"));
+    assert_eq!(fleet()["format"].as_str(), Some("4"));
     assert!(house.run(&["store", "upgrade"]).ends(0).out.contains("It was"));
 
     let file = House::with("{embedded: {path: FOLDER/store.redb}}");
+    let without = file.run(&["store", "upgrade"]).ends(1).err;
+    assert!(without.contains("pepper.1") && without.contains("restore it"), "{without}");
+    let file = file.with_pepper();
     assert!(file.run(&["store", "upgrade"]).ends(1).err.contains("there is no store at"));
 }

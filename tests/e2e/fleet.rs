@@ -14,7 +14,7 @@ use super::client::Sent;
 use super::harness::{Edit, PATIENCE, Setup, Stack};
 use super::servers::{Cluster, Sentinel, Server};
 
-const STORE: &str = "{embedded: {path: /var/lib/tollgate/store.redb}}";
+const STORE: &str = "{embedded: {path: /var/lib/tollgate/store.redb}, signed: required}";
 const PEPPER: &str = "/var/lib/tollgate/pepper.1";
 const DIGITS: &str = "000102030405060708090a0b0c0d0e0ff0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
 
@@ -35,7 +35,7 @@ async fn edits_of(primary: &Server, place: &str) -> Vec<Edit> {
     let pepper = primary.folder().join("pepper.1");
     fs::write(&pepper, DIGITS).unwrap();
     fs::set_permissions(&pepper, fs::Permissions::from_mode(0o600)).unwrap();
-    vec![(STORE, kept(format!("{{redis: {place}}}"))), (PEPPER, kept(pepper.display().to_string()))]
+    vec![(STORE, kept(format!("{{redis: {place}, signed: required}}"))), (PEPPER, kept(pepper.display().to_string()))]
 }
 
 async fn status(stack: &Stack, request: &Sent) -> u16 {

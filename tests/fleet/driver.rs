@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use redis::streams::StreamRangeReply;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tollgate::clock::{Ask, Clock};
 use tollgate::domain::change::{Ended, Endings, Event, Stored};
@@ -30,6 +29,7 @@ use tollgate_guard::time::{Moment, Timestamp};
 use crate::chaos::proxy::{Mode, Proxy};
 use crate::replica::{digest, slots};
 use crate::server::RedisServer;
+use crate::signed;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -129,7 +129,7 @@ fn address(server: &RedisServer) -> String {
 }
 
 fn redis_at(address: &str) -> Redis {
-    Redis::new(Connector::single(address).unwrap(), Handle::current())
+    signed::redis(Connector::single(address).unwrap())
 }
 
 /// A store that was changed already.
@@ -377,7 +377,8 @@ async fn a_new_process_finds_what_the_one_before_has_known() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("position");
     let start = |id: &str| {
-        let (file, kept) = PositionFile::open(&path, "here", Tasks::default().task("position")).unwrap();
+        let (file, kept) =
+            PositionFile::open(&path, "here", Arc::default(), Tasks::default().task("position")).unwrap();
         House::remembering(&address(&server), id, kept.map(|kept| kept.remembered), Some(file))
     };
     let first = start("first");

@@ -15,5 +15,7 @@ mod revoker;
 mod rules;
 #[path = "../support/redis.rs"]
 mod server;
+#[path = "../support/signed.rs"]
+mod signed;
 mod upgraded;
 mod world;

@@ -8,12 +8,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 use tollgate::registry::{Actor, Expected, KeySpec};
 use tollgate::store::format::Format;
-use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::upgrade::upgrade;
 use tollgate::store::{Store, StoreError};
@@ -21,6 +19,7 @@ use tollgate::store::{Store, StoreError};
 use crate::chaos::house::{Here, House, PATIENCE, wait_for};
 use crate::chaos::load::{Answer, Key};
 use crate::chaos::process::Process;
+use crate::signed;
 
 /// How many checks each asker has had answered before, while and after something is done.
 const CHECKS: usize = 500;
@@ -30,7 +29,8 @@ const REVOKED: &str = "ik_live_QfJM9247eXzo_vYKGugVMxjpd1sVs8EwI2CJk6aTRGLpZKu60
 
 fn operator(house: &House) -> Store {
     let connector = Connector::single(&house.server.address()).unwrap();
-    Store::Redis(Arc::new(Redis::new(connector, Handle::current())))
+    // The pepper of that store.
+    Store::Redis(Arc::new(signed::redis(connector).with_signers(signed::signers_of(0x5a))))
 }
 
 /// What Envoy would ask; it is another replica after each replacement.
@@ -118,7 +118,7 @@ async fn a_store_of_the_release_before_is_rolled_and_then_upgraded_under_load() 
     load.goes_on().await;
     if earlier.is_some() {
         let error = upgrade(&operator).await.unwrap_err();
-        assert!(matches!(&error, StoreError::Conflict(reason) if reason.contains("cannot write format 3")), "{error}");
+        assert!(matches!(&error, StoreError::Conflict(reason) if reason.contains("cannot write format 4")), "{error}");
     }
     for place in &places {
         replace(&house, place).await;
@@ -148,7 +148,8 @@ async fn a_store_of_the_release_before_is_rolled_and_then_upgraded_under_load() 
     for asker in askers {
         asker.await.unwrap();
     }
-    assert_eq!(operator.format().await.unwrap(), Format::Three);
+    assert_eq!(operator.format().await.unwrap(), Format::Four);
+    assert_eq!(operator.distrusted().await.unwrap().found, 0);
     let (checks, failed) = (load.checks.load(Ordering::SeqCst), load.failed.lock().unwrap());
     println!("{checks} checks allowed, {} failed", failed.len());
     assert!(failed.is_empty(), "{failed:?} of {checks}");

@@ -5,13 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io};
 
-use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::record::{AuditEntry, Outcome, Project, ProjectState};
 use tollgate::resolve::pepper::Pepper;
-use tollgate::store::embedded::Embedded;
 use tollgate::store::migration::{MigrationStore, migrate, restore};
-use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::location::{Location, Login};
 use tollgate::store::redis::snapshot::Copied;
@@ -24,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::connect::address;
 use crate::servers::Server;
+use crate::signed;
 
 const PAGE: &str = include_str!("../../docs/fleet.md");
 
@@ -63,17 +61,23 @@ async fn the_user_may_carry_a_store_there_and_back() {
     let (server, connector) = with_user();
     let folder = tempfile::tempdir().unwrap();
     let (from, back) = (folder.path().join("from.redb"), folder.path().join("back.redb"));
-    let file = Embedded::open(&from, Duration::ZERO).unwrap();
+    let file = signed::embedded(&from, Duration::ZERO).unwrap();
     file.put_pepper_check(PepperCheck { version: 1, check: [1; 32] }).unwrap();
     drop(file);
-    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    let redis = Arc::new(signed::redis(connector));
     redis.init().await.unwrap();
-    let (source, fleet) =
-        (MigrationStore::source_file(&from).await.unwrap(), MigrationStore::redis(Arc::clone(&redis)).await.unwrap());
+    let (source, fleet) = (
+        MigrationStore::source_file(&from, signed::signers_of(7)).await.unwrap(),
+        MigrationStore::redis(Arc::clone(&redis)).await.unwrap(),
+    );
     let there = migrate(&source.into(), &fleet, Timestamp::from_millis(1)).await.unwrap();
-    let again = migrate(&fleet.into(), &MigrationStore::target_file(&back).await.unwrap(), Timestamp::from_millis(1))
-        .await
-        .unwrap();
+    let again = migrate(
+        &fleet.into(),
+        &MigrationStore::target_file(&back, signed::signers_of(7)).await.unwrap(),
+        Timestamp::from_millis(1),
+    )
+    .await
+    .unwrap();
     assert_eq!(again.digest, there.digest);
     let signer = Pepper::new(1, Zeroizing::new([7; 32])).snapshot_signer();
     let copied = redis.snapshot(Vec::new(), Timestamp::from_millis(1), &signer, |_| {}).await.unwrap();
@@ -84,7 +88,7 @@ async fn the_user_may_carry_a_store_there_and_back() {
     let open = move || io::Result::Ok(Box::new(io::Cursor::new(bytes.clone())) as Box<dyn io::Read + Send>);
     let backup = SnapshotFile::open::<SnapshotError>(Box::new(open), |_| Ok(signer), |_| Ok(())).unwrap();
     let (server, connector) = with_user();
-    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    let redis = Arc::new(signed::redis(connector));
     let target = MigrationStore::redis_for(Arc::clone(&redis), &backup).await.unwrap();
     restore(Arc::new(backup), &target, &row(), Timestamp::from_millis(1)).await.unwrap();
     assert_eq!(redis.audit(&AuditQuery { limit: 9, ..AuditQuery::default() }).await.unwrap().rows.len(), 1);
@@ -114,7 +118,7 @@ async fn the_user_may_do_what_tollgate_does_and_no_harm() {
     let survey = Survey::of(&connector).await.unwrap();
     assert_eq!((survey.findings.len(), survey.level), (0, Level::Bounded));
 
-    let redis = Arc::new(Redis::new(connector.clone(), Handle::current()));
+    let redis = Arc::new(signed::redis(connector.clone()));
     redis.init().await.unwrap();
     let project = Project {
         name: "acme".to_owned(),

@@ -7,5 +7,7 @@ mod connect;
 mod docs;
 #[path = "../support/servers.rs"]
 mod servers;
+#[path = "../support/signed.rs"]
+mod signed;
 mod survey;
 mod tls;

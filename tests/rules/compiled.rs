@@ -26,6 +26,7 @@ fn the_settings_of_the_example() {
     let settings = config::parse(GOOD).unwrap().settings;
     let expected = Settings {
         store: StoreSettings::Embedded(PathBuf::from("/var/lib/tollgate/store.redb")),
+        demands_signatures: false,
         pepper: PepperSettings { current: 1, files: vec![(1, PathBuf::from("/var/lib/tollgate/pepper.1"))] },
         check: CheckAddress::Unix(unix("/run/tollgate/check.sock", 0o660, Some("envoy"))),
         admin: Admin {

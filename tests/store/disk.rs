@@ -14,6 +14,7 @@ use tollgate::store::{AuditQuery, Store, StoreError, Write};
 
 use crate::faults::{Fault, Faulty, RECOVERY};
 use crate::registry_fixture::RegistryFixture;
+use crate::signed;
 use crate::support::{Apply, at, every_key, id, key, revoked, row, user};
 
 /// Where the small disk is; in a process that has one.
@@ -50,7 +51,7 @@ fn a_disk_that_was_filled_keeps_room_for_every_end() {
 
 fn fill(disk: &Path) {
     let (path, kept) = (disk.join("store.redb"), disk.join("store.redb.reserve"));
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     let whole = fs::metadata(&kept).unwrap().len();
     fs::write(disk.join("other"), vec![1; 2 << 20]).unwrap();
     store.apply(&[Write::CreateUser(user("ann")), Write::CreateUser(user("bob"))]).unwrap();
@@ -93,7 +94,7 @@ fn fill(disk: &Path) {
     assert_full(store.apply(&[Write::Audit(AuditEntry { outcome: Outcome::Refused, ..trimmed })]));
 
     drop(store);
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     let all = every_key(&store);
     assert_eq!(all.iter().filter(|key| key.revoked_at.is_some()).count(), 99, "each of them is durable");
     assert_full(store.apply(&[Write::CreateKey(key(next))]));

@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tollgate::clock::Clock;
 use tollgate::domain::record::ProjectState;
 use tollgate::password::{LoginPriority, Passwords};
@@ -16,9 +15,7 @@ use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
 use tollgate::resolve::pepper::Pepper;
 use tollgate::run::Core;
-use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
-use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::upgrade::upgrade;
 use tollgate::store::{AuditQuery, KeyQuery, Store, UserQuery, Write};
@@ -26,6 +23,7 @@ use tollgate_core::credential::PresentedKey;
 use zeroize::Zeroizing;
 
 use crate::redis_server::RedisServer;
+use crate::signed;
 use crate::support::{Apply, key};
 
 const GOOD: (&str, &str) = ("ik_live", "ik_live_9ZjUQwlHHnA7_bfMp2aBX05wexsdZWAuHriQFaoe3DmEuTNfrakxWgpM3dCeQv");
@@ -117,7 +115,9 @@ async fn is_used(store: &Store) {
     assert_eq!(store.format().await.unwrap(), Format::Two);
     means_what_it_meant(store).await;
     upgrade(store).await.unwrap();
-    assert_eq!(store.format().await.unwrap(), Format::Three);
+    assert_eq!(store.format().await.unwrap(), Format::Four);
+    let found = store.distrusted().await.unwrap();
+    assert!(found.found == 0 && found.looked_at > 9, "{found:?}");
     means_what_it_meant(store).await;
     let acme = store.project("acme".to_owned()).await.unwrap().unwrap();
     let keys = store.keys(KeyQuery { limit: 99, ..KeyQuery::default() }).await.unwrap();
@@ -131,8 +131,8 @@ async fn is_used(store: &Store) {
 async fn a_file_of_an_earlier_release_means_what_it_meant() {
     let folder = copied("store.redb");
     let path = folder.path().join("store.redb");
-    is_used(&Store::Embedded(Arc::new(Embedded::open(&path, Duration::ZERO).unwrap()))).await;
-    means_what_it_meant(&Store::Embedded(Arc::new(Embedded::open(&path, Duration::from_secs(9)).unwrap()))).await;
+    is_used(&Store::Embedded(Arc::new(signed::embedded(&path, Duration::ZERO).unwrap()))).await;
+    means_what_it_meant(&Store::Embedded(Arc::new(signed::embedded(&path, Duration::from_secs(9)).unwrap()))).await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn a_redis_of_an_earlier_release_means_what_it_meant() {
     let server = RedisServer::start_with(&["--appendonly", "no", "--dir", path, "--dbfilename", "dump.rdb"]).await;
     let connect = || {
         let connector = Connector::single(&server.address()).unwrap();
-        Store::Redis(Arc::new(Redis::new(connector, Handle::current())))
+        Store::Redis(Arc::new(signed::redis(connector)))
     };
     is_used(&connect()).await;
     means_what_it_meant(&connect()).await;

@@ -18,6 +18,7 @@ use tollgate_core::credential::PresentedKey;
 use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
 
+use crate::signed;
 use crate::support::{every_key, id, key, lock, minted, revoked};
 
 pub const RECOVERY: Duration = Duration::from_secs(1);
@@ -62,7 +63,8 @@ impl Faulty {
 
     pub fn open(&self) -> Result<Embedded, StoreError> {
         let disk = self.clone();
-        Embedded::open_with(Arc::new(move || Ok(Box::new(disk.clone()) as Box<dyn StorageBackend>)))
+        let store = Embedded::open_with(Arc::new(move || Ok(Box::new(disk.clone()) as Box<dyn StorageBackend>)));
+        store.map(|store| store.with_signers(signed::signers_of(7)))
     }
 
     fn begin(&self, fault: Fault) {
@@ -311,7 +313,7 @@ fn a_disk_that_forgot_what_was_acknowledged_is_not_believed() {
 fn a_file_that_vanished_is_not_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     store.apply(&[Write::CreateKey(key(1))]).unwrap();
     drop(store);
 
@@ -326,7 +328,7 @@ fn a_file_that_vanished_is_not_made_again() {
             Ok(Box::new(Dying(redb::backends::FileBackend::new(file).unwrap(), Arc::clone(&gone))))
         }
     };
-    let store = Embedded::open_with(Arc::new(factory)).unwrap();
+    let store = Embedded::open_with(Arc::new(factory)).unwrap().with_signers(signed::signers_of(7));
     *lock(&gone) = true;
     assert_unavailable(store.apply(&[]), "Input/output");
     becomes_unavailable(|| store.key(id(1)), "No such file");
@@ -396,6 +398,7 @@ fn a_panic_below_is_a_fault_like_any_other() {
             Ok(Box::new(Panicking(disk.clone(), Arc::clone(&bad))) as Box<dyn StorageBackend>)
         }))
         .unwrap()
+        .with_signers(signed::signers_of(7))
     };
     *lock(&bad) = true;
     assert_unavailable(store.apply(&[Write::CreateKey(key(50))]), "panicked");

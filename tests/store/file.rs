@@ -9,9 +9,9 @@ use std::thread;
 use std::time::Duration;
 
 use redb::{ReadableDatabase, TableHandle};
-use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, StoreError, UserQuery, Write};
 
+use crate::signed;
 use crate::support::{at, every_key, id, key, user};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -20,13 +20,13 @@ const LONG: Duration = Duration::from_secs(30);
 fn what_was_written_outlives_the_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     let sequence = store.apply(&[Write::CreateKey(key(1))]).unwrap();
     store.note_use(&[(id(1), at(7))]).unwrap();
     store.put_pepper_check(PepperCheck { version: 1, check: [1; 32] }).unwrap();
     drop(store);
 
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     assert_eq!(every_key(&store), [key(1)]);
     assert_eq!(store.last_used(&[id(1)]).unwrap(), [Some(at(7))]);
     assert_eq!(store.pepper_checks().unwrap(), [PepperCheck { version: 1, check: [1; 32] }]);
@@ -37,7 +37,7 @@ fn what_was_written_outlives_the_process() {
 fn only_its_owner_can_read_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let _store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let _store = signed::embedded(&path, Duration::ZERO).unwrap();
     for path in [&path, &folder.path().join("store.redb.reserve")] {
         assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o7777, 0o600);
     }
@@ -48,28 +48,28 @@ fn only_its_owner_can_read_the_file() {
 fn a_file_that_others_can_write_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    drop(Embedded::open(&path, Duration::ZERO).unwrap());
+    drop(signed::embedded(&path, Duration::ZERO).unwrap());
     let turn = |of: &Path, mode: u32| fs::set_permissions(of, fs::Permissions::from_mode(mode)).unwrap();
     for mode in [0o602, 0o620, 0o660, 0o666, 0o777] {
         turn(&path, mode);
-        let error = Embedded::open(&path, Duration::ZERO).unwrap_err().to_string();
+        let error = signed::embedded(&path, Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains("can be written by others") && error.contains("chmod 600"), "{mode:o}: {error}");
     }
     for mode in [0o600, 0o640, 0o644] {
         turn(&path, mode);
-        Embedded::open(&path, Duration::ZERO).unwrap();
+        signed::embedded(&path, Duration::ZERO).unwrap();
     }
     // As Kubernetes hands a volume to a group.
     turn(folder.path(), 0o2770);
     turn(&path, 0o660);
-    Embedded::open(&path, Duration::ZERO).unwrap();
+    signed::embedded(&path, Duration::ZERO).unwrap();
     turn(&path, 0o662);
-    Embedded::open(&path, Duration::ZERO).unwrap_err();
+    signed::embedded(&path, Duration::ZERO).unwrap_err();
     // Only root can give it away.
     if rustix::process::geteuid().is_root() {
         turn(&path, 0o600);
         std::os::unix::fs::chown(&path, Some(12_345), None).unwrap();
-        let error = Embedded::open(&path, Duration::ZERO).unwrap_err().to_string();
+        let error = signed::embedded(&path, Duration::ZERO).unwrap_err().to_string();
         assert!(error.contains("belongs to user 12345"), "{error}");
     }
 }
@@ -78,7 +78,7 @@ fn a_file_that_others_can_write_is_refused() {
 fn nothing_is_written_into_a_file_that_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let (path, aside) = (folder.path().join("store.redb"), folder.path().join("aside.redb"));
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     store.apply(&[Write::CreateKey(key(1))]).unwrap();
     store.check().unwrap();
 
@@ -93,21 +93,21 @@ fn nothing_is_written_into_a_file_that_is_gone() {
     // Who is known stays known.
     assert_eq!(every_key(&store), [key(1)]);
 
-    drop(Embedded::open(&path, Duration::ZERO).unwrap());
+    drop(signed::embedded(&path, Duration::ZERO).unwrap());
     check(true);
     fs::rename(&aside, &path).unwrap();
     check(false);
     store.apply(&[Write::CreateKey(key(2))]).unwrap();
     drop(store);
-    assert_eq!(every_key(&Embedded::open(&path, Duration::ZERO).unwrap()), [key(1), key(2)]);
+    assert_eq!(every_key(&signed::embedded(&path, Duration::ZERO).unwrap()), [key(1), key(2)]);
 }
 
 #[test]
 fn the_file_has_one_owner_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let first = Embedded::open(&path, Duration::ZERO).unwrap();
-    let error = Embedded::open(&path, Duration::from_millis(50)).unwrap_err();
+    let first = signed::embedded(&path, Duration::ZERO).unwrap();
+    let error = signed::embedded(&path, Duration::from_millis(50)).unwrap_err();
     assert!(error.is_transient());
     let text = error.to_string();
     assert!(text.contains(path.to_str().unwrap()) && text.contains("another process"), "{text}");
@@ -115,7 +115,7 @@ fn the_file_has_one_owner_at_a_time() {
     let (waiting, waits) = mpsc::channel();
     let second = thread::spawn(move || {
         waiting.send(()).unwrap();
-        Embedded::open(&path, LONG).unwrap()
+        signed::embedded(&path, LONG).unwrap()
     });
     waits.recv().unwrap();
     first.apply(&[Write::CreateKey(key(1))]).unwrap();
@@ -131,7 +131,7 @@ fn many_may_make_it_at_once_and_one_store_comes_of_it() {
         .map(|n| {
             let path = path.clone();
             thread::spawn(move || {
-                let store = Embedded::open(&path, LONG).unwrap();
+                let store = signed::embedded(&path, LONG).unwrap();
                 store.apply(&[Write::CreateKey(key(n))]).unwrap();
             })
         })
@@ -139,7 +139,7 @@ fn many_may_make_it_at_once_and_one_store_comes_of_it() {
     for thread in threads {
         thread.join().unwrap();
     }
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     assert_eq!(every_key(&store).len(), 6);
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
 }
@@ -147,7 +147,7 @@ fn many_may_make_it_at_once_and_one_store_comes_of_it() {
 #[test]
 fn what_is_wrong_is_said_in_words() {
     let folder = tempfile::tempdir().unwrap();
-    let open = |name: &str| Embedded::open(&folder.path().join(name), Duration::ZERO).unwrap_err();
+    let open = |name: &str| signed::embedded(&folder.path().join(name), Duration::ZERO).unwrap_err();
 
     let error = open("missing/store.redb").to_string();
     assert!(error.contains("missing does not exist") && error.contains("store.embedded.path"), "{error}");
@@ -171,14 +171,14 @@ fn what_is_wrong_is_said_in_words() {
 fn a_store_of_a_newer_tollgate_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    drop(Embedded::open(&path, Duration::ZERO).unwrap());
+    drop(signed::embedded(&path, Duration::ZERO).unwrap());
     {
         let database = redb::Database::open(&path).unwrap();
         let write = database.begin_write().unwrap();
         write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", 1_000).unwrap();
         write.commit().unwrap();
     }
-    let error = Embedded::open(&path, Duration::ZERO).unwrap_err();
+    let error = signed::embedded(&path, Duration::ZERO).unwrap_err();
     assert!(matches!(error, StoreError::Damaged(_)));
     assert!(error.to_string().contains("newer Tollgate"), "{error}");
 }
@@ -211,7 +211,7 @@ fn an_older_store_gets_what_it_lacks() {
 fn gets_what_it_lacks(later: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let sequence = Embedded::open(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
+    let sequence = signed::embedded(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
     let tables = |database: &redb::Database| database.begin_read().unwrap().list_tables().unwrap().count();
     let complete = {
         let database = redb::Database::open(&path).unwrap();
@@ -225,7 +225,7 @@ fn gets_what_it_lacks(later: &[&str]) {
         complete
     };
 
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     let store = Arc::new(store);
     let any = Store::Embedded(Arc::clone(&store));
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -254,7 +254,7 @@ fn gets_what_it_lacks(later: &[&str]) {
 fn a_damaged_record_is_an_error_and_not_a_stranger() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    Embedded::open(&path, Duration::ZERO).unwrap().apply(&[key(1), key(2)].map(Write::CreateKey)).unwrap();
+    signed::embedded(&path, Duration::ZERO).unwrap().apply(&[key(1), key(2)].map(Write::CreateKey)).unwrap();
     {
         let database = redb::Database::open(&path).unwrap();
         let write = database.begin_write().unwrap();
@@ -265,7 +265,7 @@ fn a_damaged_record_is_an_error_and_not_a_stranger() {
         }
         write.commit().unwrap();
     }
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     assert!(matches!(store.key_by_digest(&[key(1).digest]), Err(StoreError::Damaged(_))));
     assert!(matches!(store.key(id(1)), Err(StoreError::Damaged(_))));
     assert!(matches!(store.key(id(2)), Err(StoreError::Damaged(_))));

@@ -9,12 +9,9 @@ use std::time::Duration;
 use redb::ReadableDatabase;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tollgate::domain::record::{ApiKey, OpenSession, Project, ProjectState, User};
-use tollgate::store::embedded::Embedded;
 use tollgate::store::format::Format;
 use tollgate::store::migration::{MigrationStore, migrate};
-use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::redis::connection::Connection;
 use tollgate::store::upgrade::{Upgraded, upgrade};
@@ -22,6 +19,7 @@ use tollgate::store::{AuditQuery, Counted, KeyQuery, Quota, Store, StoreError, U
 use tollgate_core::credential::{ProjectId, UserId};
 
 use crate::redis_server::RedisServer;
+use crate::signed;
 use crate::support::{Apply, at, in_redis, key, key_of, project, resource, row, user};
 
 const META: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
@@ -38,7 +36,7 @@ fn begins(id: &str) -> Write {
 }
 
 fn open(path: &Path) -> Result<Store, StoreError> {
-    Embedded::open(path, Duration::from_secs(10)).map(|store| Store::Embedded(Arc::new(store)))
+    signed::embedded(path, Duration::from_secs(10)).map(|store| Store::Embedded(Arc::new(store)))
 }
 
 /// Puts a number in the place of the format of a file that nobody has open. Gives what was there.
@@ -60,11 +58,11 @@ async fn a_new_store_is_made_at_the_newest_format() {
     let file = open(&folder.path().join("store.redb")).unwrap();
     let (store, _, server) = in_redis().await;
     for store in [&file, &store] {
-        assert_eq!(store.format().await.unwrap(), Format::Three);
+        assert_eq!(store.format().await.unwrap(), Format::Four);
         store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
         assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), ann());
     }
-    assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, "3");
+    assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, "4");
 }
 
 #[tokio::test]
@@ -146,7 +144,7 @@ async fn a_change_that_was_judged_for_another_format_is_judged_anew() {
     let (store, _, server) = in_redis().await;
     head_says(&server, Format::Two).await;
     let address = raises_before(&server, "say-it-now", Format::RisingToThree).await;
-    let between = Redis::new(Connector::single(&address).unwrap(), Handle::current());
+    let between = signed::redis(Connector::single(&address).unwrap());
     let between = Store::Redis(Arc::new(between));
     between.apply(vec![Write::CreateUser(ann()), Write::Audit(row("say-it-now"))]).await.unwrap();
     assert_eq!(store.format().await.unwrap(), Format::RisingToThree);
@@ -162,26 +160,35 @@ async fn a_migration_keeps_the_format_of_its_source() {
     drop(store);
     file_says(&old, Format::RisingToThree.in_file());
     let (store, redis, _server) = in_redis().await;
-    let (source, target) =
-        (MigrationStore::source_file(&old).await.unwrap(), MigrationStore::redis(Arc::clone(&redis)).await.unwrap());
+    let (source, target) = (
+        MigrationStore::source_file(&old, signed::signers_of(7)).await.unwrap(),
+        MigrationStore::redis(Arc::clone(&redis)).await.unwrap(),
+    );
     let source = source.into();
     let refused = migrate(&source, &target, at(1)).await.unwrap_err().to_string();
     assert!(refused.contains("upgrade of the store has not ended"), "{refused}");
     drop(source);
 
-    for format in [Format::Two, Format::Three] {
-        file_says(&old, format.in_file());
+    for format in [Format::Two, Format::Three, Format::Four] {
+        match format {
+            Format::Four => drop(upgrade(&open(&old).unwrap()).await.unwrap()),
+            _ => drop(file_says(&old, format.in_file())),
+        }
         let change = User { version: format.written(), ..ann() };
         open(&old).unwrap().apply(vec![Write::UpdateUser(change)]).await.unwrap();
         let (store, redis, _server) = in_redis().await;
         let target = MigrationStore::redis(Arc::clone(&redis)).await.unwrap();
-        migrate(&MigrationStore::source_file(&old).await.unwrap().into(), &target, at(1)).await.unwrap();
+        migrate(&MigrationStore::source_file(&old, signed::signers_of(7)).await.unwrap().into(), &target, at(1))
+            .await
+            .unwrap();
         assert_eq!(store.format().await.unwrap(), format);
         let back = folder.path().join(format!("{format}.redb"));
-        migrate(&target.into(), &MigrationStore::target_file(&back).await.unwrap(), at(1)).await.unwrap();
+        migrate(&target.into(), &MigrationStore::target_file(&back, signed::signers_of(7)).await.unwrap(), at(1))
+            .await
+            .unwrap();
         assert_eq!(open(&back).unwrap().format().await.unwrap(), format);
     }
-    assert_eq!(store.format().await.unwrap(), Format::Three, "and the one that was refused is as it was");
+    assert_eq!(store.format().await.unwrap(), Format::Four, "and the one that was refused is as it was");
 }
 
 /// Users without ids, one of them deleted, and a key.
@@ -248,9 +255,9 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
         let before = store.apply(vec![]).await.unwrap();
         assert_eq!(
             upgrade(&store).await.unwrap(),
-            Upgraded { was: Format::Two, rewritten: 533, passed_over: Vec::new() }
+            Upgraded { was: Format::Two, rewritten: 538, passed_over: Vec::new() }
         );
-        assert_eq!(store.format().await.unwrap(), Format::Three);
+        assert_eq!(store.format().await.unwrap(), Format::Four);
         assert!(all_are_at_home(&store).await);
         let acme = store.project("acme".to_owned()).await.unwrap().unwrap();
         assert_eq!((acme.state, acme.version), (ProjectState::Active, 1));
@@ -274,7 +281,7 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
 
         assert_eq!(
             upgrade(&store).await.unwrap(),
-            Upgraded { was: Format::Three, rewritten: 0, passed_over: Vec::new() }
+            Upgraded { was: Format::Four, rewritten: 0, passed_over: Vec::new() }
         );
         // A change by somebody who had read the record before.
         store.apply(vec![Write::UpdateUser(User { disabled: true, version: 2, ..user("user-007") })]).await.unwrap();
@@ -288,7 +295,7 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
         assert_ne!(given["gone"], ann().id);
     }
     let raw: String = server.send("HGET tg:{tg}:head format").await;
-    assert_eq!(raw, "3", "an older Tollgate compares it with 1, and refuses");
+    assert_eq!(raw, "4", "an older Tollgate compares it with 1, and refuses");
 }
 
 /// An older Tollgate beside this one would not keep them.
@@ -346,7 +353,7 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     assert!(raw != "1" && raw != "3", "an older Tollgate refuses it, and this one knows that it is not done: {raw}");
     assert_eq!(
         upgrade(&store).await.unwrap(),
-        Upgraded { was: Format::RisingToThree, rewritten: 534, passed_over: Vec::new() }
+        Upgraded { was: Format::RisingToThree, rewritten: 539, passed_over: Vec::new() }
     );
     assert!(all_are_at_home(&store).await);
     let given = ids(&store).await;
@@ -354,7 +361,7 @@ async fn an_upgrade_that_was_interrupted_goes_on() {
     assert_eq!(given["user-039"].unwrap().as_str(), "0000000000000039", "what was given stays");
     let acme = store.project("acme".to_owned()).await.unwrap().unwrap().id;
     assert_eq!(store.user("ann".to_owned()).await.unwrap().unwrap(), User { project_id: acme, ..ann() });
-    assert_eq!(store.format().await.unwrap(), Format::Three);
+    assert_eq!(store.format().await.unwrap(), Format::Four);
 }
 
 #[tokio::test]
@@ -368,8 +375,8 @@ async fn an_upgrade_gives_many_projects_their_ids_at_once() {
     let after: u64 = server.send("HGET tg:{tg}:head seq").await;
     let projects = store.projects(None, 999).await.unwrap();
     assert!(projects.len() == 350 && projects.iter().all(|project| project.id.is_some()));
-    // The beginning, the end, and two for each hundred.
-    assert!(after - before <= 12, "{} changes", after - before);
+    // Beginnings, ends, the marks, and four for each hundred.
+    assert!(after - before <= 28, "{} changes", after - before);
 }
 
 /// Nobody forgets those that were killed while no replica runs.
@@ -380,10 +387,10 @@ async fn a_store_whose_replicas_are_all_gone_is_upgraded() {
     let old =
         r#"{"name":"gpu-1","seq":0,"h":"","beat":7,"state":"attached","since":1,"grace_ms":60000,"version":"0.1.0"}"#;
     server.send::<u64>(&format!("HSET tg:{{tg}}:members a {old}")).await;
-    server.send::<u64>(&format!("HSET tg:{{tg}}:members b {}", r#"{"name":"gpu-2","beat":1,"format":3}"#)).await;
+    server.send::<u64>(&format!("HSET tg:{{tg}}:members b {}", r#"{"name":"gpu-2","beat":1,"format":4}"#)).await;
     let upgraded = upgrade(&store).await.unwrap();
     assert_eq!((upgraded.was, &*upgraded.passed_over), (Format::Two, &["gpu-1 (a)".to_owned()][..]));
-    assert_eq!(store.format().await.unwrap(), Format::Three);
+    assert_eq!(store.format().await.unwrap(), Format::Four);
     // Those that were listed are counted, with their graces, from the first moment on.
     server.send::<u64>("DEL tg:{tg}:members").await;
     let unlisted = redis.channel().await.unwrap().list().await.unwrap().unlisted.unwrap();
@@ -405,7 +412,7 @@ async fn a_store_that_somebody_misses_changes_of_is_not_touched() {
         assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, Format::Two.in_head().to_string());
     };
     server
-        .send::<u64>(&format!("HSET tg:{{tg}}:members a {}", r#"{"name":"gpu-1","format":3,"state":"sealed"}"#))
+        .send::<u64>(&format!("HSET tg:{{tg}}:members a {}", r#"{"name":"gpu-1","format":4,"state":"sealed"}"#))
         .await;
     refused("refuse the store, as it has lost what they knew: gpu-1 (a)").await;
     server.send::<u64>("DEL tg:{tg}:members").await;

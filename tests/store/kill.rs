@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tollgate::store::embedded::Embedded;
 use tollgate::store::{KeyQuery, Write};
 
+use crate::signed;
 use crate::support::{Random, every_key, key, revoked};
 
 const STORE: &str = "TOLLGATE_TEST_MINT_INTO";
@@ -20,7 +20,7 @@ const ROUNDS: u64 = 100;
 fn mint_until_killed() {
     let Ok(path) = std::env::var(STORE) else { return };
     let first: u64 = std::env::var(FIRST).unwrap().parse().unwrap();
-    let store = Embedded::open(Path::new(&path), Duration::from_secs(10)).unwrap();
+    let store = signed::embedded(Path::new(&path), Duration::from_secs(10)).unwrap();
     // Lines shorter than a pipe's buffer are written whole.
     let say = |line: String| std::io::stderr().write_all(line.as_bytes()).unwrap();
     say("open\n".to_owned());
@@ -78,7 +78,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
         }
 
         let begun = Instant::now();
-        let store = Embedded::open(&path, Duration::ZERO).unwrap();
+        let store = signed::embedded(&path, Duration::ZERO).unwrap();
         slowest = slowest.max(begun.elapsed());
         let stored = store.keys(&KeyQuery { limit: usize::MAX, ..KeyQuery::default() }).unwrap();
         next = stored.last().map_or(0, |key| key.id.as_str().parse::<u64>().unwrap() + 1);
@@ -89,7 +89,7 @@ fn nothing_acknowledged_is_lost_by_kill_9() {
             assert!(*found || !revoked, "round {round}: the revocation of key {n} is lost");
         }
     }
-    let store = Embedded::open(&path, Duration::ZERO).unwrap();
+    let store = signed::embedded(&path, Duration::ZERO).unwrap();
     let stored = every_key(&store).len();
     println!(
         "{ROUNDS} kills: {} keys acknowledged, {stored} stored, 0 lost; opened in {slowest:?} at most",

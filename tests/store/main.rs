@@ -10,6 +10,7 @@ mod disk;
 mod earlier;
 mod faults;
 mod file;
+mod forged;
 mod formats;
 mod grudge;
 mod kill;
@@ -30,5 +31,8 @@ mod registry_fixture;
 #[path = "../support/servers.rs"]
 mod servers;
 mod shared;
+#[path = "../support/signed.rs"]
+mod signed;
+mod signing;
 mod snapshots;
 mod support;

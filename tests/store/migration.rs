@@ -17,6 +17,7 @@ use tollgate_guard::time::Timestamp;
 
 use crate::redis::alike::{Dice, all_of};
 use crate::redis_server::RedisServer;
+use crate::signed;
 use crate::support::{
     Apply, InRedis, Random, at, id, in_redis, key, key_of, on_server, project, resource, revoked, row, user,
 };
@@ -48,17 +49,17 @@ impl File {
     }
 
     async fn source(&self) -> MigrationStore {
-        MigrationStore::source_file(&self.path).await.unwrap()
+        MigrationStore::source_file(&self.path, signed::signers_of(7)).await.unwrap()
     }
 
     pub async fn target(&self) -> MigrationStore {
-        MigrationStore::target_file(&self.path).await.unwrap()
+        MigrationStore::target_file(&self.path, signed::signers_of(7)).await.unwrap()
     }
 }
 
 fn open(path: &Path) -> Result<Embedded, StoreError> {
     // Who had it before may be closing it on another thread.
-    Embedded::open(path, Duration::from_secs(10))
+    signed::embedded(path, Duration::from_secs(10))
 }
 
 pub async fn depot(redis: &Arc<Redis>) -> MigrationStore {
@@ -290,7 +291,8 @@ async fn a_target_must_be_empty_or_of_this_migration() {
     refused(migrate(depot(&redis).await, &depot(&redis).await, NOW).await, "both stores are the same");
     assert_eq!(store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await.unwrap().len(), 1);
 
-    let missing = MigrationStore::source_file(Path::new("/nowhere/store.redb")).await.unwrap_err();
+    let missing =
+        MigrationStore::source_file(Path::new("/nowhere/store.redb"), signed::signers_of(7)).await.unwrap_err();
     assert!(missing.to_string().contains("there is no store at"), "{missing}");
     let server = RedisServer::start().await;
     let headless = MigrationStore::redis(on_server(&server)).await.unwrap_err();
@@ -360,9 +362,9 @@ fn member(beat: u64) -> Member {
 async fn a_store_in_use_is_left_alone() {
     let file = File::new();
     let held = file.open();
-    let locked = MigrationStore::source_file(&file.path).await.unwrap_err();
+    let locked = MigrationStore::source_file(&file.path, signed::signers_of(7)).await.unwrap_err();
     assert!(locked.to_string().contains("in use by another process"), "{locked}");
-    assert!(MigrationStore::target_file(&file.path).await.is_err());
+    assert!(MigrationStore::target_file(&file.path, signed::signers_of(7)).await.is_err());
     drop(held);
 
     let (_, redis, _server) = in_redis().await;

@@ -7,11 +7,11 @@ use std::time::Duration;
 use tollgate::domain::record::{Outcome, User};
 use tollgate::registry::{Actor, Expected, RegistryError, UserChange, whoever_logs_in};
 use tollgate::store::Store;
-use tollgate::store::embedded::Embedded;
 use tollgate::store::{UserQuery, Write};
 
 use crate::redis_server::RedisServer;
 use crate::registry_fixture::{RegistryFixture, actor};
+use crate::signed;
 use crate::support::{Apply, in_redis, user};
 
 const RUN: [&str; 1] = ["run"];
@@ -237,7 +237,7 @@ async fn the_name_of_who_was_deleted_means_nobody_else() {
 async fn an_older_store_goes_on_with_names_alone() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
-    let open = || Store::Embedded(Arc::new(Embedded::open(&path, Duration::from_secs(10)).unwrap()));
+    let open = || Store::Embedded(Arc::new(signed::embedded(&path, Duration::from_secs(10)).unwrap()));
     drop(open());
     crate::formats::file_says(&path, 2);
     let store = open();

@@ -11,6 +11,7 @@ use tollgate::store::format::Format;
 use tollgate::store::{AuditQuery, AuditRows, KeyQuery, Store, UserQuery, Write};
 
 use crate::redis_server::RedisServer;
+use crate::signed;
 use crate::support::{Apply, at, id, in_redis, key_of, row, user};
 
 /// Rows of a page.
@@ -227,13 +228,13 @@ async fn a_search_until_a_time_begins_where_all_is_newer() {
 
 fn open(path: &Path, format: Format) -> Arc<Embedded> {
     let meta = redb::TableDefinition::<&str, u64>::new("meta");
-    drop(Embedded::open(path, Duration::ZERO).unwrap());
+    drop(signed::embedded(path, Duration::ZERO).unwrap());
     let database = redb::Database::open(path).unwrap();
     let write = database.begin_write().unwrap();
     write.open_table(meta).unwrap().insert("format", format.in_file()).unwrap();
     write.commit().unwrap();
     drop(database);
-    Arc::new(Embedded::open(path, Duration::ZERO).unwrap())
+    Arc::new(signed::embedded(path, Duration::ZERO).unwrap())
 }
 
 #[tokio::test]

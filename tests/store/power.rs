@@ -10,6 +10,7 @@ use tollgate::domain::record::ApiKey;
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, StoreError, Write};
 
+use crate::signed;
 use crate::support::{Random, every_key, id, key, lock, revoked, row};
 
 const CUTS: usize = 100;
@@ -108,7 +109,8 @@ impl Plug {
 
     fn open(&self) -> Result<Embedded, StoreError> {
         let plug = self.clone();
-        Embedded::open_with(Arc::new(move || Ok(Box::new(plug.clone()) as Box<dyn StorageBackend>)))
+        let store = Embedded::open_with(Arc::new(move || Ok(Box::new(plug.clone()) as Box<dyn StorageBackend>)));
+        store.map(|store| store.with_signers(signed::signers_of(7)))
     }
 }
 

@@ -4,7 +4,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::runtime::Handle;
 use tollgate::domain::change::Event;
 use tollgate::domain::record::{ApiKey, AuditEntry, Outcome, Project, ProjectState, User};
 use tollgate::store::embedded::Embedded;
@@ -19,6 +18,7 @@ use tollgate_guard::time::Timestamp;
 
 use crate::redis_server::RedisServer;
 use crate::servers::{Cluster, Sentinel};
+use crate::signed;
 
 /// Writes of which nobody needs to hear.
 pub trait Apply {
@@ -135,7 +135,7 @@ pub fn row(target: &str) -> AuditEntry {
 /// A store in a file of its own, and the folder that it stands in.
 pub fn in_file() -> (Store, TempDir) {
     let folder = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&folder.path().join("store.redb"), Duration::ZERO).unwrap();
+    let store = signed::embedded(&folder.path().join("store.redb"), Duration::ZERO).unwrap();
     (Store::Embedded(Arc::new(store)), folder)
 }
 
@@ -149,7 +149,7 @@ pub async fn in_redis() -> (Store, Arc<Redis>, RedisServer) {
 
 /// What a process would use that has just been started.
 pub fn on_server(server: &RedisServer) -> Arc<Redis> {
-    Arc::new(Redis::new(Connector::single(&server.address()).unwrap(), Handle::current()))
+    Arc::new(signed::redis(Connector::single(&server.address()).unwrap()))
 }
 
 /// Servers that are several, and the place of the store in them.
@@ -184,7 +184,7 @@ impl InRedis {
             let mut connection = Connector::single(primary).unwrap().primary().await.unwrap();
             let () = redis::cmd("FLUSHALL").query_async(&mut connection).await.unwrap();
         }
-        let redis = Redis::new(Connector::open(self.place.clone()).unwrap(), Handle::current());
+        let redis = signed::redis(Connector::open(self.place.clone()).unwrap());
         redis.init().await.unwrap();
         Store::Redis(Arc::new(redis))
     }

@@ -98,7 +98,7 @@ impl Server {
         }
     }
 
-    fn client(&self) -> redis::Client {
+    pub fn client(&self) -> redis::Client {
         redis::Client::open(format!("unix://{}", self.socket().display())).unwrap()
     }
 

@@ -12,13 +12,15 @@ use super::failed;
 use crate::cli::output::{self, Format, Table, fields};
 use crate::cli::{Exit, Failure, invalid};
 use crate::clock::Clock;
-use crate::config::{self, RedisSettings, StoreSettings};
+use crate::config::{self, RedisSettings, Settings, StoreSettings};
 use crate::fleet::position;
+use crate::pepper;
 use crate::run::store::{find_loss, since_put_back, unfit};
 use crate::store::migration::{MigrationStore, Report, Source, migrate};
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
+use crate::store::signature::Signers;
 
 pub(super) const HELP: &str = "Examples:
   tollgate store migrate --from embedded.yaml --to fleet.yaml
@@ -44,16 +46,21 @@ pub struct MigrateArgs {
 pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
     // Both are read before either store is touched.
     let (from, to) = (settings(&args.from)?, settings(&args.to)?);
-    if from == to {
+    if from.store == to.store {
         return Err(Failure::usage("both files name the same store: give two"));
     }
-    let source = match from {
-        StoreSettings::Embedded(path) => MigrationStore::source_file(&path).await.map_err(|error| failed(&error))?,
-        StoreSettings::Redis(redis) => fleet(*redis, End::Source).await?,
+    let (source_signers, target_signers) = (signers(&from)?, signers(&to)?);
+    let source = match from.store {
+        StoreSettings::Embedded(path) => {
+            MigrationStore::source_file(&path, source_signers).await.map_err(|error| failed(&error))?
+        }
+        StoreSettings::Redis(redis) => fleet(*redis, source_signers, End::Source).await?,
     };
-    let target = match to {
-        StoreSettings::Embedded(path) => MigrationStore::target_file(&path).await.map_err(|error| failed(&error))?,
-        StoreSettings::Redis(redis) => fleet(*redis, End::Target).await?,
+    let target = match to.store {
+        StoreSettings::Embedded(path) => {
+            MigrationStore::target_file(&path, target_signers).await.map_err(|error| failed(&error))?
+        }
+        StoreSettings::Redis(redis) => fleet(*redis, target_signers, End::Target).await?,
     };
     let report = migrate(&Source::Store(source), &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
     match args.output {
@@ -62,8 +69,12 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
     }
 }
 
-fn settings(file: &Path) -> Result<StoreSettings, Failure> {
-    config::load(file).map(|compiled| compiled.settings.store).map_err(|problems| invalid(file, &problems))
+fn settings(file: &Path) -> Result<Settings, Failure> {
+    config::load(file).map(|compiled| compiled.settings).map_err(|problems| invalid(file, &problems))
+}
+
+fn signers(settings: &Settings) -> Result<Signers, Failure> {
+    pepper::read_signers(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))
 }
 
 /// Which end of a migration.
@@ -73,13 +84,13 @@ enum End {
     Target,
 }
 
-async fn fleet(settings: RedisSettings, end: End) -> Result<MigrationStore, Failure> {
+async fn fleet(settings: RedisSettings, signers: Signers, end: End) -> Result<MigrationStore, Failure> {
     let connector = Connector::open(settings.location).map_err(|error| failed(&error))?;
     let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
     if let Some(unfit) = unfit(&survey) {
         return Err(Failure::new(Exit::Failed, unfit));
     }
-    let redis = Arc::new(Redis::new(connector, Handle::current()));
+    let redis = Arc::new(Redis::new(connector, Handle::current()).with_signers(signers));
     if let Some(path) = settings.position.filter(|_| end == End::Source) {
         refuse_if_lost(&redis, &path).await?;
     }

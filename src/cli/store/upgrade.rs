@@ -1,6 +1,6 @@
 //! `tollgate store upgrade`: an older store raised to the newest format. Reaches the store itself and no Tollgate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,10 +8,12 @@ use clap::Args;
 use serde_json::json;
 use tokio::runtime::Handle;
 
-use super::failed;
+use super::{demand_pepper, failed};
 use crate::cli::output::{self, Format as Output, fields};
 use crate::cli::{Exit, Failure, connect, invalid};
 use crate::config::{self, StoreSettings};
+use crate::fleet::position;
+use crate::pepper;
 use crate::run::store::unfit;
 use crate::store::Store;
 use crate::store::embedded::Embedded;
@@ -41,23 +43,36 @@ pub struct UpgradeArgs {
 
 pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
+    let (current, older) =
+        pepper::read_all(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    let signers = pepper::signers(&current, &older);
     let store = match settings.store {
         StoreSettings::Embedded(path) => {
             if !path.exists() {
                 let problem = format!("there is no store at {}: see `store.embedded.path`", path.display());
                 return Err(Failure::new(Exit::Failed, problem));
             }
-            Store::Embedded(Arc::new(Embedded::open(&path, Duration::ZERO).map_err(|error| failed(&error))?))
+            let store = Embedded::open(&path, Duration::ZERO).map_err(|error| failed(&error))?;
+            Store::Embedded(Arc::new(store.with_signers(signers)))
         }
         StoreSettings::Redis(redis) => {
+            let redis_position = redis.position;
             let connector = Connector::open(redis.location).map_err(|error| failed(&error))?;
             let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
             if let Some(unfit) = unfit(&survey) {
                 return Err(Failure::new(Exit::Failed, unfit));
             }
-            Store::Redis(Arc::new(Redis::new(connector, Handle::current())))
+            let redis = Redis::new(connector, Handle::current()).with_signers(signers);
+            if let Some(path) = &redis_position {
+                refuse_if_signed_before(&redis, path).await?;
+            }
+            Store::Redis(Arc::new(redis))
         }
     };
+    // One that nobody has started on yet knows none.
+    if !store.pepper_checks().await.map_err(|error| failed(&error))?.is_empty() {
+        demand_pepper(&store, current.check()).await?;
+    }
     let Upgraded { was, rewritten, passed_over } = upgrade(&store).await.map_err(|error| failed(&error))?;
     match args.output {
         Output::Json => {
@@ -81,4 +96,20 @@ pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
             output::print(&fields(&done))
         }
     }
+}
+
+/// What was signed once, and says now that it never was, is not signed again: whatever was put into it meanwhile would be believed.
+async fn refuse_if_signed_before(redis: &Redis, path: &Path) -> Result<(), Failure> {
+    let file = path.display();
+    let kept = position::read(path)
+        .map_err(|error| Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}")))?;
+    let format = redis.format().await.map_err(|error| failed(&error))?;
+    if !kept.is_some_and(|kept| kept.is_signed) || format.demands_signatures() {
+        return Ok(());
+    }
+    let problem = format!(
+        "{file} remembers that every record of this store was signed, and it has format {format} now, in which they need no \
+         signature: somebody has changed it. Nothing is signed; restore a backup"
+    );
+    Err(Failure::new(Exit::Failed, problem))
 }

@@ -36,6 +36,7 @@ pub(super) fn settings(file: &file::File, key_defaults: KeyDefaults, findings: &
     });
     let settings = Settings {
         store: store?,
+        demands_signatures: file.store.signed == file::Signed::Required,
         pepper,
         check: check?,
         admin: admin?,

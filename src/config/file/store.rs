@@ -17,6 +17,19 @@ pub struct Store {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Redis")]
     pub redis: Option<Redis>,
+    /// Whether every record in the store must carry a signature by a key from the pepper: `required`, or `optional` for a store that
+    /// an earlier release made, until `tollgate store upgrade` has signed it. A store that is made now is signed from the start.
+    #[serde(default)]
+    pub signed: Signed,
+}
+
+/// Whether records must be signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Signed {
+    Required,
+    #[default]
+    Optional,
 }
 
 /// The store in one file.

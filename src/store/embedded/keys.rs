@@ -8,6 +8,7 @@ use tollgate_guard::digest::Digest;
 
 use super::super::keyspace::{self, Bytes, DigestKey, id_key, is_part, key_id, rest_of, scope_end, scoped};
 use super::super::records::key::decode_key;
+use super::super::signature::Verifier;
 use super::super::{KeyLoad, KeyQuery, StoreError};
 use super::act::Act;
 use super::{Embedded, damaged, has_indexes, records};
@@ -18,19 +19,22 @@ const NEAR: usize = 4;
 
 impl Embedded {
     pub fn key_by_digest(&self, digests: &[Digest]) -> Result<Option<ApiKey>, StoreError> {
-        self.engine.read(|read| key_of_digests(&read.open_table(keyspace::KEYS)?, digests))
+        let verifier = self.trust.verifier();
+        self.engine.read(|read| key_of_digests(&verifier, &read.open_table(keyspace::KEYS)?, digests))
     }
 
     pub fn key(&self, id: KeyId) -> Result<Option<ApiKey>, StoreError> {
+        let verifier = self.trust.verifier();
         self.engine.read(|read| {
             let key_ids = read.open_table(keyspace::KEY_IDS)?;
             let Some(digest) = key_ids.get(&id_key(&id))? else { return Ok(None) };
-            indexed_key(&read.open_table(keyspace::KEYS)?, digest.value(), &id).map(Some)
+            indexed_key(&verifier, &read.open_table(keyspace::KEYS)?, digest.value(), &id).map(Some)
         })
     }
 
     pub fn keys(&self, query: &KeyQuery) -> Result<Vec<ApiKey>, StoreError> {
         let (after, limit) = (query.after.as_ref(), query.limit);
+        let verifier = self.trust.verifier();
         self.engine.read(|read| {
             if let Some(project) = query.project.as_ref().filter(|project| is_part(project))
                 && has_indexes(read)?
@@ -66,7 +70,7 @@ impl Embedded {
             };
             let keys = read.open_table(keyspace::KEYS)?;
             let record = |id: KeyId| match key_ids.get(&id_key(&id))? {
-                Some(digest) => indexed_key(&keys, digest.value(), &id),
+                Some(digest) => indexed_key(&verifier, &keys, digest.value(), &id),
                 None => damaged(format!("key {id} is listed and not there")),
             };
             page.into_iter().map(record).collect()
@@ -76,11 +80,12 @@ impl Embedded {
     /// A page of the keys of one project, where all of them lie together.
     fn keys_in_project(&self, read: &ReadTransaction, project: &str, query: &KeyQuery) -> Act<Vec<ApiKey>> {
         let (after, limit) = (query.after.as_ref(), query.limit);
+        let verifier = self.trust.verifier();
         let records = read.open_table(keyspace::KEYS_IN_PROJECTS)?;
         if let Some(plane) = &query.plane {
             let index = read.open_table(keyspace::KEYS_BY_BOTH)?;
             let page = self.key_ids_of_both(&index, [project, plane], after, limit)?;
-            return records_of(&records, project, &page);
+            return records_of(&verifier, &records, project, &page);
         }
         let (first, end) = (scoped(project, b""), scope_end(project));
         let after = after.map(|id| scoped(project, &id_key(id)));
@@ -89,7 +94,7 @@ impl Embedded {
         for entry in records.range::<&[u8]>((start, Bound::Excluded(&*end)))?.take(limit) {
             self.look_at_one();
             let (place, bytes) = entry?;
-            page.push(listed_key(place.value(), bytes.value())?);
+            page.push(listed_key(&verifier, place.value(), bytes.value())?);
         }
         Ok(page)
     }
@@ -119,18 +124,25 @@ impl Embedded {
 
     /// The key with one of these digests and what is said of its project, of one moment.
     pub fn load_key(&self, digests: &[Digest]) -> Result<Option<KeyLoad>, StoreError> {
+        let verifier = self.trust.verifier();
         self.engine.read(|read| {
-            let Some(key) = key_of_digests(&read.open_table(keyspace::KEYS)?, digests)? else { return Ok(None) };
-            let project = records::read(read, key.project.as_bytes())?;
+            let Some(key) = key_of_digests(&verifier, &read.open_table(keyspace::KEYS)?, digests)? else {
+                return Ok(None);
+            };
+            let project = records::read(&verifier, read, key.project.as_bytes())?;
             Ok(Some(KeyLoad { key, project }))
         })
     }
 }
 
-fn key_of_digests(keys: &impl ReadableTable<DigestKey, Bytes>, digests: &[Digest]) -> Act<Option<ApiKey>> {
+fn key_of_digests(
+    verifier: &Verifier,
+    keys: &impl ReadableTable<DigestKey, Bytes>,
+    digests: &[Digest],
+) -> Act<Option<ApiKey>> {
     for digest in digests {
         if let Some(bytes) = keys.get(&digest.0)? {
-            let key = decode_key(bytes.value())?;
+            let key = verifier.believe(decode_key(bytes.value())?, bytes.value())?;
             if !key.digest.matches(digest) {
                 return damaged(format!("the record of key {} stands in the wrong place", key.id));
             }
@@ -167,14 +179,19 @@ pub(super) fn key_ids_in<V: redb::Value + 'static>(
 }
 
 /// The records of these ids, which are in order. Mostly they lie behind each other: then they are read as they lie.
-fn records_of(records: &ReadOnlyTable<Bytes, Bytes>, project: &str, ids: &[KeyId]) -> Act<Vec<ApiKey>> {
+fn records_of(
+    verifier: &Verifier,
+    records: &ReadOnlyTable<Bytes, Bytes>,
+    project: &str,
+    ids: &[KeyId],
+) -> Act<Vec<ApiKey>> {
     let end = scope_end(project);
     let from = |place: &[u8]| records.range::<&[u8]>((Bound::Included(place), Bound::Excluded(&*end)));
     let seek = |walk: &mut Range<'_, Bytes, Bytes>, place: &[u8]| -> Act<Option<ApiKey>> {
         for entry in walk.take(NEAR) {
             let (key, bytes) = entry?;
             if key.value() == place {
-                return listed_key(key.value(), bytes.value()).map(Some);
+                return listed_key(verifier, key.value(), bytes.value()).map(Some);
             }
         }
         Ok(None)
@@ -199,8 +216,8 @@ fn records_of(records: &ReadOnlyTable<Bytes, Bytes>, project: &str, ids: &[KeyId
 }
 
 /// The record of a key as it stands among those of its project.
-fn listed_key(place: &[u8], bytes: &[u8]) -> Act<ApiKey> {
-    let key = decode_key(bytes)?;
+fn listed_key(verifier: &Verifier, place: &[u8], bytes: &[u8]) -> Act<ApiKey> {
+    let key = verifier.believe(decode_key(bytes)?, bytes)?;
     if scoped(&key.project, &id_key(&key.id)) == place {
         Ok(key)
     } else {
@@ -209,10 +226,15 @@ fn listed_key(place: &[u8], bytes: &[u8]) -> Act<ApiKey> {
 }
 
 /// The record that an index points to.
-pub(super) fn indexed_key(keys: &impl ReadableTable<DigestKey, Bytes>, digest: &[u8; 32], id: &KeyId) -> Act<ApiKey> {
+pub(super) fn indexed_key(
+    verifier: &Verifier,
+    keys: &impl ReadableTable<DigestKey, Bytes>,
+    digest: &[u8; 32],
+    id: &KeyId,
+) -> Act<ApiKey> {
     match keys.get(digest)? {
         Some(bytes) => {
-            let key = decode_key(bytes.value())?;
+            let key: ApiKey = verifier.read(digest, bytes.value())?;
             if key.id == *id { Ok(key) } else { damaged(format!("key {id} points to the record of key {}", key.id)) }
         }
         None => damaged(format!("key {id} points to no record")),

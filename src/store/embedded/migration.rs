@@ -16,6 +16,7 @@ use super::super::page::Page;
 use super::super::record::{Record, by_kind};
 use super::super::records::audit::{decode_audit, encode_audit};
 use super::super::records::noun::Noun;
+use super::super::signature::Verifier;
 use super::super::snapshot::{End, Header, Signer, SnapshotWriter};
 use super::super::upgrade::UPGRADE_FIRST;
 use super::super::{PepperCheck, StoreError};
@@ -79,12 +80,13 @@ impl Embedded {
             Ok(0)
         })?;
         self.engine.acknowledge(sequence);
-        Ok(())
+        self.trust.of(format).map(|_| ())
     }
 
     /// Records of one kind behind a place.
     pub(in crate::store) fn page(&self, kind: Kind, after: Option<&[u8]>, limit: usize) -> Result<Page, StoreError> {
-        self.engine.read(|read| page(read, kind, after, limit))
+        let verifier = self.trust.verifier();
+        self.engine.read(|read| page(&verifier, read, kind, after, limit))
     }
 
     /// Writes a snapshot of one moment, however long it takes. Gives what it was written to.
@@ -94,6 +96,7 @@ impl Embedded {
     pub fn snapshot<W: Write>(&self, out: W, made_at: Timestamp, signer: &Signer) -> Result<(W, End), StoreError> {
         let cut_off =
             |error: io::Error| Failure::Refused(StoreError::Conflict(format!("the backup was cut off: {error}")));
+        let verifier = self.trust.verifier();
         self.engine.read(|read| {
             let meta = read.open_table(keyspace::META)?;
             let format = super::format_in(&meta)?;
@@ -112,7 +115,7 @@ impl Embedded {
                         // It is opened again only when nobody reads from it any more.
                         return conflict("the backup was cut off: the store has failed meanwhile".to_owned());
                     }
-                    let page = page(read, kind, after.as_deref(), PAGE)?;
+                    let page = page(&verifier, read, kind, after.as_deref(), PAGE)?;
                     page.records.iter().try_for_each(|record| writer.record(record)).map_err(cut_off)?;
                     after = page.next;
                     if after.is_none() {
@@ -126,22 +129,23 @@ impl Embedded {
 
     /// Puts records where none are, all or none, as a store of this format has them.
     pub(in crate::store) fn import(&self, records: &[Record], format: Format) -> Result<(), StoreError> {
+        let verifier = &self.trust.verifier();
         self.engine.write(|transaction| {
             let stored = transaction.open_table(keyspace::META)?.get(META_FORMAT)?.map(|format| format.value());
             if stored != Some(UNFINISHED) {
                 return conflict("no migration fills this store".to_owned());
             }
             let mut counts = Counts::default();
-            let mut tables = Records { transaction, format, counts: &mut counts };
+            let mut tables = Records { transaction, format, verifier, counts: &mut counts };
             records.iter().try_for_each(|record| put(&mut tables, record))
         })
     }
 }
 
 /// Records of one kind behind a place.
-fn page(read: &ReadTransaction, kind: Kind, after: Option<&[u8]>, limit: usize) -> Act<Page> {
-    let records = by_kind!(kind, N => all::<N>(read, after, limit),
-            Kind::Keys => keys(read, after, limit),
+fn page(verifier: &Verifier, read: &ReadTransaction, kind: Kind, after: Option<&[u8]>, limit: usize) -> Act<Page> {
+    let records = by_kind!(kind, N => all::<N>(verifier, read, after, limit),
+            Kind::Keys => keys(verifier, read, after, limit),
             Kind::Peppers => behind(read, keyspace::PEPPERS, after.map(number), limit, |version, check| {
                 Ok(Record::Pepper(PepperCheck { version, check: *check }))
             }),
@@ -190,16 +194,21 @@ fn put_row(transaction: &WriteTransaction, row: &AuditEntry, format: Format) -> 
     journal::list(transaction, row.sequence, row, format)
 }
 
-fn keys(read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<Record>> {
+fn keys(verifier: &Verifier, read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<Record>> {
     let keys = read.open_table(keyspace::KEYS)?;
     behind(read, keyspace::KEY_IDS, array(after).as_ref(), limit, |id, digest| {
-        Ok(Record::Key(indexed_key(&keys, digest, &known_id(id)?)?))
+        Ok(Record::Key(indexed_key(verifier, &keys, digest, &known_id(id)?)?))
     })
 }
 
 /// A page of a kind.
-fn all<N: Noun + Into<Record>>(read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<Record>> {
-    Ok(records::page::<N>(read, after, limit)?.into_iter().map(N::into).collect())
+fn all<N: Noun + Into<Record>>(
+    verifier: &Verifier,
+    read: &ReadTransaction,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Act<Vec<Record>> {
+    Ok(records::page::<N>(verifier, read, after, limit)?.into_iter().map(N::into).collect())
 }
 
 /// A page of a table, behind this key.

@@ -12,6 +12,7 @@ use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, META_SEQUENCE, id_key, rest_of, rest_of_timed, scope_end, scoped, timed};
 use super::super::records::listing::{InFile, Listing};
 use super::super::records::noun::{Entry, List, Noun, Tables};
+use super::super::signature::Verifier;
 use super::super::{Counted, Quota, StoreError};
 use super::act::{Act, Failure, conflict};
 use super::counts::{Counts, in_scope};
@@ -22,28 +23,38 @@ use crate::domain::record::AuditEntry;
 const FORGOTTEN_AT_ONCE: usize = 8;
 
 /// The record in this place.
-pub(super) fn stored<N: Noun>(table: &impl ReadableTable<N::Key, Bytes>, place: &[u8]) -> Act<Option<N>> {
+pub(super) fn stored<N: Noun>(
+    verifier: &Verifier,
+    table: &impl ReadableTable<N::Key, Bytes>,
+    place: &[u8],
+) -> Act<Option<N>> {
     let Some(key) = N::key(place) else { return Ok(None) };
     let Some(bytes) = table.get(key)? else { return Ok(None) };
-    Ok(Some(N::decode(place, bytes.value())?))
+    Ok(Some(verifier.read(place, bytes.value())?))
 }
 
 /// The record in this place, of one moment.
-pub(super) fn read<N: Noun>(transaction: &ReadTransaction, place: &[u8]) -> Act<Option<N>> {
-    stored(&transaction.open_table(N::TABLE)?, place)
+pub(super) fn read<N: Noun>(verifier: &Verifier, transaction: &ReadTransaction, place: &[u8]) -> Act<Option<N>> {
+    stored(verifier, &transaction.open_table(N::TABLE)?, place)
 }
 
 /// A page of all of a kind, behind a place and in the order of their places.
-pub(super) fn page<N: Noun>(transaction: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<N>> {
+pub(super) fn page<N: Noun>(
+    verifier: &Verifier,
+    transaction: &ReadTransaction,
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Act<Vec<N>> {
     let start = after.map_or(Bound::Unbounded, Bound::Excluded);
     if key_bound::<N>(start).is_none() {
         return damaged(format!("one of the {} stands where none can", N::KIND.as_str().replace('_', " ")));
     }
-    in_table(transaction, (start, Bound::Unbounded), limit, |_| true)
+    in_table(verifier, transaction, (start, Bound::Unbounded), limit, |_| true)
 }
 
 /// Records of a table between two places that are wanted, in their order.
 fn in_table<N: Noun>(
+    verifier: &Verifier,
     transaction: &ReadTransaction,
     (start, end): (Bound<&[u8]>, Bound<&[u8]>),
     limit: usize,
@@ -58,7 +69,7 @@ fn in_table<N: Noun>(
         }
         let (key, bytes) = entry?;
         let key = key.value();
-        let record = N::decode(N::Key::as_bytes(&key).as_ref(), bytes.value())?;
+        let record = verifier.read(N::Key::as_bytes(&key).as_ref(), bytes.value())?;
         if is_wanted(&record) {
             page.push(record);
         }
@@ -78,13 +89,15 @@ fn key_bound<N: Noun>(place: Bound<&[u8]>) -> Option<Bound<<N::Key as Value>::Se
 impl Embedded {
     /// The record in a place, of any kind.
     pub(in crate::store) fn find<N: Noun>(&self, place: &[u8]) -> Result<Option<N>, StoreError> {
-        self.engine.read(|read| self::read(read, place))
+        let verifier = self.trust.verifier();
+        self.engine.read(|read| self::read(&verifier, read, place))
     }
 
     /// A page of a list.
     pub(in crate::store) fn list<N: Noun>(&self, listing: &Listing<N>) -> Result<Vec<N>, StoreError> {
         let Listing { in_file, start, end, limit, is_on, .. } = listing;
         let (start, end) = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
+        let verifier = self.trust.verifier();
         self.engine.read(|read| match in_file {
             InFile::Scope(index, scope) => {
                 let (first, last) = (scoped(scope, b""), scope_end(scope));
@@ -102,7 +115,7 @@ impl Embedded {
                 let mut page = Vec::new();
                 for entry in index.range::<&[u8]>((start, end))?.take(*limit) {
                     self.look_at_one();
-                    page.push(listed(&table, rest_of(entry?.0.value()).unwrap_or_default())?);
+                    page.push(listed(&verifier, &table, rest_of(entry?.0.value()).unwrap_or_default())?);
                 }
                 Ok(page)
             }
@@ -120,11 +133,11 @@ impl Embedded {
                 let mut page = Vec::new();
                 for entry in index.range::<&str>(bounds)?.take(*limit) {
                     self.look_at_one();
-                    page.push(listed(&table, entry?.0.value().as_bytes())?);
+                    page.push(listed(&verifier, &table, entry?.0.value().as_bytes())?);
                 }
                 Ok(page)
             }
-            InFile::Table | InFile::Names(_) => in_table(read, (start, end), *limit, |record| {
+            InFile::Table | InFile::Names(_) => in_table(&verifier, read, (start, end), *limit, |record| {
                 self.look_at_one();
                 is_on(record)
             }),
@@ -133,8 +146,8 @@ impl Embedded {
 }
 
 /// The record that an index names.
-fn listed<N: Noun>(table: &impl ReadableTable<N::Key, Bytes>, place: &[u8]) -> Act<N> {
-    match stored(table, place)? {
+fn listed<N: Noun>(verifier: &Verifier, table: &impl ReadableTable<N::Key, Bytes>, place: &[u8]) -> Act<N> {
+    match stored(verifier, table, place)? {
         Some(record) => Ok(record),
         None => damaged(format!("one of the {} is listed and not there", N::KIND.as_str().replace('_', " "))),
     }
@@ -145,6 +158,7 @@ pub(super) struct Records<'t, 'c> {
     pub(super) transaction: &'t WriteTransaction,
     /// What they are encoded for.
     pub(super) format: Format,
+    pub(super) verifier: &'c Verifier,
     /// After an error these are of no use any more.
     pub(super) counts: &'c mut Counts,
 }
@@ -173,14 +187,14 @@ impl Tables for Records<'_, '_> {
         Ok(found)
     }
 
-    fn read<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError> {
-        N::decode(place, value)
+    fn read<N: Noun>(&self, place: &[u8], value: &[u8]) -> Result<N, StoreError> {
+        self.verifier.read(place, value)
     }
 
     fn put<N: Noun>(&mut self, record: &N, _kept: Option<Duration>) -> Act<()> {
         let place = record.place();
         let Some(key) = N::key(&place) else { return conflict(format!("no record can be called {}", record.name())) };
-        self.transaction.open_table(N::TABLE)?.insert(key, &*record.encode(self.format))?;
+        self.transaction.open_table(N::TABLE)?.insert(key, &*self.verifier.write(record, self.format)?)?;
         Ok(())
     }
 
@@ -191,12 +205,16 @@ impl Tables for Records<'_, '_> {
         Ok(())
     }
 
-    fn enlist(&mut self, list: &List) -> Act<()> {
+    fn enlist<N: Noun>(&mut self, record: &N, list: &List) -> Act<()> {
         match &list.in_file {
             Some(Entry::Bytes(index, key)) => drop(self.transaction.open_table(*index)?.insert(&**key, ())?),
             Some(Entry::Text(index, key)) => drop(self.transaction.open_table(*index)?.insert(&**key, ())?),
             Some(Entry::Valued(index, key, value)) => {
                 self.transaction.open_table(*index)?.insert(&**key, &**value)?;
+            }
+            Some(Entry::Copied(index, key)) => {
+                let value = self.verifier.write(record, self.format)?;
+                self.transaction.open_table(*index)?.insert(&**key, &*value)?;
             }
             None => {}
         }
@@ -207,7 +225,9 @@ impl Tables for Records<'_, '_> {
         match &list.in_file {
             Some(Entry::Bytes(index, key)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
             Some(Entry::Text(index, key)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
-            Some(Entry::Valued(index, key, _)) => drop(self.transaction.open_table(*index)?.remove(&**key)?),
+            Some(Entry::Valued(index, key, _) | Entry::Copied(index, key)) => {
+                drop(self.transaction.open_table(*index)?.remove(&**key)?);
+            }
             None => {}
         }
         Ok(())
@@ -242,7 +262,7 @@ impl Tables for Records<'_, '_> {
     }
 
     fn check_quota(&mut self, quota: &Quota) -> Act<()> {
-        let Self { transaction, format, counts } = self;
+        let Self { transaction, format, counts, .. } = self;
         if !format.has_three() {
             return Ok(());
         }

@@ -13,54 +13,63 @@ use super::super::keyspace::{self, META_FORMAT};
 use super::super::records::key::decode_key;
 use super::super::records::noun::{Noun, Tables};
 use super::super::records::{project, step, user};
+use super::super::signature::Verifier;
 use super::super::upgrade::{Upgraded, user_id, with_id};
 use super::super::{ProjectItem, StoreError, Write};
 use super::act::Act;
 use super::counts::Counts;
 use super::records::Records;
+use super::signing::sign;
 use super::{Embedded, format_in, indexes, records};
 use crate::domain::record::{Project, User};
 
 impl Embedded {
     pub(in crate::store) fn upgrade(&self) -> Result<Upgraded, StoreError> {
-        let was = self.format()?;
-        if was == Format::NEWEST {
-            return Ok(Upgraded { was, rewritten: 0, passed_over: Vec::new() });
-        }
+        let verifier = self.trust.verifier();
         let (upgraded, sequence) = self.engine.write(|transaction| {
             let was = format_in(&transaction.open_table(keyspace::META)?)?;
-            let rewritten = give_ids(transaction)?;
-            indexes::fill(transaction)?;
+            if was < Format::Three {
+                give_ids(transaction, &verifier)?;
+                indexes::fill(transaction)?;
+            }
+            let rewritten = sign(transaction, &verifier, was)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
             let sequence = records::number(transaction)?;
             Ok((Upgraded { was, rewritten, passed_over: Vec::new() }, sequence))
         })?;
         self.engine.acknowledge(sequence);
+        self.trust.of(Format::NEWEST)?;
         Ok(upgraded)
     }
 }
 
-/// Gives its ids to each record that lacks one, and gives how many those were.
-fn give_ids(transaction: &WriteTransaction) -> Act<u64> {
-    let mut homes = Homes { transaction, ids: HashMap::new() };
-    let rewritten = homes.give_to_keys()? + homes.give_to_users()? + homes.give_to_resources()?;
-    homes.give_to_projects()?;
-    Ok(rewritten)
+/// Gives its ids to each record that lacks one.
+fn give_ids(transaction: &WriteTransaction, verifier: &Verifier) -> Act<()> {
+    let mut homes = Homes { transaction, verifier, ids: HashMap::new() };
+    homes.give_to_keys()?;
+    homes.give_to_users()?;
+    homes.give_to_resources()?;
+    homes.give_to_projects()
 }
 
 /// Gives what was made before projects had ids those of their projects, which are given as they are asked for. What is found is
 /// remembered by its name alone, as there may be millions.
 struct Homes<'t> {
     transaction: &'t WriteTransaction,
+    verifier: &'t Verifier,
     ids: HashMap<Rc<str>, ProjectId>,
 }
 
 impl<'t> Homes<'t> {
-    fn records<'c>(&self, counts: &'c mut Counts) -> Records<'t, 'c> {
-        Records { transaction: self.transaction, format: Format::NEWEST, counts }
+    /// What they are signed with is seen to when all have their ids.
+    fn records<'c>(&self, counts: &'c mut Counts) -> Records<'t, 'c>
+    where
+        't: 'c,
+    {
+        Records { transaction: self.transaction, format: Format::Three, verifier: self.verifier, counts }
     }
 
-    fn give_to_keys(&mut self) -> Act<u64> {
+    fn give_to_keys(&mut self) -> Act<()> {
         let mut found = Vec::new();
         for entry in self.transaction.open_table(keyspace::KEYS)?.iter()? {
             let key = decode_key(entry?.1.value())?;
@@ -73,8 +82,8 @@ impl<'t> Homes<'t> {
         self.give(found, ProjectItem::Key)
     }
 
-    fn give_to_users(&mut self) -> Act<u64> {
-        let (mut found, mut without, mut count) = (Vec::new(), Vec::new(), 0);
+    fn give_to_users(&mut self) -> Act<()> {
+        let (mut found, mut without) = (Vec::new(), Vec::new());
         for entry in self.transaction.open_table(keyspace::USERS)?.iter()? {
             let (name, bytes) = entry?;
             let user = User::decode(name.value().as_bytes(), bytes.value())?;
@@ -82,7 +91,6 @@ impl<'t> Homes<'t> {
                 None => self.of(&user.project, user.created_at)?,
                 Some(_) => None,
             };
-            count += u64::from(user.id.is_none() || home.is_some());
             if user.id.is_none() {
                 without.push(user.name.clone());
             }
@@ -91,11 +99,10 @@ impl<'t> Homes<'t> {
         for name in &without {
             user::give_id(&mut self.records(&mut Counts::default()), name, user_id()?)?;
         }
-        self.give(found, ProjectItem::User)?;
-        Ok(count)
+        self.give(found, ProjectItem::User)
     }
 
-    fn give_to_resources(&mut self) -> Act<u64> {
+    fn give_to_resources(&mut self) -> Act<()> {
         let mut found = Vec::new();
         for entry in self.transaction.open_table(keyspace::RESOURCES)?.iter()? {
             let (place, bytes) = entry?;
@@ -118,8 +125,8 @@ impl<'t> Homes<'t> {
         names.iter().try_for_each(|name| self.of(name, Timestamp::default()).map(|_| ()))
     }
 
-    fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> ProjectItem) -> Act<u64> {
-        let (mut counts, count) = (Counts::default(), found.len() as u64);
+    fn give<T>(&self, found: Vec<(T, Rc<str>)>, belonging: impl Fn(T) -> ProjectItem) -> Act<()> {
+        let mut counts = Counts::default();
         let mut records = self.records(&mut counts);
         for (what, home) in found {
             if let Some(id) = self.ids.get(&home) {
@@ -127,7 +134,7 @@ impl<'t> Homes<'t> {
                 step(&mut records, &write)?;
             }
         }
-        Ok(count)
+        Ok(())
     }
 
     /// The project's name once it has an id; `None`: every project. `since`: when something was made there.

@@ -17,6 +17,8 @@ pub const MEMBERS: &str = "tg:{tg}:members";
 pub const CLOCK: &str = "tg:{tg}:clock";
 /// Which store it was filled from, if it was filled by a migration.
 pub const MIGRATION: &str = "tg:{tg}:migration";
+/// What an upgrade that is under way has done, with a signature.
+pub const UPGRADE: &str = "tg:{tg}:upgrade";
 /// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). The newest one is never removed.
 pub const AUDIT: &str = "tg:{tg}:audit";
 

@@ -14,6 +14,7 @@ use crate::store::kind::Kind;
 use crate::store::page::Page;
 use crate::store::record::Record;
 use crate::store::redis::{Migrant, Redis};
+use crate::store::signature::Signers;
 use crate::store::snapshot::SnapshotFile;
 use crate::store::{StoreError, on_thread};
 
@@ -50,29 +51,30 @@ impl MigrationStore {
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] also while another process owns it.
-    pub async fn source_file(path: &Path) -> Result<Self, StoreError> {
+    pub async fn source_file(path: &Path, signers: Signers) -> Result<Self, StoreError> {
         if !path.exists() {
             let reason = format!("there is no store at {}: see `store.embedded.path`", path.display());
             return Err(StoreError::Unavailable(reason));
         }
-        Self::file(path, |path| Embedded::open(path, Duration::ZERO)).await
+        Self::file(path, signers, |path| Embedded::open(path, Duration::ZERO)).await
     }
 
     /// The file of an embedded store, which is made if it is not there. It is locked.
     ///
     /// # Errors
     /// As [`MigrationStore::source_file`].
-    pub async fn target_file(path: &Path) -> Result<Self, StoreError> {
-        Self::file(path, Embedded::open_for_migration).await
+    pub async fn target_file(path: &Path, signers: Signers) -> Result<Self, StoreError> {
+        Self::file(path, signers, Embedded::open_for_migration).await
     }
 
     async fn file(
         path: &Path,
+        signers: Signers,
         open: impl FnOnce(&Path) -> Result<Embedded, StoreError> + Send + 'static,
     ) -> Result<Self, StoreError> {
         let path = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || {
-            let store = open(&path)?;
+            let store = open(&path)?.with_signers(signers);
             let named = path.canonicalize().map_err(|error| StoreError::Unavailable(error.to_string()))?;
             Ok((Arc::new(store), named))
         });

@@ -46,6 +46,10 @@ impl Noun for ApiKey {
         HEXLOWER.encode(place)
     }
 
+    fn place_of(text: &str) -> Option<Vec<u8>> {
+        HEXLOWER.decode(text.as_bytes()).ok().filter(|digest| digest.len() == 32)
+    }
+
     fn encode(&self, _format: Format) -> Vec<u8> {
         encode_key(self)
     }
@@ -82,7 +86,7 @@ impl Noun for ApiKey {
             },
         ];
         if format.has_three() {
-            lists.push(List::in_file(Entry::Valued(keyspace::KEYS_IN_PROJECTS, of_project, encode_key(self))));
+            lists.push(List::in_file(Entry::Copied(keyspace::KEYS_IN_PROJECTS, of_project)));
         }
         lists
     }

@@ -90,6 +90,8 @@ pub(in crate::store) enum Entry {
     Text(TableDefinition<'static, &'static str, ()>, String),
     /// With what stands there.
     Valued(TableDefinition<'static, Bytes, Bytes>, Vec<u8>, Vec<u8>),
+    /// With the record itself, as it is written.
+    Copied(TableDefinition<'static, Bytes, Bytes>, Vec<u8>),
 }
 
 impl Entry {
@@ -98,14 +100,16 @@ impl Entry {
         match self {
             Self::Bytes(index, key) => (index.name(), key),
             Self::Text(index, key) => (index.name(), key.as_bytes()),
-            Self::Valued(index, key, _) => (index.name(), key),
+            Self::Valued(index, key, _) | Self::Copied(index, key) => (index.name(), key),
         }
     }
 
-    fn value(&self) -> &[u8] {
+    /// `None`: it is another one whenever the record is.
+    fn value(&self) -> Option<&[u8]> {
         match self {
-            Self::Valued(.., value) => value,
-            Self::Bytes(..) | Self::Text(..) => b"",
+            Self::Valued(.., value) => Some(value),
+            Self::Bytes(..) | Self::Text(..) => Some(b""),
+            Self::Copied(..) => None,
         }
     }
 }
@@ -139,7 +143,11 @@ impl List {
 
     /// Whether the same stands there.
     fn has_same_value(&self, other: &Self) -> bool {
-        self.in_file.as_ref().map(Entry::value) == other.in_file.as_ref().map(Entry::value)
+        match (&self.in_file, &other.in_file) {
+            (Some(ours), Some(theirs)) => ours.value().is_some_and(|value| theirs.value() == Some(value)),
+            (None, None) => true,
+            _ => false,
+        }
     }
 }
 
@@ -159,15 +167,16 @@ pub(in crate::store) trait Tables {
     /// The record in a [`value`](Tables::value).
     ///
     /// # Errors
-    /// As [`Noun::decode`].
-    fn read<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError>;
+    /// [`StoreError::Damaged`] if it is not believed, or is no record of this place.
+    fn read<N: Noun>(&self, place: &[u8], value: &[u8]) -> Result<N, StoreError>;
 
     /// Puts a record in its place. Where stores forget by themselves, it is there for so long at least.
     fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Result<(), Self::Halt>;
 
     fn remove<N: Noun>(&mut self, place: &[u8]) -> Result<(), Self::Halt>;
 
-    fn enlist(&mut self, list: &List) -> Result<(), Self::Halt>;
+    /// Puts a record on one of its lists.
+    fn enlist<N: Noun>(&mut self, record: &N, list: &List) -> Result<(), Self::Halt>;
 
     fn unlist(&mut self, list: &List) -> Result<(), Self::Halt>;
 
@@ -198,7 +207,7 @@ pub(in crate::store) trait Tables {
     fn count(&mut self, counted: Counted, from: Option<&str>, to: Option<&str>);
 
     fn find<N: Noun>(&mut self, place: &[u8]) -> Result<Option<N>, Self::Halt> {
-        Ok(self.value::<N>(place)?.map(|value| Self::read(place, &value)).transpose()?)
+        Ok(self.value::<N>(place)?.map(|value| self.read(place, &value)).transpose()?)
     }
 }
 
@@ -226,7 +235,7 @@ pub(in crate::store) fn keep<T: Tables, N: Noun>(
     }
     tables.put(after, after.kept(now))?;
     let stands = |list: &List| old.iter().any(|other| other.is_same(list) && other.has_same_value(list));
-    new.iter().filter(|list| T::FILLS_LISTS || !stands(list)).try_for_each(|list| tables.enlist(list))
+    new.iter().filter(|list| T::FILLS_LISTS || !stands(list)).try_for_each(|list| tables.enlist(after, list))
 }
 
 /// Removes a record, and from its lists.

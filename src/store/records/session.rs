@@ -169,7 +169,7 @@ pub(in crate::store) fn end<T: Tables>(tables: &mut T, session: &EndedSession) -
 /// A list that cannot be read counts as none: it keeps no session from being begun or ended.
 fn known<T: Tables>(tables: &mut T, user: &str) -> Result<Option<UserSessions>, T::Halt> {
     let value = tables.value::<UserSessions>(user.as_bytes())?;
-    let known = value.as_ref().and_then(|value| T::read::<UserSessions>(user.as_bytes(), value).ok());
+    let known = value.as_ref().and_then(|value| tables.read::<UserSessions>(user.as_bytes(), value).ok());
     if value.is_some() && known.is_none() {
         // Whose they are is not said: a name may be an e-mail address.
         tracing::error!("the list of a user's sessions cannot be read, and is begun anew");

@@ -34,6 +34,23 @@ fn step(write_set: &mut WriteSet<'_>, write: &Write) -> Step<()> {
     records::step(write_set, write)
 }
 
+/// Puts something in a place that no record has, or removes it from there.
+pub(super) fn judge_named<'s>(name: &str, value: Option<&[u8]>, seen: &'s Seen) -> Result<WriteSet<'s>, StoreError> {
+    let mut write_set = WriteSet::new(seen);
+    match write_set.named(name) {
+        Ok(_) => match value {
+            Some(value) => {
+                write_set.purpose().note_making();
+                write_set.set(name.to_owned(), value.to_vec());
+            }
+            None => write_set.delete(name.to_owned()),
+        },
+        Err(Halt::Unseen) => {}
+        Err(Halt::Refused(error)) => return Err(error),
+    }
+    Ok(write_set)
+}
+
 /// Keeps the check value of a pepper version, unless it is kept already.
 ///
 /// # Errors

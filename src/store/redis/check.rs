@@ -40,8 +40,16 @@ pub struct Seen {
 }
 
 /// Everything that is looked for in a store.
-const LOOKS: [fn(&Seen) -> Option<Finding>; 7] =
-    [has_head, format_is_known, log_is_whole, log_ends_at_head, log_is_the_heads, nobody_misses, members_are_listed];
+const LOOKS: [fn(&Seen) -> Option<Finding>; 8] = [
+    has_head,
+    format_is_known,
+    log_is_whole,
+    log_ends_at_head,
+    log_is_the_heads,
+    nobody_misses,
+    members_are_listed,
+    is_signed,
+];
 
 impl Check {
     /// # Errors
@@ -75,6 +83,11 @@ impl Seen {
         Ok(Self { lineage, sequence, chain, format, newest, newest_chain, members, counted, missed })
     }
 
+    /// Whether its records can be read.
+    pub fn is_readable(&self) -> bool {
+        self.lineage.is_some() && Format::of_head(self.format).is_ok()
+    }
+
     /// The format, in words.
     pub fn format(&self) -> String {
         match Format::of_head(self.format) {
@@ -103,6 +116,17 @@ fn has_head(seen: &Seen) -> Option<Finding> {
         refuse("there is no store on this server", remedy)
     };
     Some(finding)
+}
+
+fn is_signed(seen: &Seen) -> Option<Finding> {
+    seen.lineage.as_ref()?;
+    let format = Format::of_head(seen.format).ok()?;
+    (!format.demands_signatures()).then(|| Finding {
+        severity: Severity::Warn,
+        what: format!("the store has format {format}, in which records need no signature: whoever can write it can mint keys"),
+        remedy: "run `tollgate store upgrade` once every Tollgate on it is of this release, and set `store.signed: required` then"
+            .to_owned(),
+    })
 }
 
 fn format_is_known(seen: &Seen) -> Option<Finding> {

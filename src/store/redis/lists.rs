@@ -85,8 +85,9 @@ impl Redis {
 
     async fn keys_in(&self, range: Range) -> Result<Vec<ApiKey>, StoreError> {
         let entries = self.listed(range, KEYS).await?;
+        let verifier = self.trust.verifier();
         let key = |(id, value): (String, Vec<u8>)| {
-            let key = key_of(&value)?;
+            let key = key_of(&verifier, &value)?;
             if key.id.as_str() == id {
                 Ok(key)
             } else {
@@ -111,7 +112,8 @@ impl Redis {
 
     /// The record in a place, of any kind.
     pub(in crate::store) async fn find<N: Noun>(&self, place: &[u8]) -> Result<Option<N>, StoreError> {
-        found(self.record(name_of::<N>(place)).await?.as_deref(), place)
+        let mut read = self.read(&[name_of::<N>(place)], 0).await?;
+        found(&read.verifier, read.values.pop().flatten().as_deref(), place)
     }
 
     /// A page of a list, whose members are places.
@@ -124,7 +126,8 @@ impl Redis {
         let (first, last) = (bound(&listing.start, b"-"), bound(&listing.end, b"+"));
         let range = Range { list: listing.list.clone(), first, last, limit: listing.limit };
         let entries = self.listed(range, RecordNames { records: N::PREFIX, pointers: "" }).await?;
-        entries.iter().map(|(member, value)| record_of(member.as_bytes(), value)).collect()
+        let verifier = self.trust.verifier();
+        entries.iter().map(|(member, value)| record_of(&verifier, member.as_bytes(), value)).collect()
     }
 
     pub async fn has_no_keys(&self) -> Result<bool, StoreError> {
@@ -140,7 +143,7 @@ impl Redis {
             script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
             script.arg(named.records).arg(named.pointers);
             let mut answer = self.reads.ask(&script).await?;
-            answer.as_of()?;
+            self.trust.of(answer.as_of()?.format)?;
             let (members, records) = (texts(answer.value()?)?, answer.list()?);
             let is_last = members.len() < most;
             for (member, record) in members.into_iter().zip(records) {

@@ -10,6 +10,7 @@ use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::noun::Noun;
 use crate::store::records::resource;
+use crate::store::signature::Verifier;
 use crate::store::{AsOf, KeyLoad, SessionLoad, StoreError};
 
 impl Redis {
@@ -17,11 +18,12 @@ impl Redis {
     pub async fn load_key(&self, digests: &[Digest]) -> Result<AsOf<Option<KeyLoad>>, StoreError> {
         let wanted: Vec<String> = digests.iter().map(names::key).collect();
         let read = self.read(&wanted, wanted.len()).await?;
+        let verifier = &read.verifier;
         let stood = digests.iter().zip(read.values).find_map(|(digest, value)| Some((digest, value?)));
         let found = match stood {
             Some((digest, value)) => {
-                let key = checked_key(&value, digest)?;
-                let project = found(read.project.as_deref(), key.project.as_bytes())?;
+                let key = checked_key(verifier, &value, digest)?;
+                let project = found(verifier, read.project.as_deref(), key.project.as_bytes())?;
                 Some(KeyLoad { key, project })
             }
             None => None,
@@ -32,11 +34,12 @@ impl Redis {
     /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
     pub async fn load_session(&self, user: &str, session: &str) -> Result<AsOf<SessionLoad>, StoreError> {
         let read = self.read(&[names::user(user), names::ended_session(session)], 1).await?;
+        let verifier = &read.verifier;
         let mut values = read.values.into_iter();
-        let user: Option<User> = found(values.next().flatten().as_deref(), user.as_bytes())?;
-        let ended = found::<EndedSession>(values.next().flatten().as_deref(), session.as_bytes())?.is_some();
+        let user: Option<User> = found(verifier, values.next().flatten().as_deref(), user.as_bytes())?;
+        let ended = found::<EndedSession>(verifier, values.next().flatten().as_deref(), session.as_bytes())?.is_some();
         let project = match &user {
-            Some(user) => found(read.project.as_deref(), user.project.as_bytes())?,
+            Some(user) => found(verifier, read.project.as_deref(), user.project.as_bytes())?,
             None => None,
         };
         Ok(AsOf { found: SessionLoad { user, ended, project }, position: Some(read.position) })
@@ -45,13 +48,13 @@ impl Redis {
     pub async fn load_resource(&self, kind: &str, id: &str) -> Result<AsOf<Option<Resource>>, StoreError> {
         let mut read = self.read(&[names::resource(kind, id)], 0).await?;
         let value = read.values.pop().flatten().filter(|_| is_part(kind) && is_part(id));
-        let found = found(value.as_deref(), &resource::place(kind, id))?;
+        let found = found(&read.verifier, value.as_deref(), &resource::place(kind, id))?;
         Ok(AsOf { found, position: Some(read.position) })
     }
 
     pub async fn load_project(&self, name: &str) -> Result<AsOf<Option<Project>>, StoreError> {
         let mut read = self.read(&[names::project(name)], 0).await?;
-        let found = found(read.values.pop().flatten().as_deref(), name.as_bytes())?;
+        let found = found(&read.verifier, read.values.pop().flatten().as_deref(), name.as_bytes())?;
         Ok(AsOf { found, position: Some(read.position) })
     }
 
@@ -61,14 +64,14 @@ impl Redis {
     }
 }
 
-fn checked_key(value: &[u8], digest: &Digest) -> Result<ApiKey, StoreError> {
-    let key = key_of(value)?;
+fn checked_key(verifier: &Verifier, value: &[u8], digest: &Digest) -> Result<ApiKey, StoreError> {
+    let key = key_of(verifier, value)?;
     if key.digest.matches(digest) { Ok(key) } else { misplaced(&format!("key {}", key.id)) }
 }
 
 /// A record that was asked for by its place.
-pub(super) fn found<N: Noun>(value: Option<&[u8]>, place: &[u8]) -> Result<Option<N>, StoreError> {
-    value.map(|value| record_of(place, value)).transpose()
+pub(super) fn found<N: Noun>(verifier: &Verifier, value: Option<&[u8]>, place: &[u8]) -> Result<Option<N>, StoreError> {
+    value.map(|value| record_of(verifier, place, value)).transpose()
 }
 
 fn misplaced<T>(what: &str) -> Result<T, StoreError> {

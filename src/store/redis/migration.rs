@@ -35,6 +35,7 @@ use crate::store::record::{Record, SPARE, by_kind};
 use crate::store::records::audit::{self, decode_audit, encode_audit};
 use crate::store::records::event::encode_event;
 use crate::store::records::noun::{Noun, Tables};
+use crate::store::signature::Verifier;
 use crate::store::{PepperCheck, StoreError};
 
 /// How long an answer may take.
@@ -46,7 +47,7 @@ const MOST_PEPPERS: usize = 10_000;
 
 /// A store whose records are carried elsewhere, or that is filled.
 pub(in crate::store) struct Migrant {
-    redis: Arc<Redis>,
+    pub(super) redis: Arc<Redis>,
     pub(super) connection: Connection,
     lineage: String,
     /// Where the records come from that are put here.
@@ -118,7 +119,7 @@ impl Migrant {
     pub(in crate::store) async fn begin(&self, origin: &str) -> Result<Begun, StoreError> {
         let mut script = BEGIN_MIGRATION.prepare_invoke();
         script.key(names::HEAD).key(names::MIGRATION).arg(origin).arg(UNFINISHED);
-        script.arg(&[Format::Two, Format::Three].map(Format::in_head)[..]);
+        script.arg(&[Format::Two, Format::Three, Format::Four].map(Format::in_head)[..]);
         let mut answer = self.run(&script).await?;
         let begun = match &*answer.word {
             "OPEN" => Begun::Open,
@@ -186,7 +187,7 @@ impl Migrant {
         if !uses.is_empty() {
             return self.redis.note_use(&uses).await;
         }
-        let seen = Seen::new(format);
+        let seen = Seen::new(format, self.verifier());
         let mut write_set = WriteSet::new(&seen);
         for record in records {
             match put(&mut write_set, record, now) {
@@ -207,6 +208,11 @@ impl Migrant {
         }
         write_set.add_to(&mut script);
         done(&self.run(&script).await?)
+    }
+
+    /// What believes the records of the format that was seen last.
+    pub(super) fn verifier(&self) -> Verifier {
+        self.redis.trust.verifier()
     }
 
     fn origin(&self) -> String {
@@ -257,8 +263,10 @@ impl Migrant {
     ) -> Result<Page, StoreError> {
         let members = self.members(list, after, limit).await?;
         let values = self.values(members.iter().map(|member| name_of::<N>(member.as_bytes()))).await?;
-        let record =
-            |(member, value): (&String, _)| Ok(record_of::<N>(member.as_bytes(), &there(member, value)?)?.into());
+        let verifier = self.verifier();
+        let record = |(member, value): (&String, _)| {
+            Ok(record_of::<N>(&verifier, member.as_bytes(), &there(member, value)?)?.into())
+        };
         Ok(Page::of(members.iter().zip(values).map(record).collect::<Result<_, StoreError>>()?, limit))
     }
 
@@ -270,8 +278,9 @@ impl Migrant {
             .zip(digests)
             .map(|(id, digest)| Ok(format!("{}{}", names::KEYS, String::from_utf8_lossy(&there(id, digest)?))));
         let values = self.values(pointed.collect::<Result<Vec<_>, StoreError>>()?.into_iter()).await?;
+        let verifier = self.verifier();
         let records = ids.iter().zip(values).map(|(id, value)| {
-            let key = key_of(&there(id, value)?)?;
+            let key = key_of(&verifier, &there(id, value)?)?;
             if key.id.as_str() == id { Ok(Record::Key(key)) } else { misplaced(&format!("key {}", key.id)) }
         });
         Ok(Page::of(records.collect::<Result<_, _>>()?, limit))
@@ -339,7 +348,8 @@ impl Migrant {
         let values = self.values(page.iter().map(|place| name_of::<N>(place))).await?;
         let next = if page.len() < limit { None } else { page.last().map(|place| (*place).clone()) };
         let there = page.into_iter().zip(values).filter_map(|(place, value)| Some((place, value?)));
-        let records = there.map(|(place, value)| Ok(record_of::<N>(place, &value)?.into()));
+        let verifier = self.verifier();
+        let records = there.map(|(place, value)| Ok(record_of::<N>(&verifier, place, &value)?.into()));
         Ok(Page { records: records.collect::<Result<_, StoreError>>()?, next })
     }
 

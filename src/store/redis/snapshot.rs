@@ -193,6 +193,7 @@ impl Migrant {
         if state.format.is_under_way() {
             return Err(StoreError::Conflict(UPGRADE_FIRST.to_owned()));
         }
+        self.redis.trust().of(state.format)?;
         Ok(state)
     }
 
@@ -254,7 +255,7 @@ impl Migrant {
     async fn one(&self, kind: Kind, place: &[u8]) -> Result<Option<Record>, StoreError> {
         by_kind!(kind, N => {
             let value = self.value(name_of::<N>(place)).await?;
-            value.map(|value| Ok(record_of::<N>(place, &value)?.into())).transpose()
+            value.map(|value| Ok(record_of::<N>(&self.verifier(), place, &value)?.into())).transpose()
         },
             Kind::Keys => self.key_with(&key_id(place).ok_or_else(|| unreadable("an id"))?).await,
             Kind::Peppers => Ok(self.pepper_checks().await?.into_iter().find(|check| check.place() == place)),
@@ -269,7 +270,7 @@ impl Migrant {
             let Some(digest) = self.value(names::key_id(id)).await? else { return Ok(None) };
             let name = format!("{}{}", names::KEYS, String::from_utf8_lossy(&digest));
             if let Some(value) = self.value(name).await? {
-                let key = key_of(&value)?;
+                let key = key_of(&self.verifier(), &value)?;
                 if key.id == *id {
                     return Ok(Some(Record::Key(key)));
                 }

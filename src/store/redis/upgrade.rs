@@ -20,13 +20,15 @@ use super::live_replica::live_replica;
 use super::loads::found as found_at;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, ScriptError, explained, run};
 use super::values::record_of;
-use super::{Redis, texts};
+use super::{Read, Redis, texts};
 use crate::domain::change::Event;
 use crate::domain::record::{Project, User};
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
+use crate::store::kind::Kind;
 use crate::store::records::event::encode_event;
 use crate::store::records::{project, resource};
+use crate::store::signature::UpgradeMark;
 use crate::store::upgrade::{Upgraded, user_id, with_id};
 use crate::store::{KeyQuery, ProjectItem, ResourceQuery, StoreError, Write};
 
@@ -39,47 +41,106 @@ const AT_ONCE: usize = 100;
 /// How often a project is followed that others keep writing.
 const ATTEMPTS: usize = 16;
 
-/// What stands at the beginning.
+/// What stands at the beginning of one step from a format to the next.
 struct Begun {
     lineage: String,
-    was: Format,
     passed_over: Vec<String>,
 }
 
+/// The way from one format to the next.
+#[derive(Clone, Copy)]
+struct Step {
+    from: Format,
+    under_way: Format,
+    to: Format,
+}
+
+const TO_THREE: Step = Step { from: Format::Two, under_way: Format::RisingToThree, to: Format::Three };
+const TO_FOUR: Step = Step { from: Format::Three, under_way: Format::RisingToFour, to: Format::Four };
+
 impl Redis {
     pub(in crate::store) async fn upgrade(&self) -> Result<Upgraded, StoreError> {
+        let was = self.format().await?;
         let mut connection = self.connector.primary().await?;
         connection.set_response_timeout(LIMIT);
-        let Begun { lineage, was, passed_over } = self.begin_upgrade(&mut connection).await?;
+        let mut passed_over = BTreeSet::new();
+        if was < Format::Three {
+            let begun = self.begin(TO_THREE, &mut connection).await?;
+            self.raise_to_three(&mut connection).await?;
+            self.end(TO_THREE, &begun, &mut connection).await?;
+            passed_over.extend(begun.passed_over);
+        }
         let mut rewritten = 0;
-        if was != Format::NEWEST {
-            let mut homes = Homes { store: self, ids: HashMap::new() };
-            let mut cursor: u64 = 0;
-            loop {
-                let (next, users) = scan(&mut connection, cursor).await?;
-                for some in users.chunks(AT_ONCE) {
-                    rewritten += homes.give_to_users(some).await?;
-                }
-                cursor = next;
-                if cursor == 0 {
-                    break;
+        if was < Format::Four {
+            let mut mark = self.mark(was).await?;
+            self.put_upgrade_mark(Some(&mark)).await?;
+            let begun = self.begin(TO_FOUR, &mut connection).await?;
+            for kind in Kind::ALL {
+                if !mark.signed.contains(&kind) {
+                    let signed = self.sign_kind(&mut connection, kind).await?;
+                    rewritten += signed;
+                    mark.signed.push(kind);
+                    if signed > 0 {
+                        self.put_upgrade_mark(Some(&mark)).await?;
+                    }
                 }
             }
-            rewritten += homes.give_to_keys().await?;
-            rewritten += homes.give_to_resources().await?;
-            homes.give_to_projects().await?;
-            self.fill_indexes().await?;
-            self.end_upgrade(&mut connection, &lineage).await?;
+            self.end(TO_FOUR, &begun, &mut connection).await?;
+            passed_over.extend(begun.passed_over);
+        } else {
+            for kind in Kind::ALL {
+                rewritten += self.sign_kind(&mut connection, kind).await?;
+            }
         }
-        Ok(Upgraded { was, rewritten, passed_over })
+        self.put_upgrade_mark(None).await?;
+        Ok(Upgraded { was, rewritten, passed_over: passed_over.into_iter().collect() })
     }
 
-    async fn begin_upgrade(&self, connection: &mut Connection) -> Result<Begun, StoreError> {
+    async fn raise_to_three(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        let mut homes = Homes { store: self, ids: HashMap::new() };
+        let mut cursor: u64 = 0;
+        loop {
+            let (next, users) = scan(connection, cursor).await?;
+            for some in users.chunks(AT_ONCE) {
+                homes.give_to_users(some).await?;
+            }
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        homes.give_to_keys().await?;
+        homes.give_to_resources().await?;
+        homes.give_to_projects().await?;
+        self.fill_indexes().await
+    }
+
+    /// Where the signing of a store begins, or goes on. One that was signed before does not get its unsigned records signed because
+    /// somebody has made it say that it is on its way.
+    async fn mark(&self, was: Format) -> Result<UpgradeMark, StoreError> {
+        let state = self.standing().await?;
+        let anew = UpgradeMark { lineage: state.lineage.clone(), signed: Vec::new() };
+        if was != Format::RisingToFour {
+            return Ok(anew);
+        }
+        match self.upgrade_mark().await? {
+            Some(mark) if mark.lineage == state.lineage => Ok(mark),
+            // It has lost something since, and was accepted.
+            Some(mark) if state.was.contains(&mark.lineage) => Ok(anew),
+            _ => Err(StoreError::Damaged(
+                "it says that an upgrade is under way, and nothing that was made with this pepper says so: something else than \
+                 Tollgate has changed the store. Restore a backup"
+                    .to_owned(),
+            )),
+        }
+    }
+
+    async fn begin(&self, step: Step, connection: &mut Connection) -> Result<Begun, StoreError> {
         let (mut ended, mut passed_over) = (Vec::new(), Vec::new());
         loop {
             let mut script = BEGIN_UPGRADE.prepare_invoke();
             script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).key(names::CLOCK);
-            script.arg(Format::Two.in_head()).arg(Format::RisingToThree.in_head());
+            script.arg(step.from.in_head()).arg(step.under_way.in_head());
             script.arg(Format::HIGHEST).arg(Format::OLDEST).arg(everything()).arg(millis(FENCE)).arg(&ended);
             let mut answer = asked(run(connection, &script).await)?;
             match &*answer.word {
@@ -93,18 +154,18 @@ impl Redis {
                 }
                 "SEALED" => return Err(refuse_it(&texts(answer.value()?)?)),
                 _ => {
-                    let (was, lineage) = (Format::of_head(answer.number()?)?, answer.text()?);
+                    let (_, lineage) = (Format::of_head(answer.number()?)?, answer.text()?);
                     self.writer.confirm(connection).await?;
-                    return Ok(Begun { was, lineage, passed_over });
+                    return Ok(Begun { lineage, passed_over });
                 }
             }
         }
     }
 
-    async fn end_upgrade(&self, connection: &mut Connection, lineage: &str) -> Result<(), StoreError> {
+    async fn end(&self, step: Step, begun: &Begun, connection: &mut Connection) -> Result<(), StoreError> {
         let mut script = END_UPGRADE.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).arg(lineage);
-        script.arg(Format::RisingToThree.in_head()).arg(Format::NEWEST.in_head()).arg(everything());
+        script.key(names::HEAD).key(names::LOG).arg(&begun.lineage);
+        script.arg(step.under_way.in_head()).arg(step.to.in_head()).arg(everything());
         let answer = asked(run(connection, &script).await)?;
         if answer.word != "DONE" {
             let reason = "the store went over to another history meanwhile: run this again";
@@ -136,7 +197,8 @@ impl Homes<'_> {
             let wanted: Vec<String> = users.iter().map(|name| names::user(name)).collect();
             let read = self.store.read(&wanted, 0).await?;
             let found = users.iter().zip(read.values).filter_map(|(name, value)| Some((name, value?)));
-            let found = found.map(|(name, value)| record_of(name.as_bytes(), &value));
+            let verifier = &read.verifier;
+            let found = found.map(|(name, value)| record_of(verifier, name.as_bytes(), &value));
             let found = found.collect::<Result<Vec<User>, _>>()?;
             let lacks = |user: &User| user.project_id.is_none() && user.project != EVERY;
             self.find(found.iter().filter(|user| lacks(user)).map(|user| (&*user.project, user.created_at))).await?;
@@ -234,10 +296,10 @@ impl Homes<'_> {
         }
         let records: Vec<String> = unknown.keys().map(|project| names::project(project)).collect();
         for _ in 0..ATTEMPTS {
-            let values = self.store.read(&records, 0).await?.values;
+            let Read { values, verifier, .. } = self.store.read(&records, 0).await?;
             let (mut batch, mut touched, mut found) = (Vec::new(), Vec::new(), Vec::new());
             for ((project, since), value) in unknown.iter().zip(values) {
-                let known: Option<Project> = found_at(value.as_deref(), project.as_bytes())?;
+                let known: Option<Project> = found_at(&verifier, value.as_deref(), project.as_bytes())?;
                 let id = match known.as_ref().and_then(|known| known.id) {
                     Some(id) => id,
                     None => {

@@ -6,28 +6,31 @@ use crate::store::StoreError;
 use crate::store::format::Format;
 use crate::store::records::key::decode_key;
 use crate::store::records::noun::Noun;
+use crate::store::signature::{Signature, Verifier};
 
 /// The name of the record in this place.
 pub(super) fn name_of<N: Noun>(place: &[u8]) -> String {
     format!("{}{}", N::PREFIX, N::text(place))
 }
 
-pub(super) fn value_of<N: Noun>(record: &N, format: Format) -> Vec<u8> {
-    let bytes = record.encode(format);
-    match record.project() {
+/// # Errors
+/// As [`Verifier::write`].
+pub(super) fn value_of<N: Noun>(verifier: &Verifier, record: &N, format: Format) -> Result<Vec<u8>, StoreError> {
+    let bytes = verifier.write(record, format)?;
+    Ok(match record.project() {
         Some(project) if N::HAS_PROJECT_IN_FRONT => behind(project, &bytes),
         _ => bytes,
-    }
+    })
 }
 
 /// # Errors
-/// [`StoreError::Damaged`] if the bytes are no such record, or one of another place.
-pub(super) fn record_of<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError> {
+/// [`StoreError::Damaged`] if the bytes are no such record, or one of another place, or are not believed.
+pub(super) fn record_of<N: Noun>(verifier: &Verifier, place: &[u8], value: &[u8]) -> Result<N, StoreError> {
     if !N::HAS_PROJECT_IN_FRONT {
-        return N::decode(place, value);
+        return verifier.read(place, value);
     }
     let (project, bytes) = split(value)?;
-    let record = N::decode(place, bytes)?;
+    let record: N = verifier.read(place, bytes)?;
     if record.project().map(str::as_bytes) != Some(project) {
         return damaged(format!("the record of {} names two projects", record.name()));
     }
@@ -35,14 +38,23 @@ pub(super) fn record_of<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreE
 }
 
 /// # Errors
-/// [`StoreError::Damaged`] if the bytes are no key.
-pub(super) fn key_of(value: &[u8]) -> Result<ApiKey, StoreError> {
+/// [`StoreError::Damaged`] if the bytes are no key, or are not believed.
+pub(super) fn key_of(verifier: &Verifier, value: &[u8]) -> Result<ApiKey, StoreError> {
     let (project, record) = split(value)?;
-    let key = decode_key(record)?;
+    let key = verifier.believe(decode_key(record)?, record)?;
     if key.project.as_bytes() != project {
         return damaged(format!("the record of key {} names two projects", key.id));
     }
     Ok(key)
+}
+
+/// What the record in this place carries.
+///
+/// # Errors
+/// As [`Verifier::look`]; [`StoreError::Damaged`] also if no project stands in front of one that must have it.
+pub(super) fn signature_of<N: Noun>(verifier: &Verifier, place: &[u8], value: &[u8]) -> Result<Signature, StoreError> {
+    let bytes = if N::HAS_PROJECT_IN_FRONT { split(value)?.1 } else { value };
+    verifier.look(N::KIND, place, bytes)
 }
 
 fn behind(project: &str, record: &[u8]) -> Vec<u8> {

@@ -21,19 +21,22 @@ use crate::store::records::audit::{self, encode_audit};
 use crate::store::records::event::Written;
 use crate::store::records::noun::{List, Noun, Tables};
 use crate::store::rules::Purpose;
+use crate::store::signature::Verifier;
 use crate::store::{Counted, Quota, StoreError};
 
 /// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
 pub(super) struct Seen {
     /// How the server laid it out; a guess until something was read.
     pub(super) format: Format,
+    /// What it is believed by, and what is written is signed by.
+    pub(super) verifier: Verifier,
     pub(super) records: HashMap<String, Option<Vec<u8>>>,
     pub(super) lists: HashMap<String, Vec<String>>,
 }
 
 impl Seen {
-    pub(super) fn new(format: Format) -> Self {
-        Self { format, records: HashMap::new(), lists: HashMap::new() }
+    pub(super) fn new(format: Format, verifier: Verifier) -> Self {
+        Self { format, verifier, records: HashMap::new(), lists: HashMap::new() }
     }
 }
 
@@ -240,12 +243,13 @@ impl Tables for WriteSet<'_> {
         self.named(&name_of::<N>(place))
     }
 
-    fn read<N: Noun>(place: &[u8], value: &[u8]) -> Result<N, StoreError> {
-        record_of(place, value)
+    fn read<N: Noun>(&self, place: &[u8], value: &[u8]) -> Result<N, StoreError> {
+        record_of(&self.seen.verifier, place, value)
     }
 
     fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Step<()> {
-        let (name, value) = (name_of::<N>(&record.place()), value_of(record, self.format()));
+        let name = name_of::<N>(&record.place());
+        let value = value_of(&self.seen.verifier, record, self.format())?;
         self.note_written(N::KIND, &record.listed_place());
         match kept {
             Some(time) => self.set_for(name, value, time),
@@ -263,7 +267,7 @@ impl Tables for WriteSet<'_> {
         Ok(())
     }
 
-    fn enlist(&mut self, list: &List) -> Step<()> {
+    fn enlist<N: Noun>(&mut self, _record: &N, list: &List) -> Step<()> {
         if let Some((list, member)) = &list.in_redis {
             self.add_member(list, member);
         }

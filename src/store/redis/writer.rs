@@ -12,22 +12,25 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tollgate_guard::protocol::Head;
 use tollgate_guard::slots::Touched;
+use tollgate_guard::time::Timestamp;
 
 use super::acknowledged::Acknowledged;
-use super::batch::{judge, judge_pepper};
+use super::batch::{judge, judge_named, judge_pepper};
 use super::connect::Connector;
 use super::connection::Connection;
 use super::headroom::MemoryHeadroom;
 use super::scripts::{ACCEPT, Answer, END, INIT, LIST, ScriptError, WRITE, explained, lost, missed, run};
 use super::store_state::StoreState;
 use super::write_set::{Put, Seen, Wanted, WriteSet, guards};
-use super::{Init, Read, read_script, texts};
+use super::{Init, Read, read_script, signing, texts};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::records::audit::{encode_audit, lists_of_actor};
 use crate::store::records::event::encode_event;
+use crate::store::records::noun::Noun;
+use crate::store::signature::Trust;
 use crate::store::{PepperCheck, Quota, StoreError, Write};
 
 /// How long an answer may take: one script, or the replicas' confirmation.
@@ -51,6 +54,7 @@ pub(super) struct Writer {
     pub(super) log_length: usize,
     pub(super) replicas: u32,
     acknowledged: Arc<Acknowledged>,
+    trust: Arc<Trust>,
 }
 
 /// A connection, and how much room its server had.
@@ -81,11 +85,11 @@ impl Writer {
         connector: Connector,
         runtime: Handle,
         log_length: usize,
-        acknowledged: Arc<Acknowledged>,
+        (acknowledged, trust): (Arc<Acknowledged>, Arc<Trust>),
     ) -> Self {
         let replicas = connector.replicas();
         let (connection, generation) = (Mutex::default(), AtomicU64::default());
-        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged }
+        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged, trust }
     }
 
     pub(super) async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
@@ -98,6 +102,16 @@ impl Writer {
 
     pub(super) async fn put_pepper_check(&self, check: PepperCheck) -> Result<(), StoreError> {
         self.make(&|seen| judge_pepper(&check, seen), &Event::touching(&[])).await.map(|_| ())
+    }
+
+    /// Signs the records in these places.
+    pub(super) async fn sign<N: Noun>(&self, places: &[Vec<u8>], now: Timestamp) -> Result<(), StoreError> {
+        self.make(&|seen| signing::judge::<N>(places, now, seen), &Event::touching(&[])).await.map(|_| ())
+    }
+
+    /// Puts something in a place that no record has, or removes it from there.
+    pub(super) async fn put_named(&self, name: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
+        self.make(&|seen| judge_named(name, value.as_deref(), seen), &Event::touching(&[])).await.map(|_| ())
     }
 
     pub(super) async fn init(&self) -> Result<Init, StoreError> {
@@ -249,7 +263,7 @@ impl Writer {
 
     async fn attempt(&self, line: &mut Line, judge: &Judge<'_>, event: &Event) -> Result<Head, WriteError> {
         let Line { connection, room, .. } = line;
-        let mut seen = Seen::new(Format::NEWEST);
+        let mut seen = Seen::new(Format::NEWEST, self.trust.verifier());
         let mut as_of = None;
         let judged = loop {
             let wanted = match judge(&seen) {
@@ -257,7 +271,7 @@ impl Writer {
                 judged if as_of.is_some() => break judged,
                 _ => Wanted::default(),
             };
-            let lineage = look(connection, wanted, &mut seen).await?;
+            let lineage = self.look(connection, wanted, &mut seen).await?;
             let now = (lineage, seen.format);
             if as_of.get_or_insert_with(|| now.clone()) != &now {
                 return Err(WriteError::Stale);
@@ -301,9 +315,9 @@ impl Writer {
         judge: &Judge<'_>,
         event: &Event,
     ) -> Result<Head, WriteError> {
-        let mut seen = Seen::new(Format::NEWEST);
+        let mut seen = Seen::new(Format::NEWEST, self.trust.verifier());
         let wanted = Wanted { records: put.records.keys().cloned().collect(), ..Wanted::default() };
-        let lineage = look(&mut line.connection, wanted, &mut seen).await?;
+        let lineage = self.look(&mut line.connection, wanted, &mut seen).await?;
         if put.records.is_empty() || seen.records != put.records {
             return self.attempt(line, judge, event).await;
         }
@@ -316,6 +330,34 @@ impl Writer {
         let answer = answer.map_err(|silence| WriteError::Failed(unknown_end(silence)))?;
         let answer = believed(answer, Vec::new())?;
         self.made(&mut line.connection, answer).await
+    }
+
+    /// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.
+    async fn look(&self, connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> Result<String, WriteError> {
+        let records: Vec<String> = wanted.records.into_iter().collect();
+        let mut chunks: Vec<&[String]> = records.chunks(READ_AT_ONCE).collect();
+        if chunks.is_empty() {
+            chunks.push(&[]);
+        }
+        let mut lineage = String::new();
+        for chunk in chunks {
+            let mut answer = asked(run(connection, &read_script(chunk, 0)).await)?;
+            let read = Read::of(&mut answer, &self.trust).map_err(WriteError::Failed)?;
+            seen.records.extend(chunk.iter().cloned().zip(read.values));
+            (lineage, seen.format, seen.verifier) = (read.lineage, read.format, read.verifier);
+        }
+        for list in wanted.lists {
+            let mut script = LIST.prepare_invoke();
+            script.key(names::HEAD).key(&list).arg("-").arg("+").arg(-1).arg("").arg("");
+            let mut answer = asked(run(connection, &script).await)?;
+            let mut members = || {
+                answer.as_of()?;
+                texts(answer.value()?)
+            };
+            let members = members().map_err(WriteError::Failed)?;
+            seen.lists.insert(list, members);
+        }
+        Ok(lineage)
     }
 
     async fn made(&self, connection: &mut Connection, mut answer: Answer) -> Result<Head, WriteError> {
@@ -345,34 +387,6 @@ fn fresh_lineage() -> Result<String, StoreError> {
     let mut lineage = [0; 16];
     getrandom::fill(&mut lineage).map_err(|error| StoreError::Unavailable(error.to_string()))?;
     Ok(HEXLOWER.encode(&lineage))
-}
-
-/// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.
-async fn look(connection: &mut Connection, wanted: Wanted, seen: &mut Seen) -> Result<String, WriteError> {
-    let records: Vec<String> = wanted.records.into_iter().collect();
-    let mut chunks: Vec<&[String]> = records.chunks(READ_AT_ONCE).collect();
-    if chunks.is_empty() {
-        chunks.push(&[]);
-    }
-    let mut lineage = String::new();
-    for chunk in chunks {
-        let mut answer = asked(run(connection, &read_script(chunk, 0)).await)?;
-        let read = Read::of(&mut answer).map_err(WriteError::Failed)?;
-        seen.records.extend(chunk.iter().cloned().zip(read.values));
-        (lineage, seen.format) = (read.lineage, read.format);
-    }
-    for list in wanted.lists {
-        let mut script = LIST.prepare_invoke();
-        script.key(names::HEAD).key(&list).arg("-").arg("+").arg(-1).arg("").arg("");
-        let mut answer = asked(run(connection, &script).await)?;
-        let mut members = || {
-            answer.as_of()?;
-            texts(answer.value()?)
-        };
-        let members = members().map_err(WriteError::Failed)?;
-        seen.lists.insert(list, members);
-    }
-    Ok(lineage)
 }
 
 /// What the script that writes has answered, unless it did not.

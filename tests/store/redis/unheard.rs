@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Handle;
 use tollgate::clock::Clock;
 use tollgate::domain::record::{AuditEntry, EndedSession, OpenSession};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError, UserChange};
@@ -19,13 +18,14 @@ use super::proxy::Proxy;
 use super::{assert_unavailable, write};
 use crate::redis_server::RedisServer;
 use crate::registry_fixture::{HASH, RegistryFixture};
+use crate::signed;
 use crate::support::{Apply, at, in_redis, key, resource, revoked, row};
 
 /// The answers to what holds these words are lost on the way.
 async fn through_a_proxy(server: &RedisServer, words: &str) -> (Redis, Proxy) {
     let proxy = Proxy::start(server.port(), words).await;
     let connector = Connector::single(&proxy.address.to_string()).unwrap();
-    (Redis::new(connector, Handle::current()), proxy)
+    (signed::redis(connector), proxy)
 }
 
 #[tokio::test]

@@ -9,7 +9,9 @@ if head[3] == ARGV[2] then
   if origin ~= ARGV[1] then return {'OTHER', origin or 'a store that nobody named'} end
   return {'OPEN', head[1]}
 end
-if head[3] ~= ARGV[3] and head[3] ~= ARGV[4] then return {'FORMAT', head[3]} end
+local is_whole = false
+for n = 3, #ARGV do is_whole = is_whole or head[3] == ARGV[n] end
+if not is_whole then return {'FORMAT', head[3]} end
 if origin == ARGV[1] then return {'ENDED', head[1]} end
 if head[2] ~= '0' then return {'USED'} end
 redis.call('SET', KEYS[2], ARGV[1])

@@ -1,0 +1,164 @@
+//! Every record in Redis looked at for its signature, and signed where its operator asks for it. Never signs a record that must have had
+//! a signature already.
+//!
+//! An upgrade that is under way has a mark, which only a process with the pepper can make. Without it a store which says that it is on its
+//! way is one that somebody else has set back.
+
+use std::time::Duration;
+
+use tollgate_guard::time::Timestamp;
+
+use super::Redis;
+use super::connection::Connection;
+use super::scripts::{explained, unreadable};
+use super::values::{name_of, record_of, signature_of};
+use super::write_set::{Halt, Seen, Step, WriteSet};
+use crate::clock::Clock;
+use crate::domain::record::ApiKey;
+use crate::store::StoreError;
+use crate::store::keyspace::redis as names;
+use crate::store::kind::Kind;
+use crate::store::record::by_kind;
+use crate::store::records::noun::{Noun, Tables, keep};
+use crate::store::signature::{Distrusted, Signature, UpgradeMark, Verifier};
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(10);
+/// How many names a server looks through at once.
+const SCANNED_AT_ONCE: usize = 1000;
+/// How many records one change signs.
+const AT_ONCE: usize = 100;
+
+impl Redis {
+    /// What stands in the store and is not believed. What is changed meanwhile may be passed over.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn distrusted(&self) -> Result<Distrusted, StoreError> {
+        // Says of which format it is.
+        let verifier = self.read(&[], 0).await?.verifier;
+        let mut connection = self.connector.primary().await?;
+        connection.set_response_timeout(LIMIT);
+        let mut found = Distrusted::default();
+        for kind in Kind::ALL {
+            by_kind!(kind, N => look_at_all::<N>(&mut connection, &verifier, &mut found).await?,
+                Kind::Keys => look_at_all::<ApiKey>(&mut connection, &verifier, &mut found).await?,
+                Kind::Peppers | Kind::LastUses | Kind::Audit => {},
+            );
+        }
+        Ok(found)
+    }
+
+    /// Signs every record of a kind with the current key that is not signed with it. Gives how many those were.
+    pub(super) async fn sign_kind(&self, connection: &mut Connection, kind: Kind) -> Result<u64, StoreError> {
+        by_kind!(kind, N => self.sign_all::<N>(connection).await,
+            Kind::Keys => self.sign_all::<ApiKey>(connection).await,
+            Kind::Peppers | Kind::LastUses | Kind::Audit => Ok(0),
+        )
+    }
+
+    async fn sign_all<N: Noun>(&self, connection: &mut Connection) -> Result<u64, StoreError> {
+        let (mut cursor, mut signed) = (0, 0);
+        loop {
+            let (next, places) = scan::<N>(connection, cursor).await?;
+            for some in places.chunks(AT_ONCE) {
+                let verifier = self.trust.verifier();
+                let mut wanted = Vec::new();
+                for (place, value) in some.iter().zip(values::<N>(connection, some).await?) {
+                    let Some(value) = value else { continue };
+                    if !verifier.is_current(signature_of::<N>(&verifier, place, &value)?) {
+                        wanted.push(place.clone());
+                    }
+                }
+                if !wanted.is_empty() {
+                    self.writer.sign::<N>(&wanted, Clock::System.now()).await?;
+                    signed += wanted.len() as u64;
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(signed);
+            }
+        }
+    }
+
+    /// The mark of an upgrade that goes on, if this pepper made it for this store.
+    pub(super) async fn upgrade_mark(&self) -> Result<Option<UpgradeMark>, StoreError> {
+        let mut read = self.read(&[names::UPGRADE.to_owned()], 0).await?;
+        Ok(read.values.pop().flatten().and_then(|bytes| read.verifier.read_mark(&bytes)))
+    }
+
+    pub(super) async fn put_upgrade_mark(&self, mark: Option<&UpgradeMark>) -> Result<(), StoreError> {
+        let value = mark.map(|mark| self.trust.verifier().write_mark(mark)).transpose()?;
+        self.writer.put_named(names::UPGRADE, value).await
+    }
+}
+
+/// Puts records in the places where they are, with their signatures.
+pub(super) fn judge<'s, N: Noun>(
+    places: &[Vec<u8>],
+    now: Timestamp,
+    seen: &'s Seen,
+) -> Result<WriteSet<'s>, StoreError> {
+    let mut write_set = WriteSet::new(seen);
+    write_set.purpose().note_making();
+    for place in places {
+        match sign::<N>(&mut write_set, place, now) {
+            Ok(()) | Err(Halt::Unseen) => {}
+            Err(Halt::Refused(error)) => return Err(error),
+        }
+    }
+    Ok(write_set)
+}
+
+fn sign<N: Noun>(write_set: &mut WriteSet<'_>, place: &[u8], now: Timestamp) -> Step<()> {
+    match write_set.find::<N>(place)? {
+        Some(record) => keep(write_set, Some(&record), &record, now),
+        None => Ok(()),
+    }
+}
+
+async fn look_at_all<N: Noun>(
+    connection: &mut Connection,
+    verifier: &Verifier,
+    found: &mut Distrusted,
+) -> Result<(), StoreError> {
+    let mut cursor = 0;
+    loop {
+        let (next, places) = scan::<N>(connection, cursor).await?;
+        for some in places.chunks(AT_ONCE) {
+            for (place, value) in some.iter().zip(values::<N>(connection, some).await?) {
+                let Some(value) = value else { continue };
+                let signature = match signature_of::<N>(verifier, place, &value) {
+                    // It has no project in front, which is said of its reading, too.
+                    Err(StoreError::Damaged(_)) => Signature::Wrong,
+                    signature => signature?,
+                };
+                found.look_at(place, signature, record_of::<N>(verifier, place, &value))?;
+            }
+        }
+        cursor = next;
+        if cursor == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// Some places of a kind, and where to go on; zero: those were the last. A place may come twice.
+async fn scan<N: Noun>(connection: &mut Connection, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
+    let mut command = redis::cmd("SCAN");
+    command.arg(cursor).arg("MATCH").arg(format!("{}*", N::PREFIX)).arg("COUNT").arg(SCANNED_AT_ONCE);
+    let scanned: Result<(u64, Vec<String>), _> = command.query_async(connection).await;
+    let (next, found) = scanned.map_err(|error| StoreError::Unavailable(explained(&error)))?;
+    let place = |name: &String| {
+        let place = name.strip_prefix(N::PREFIX).and_then(N::place_of);
+        place.ok_or_else(|| unreadable("the name of a record"))
+    };
+    Ok((next, found.iter().map(place).collect::<Result<_, _>>()?))
+}
+
+async fn values<N: Noun>(connection: &mut Connection, places: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {
+    let mut command = redis::cmd("MGET");
+    command.arg(places.iter().map(|place| name_of::<N>(place)).collect::<Vec<_>>());
+    command.query_async(connection).await.map_err(|error| StoreError::Unavailable(explained(&error)))
+}

@@ -1,0 +1,362 @@
+//! What a store believes: a record that carries a signature with a key from the pepper, over what kind it is, where it stands and what
+//! it says. So who can write the store, and has no pepper, can neither make a record, nor change one, nor move one. Never signs what it
+//! has not been given to write.
+//!
+//! A signature is the last field of a record, with a number that no kind uses: whoever does not ask for it passes it over.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::format::Format;
+use super::kind::Kind;
+use super::records::noun::Noun;
+use super::{Store, StoreError, on_thread};
+
+const MAC: usize = 32;
+const CONTENT: usize = size_of::<u32>() + MAC;
+/// Field 100, as bytes, of this length.
+const FIELD: [u8; 3] = [0xa2, 0x06, CONTENT as u8];
+const LENGTH: usize = FIELD.len() + CONTENT;
+/// In place of the number of a kind.
+const MARK: u8 = 0;
+
+/// The keys that sign records: one for each pepper, by its version.
+#[derive(Clone)]
+pub struct Signers {
+    current: u32,
+    keys: HashMap<u32, Hmac<Sha256>>,
+}
+
+impl Signers {
+    /// What is written is signed with the key of the current pepper, which must be among them.
+    pub fn new(current: (u32, Hmac<Sha256>), older: impl IntoIterator<Item = (u32, Hmac<Sha256>)>) -> Self {
+        let version = current.0;
+        Self { current: version, keys: older.into_iter().chain([current]).collect() }
+    }
+
+    /// Of a store that is gone with this process.
+    pub(super) fn random() -> Result<Self, StoreError> {
+        let mut secret = Zeroizing::new([0; 64]);
+        getrandom::fill(&mut *secret).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(Self::new((0, Hmac::new((&*secret).into())), []))
+    }
+
+    fn mac(&self, version: u32, kind: u8, place: &[u8], record: &[u8]) -> Option<Hmac<Sha256>> {
+        let mac = self.keys.get(&version)?.clone();
+        let length = u32::try_from(place.len()).unwrap_or(u32::MAX);
+        let mac = mac.chain_update(b"tollgate record v1\0").chain_update([kind]);
+        Some(mac.chain_update(length.to_be_bytes()).chain_update(place).chain_update(record))
+    }
+
+    fn sign(&self, kind: u8, place: &[u8], record: &mut Vec<u8>) {
+        if let Some(mac) = self.mac(self.current, kind, place, record) {
+            record.extend(FIELD);
+            record.extend(self.current.to_be_bytes());
+            record.extend(mac.finalize().into_bytes());
+        }
+    }
+
+    fn look(&self, kind: Kind, place: &[u8], bytes: &[u8]) -> Signature {
+        let Some((record, version, found)) = split(bytes) else { return Signature::Missing };
+        match self.mac(version, kind.number(), place, record) {
+            None => Signature::Unknown(version),
+            Some(mac) => mac.verify_slice(found).map_or(Signature::Wrong, |()| Signature::Right(version)),
+        }
+    }
+}
+
+/// The record, the version of the pepper, and the MAC; `None`: it carries no signature.
+fn split(bytes: &[u8]) -> Option<(&[u8], u32, &[u8])> {
+    let (record, signature) = bytes.split_at_checked(bytes.len().checked_sub(LENGTH)?)?;
+    let (version, mac) = signature.strip_prefix(&FIELD)?.split_first_chunk()?;
+    Some((record, u32::from_be_bytes(*version), mac))
+}
+
+impl fmt::Debug for Signers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signers(pepper version {})", self.current)
+    }
+}
+
+/// What a record carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signature {
+    /// Of the pepper with this version.
+    Right(u32),
+    Missing,
+    /// Of a pepper with this version, which is not configured.
+    Unknown(u32),
+    Wrong,
+}
+
+impl Store {
+    /// Gives it the keys that sign what is in it. Without them nothing of it is read or written that is signed.
+    pub fn set_signers(&self, signers: Signers) {
+        self.trust().set_signers(signers);
+    }
+
+    /// What its records are believed by.
+    pub fn trust(&self) -> &Trust {
+        match self {
+            Self::Embedded(store) => store.trust(),
+            Self::Redis(store) => store.trust(),
+        }
+    }
+
+    /// From now on believes no record without a signature.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it says to have a format in which records need none.
+    pub async fn demand_signatures(&self) -> Result<(), StoreError> {
+        self.trust().demand();
+        self.format().await.map(|_| ())
+    }
+
+    /// What stands in it and is not believed.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn distrusted(&self) -> Result<Distrusted, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, |store| store.distrusted()).await,
+            Self::Redis(store) => store.distrusted().await,
+        }
+    }
+}
+
+/// What one open store is believed by.
+#[derive(Debug, Default)]
+pub struct Trust {
+    signers: RwLock<Option<Arc<Signers>>>,
+    /// Once set it stays so, whatever the store says to be.
+    is_signed: Arc<AtomicBool>,
+    told: Arc<Told>,
+}
+
+/// The records that the log has named as not believed, each once, and no more than so many.
+#[derive(Debug, Default)]
+struct Told(Mutex<HashSet<String>>);
+
+impl Told {
+    fn tell(&self, problem: &str) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.len() < Distrusted::MOST && told.insert(problem.to_owned()) {
+            tracing::error!("{problem}");
+        }
+    }
+}
+
+impl Trust {
+    pub(super) fn set_signers(&self, signers: Signers) {
+        *self.signers.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signers));
+    }
+
+    /// From now on believes no record without a signature, nor a store of a format without them.
+    pub fn demand(&self) {
+        self.is_signed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether every record of the store must carry a signature, as far as this process has seen.
+    pub fn is_signed(&self) -> bool {
+        self.is_signed.load(Ordering::Relaxed)
+    }
+
+    /// The same as it changes, for whoever remembers it.
+    pub fn memory(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_signed)
+    }
+
+    /// What believes the records of a store that says to have this format.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if every record of it was signed before, and it says now that they need not be.
+    pub(super) fn of(&self, format: Format) -> Result<Verifier, StoreError> {
+        if format.demands_signatures() {
+            self.demand();
+        } else if self.is_signed() {
+            return Err(StoreError::Damaged(format!(
+                "it has format {format}, in which records need no signature, and every record must have one here. If it was never \
+                 upgraded, run `tollgate store upgrade`; if it was, somebody has put an older store in its place"
+            )));
+        }
+        Ok(self.verifier())
+    }
+
+    /// What believes the records of a store of the format that was [seen](Trust::of) last.
+    pub(super) fn verifier(&self) -> Verifier {
+        let signers = self.signers.read().unwrap_or_else(PoisonError::into_inner).clone();
+        Verifier { signers, is_signed: self.is_signed(), told: Arc::clone(&self.told) }
+    }
+}
+
+/// Reads records that are believed, and writes such records.
+#[derive(Clone, Debug)]
+pub(super) struct Verifier {
+    signers: Option<Arc<Signers>>,
+    is_signed: bool,
+    told: Arc<Told>,
+}
+
+impl Verifier {
+    /// The record in this place.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is not believed, is no such record, or one of another place.
+    pub(super) fn read<N: Noun>(&self, place: &[u8], bytes: &[u8]) -> Result<N, StoreError> {
+        self.believe_at(N::decode(place, bytes)?, place, bytes)
+    }
+
+    /// The record that these bytes are, in its own place.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] if it is not believed.
+    pub(super) fn believe<N: Noun>(&self, record: N, bytes: &[u8]) -> Result<N, StoreError> {
+        let place = record.place();
+        self.believe_at(record, &place, bytes)
+    }
+
+    fn believe_at<N: Noun>(&self, record: N, place: &[u8], bytes: &[u8]) -> Result<N, StoreError> {
+        let problem = match self.look(N::KIND, place, bytes)? {
+            Signature::Right(_) => return Ok(record),
+            Signature::Missing if !self.is_signed => return Ok(record),
+            Signature::Missing => format!("has no signature: {BY_ANOTHER}"),
+            Signature::Wrong => format!("has a wrong signature: {BY_ANOTHER}"),
+            Signature::Unknown(version) => format!(
+                "is signed with a key from pepper version {version}, which is not configured: add its file to `pepper.keys`"
+            ),
+        };
+        let problem = format!("the record of {} {problem}", record.name());
+        self.told.tell(&problem);
+        Err(StoreError::Damaged(problem))
+    }
+
+    /// What the record in this place carries.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if this process has not been given the pepper.
+    pub(super) fn look(&self, kind: Kind, place: &[u8], bytes: &[u8]) -> Result<Signature, StoreError> {
+        match &self.signers {
+            Some(signers) => Ok(signers.look(kind, place, bytes)),
+            None if self.is_signed || split(bytes).is_some() => Err(without_pepper()),
+            None => Ok(Signature::Missing),
+        }
+    }
+
+    /// Whether it is signed as it would be if it were written now.
+    pub(super) fn is_current(&self, signature: Signature) -> bool {
+        let current = self.signers.as_ref().map(|signers| signers.current);
+        matches!(signature, Signature::Right(version) if Some(version) == current)
+    }
+
+    /// The record as it is written in a store of this format.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if it must be signed, and this process has not been given the pepper.
+    pub(super) fn write<N: Noun>(&self, record: &N, format: Format) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = record.encode(format);
+        if format.has_signatures() {
+            let signers = self.signers.as_ref().ok_or_else(without_pepper)?;
+            signers.sign(N::KIND.number(), &record.place(), &mut bytes);
+        }
+        Ok(bytes)
+    }
+}
+
+const BY_ANOTHER: &str =
+    "something else than Tollgate has written it. It is not believed; `tollgate store check` names every such record";
+
+fn without_pepper() -> StoreError {
+    StoreError::Unavailable(
+        "its records are signed with a key from the pepper, which this process was not given".to_owned(),
+    )
+}
+
+/// What was found that is not believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Distrusted {
+    /// How many records were looked at.
+    pub looked_at: u64,
+    /// How many of them are not believed.
+    pub found: u64,
+    /// The first of those, as people call them, each with what is wrong with it.
+    pub named: Vec<String>,
+    /// The first that is signed with a pepper which is not configured: its version, and what is wrong.
+    pub unknown: Option<(u32, String)>,
+}
+
+impl Distrusted {
+    /// How many are named.
+    pub const MOST: usize = 1_000;
+
+    /// Notes what has become of the reading of a record.
+    ///
+    /// # Errors
+    /// Those that say nothing of the record.
+    pub(super) fn look_at<N: Noun>(
+        &mut self,
+        place: &[u8],
+        signature: Signature,
+        read: Result<N, StoreError>,
+    ) -> Result<(), StoreError> {
+        self.looked_at += 1;
+        let problem = match read {
+            Ok(_) => return Ok(()),
+            Err(StoreError::Damaged(problem)) => problem,
+            Err(error) => return Err(error),
+        };
+        self.found += 1;
+        let named = format!("{} {}", N::KIND.as_str().replace('_', " "), N::text(place).escape_debug());
+        if let Signature::Unknown(version) = signature {
+            self.unknown.get_or_insert_with(|| (version, problem.clone()));
+        }
+        if self.named.len() < Self::MOST {
+            self.named.push(format!("{named}: {problem}"));
+        }
+        Ok(())
+    }
+}
+
+/// How far an upgrade has come that signs every record of a store in Redis.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UpgradeMark {
+    /// Of the store.
+    pub(super) lineage: String,
+    /// The kinds of which every record is signed.
+    pub(super) signed: Vec<Kind>,
+}
+
+impl UpgradeMark {
+    fn encode(&self) -> Vec<u8> {
+        let kinds: Vec<u8> = self.signed.iter().map(|kind| kind.number()).collect();
+        [self.lineage.as_bytes(), &[0], &kinds].concat()
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let stop = bytes.iter().position(|byte| *byte == 0)?;
+        let (lineage, kinds) = (bytes.get(..stop)?, bytes.get(stop + 1..)?);
+        let signed = kinds.iter().map(|kind| Kind::of_number(*kind)).collect::<Option<_>>()?;
+        Some(Self { lineage: String::from_utf8(lineage.to_vec()).ok()?, signed })
+    }
+}
+
+impl Verifier {
+    /// `None`: it is no mark that this pepper has made.
+    pub(super) fn read_mark(&self, bytes: &[u8]) -> Option<UpgradeMark> {
+        let signers = self.signers.as_ref()?;
+        let (mark, version, found) = split(bytes)?;
+        signers.mac(version, MARK, b"", mark)?.verify_slice(found).ok()?;
+        UpgradeMark::decode(mark)
+    }
+
+    pub(super) fn write_mark(&self, mark: &UpgradeMark) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = mark.encode();
+        self.signers.as_ref().ok_or_else(without_pepper)?.sign(MARK, b"", &mut bytes);
+        Ok(bytes)
+    }
+}

@@ -1,0 +1,109 @@
+//! Records that are signed, as an operator sees it: a store that must be signed, one that was set back, and what somebody else has
+//! written.
+
+use std::fs;
+use std::time::Duration;
+
+use tollgate::store::Write;
+
+use super::moved::Home;
+use super::server::Server as Tollgate;
+use super::servers::Server;
+use super::{run, signed};
+
+const HEAD: &str = "tg:{tg}:head";
+
+fn head_says(redis: &Server, format: &str) {
+    redis.command::<u64>(&["HSET", HEAD, "format", format]);
+}
+
+/// Changes a right in the only key of a store, and leaves its signature as it was.
+fn widen(redis: &Server) {
+    let keys: Vec<String> = redis.command(&["KEYS", "tg:{tg}:k:*"]);
+    let mut value: Vec<u8> = redis.command(&["GET", &keys[0]]);
+    let at = value.windows(13).position(|window| window == b"run_inference").unwrap();
+    value[at..at + 13].copy_from_slice(b"run_inferencX");
+    let mut connection = redis.client().get_connection().unwrap();
+    redis::cmd("SET").arg(&keys[0]).arg(value).exec(&mut connection).unwrap();
+}
+
+#[test]
+fn a_store_that_must_be_signed_is_upgraded_first() {
+    let redis = Server::start();
+    let home = Home::on(&redis);
+    home.run(&["store", "init"]).ends(0);
+    head_says(&redis, "3");
+    home.serve().make_key();
+    let text = fs::read_to_string(&home.0.config).unwrap();
+    let warned = fs::read_to_string(home.0.folder.path().join("log")).unwrap();
+    assert!(warned.contains("the records of the store are not signed"), "{warned}");
+    let found = home.run(&["store", "check"]).ends(7).out;
+    assert!(found.contains("has format 3") && found.contains("store.signed: required"), "{found}");
+
+    fs::write(&home.0.config, text.replace("store: {", "store: {signed: required, ")).unwrap();
+    let refused = home.run(&["serve"]).ends(1).err;
+    assert!(refused.contains("has format 3") && refused.contains("run `tollgate store upgrade`"), "{refused}");
+    let done = home.run(&["store", "upgrade", "-o", "json"]).ends(0).json();
+    assert_eq!((done["was"].as_str(), done["format"].as_str()), (Some("3"), Some("4")));
+    home.serve().make_key();
+
+    // Set back by somebody who can write the store, while everything is stopped.
+    fs::write(&home.0.config, &text).unwrap();
+    head_says(&redis, "3");
+    let refused = home.run(&["serve"]).ends(1).err;
+    assert!(refused.contains("somebody has put an older store in its place"), "{refused}");
+    let refused = home.run(&["store", "upgrade"]).ends(1).err;
+    assert!(refused.contains("position") && refused.contains("Nothing is signed"), "{refused}");
+    head_says(&redis, "4");
+    home.serve().make_key();
+}
+
+#[test]
+fn what_somebody_else_has_written_is_named() {
+    let redis = Server::start();
+    let home = Home::on(&redis);
+    home.run(&["store", "init"]).ends(0);
+    home.serve().make_key();
+    let found = home.run(&["store", "check", "-o", "json"]).ends(0).json();
+    let of = |found: &serde_json::Value| -> Vec<String> {
+        let whats = found["findings"].as_array().unwrap().iter().filter_map(|finding| finding["what"].as_str());
+        whats.filter(|what| what.contains("signature")).map(str::to_owned).collect()
+    };
+    assert!(of(&found).is_empty() && found["records"].as_u64().unwrap() >= 2, "{found}");
+    let replica = home.serve();
+    widen(&redis);
+    let found = home.run(&["store", "check", "-o", "json"]).ends(7).json();
+    let named = of(&found);
+    assert!(
+        matches!(&*named, [key] if key.contains("the record of key ") && key.contains("a wrong signature")),
+        "{named:?}"
+    );
+    let listed = replica.try_run(&["keys", "list", "-o", "json"]).unwrap();
+    assert!(listed.code != 0 && listed.out.is_empty(), "{}", listed.out);
+    drop(replica);
+    let log = fs::read_to_string(home.0.folder.path().join("log")).unwrap();
+    assert!(log.contains("has a wrong signature"), "{log}");
+    // Without the pepper nothing is said of signatures.
+    fs::remove_file(home.0.folder.path().join("pepper.1")).unwrap();
+    let found = home.run(&["store", "check"]).ends(7).out;
+    assert!(found.contains("were not looked at") && found.contains("pepper.1"), "{found}");
+}
+
+#[test]
+fn a_file_is_checked_while_nobody_has_it_open() {
+    let mut server = Tollgate::start();
+    let key = ["keys", "create", "--name", "chat", "--plane", "data", "--project", "acme", "--workloads", "*"];
+    run(&[&key[..], &["--permissions", "run_inference", "--socket", &server.socket()]].concat()).ends(0);
+    let busy = run(&["store", "check", "--config", &server.config()]).ends(4).err;
+    assert!(busy.contains("in use by another process"), "{busy}");
+    server.stop();
+    let check = |code| run(&["store", "check", "--config", &server.config()]).ends(code).out;
+    let fine = check(0);
+    assert!(fine.contains("Nothing was found") && fine.contains("looked at"), "{fine}");
+    // One that somebody has made with a pepper of theirs.
+    let store = signed::embedded(&server.folder().join("store.redb"), Duration::ZERO).unwrap();
+    store.apply(&[Write::CreateKey(super::migrate::key(1))]).unwrap();
+    drop(store);
+    let found = check(7);
+    assert!(found.contains("the record of key 000000000001 has a wrong signature"), "{found}");
+}

@@ -1,0 +1,184 @@
+//! A store that is signed: by its operator alone, once, and never again from the beginning because somebody has set it back.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tollgate::pepper;
+use tollgate::resolve::pepper::Pepper;
+use tollgate::store::format::Format;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
+use tollgate::store::signature::Signers;
+use tollgate::store::upgrade::upgrade;
+use tollgate::store::{KeyQuery, Store, StoreError, Write};
+use zeroize::Zeroizing;
+
+use crate::formats::file_says;
+use crate::redis_server::RedisServer;
+use crate::signed;
+use crate::support::{Apply, id, in_redis, key, revoked, user};
+
+async fn head_says(server: &RedisServer, format: Format) {
+    server.send::<u64>(&format!("HSET tg:{{tg}}:head format {}", format.in_head())).await;
+}
+
+/// A store in Redis as the release before has made it, with so many keys.
+async fn unsigned(keys: u64) -> (Store, Arc<Redis>, RedisServer) {
+    let (first, _, server) = in_redis().await;
+    drop(first);
+    head_says(&server, Format::Three).await;
+    let redis = Arc::new(another(&server));
+    let store = Store::Redis(Arc::clone(&redis));
+    for some in (0..keys).collect::<Vec<_>>().chunks(500) {
+        store.apply(some.iter().map(|n| Write::CreateKey(key(*n))).collect()).await.unwrap();
+    }
+    (store, redis, server)
+}
+
+/// Another process on the same store, which remembers nothing.
+fn another(server: &RedisServer) -> Redis {
+    signed::redis(Connector::single(&server.address()).unwrap())
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "it is made for this")]
+fn is_refused<T: std::fmt::Debug>(result: Result<T, StoreError>, why: &str) {
+    assert!(matches!(&result, Err(StoreError::Damaged(reason)) if reason.contains(why)), "{result:?}");
+}
+
+#[tokio::test]
+async fn an_unsigned_store_is_read_until_it_is_signed() {
+    let (store, _, server) = unsigned(250).await;
+    assert!(store.key(id(7)).await.unwrap().is_some());
+    let other = Store::Redis(Arc::new(another(&server)));
+    is_refused(other.demand_signatures().await, "tollgate store upgrade");
+    is_refused(other.key(id(7)).await, "tollgate store upgrade");
+    let upgraded = upgrade(&store).await.unwrap();
+    assert_eq!((upgraded.was, upgraded.rewritten), (Format::Three, 250));
+    other.demand_signatures().await.unwrap();
+    assert!(other.key(id(7)).await.unwrap().is_some());
+    // What is unsigned now was not written by us.
+    let name = format!("tg:{{tg}}:k:{}", key(7).digest.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    server.send::<u64>(&format!("SETRANGE {name} 1 x")).await;
+    is_refused(store.load_key(vec![key(7).digest]).await, "names two projects");
+    is_refused(store.keys(KeyQuery { limit: 999, ..KeyQuery::default() }).await, "");
+    let found = other.distrusted().await.unwrap();
+    assert_eq!((found.looked_at, found.found), (250, 1), "{found:?}");
+}
+
+#[tokio::test]
+async fn whoever_has_seen_it_signed_takes_no_older_format() {
+    let (store, redis, server) = unsigned(3).await;
+    upgrade(&store).await.unwrap();
+    assert!(redis.trust().is_signed());
+    for format in [Format::Three, Format::RisingToFour, Format::Two] {
+        head_says(&server, format).await;
+        is_refused(store.load_key(vec![key(1).digest]).await, "somebody has put an older store in its place");
+        is_refused(store.key(id(1)).await, "somebody has put");
+        is_refused(store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await, "somebody has put");
+        is_refused(store.apply(vec![Write::CreateKey(key(9))]).await, "somebody has put");
+        is_refused(upgrade(&store).await, "somebody has put");
+    }
+    head_says(&server, Format::Four).await;
+    assert!(store.key(id(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_upgrade_that_nobody_with_the_pepper_began_does_not_go_on() {
+    let (store, _, server) = unsigned(3).await;
+    head_says(&server, Format::RisingToFour).await;
+    is_refused(upgrade(&store).await, "nothing that was made with this pepper says so");
+    // One of another pepper, and one of another store.
+    for (signers, lineage) in [(9, "HGET tg:{tg}:head id"), (7, "ECHO 00112233445566778899aabbccddeeff")] {
+        let (theirs, _, elsewhere) = unsigned(1).await;
+        theirs.set_signers(signed::signers_of(signers));
+        let lineage: String = if signers == 9 { server.send(lineage).await } else { elsewhere.send(lineage).await };
+        elsewhere.send::<u64>(&format!("HSET tg:{{tg}}:head id {lineage}")).await;
+        let mark = interrupted(&theirs, &elsewhere).await;
+        let mut connection = client(&server);
+        ::redis::cmd("SET").arg("tg:{tg}:upgrade").arg(mark).exec(&mut connection).unwrap();
+        is_refused(upgrade(&store).await, "nothing that was made with this pepper says so");
+    }
+    assert_eq!(store.distrusted().await.unwrap().found, 0, "nothing is refused for it");
+}
+
+fn client(server: &RedisServer) -> ::redis::Connection {
+    ::redis::Client::open(format!("redis://{}", server.address())).unwrap().get_connection().unwrap()
+}
+
+/// The mark that an upgrade leaves which cannot end, as somebody has put something of their own into the store.
+async fn interrupted(store: &Store, server: &RedisServer) -> Vec<u8> {
+    server.send::<()>("SET tg:{tg}:r:zz junk").await;
+    upgrade(store).await.unwrap_err();
+    server.send::<u64>("DEL tg:{tg}:r:zz").await;
+    ::redis::cmd("GET").arg("tg:{tg}:upgrade").query(&mut client(server)).unwrap()
+}
+
+#[tokio::test]
+async fn an_upgrade_that_was_cut_off_goes_on_and_believes_nothing_that_came_meanwhile() {
+    let (store, _, server) = unsigned(1_200).await;
+    store.apply(vec![Write::CreateUser(user("ann"))]).await.unwrap();
+    interrupted(&store, &server).await;
+    assert_eq!(store.format().await.unwrap(), Format::RisingToFour);
+    // What is made meanwhile is signed, and what is left is read.
+    store.apply(vec![Write::CreateKey(key(5_000)), Write::UpdateKey(revoked(&key(3)))]).await.unwrap();
+    assert!(store.key(id(4)).await.unwrap().is_some());
+    let upgraded = upgrade(&Store::Redis(Arc::new(another(&server)))).await.unwrap();
+    assert_eq!((upgraded.was, store.format().await.unwrap()), (Format::RisingToFour, Format::Four));
+    let found = store.distrusted().await.unwrap();
+    assert_eq!((found.looked_at, found.found), (1_202, 0), "{found:?}");
+    assert!(store.key(id(3)).await.unwrap().unwrap().revoked_at.is_some());
+    assert_eq!(server.send::<u64>("EXISTS tg:{tg}:upgrade").await, 0);
+}
+
+fn both(current: (u32, u8), older: Option<(u32, u8)>) -> Signers {
+    let of = |(version, byte)| Pepper::new(version, Zeroizing::new([byte; 32]));
+    pepper::signers(&of(current), &older.map(of).into_iter().collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn records_are_signed_anew_when_the_pepper_is_changed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = signed::embedded(&folder.path().join("store.redb"), Duration::ZERO).unwrap();
+    let (in_redis, _, _server) = in_redis().await;
+    for store in [Store::Embedded(Arc::new(file)), in_redis] {
+        let keys = (0..130).map(|n| Write::CreateKey(key(n)));
+        store.apply(keys.chain([Write::CreateUser(user("ann"))]).collect()).await.unwrap();
+        store.set_signers(both((2, 8), None));
+        is_refused(store.key(id(7)).await, "pepper version 1, which is not configured");
+        assert_eq!(store.distrusted().await.unwrap().unknown.unwrap().0, 1);
+        store.set_signers(both((2, 8), Some((1, 7))));
+        assert!(store.key(id(7)).await.unwrap().is_some(), "what the older one has signed is believed");
+        store.apply(vec![Write::UpdateKey(revoked(&key(3)))]).await.unwrap();
+        assert_eq!(upgrade(&store).await.unwrap().rewritten, 130, "all but what was written since");
+        assert_eq!(upgrade(&store).await.unwrap().rewritten, 0);
+        store.set_signers(both((2, 8), None));
+        let found = store.distrusted().await.unwrap();
+        assert_eq!((found.looked_at, found.found), (131, 0), "{found:?}");
+        assert_eq!(store.keys(KeyQuery { limit: 999, ..KeyQuery::default() }).await.unwrap().len(), 130);
+        let of_acme = KeyQuery { project: Some("acme".to_owned()), limit: 999, ..KeyQuery::default() };
+        assert_eq!(store.keys(of_acme).await.unwrap().len(), 130, "where they lie together, too");
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_signed_in_one_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let open = || Store::Embedded(Arc::new(signed::embedded(&path, Duration::from_secs(9)).unwrap()));
+    drop(open());
+    file_says(&path, Format::Three.in_file());
+    let store = open();
+    store.apply((0..30_000).map(|n| Write::CreateKey(key(n))).collect()).await.unwrap();
+    drop(store);
+    let store = open();
+    assert!(!store.trust().is_signed());
+    is_refused(store.demand_signatures().await, "tollgate store upgrade");
+    drop(store);
+    let store = open();
+    assert_eq!(upgrade(&store).await.unwrap().rewritten, 30_000);
+    assert!(store.trust().is_signed());
+    let found = store.distrusted().await.unwrap();
+    assert_eq!((found.looked_at, found.found), (30_000, 0));
+    let of_acme = KeyQuery { project: Some("acme".to_owned()), limit: 99_999, ..KeyQuery::default() };
+    assert_eq!(store.keys(of_acme).await.unwrap().len(), 30_000);
+}

@@ -1,6 +1,7 @@
 //! The peppers that keys are digested with: read from files, and the first one made. Never makes one for a store that has
 //! been used, never starts with a wrong one, and never shows what a file holds.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -106,11 +107,8 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
     }
     let current = current.ok_or(PepperError::NoCurrent(settings.current))?;
     store.set_signers(signers(&current, &older));
-    for check in checks {
-        if settings.files.iter().all(|(version, _)| *version != check.version) {
-            refuse_if_used(check.version, store).await?;
-        }
-    }
+    let is_gone = |check: &&PepperCheck| settings.files.iter().all(|(version, _)| *version != check.version);
+    refuse_if_used(checks.iter().filter(is_gone).map(|check| check.version).collect(), store).await?;
     Ok((current, older))
 }
 
@@ -125,6 +123,25 @@ pub fn signers(current: &Pepper, older: &[Pepper]) -> Signers {
 /// As [`read_all`].
 pub fn read_signers(settings: &PepperSettings) -> Result<Signers, PepperError> {
     read_all(settings).map(|(current, older)| signers(&current, &older))
+}
+
+/// Gives a store the keys that sign its records, from the files of the peppers. Gives the current one.
+///
+/// # Errors
+/// As [`read_all`], and [`PepperError::Wrong`] if the store knows another pepper of one of these versions.
+pub async fn unlock(settings: &PepperSettings, store: &Store) -> Result<Pepper, PepperError> {
+    let (current, older) = read_all(settings)?;
+    let known = store.pepper_checks().await?;
+    for pepper in older.iter().chain([&current]) {
+        let ours = pepper.check();
+        if known.iter().any(|known| known.version == ours.version && *known != ours) {
+            let file = settings.files.iter().find(|(version, _)| *version == ours.version);
+            let path = file.map(|(_, path)| path.clone()).unwrap_or_default();
+            return Err(PepperError::Wrong { version: ours.version, path });
+        }
+    }
+    store.set_signers(signers(&current, &older));
+    Ok(current)
 }
 
 /// The peppers from their files alone, compared with no store: for a process that answers nothing by them.
@@ -158,15 +175,19 @@ fn missing(version: u32, path: &Path, checks: &[PepperCheck], is_new: bool) -> P
 
 /// A pepper may go when no key needs it any more, and no record is signed with it. Looks at all of them, but only while a known version
 /// is not configured.
-async fn refuse_if_used(version: u32, store: &Store) -> Result<(), PepperError> {
-    if let Some((_, problem)) = store.distrusted().await?.unknown.filter(|(unknown, _)| *unknown == version) {
+async fn refuse_if_used(versions: BTreeSet<u32>, store: &Store) -> Result<(), PepperError> {
+    if versions.is_empty() {
+        return Ok(());
+    }
+    let unknown = store.distrusted().await?.unknown;
+    if let Some((version, problem)) = unknown.into_iter().find(|(version, _)| versions.contains(version)) {
         return Err(PepperError::StillSigns { version, problem });
     }
     let mut query = KeyQuery { limit: 1000, ..KeyQuery::default() };
     loop {
         let page = store.keys(query.clone()).await?;
-        if let Some(key) = page.iter().find(|key| key.pepper_version == version && key.revoked_at.is_none()) {
-            return Err(PepperError::StillInUse { version, key: key.id.to_string() });
+        if let Some(key) = page.iter().find(|key| versions.contains(&key.pepper_version) && key.revoked_at.is_none()) {
+            return Err(PepperError::StillInUse { version: key.pepper_version, key: key.id.to_string() });
         }
         match page.last() {
             Some(last) => query.after = Some(last.id),

@@ -177,7 +177,7 @@ impl Core {
         tasks: Tasks,
     ) -> Result<(Self, Replicas), RunError> {
         let store = opened.store();
-        if settings.demands_signatures {
+        if settings.demands_signatures || store.trust().is_signed() {
             store.demand_signatures().await?;
         }
         let (current, older) = pepper::load(&settings.pepper, &store).await?;

@@ -122,7 +122,7 @@ planes:
   admin: {{prefix: ik_adm, revoked: 401, admin: true}}
 login: {{issuer: \"https://tollgate.example.com\", plane: admin}}
 issuers:
-  - {{name: sso, issuer: \"{ISSUER}\", audience: [tollgate], jwks: {{file: {jwks}}}, plane: data, project: acme,
+  - {{name: sso, issuer: \"{ISSUER}\", audience: [tollgate], jwks: {{file: {jwks}}}, plane: data, project: acme, unknown_projects: allow,
      workloads: [\"*\"], permissions: [run_inference],
      algorithms: [RS256, PS256, ES256, ES384, EdDSA]}}
 permissions: [run_inference]

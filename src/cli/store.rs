@@ -16,7 +16,7 @@ use tokio::runtime::Handle;
 use super::output::{self, Cell, Colour, Format, Table, fields};
 use super::{Exit, Failure, connect, invalid};
 use crate::clock::Clock;
-use crate::config::{self, StoreSettings};
+use crate::config::{self, Settings, StoreSettings};
 use crate::domain::record::{AuditEntry, Outcome};
 use crate::fleet::position;
 use crate::registry::Actor;
@@ -121,6 +121,23 @@ async fn refuse_if_lost(store: &Redis, path: &Path) -> Result<(), Failure> {
             ),
         )),
         _ => Ok(()),
+    }
+}
+
+/// Whether every record of the store must be signed, by what the configuration says, and what a replica on this machine remembers.
+pub(super) fn must_be_signed(settings: &Settings) -> bool {
+    let path = match &settings.store {
+        StoreSettings::Redis(redis) => redis.position.as_deref(),
+        StoreSettings::Embedded(_) => None,
+    };
+    let kept = path.and_then(|path| position::read(path).ok().flatten());
+    settings.demands_signatures || kept.is_some_and(|kept| kept.is_signed)
+}
+
+/// From now on believes no record without a signature, if [all must have one](must_be_signed).
+pub(super) fn demand_if_signed(store: &Store, settings: &Settings) {
+    if must_be_signed(settings) {
+        store.trust().demand();
     }
 }
 

@@ -15,7 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 pub use envoy::{Envoy, WithheldHeaders};
-pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm};
+pub use issuers::{Issuer, Jwks, Login, SigningAlgorithm, UnknownProjects};
 pub use limits::{Audit, Backup, ProjectQuotas, Quotas, Rate, Rates};
 pub use listen::{AdminDoors, Check, Listen, Tcp, UnixSocket};
 pub use store::{ClientTls, Failovers, Fleet, Redis, SecretFile, Sentinel, Signed, Store};

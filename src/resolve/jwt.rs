@@ -70,6 +70,8 @@ pub enum Genuine {
         id: Box<str>,
         grant: Grant,
         expires_at: Timestamp,
+        /// See [`Issuer::allows_unknown_projects`].
+        allows_unknown_project: bool,
     },
     /// A user of our own, on this plane, if the session still stands.
     Session(Session, Box<str>),
@@ -280,7 +282,8 @@ impl Follows {
         let rules = &self.rules;
         let expires_at = validity(claims, &rules.issuer, &rules.audiences, rules.leeway, now)?;
         let Granted { subject, id, grant } = rules.grant(claims)?;
-        Ok(Genuine::Other { issuer: self.digest, subject, id, grant, expires_at })
+        let allows_unknown_project = rules.allows_unknown_projects();
+        Ok(Genuine::Other { issuer: self.digest, subject, id, grant, expires_at, allows_unknown_project })
     }
 }
 

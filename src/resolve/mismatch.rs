@@ -1,5 +1,5 @@
-//! What carries the id of another project than the one that has its name is refused, and here that is said: nothing else shows why a
-//! key stopped working. Never a line for each request, and never the name of a person as it is.
+//! What carries the id of another project than the one that has its name is refused, and so is a token for a project without a record;
+//! here that is said: nothing else shows why a key stopped working. Never a line for each request, and never the name of a person as it is.
 
 use std::fmt;
 use std::time::Duration;
@@ -39,6 +39,17 @@ impl MismatchLog {
             "refused: it belongs to an earlier project of the same name. If that project was lost, restore the store; else make the \
              key or the user anew in the present project, and remove this one"
         );
+    }
+
+    /// Says that tokens for a project are refused, as it has no record.
+    pub fn note_unknown(&self, name: &str) {
+        if self.0.entry_by_ref(name).or_insert(()).is_fresh() {
+            tracing::warn!(
+                project = name,
+                "a token is refused: the project has no record. Make it with `tollgate projects create`, or let the tokens of this issuer \
+                 name any project with `unknown_projects: allow`"
+            );
+        }
     }
 }
 

@@ -265,13 +265,22 @@ impl Resolver {
             verified = issuers.verify(token, digest, &self.signing.verifying(), now).await;
         }
         match verified? {
-            Genuine::Other { issuer, subject, id, grant, expires_at } => {
+            Genuine::Other { issuer, subject, id, grant, expires_at, allows_unknown_project } => {
                 let project = named("project", grant.project());
                 let barred = self.barred(grant.project(), project).await?;
                 let logged = self.digester.logged(&subject).map(String::into_boxed_str);
                 let beside = SubjectDetails { logged, id: Some(id) };
                 let mut principal = Principal::of_subject(&subject, beside, self.grants.share(&grant), expires_at);
-                principal.revoked = barred.value.is_some();
+                principal.revoked = match barred.value.as_deref() {
+                    None => false,
+                    Some(Barred::Ended) => true,
+                    Some(Barred::Unknown) => {
+                        if !allows_unknown_project {
+                            self.mismatches.note_unknown(grant.project());
+                        }
+                        !allows_unknown_project
+                    }
+                };
                 // The project was found to be as it is after the stamp was taken, by whichever load.
                 let proof =
                     Proof { stamp, slots: Slots::of_digests(&[digest, project, issuer]), sent: barred.proof.sent };
@@ -351,7 +360,7 @@ impl Resolver {
         Box::pin(self.resources.load(digest, load)).await
     }
 
-    /// Whether nobody of a project is let in. `digest` is that of the project.
+    /// Why nobody of a project is let in, if that is so. `digest` is that of the project.
     async fn barred(&self, project: &str, digest: Digest) -> Result<Resolved<Barred>, ResolveError> {
         if let Some(hit) = self.barred.get(&digest, Duration::ZERO) {
             return Ok(hit);
@@ -360,8 +369,12 @@ impl Resolver {
             let (reader, name) = (self.reader(), project.to_owned());
             async move {
                 let found = reader.truth(reader.store.load_project(name.clone()).await?)?;
-                let value = reader.is_barred(&name, None, found.as_ref()).then(|| Arc::new(Barred));
-                Ok(Loaded { value, slots: Slots::of_digests(&[digest]) })
+                let is_unknown = found.is_none() && name != EVERY && reader.store.trust().is_signed();
+                let value = match reader.is_barred(&name, None, found.as_ref()) {
+                    true => Some(Barred::Ended),
+                    false => is_unknown.then_some(Barred::Unknown),
+                };
+                Ok(Loaded { value: value.map(Arc::new), slots: Slots::of_digests(&[digest]) })
             }
         };
         self.barred.load(digest, load).await
@@ -437,9 +450,14 @@ impl Reader {
     }
 }
 
-/// That nobody of a project is let in.
-#[derive(Debug)]
-struct Barred;
+/// Why nobody of a project is let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Barred {
+    /// It is suspended or deleted.
+    Ended,
+    /// It has no record, in a store in which each project must have one.
+    Unknown,
+}
 
 impl From<crate::store::StoreError> for ResolveError {
     fn from(error: crate::store::StoreError) -> Self {

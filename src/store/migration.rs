@@ -87,6 +87,10 @@ async fn carry(
         let reason = "the target was filled with this backup before: start Tollgate on it, or use an empty one";
         return Err(StoreError::Conflict(reason.to_owned()));
     }
+    if format.demands_signatures() {
+        // What it was filled with before the source was signed is not believed by anybody.
+        target.believe_signed();
+    }
     let mut copied = Vec::new();
     let kinds = || Kind::ALL.into_iter().filter(|kind| source.has(*kind));
     for kind in kinds() {

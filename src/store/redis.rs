@@ -250,7 +250,7 @@ struct Read {
 impl Read {
     fn of(answer: &mut Answer, trust: &Trust) -> Result<Self, StoreError> {
         let AsOf { lineage, sequence, format } = answer.as_of()?;
-        let verifier = trust.of(format)?;
+        let verifier = trust.of(format);
         let values = answer.list()?.into_iter().map(scripts::bytes).collect::<Result<_, _>>()?;
         let project = answer.bytes()?;
         let position = Position { sequence, chain: answer.text()? };

@@ -4,7 +4,7 @@
 //!
 //! A signature is the last field of a record, with a number that no kind uses: whoever does not ask for it passes it over.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -25,6 +25,8 @@ const FIELD: [u8; 3] = [0xa2, 0x06, CONTENT as u8];
 const LENGTH: usize = FIELD.len() + CONTENT;
 /// In place of the number of a kind.
 const MARK: u8 = 0;
+/// How much is said of one record, in characters.
+const MOST_TOLD: usize = 500;
 
 /// The keys that sign records: one for each pepper, by its version.
 #[derive(Clone)]
@@ -115,7 +117,8 @@ impl Store {
     /// [`StoreError::Damaged`] if it says to have a format in which records need none.
     pub async fn demand_signatures(&self) -> Result<(), StoreError> {
         self.trust().demand();
-        self.format().await.map(|_| ())
+        let format = self.format().await?;
+        self.trust().demand_of(format)
     }
 
     /// What stands in it and is not believed.
@@ -148,6 +151,9 @@ impl Told {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.len() < Distrusted::MOST && told.insert(problem.to_owned()) {
             tracing::error!("{problem}");
+            if told.len() == Distrusted::MOST {
+                tracing::error!("the log names no more records that are not believed");
+            }
         }
     }
 }
@@ -172,20 +178,20 @@ impl Trust {
         Arc::clone(&self.is_signed)
     }
 
-    /// What believes the records of a store that says to have this format.
-    ///
-    /// # Errors
-    /// [`StoreError::Damaged`] if every record of it was signed before, and it says now that they need not be.
-    pub(super) fn of(&self, format: Format) -> Result<Verifier, StoreError> {
+    /// What believes the records of a store that says to have this format. One that was seen signed before is read as strictly as ever,
+    /// whatever it says.
+    pub(super) fn of(&self, format: Format) -> Verifier {
         if format.demands_signatures() {
             self.demand();
-        } else if self.is_signed() {
-            return Err(StoreError::Damaged(format!(
-                "it has format {format}, in which records need no signature, and every record must have one here. If it was never \
-                 upgraded, run `tollgate store upgrade`; if it was, somebody has put an older store in its place"
-            )));
         }
-        Ok(self.verifier())
+        self.verifier()
+    }
+
+    /// # Errors
+    /// [`StoreError::Damaged`] if every record must be signed here, and a store of this format does not say so.
+    pub(super) fn demand_of(&self, format: Format) -> Result<(), StoreError> {
+        self.of(format);
+        if self.is_signed() && !format.demands_signatures() { Err(set_back(format)) } else { Ok(()) }
     }
 
     /// What believes the records of a store of the format that was [seen](Trust::of) last.
@@ -231,7 +237,7 @@ impl Verifier {
                 "is signed with a key from pepper version {version}, which is not configured: add its file to `pepper.keys`"
             ),
         };
-        let problem = format!("the record of {} {problem}", record.name());
+        let problem = format!("the record of {} {problem}", shortened(&record.name()));
         self.told.tell(&problem);
         Err(StoreError::Damaged(problem))
     }
@@ -257,9 +263,13 @@ impl Verifier {
     /// The record as it is written in a store of this format.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] if it must be signed, and this process has not been given the pepper.
+    /// [`StoreError::Unavailable`] if it must be signed, and this process has not been given the pepper; [`StoreError::Damaged`] if a store
+    /// of this format would not have it signed, and every record must be.
     pub(super) fn write<N: Noun>(&self, record: &N, format: Format) -> Result<Vec<u8>, StoreError> {
         let mut bytes = record.encode(format);
+        if self.is_signed && !format.has_signatures() {
+            return Err(set_back(format));
+        }
         if format.has_signatures() {
             let signers = self.signers.as_ref().ok_or_else(without_pepper)?;
             signers.sign(N::KIND.number(), &record.place(), &mut bytes);
@@ -270,6 +280,14 @@ impl Verifier {
 
 const BY_ANOTHER: &str =
     "something else than Tollgate has written it. It is not believed; `tollgate store check` names every such record";
+
+fn set_back(format: Format) -> StoreError {
+    StoreError::Damaged(format!(
+        "it has format {format}, in which records need no signature, and every record must have one here. If it was signed before, somebody \
+         has put an older store in its place: restore a backup. If it never was, or comes from an older backup of yours, \
+         `tollgate store upgrade --trust-unsigned` signs it as it stands"
+    ))
+}
 
 fn without_pepper() -> StoreError {
     StoreError::Unavailable(
@@ -286,8 +304,13 @@ pub struct Distrusted {
     pub found: u64,
     /// The first of those, as people call them, each with what is wrong with it.
     pub named: Vec<String>,
-    /// The first that is signed with a pepper which is not configured: its version, and what is wrong.
-    pub unknown: Option<(u32, String)>,
+    /// What is wrong with the first that is signed with a pepper which is not configured, by its version.
+    pub unknown: BTreeMap<u32, String>,
+}
+
+/// What others have written may be of any length.
+fn shortened(text: &str) -> String {
+    text.chars().take(MOST_TOLD).collect()
 }
 
 impl Distrusted {
@@ -313,49 +336,37 @@ impl Distrusted {
         self.found += 1;
         let named = format!("{} {}", N::KIND.as_str().replace('_', " "), N::text(place).escape_debug());
         if let Signature::Unknown(version) = signature {
-            self.unknown.get_or_insert_with(|| (version, problem.clone()));
+            self.unknown.entry(version).or_insert_with(|| shortened(&problem));
         }
-        if self.named.len() < Self::MOST {
-            self.named.push(format!("{named}: {problem}"));
-        }
+        self.name(&format!("{named}: {problem}"));
         Ok(())
     }
-}
 
-/// How far an upgrade has come that signs every record of a store in Redis.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct UpgradeMark {
-    /// Of the store.
-    pub(super) lineage: String,
-    /// The kinds of which every record is signed.
-    pub(super) signed: Vec<Kind>,
-}
-
-impl UpgradeMark {
-    fn encode(&self) -> Vec<u8> {
-        let kinds: Vec<u8> = self.signed.iter().map(|kind| kind.number()).collect();
-        [self.lineage.as_bytes(), &[0], &kinds].concat()
+    /// Notes something that stands where no record can.
+    pub(super) fn note_strange(&mut self, kind: Kind, name: &str) {
+        self.looked_at += 1;
+        self.found += 1;
+        self.name(&format!("{}: something stands where none can, {name}", kind.as_str().replace('_', " ")));
     }
 
-    fn decode(bytes: &[u8]) -> Option<Self> {
-        let stop = bytes.iter().position(|byte| *byte == 0)?;
-        let (lineage, kinds) = (bytes.get(..stop)?, bytes.get(stop + 1..)?);
-        let signed = kinds.iter().map(|kind| Kind::of_number(*kind)).collect::<Option<_>>()?;
-        Some(Self { lineage: String::from_utf8(lineage.to_vec()).ok()?, signed })
+    fn name(&mut self, problem: &str) {
+        if self.named.len() < Self::MOST {
+            self.named.push(shortened(problem));
+        }
     }
 }
 
 impl Verifier {
-    /// `None`: it is no mark that this pepper has made.
-    pub(super) fn read_mark(&self, bytes: &[u8]) -> Option<UpgradeMark> {
+    /// The lineage of the store whose upgrade has left this mark; `None`: it is no mark that this pepper has made.
+    pub(super) fn read_mark(&self, bytes: &[u8]) -> Option<String> {
         let signers = self.signers.as_ref()?;
-        let (mark, version, found) = split(bytes)?;
-        signers.mac(version, MARK, b"", mark)?.verify_slice(found).ok()?;
-        UpgradeMark::decode(mark)
+        let (lineage, version, found) = split(bytes)?;
+        signers.mac(version, MARK, b"", lineage)?.verify_slice(found).ok()?;
+        String::from_utf8(lineage.to_vec()).ok()
     }
 
-    pub(super) fn write_mark(&self, mark: &UpgradeMark) -> Result<Vec<u8>, StoreError> {
-        let mut bytes = mark.encode();
+    pub(super) fn write_mark(&self, lineage: &str) -> Result<Vec<u8>, StoreError> {
+        let mut bytes = lineage.as_bytes().to_vec();
         self.signers.as_ref().ok_or_else(without_pepper)?.sign(MARK, b"", &mut bytes);
         Ok(bytes)
     }

@@ -55,12 +55,14 @@ pub fn write_config(folder: &Path, store: &str, admin_port: u16) -> PathBuf {
 
 /// With this check listener, and these lines more.
 fn write_config_with(folder: &Path, store: &str, admin_port: u16, (check, more): (&str, &str)) -> PathBuf {
+    // One that was free may be given again at once.
+    let ops = std::iter::repeat_with(free_port).find(|port| *port != admin_port).unwrap();
     let config = format!("{CONFIG}{more}")
         .replace("CHECK", check)
         .replace("STORE", store)
         .replace("FOLDER", folder.to_str().unwrap())
         .replace("ADMIN", &admin_port.to_string())
-        .replace("OPS", &free_port().to_string());
+        .replace("OPS", &ops.to_string());
     let file = folder.join("tollgate.yaml");
     std::fs::write(&file, config).unwrap();
     file

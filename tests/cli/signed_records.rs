@@ -42,8 +42,16 @@ fn a_store_that_must_be_signed_is_upgraded_first() {
 
     fs::write(&home.0.config, text.replace("store: {", "store: {signed: required, ")).unwrap();
     let refused = home.run(&["serve"]).ends(1).err;
-    assert!(refused.contains("has format 3") && refused.contains("run `tollgate store upgrade`"), "{refused}");
-    let done = home.run(&["store", "upgrade", "-o", "json"]).ends(0).json();
+    assert!(refused.contains("has format 3") && refused.contains("store upgrade --trust-unsigned"), "{refused}");
+    let file = home.0.folder.path().join("copy");
+    for command in [&["store", "upgrade"][..], &["backup", file.to_str().unwrap()]] {
+        let refused = home.run(command).ends(1).err;
+        assert!(
+            refused.contains("if it was signed before") || refused.contains("If it was signed before"),
+            "{refused}"
+        );
+    }
+    let done = home.run(&["store", "upgrade", "--trust-unsigned", "-o", "json"]).ends(0).json();
     assert_eq!((done["was"].as_str(), done["format"].as_str()), (Some("3"), Some("4")));
     home.serve().make_key();
 
@@ -53,7 +61,7 @@ fn a_store_that_must_be_signed_is_upgraded_first() {
     let refused = home.run(&["serve"]).ends(1).err;
     assert!(refused.contains("somebody has put an older store in its place"), "{refused}");
     let refused = home.run(&["store", "upgrade"]).ends(1).err;
-    assert!(refused.contains("position") && refused.contains("Nothing is signed"), "{refused}");
+    assert!(refused.contains("somebody has put an older store in its place"), "{refused}");
     head_says(&redis, "4");
     home.serve().make_key();
 }
@@ -106,4 +114,34 @@ fn a_file_is_checked_while_nobody_has_it_open() {
     drop(store);
     let found = check(7);
     assert!(found.contains("the record of key 000000000001 has a wrong signature"), "{found}");
+}
+
+#[test]
+fn an_upgrade_wants_to_know_what_becomes_of_tokens_for_unknown_projects() {
+    let redis = Server::start();
+    let home = Home::on(&redis);
+    home.run(&["store", "init"]).ends(0);
+    head_says(&redis, "3");
+    home.serve().make_key();
+    let text = fs::read_to_string(&home.0.config).unwrap();
+    let issuers = |said: &str| {
+        let keys = home.0.folder.path().join("jwks.json").display().to_string();
+        let of = |name: &str, project: &str| {
+            format!(
+                "  - {{name: {name}, issuer: 'https://{name}.test', audience: [a], jwks: {{file: {keys}}}, plane: data,\n     project: \
+                 '{project}', workloads: ['*'], permissions: [run_inference]"
+            )
+        };
+        format!("{text}issuers:\n{}{said}}}\n{}}}\n", of("claims", "{tenant}"), of("fixed", "lone"))
+    };
+    fs::write(&home.0.config, issuers("")).unwrap();
+    let asked = home.run(&["store", "upgrade"]).ends(3).err;
+    assert!(asked.contains("take the project from a claim: claims.") && asked.contains("unknown_projects"), "{asked}");
+    assert_eq!(redis.command::<String>(&["HGET", HEAD, "format"]), "3", "nothing was done");
+    fs::write(&home.0.config, issuers(", unknown_projects: refuse")).unwrap();
+    home.run(&["store", "upgrade"]).ends(0);
+    assert_eq!(redis.command::<String>(&["HGET", HEAD, "format"]), "4");
+    let projects: Vec<String> = redis.command(&["ZRANGE", "tg:{tg}:list:projects", "0", "-1"]);
+    assert_eq!(projects, ["acme", "lone"]);
+    home.run(&["store", "check"]).ends(0);
 }

@@ -3,20 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tollgate::clock::Clock;
+use tollgate::domain::record::{SigningKey, User};
 use tollgate::pepper;
 use tollgate::resolve::pepper::Pepper;
 use tollgate::store::format::Format;
+use tollgate::store::keyspace::redis as names;
+use tollgate::store::migration::{MigrationStore, migrate};
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::signature::Signers;
 use tollgate::store::upgrade::upgrade;
-use tollgate::store::{KeyQuery, Store, StoreError, Write};
+use tollgate::store::{KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
 use zeroize::Zeroizing;
 
 use crate::formats::file_says;
 use crate::redis_server::RedisServer;
 use crate::signed;
-use crate::support::{Apply, id, in_redis, key, revoked, user};
+use crate::support::{Apply, at, id, in_redis, key, key_of, revoked, user};
 
 async fn head_says(server: &RedisServer, format: Format) {
     server.send::<u64>(&format!("HSET tg:{{tg}}:head format {}", format.in_head())).await;
@@ -51,7 +55,7 @@ async fn an_unsigned_store_is_read_until_it_is_signed() {
     assert!(store.key(id(7)).await.unwrap().is_some());
     let other = Store::Redis(Arc::new(another(&server)));
     is_refused(other.demand_signatures().await, "tollgate store upgrade");
-    is_refused(other.key(id(7)).await, "tollgate store upgrade");
+    is_refused(other.key(id(7)).await, "has no signature");
     let upgraded = upgrade(&store).await.unwrap();
     assert_eq!((upgraded.was, upgraded.rewritten), (Format::Three, 250));
     other.demand_signatures().await.unwrap();
@@ -70,13 +74,23 @@ async fn whoever_has_seen_it_signed_takes_no_older_format() {
     let (store, redis, server) = unsigned(3).await;
     upgrade(&store).await.unwrap();
     assert!(redis.trust().is_signed());
+    // A fourth key as an earlier release would have written it, which somebody has done.
+    let (theirs, _, elsewhere) = unsigned(5).await;
+    drop(theirs);
+    copy_key(&elsewhere, &server, 4);
     for format in [Format::Three, Format::RisingToFour, Format::Two] {
         head_says(&server, format).await;
-        is_refused(store.load_key(vec![key(1).digest]).await, "somebody has put an older store in its place");
-        is_refused(store.key(id(1)).await, "somebody has put");
-        is_refused(store.keys(KeyQuery { limit: 9, ..KeyQuery::default() }).await, "somebody has put");
-        is_refused(store.apply(vec![Write::CreateKey(key(9))]).await, "somebody has put");
-        is_refused(upgrade(&store).await, "somebody has put");
+        // What is signed is read as ever, and nothing else is.
+        assert!(store.load_key(vec![key(1).digest]).await.unwrap().found.is_some());
+        is_refused(store.load_key(vec![key(4).digest]).await, "has no signature");
+        is_refused(upgrade(&store).await, "somebody has put an older store in its place");
+        is_refused(store.demand_signatures().await, "somebody has put");
+        let made = store.apply(vec![Write::CreateKey(key(9_000 + format.in_head()))]).await;
+        if format == Format::RisingToFour {
+            made.unwrap();
+        } else {
+            is_refused(made, "somebody has put");
+        }
     }
     head_says(&server, Format::Four).await;
     assert!(store.key(id(1)).await.unwrap().is_some());
@@ -130,6 +144,101 @@ async fn an_upgrade_that_was_cut_off_goes_on_and_believes_nothing_that_came_mean
     assert_eq!(server.send::<u64>("EXISTS tg:{tg}:upgrade").await, 0);
 }
 
+fn copy_key(from: &RedisServer, to: &RedisServer, n: u64) {
+    let name = format!("tg:{{tg}}:k:{}", key(n).digest.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    let value: Vec<u8> = ::redis::cmd("GET").arg(&name).query(&mut client(from)).unwrap();
+    ::redis::cmd("SET").arg(&name).arg(value).exec(&mut client(to)).unwrap();
+}
+
+#[tokio::test]
+async fn what_keeps_for_a_time_keeps_as_long_when_it_is_signed() {
+    let (store, _, server) = unsigned(1).await;
+    let at = Clock::System.now();
+    let once = OnceRecord { digest: [3; 32], fingerprint: [1; 32], target: "key:x".to_owned(), at };
+    store.apply(vec![Write::Once(once.clone())]).await.unwrap();
+    let name = format!("tg:{{tg}}:once:{}", "03".repeat(32));
+    server.send::<u64>(&format!("PEXPIRE {name} 5000000")).await;
+    assert_eq!(upgrade(&store).await.unwrap().rewritten, 2);
+    let left: i64 = server.send(&format!("PTTL {name}")).await;
+    assert!((4_900_000..=5_000_000).contains(&left), "{left}");
+    assert_eq!(store.once([3; 32]).await.unwrap(), Some(once));
+}
+
+#[tokio::test]
+async fn nobody_is_on_a_list_because_somebody_has_put_them_there() {
+    let (store, _, server) = in_redis().await;
+    let of = |name: &str| User { project: name.split('/').next().unwrap().to_owned(), ..user(name) };
+    store.apply(["acme/ann", "evil/mallory"].map(|name| Write::CreateUser(of(name))).into()).await.unwrap();
+    store.apply(vec![Write::CreateKey(key(1)), Write::CreateKey(key_of(2, "data", "evil"))]).await.unwrap();
+    for (list, real, other) in [
+        (names::users_of_plain_name("ann"), "acme/ann", "evil/mallory"),
+        (names::users_of_project("acme"), "acme/ann", "evil/mallory"),
+        (names::keys_of_project("acme"), id(1).as_str(), id(2).as_str()),
+    ] {
+        let mut connection = client(&server);
+        let removed: u64 = ::redis::cmd("ZREM").arg(&list).arg(real).query(&mut connection).unwrap();
+        assert_eq!(removed, 1, "{list}");
+        ::redis::cmd("ZADD").arg(&list).arg(0).arg(other).exec(&mut connection).unwrap();
+    }
+    is_refused(store.users_of_plain_name("ann".to_owned(), 9).await, "does not belong there");
+    let users = UserQuery { project: Some("acme".to_owned()), limit: 9, ..UserQuery::default() };
+    is_refused(store.users(users).await, "does not belong there");
+    let keys = KeyQuery { project: Some("acme".to_owned()), limit: 9, ..KeyQuery::default() };
+    is_refused(store.keys(keys).await, "does not belong there");
+}
+
+#[tokio::test]
+async fn what_stands_where_nothing_can_is_named_and_in_nobodys_way() {
+    let (store, _, server) = unsigned(3).await;
+    server.send::<()>("SET tg:{tg}:k:zz x").await;
+    ::redis::cmd("SET").arg(b"tg:{tg}:u:\xff\xfe").arg("x").exec(&mut client(&server)).unwrap();
+    let found = store.distrusted().await.unwrap();
+    let named = found.named.join("\n");
+    assert!(found.found == 2 && named.contains("tg:{tg}:k:zz") && named.contains("\\xff\\xfe"), "{found:?}");
+    assert_eq!(upgrade(&store).await.unwrap().rewritten, 3);
+}
+
+#[tokio::test]
+async fn one_signing_key_that_is_not_believed_does_not_hide_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = signed::embedded(&folder.path().join("store.redb"), Duration::ZERO).unwrap();
+    let (in_redis, _, _server) = in_redis().await;
+    for store in [Store::Embedded(Arc::new(file)), in_redis] {
+        for (n, pepper) in [(1, 7), (2, 9), (3, 7)] {
+            store.set_signers(signed::signers_of(pepper));
+            let signing = SigningKey { id: format!("s{n}"), sealed: vec![n; 80], created_at: at(1) };
+            store.apply(vec![Write::CreateSigningKey(signing)]).await.unwrap();
+        }
+        let known = store.signing_keys().await.unwrap();
+        assert_eq!(known.iter().map(|key| &*key.id).collect::<Vec<_>>(), ["s1", "s3"]);
+        assert_eq!(store.distrusted().await.unwrap().found, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_target_that_was_filled_before_its_source_was_signed_is_not_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let [from, to] = ["from.redb", "to.redb"].map(|name| folder.path().join(name));
+    drop(signed::embedded(&from, Duration::ZERO).unwrap());
+    file_says(&from, Format::Three.in_file());
+    let source = Store::Embedded(Arc::new(signed::embedded(&from, Duration::ZERO).unwrap()));
+    source.apply((0..9).map(|n| Write::CreateKey(key(n))).collect()).await.unwrap();
+    drop(source);
+    let ends = async || -> (MigrationStore, MigrationStore) {
+        let source = MigrationStore::source_file(&from, signed::signers_of(7)).await.unwrap();
+        (source, MigrationStore::target_file(&to, signed::signers_of(7)).await.unwrap())
+    };
+    let (source, target) = ends().await;
+    migrate(&source.into(), &target, at(1)).await.unwrap();
+    drop(target);
+    // As if it had been ended before its end.
+    file_says(&to, u64::MAX);
+    upgrade(&Store::Embedded(Arc::new(signed::embedded(&from, Duration::from_secs(9)).unwrap()))).await.unwrap();
+    let (source, target) = ends().await;
+    let refused = migrate(&source.into(), &target, at(1)).await;
+    assert!(matches!(&refused, Err(StoreError::Damaged(reason)) if reason.contains("has no signature")), "{refused:?}");
+}
+
 fn both(current: (u32, u8), older: Option<(u32, u8)>) -> Signers {
     let of = |(version, byte)| Pepper::new(version, Zeroizing::new([byte; 32]));
     pepper::signers(&of(current), &older.map(of).into_iter().collect::<Vec<_>>())
@@ -145,7 +254,7 @@ async fn records_are_signed_anew_when_the_pepper_is_changed() {
         store.apply(keys.chain([Write::CreateUser(user("ann"))]).collect()).await.unwrap();
         store.set_signers(both((2, 8), None));
         is_refused(store.key(id(7)).await, "pepper version 1, which is not configured");
-        assert_eq!(store.distrusted().await.unwrap().unknown.unwrap().0, 1);
+        assert_eq!(store.distrusted().await.unwrap().unknown.into_keys().collect::<Vec<_>>(), [1]);
         store.set_signers(both((2, 8), Some((1, 7))));
         assert!(store.key(id(7)).await.unwrap().is_some(), "what the older one has signed is believed");
         store.apply(vec![Write::UpdateKey(revoked(&key(3)))]).await.unwrap();

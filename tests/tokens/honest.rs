@@ -196,6 +196,7 @@ async fn claims_become_who_it_is_and_what_they_may() {
     plane: data
     subject: \"{{user.id}}\"
     project: \"{{/https:~1~1example.com~1tenant}}\"
+    unknown_projects: allow
     workloads: [\"{{workloads}}\", shared]
     permissions: [read, \"{{scope}}\"]
     role_claim: \"{{realm_access.roles}}\"
@@ -290,6 +291,39 @@ async fn a_token_reaches_its_plane_and_the_routes_that_take_tokens() {
     ));
     unplaced.wait_for(&token, Some(Denial::WrongPlane)).await;
     assert_eq!(unplaced.denial_at("/admin", &token).await, Some(Denial::WrongPlane));
+}
+
+#[tokio::test]
+async fn a_token_for_a_project_without_a_record_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = SigningKey::generate("k", "EdDSA");
+    let file = folder.path().join("jwks.json");
+    std::fs::write(&file, jwks([&key]).to_string()).unwrap();
+    let issuer = |project: &str, said: &str| {
+        World::of(&format!(
+            "issuers:
+  - {{name: sso, issuer: {}, audience: [tollgate], jwks: {{file: {}}}, plane: data, project: \"{project}\",
+     workloads: [\"*\"], permissions: [\"{{scope}}\"]{said}}}
+",
+            crate::world::ISSUER,
+            file.display()
+        ))
+    };
+    let token = key.token(&claims());
+    let operator = Actor::operator();
+    for project in ["{tenant}", "acme"] {
+        let open = issuer(project, ", unknown_projects: allow");
+        open.wait_for(&token, None).await;
+        for said in ["", ", unknown_projects: refuse"] {
+            let world = issuer(project, said);
+            world.wait_for(&token, Some(Denial::RevokedUnauthenticated)).await;
+            // From the next request on.
+            world.core.registry.create_project(&operator, "acme", None).await.unwrap();
+            assert_eq!(world.denial(&token).await, None, "{project}{said}");
+            world.core.registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
+            assert_eq!(world.denial(&token).await, Some(Denial::RevokedUnauthenticated));
+        }
+    }
 }
 
 #[tokio::test]

@@ -59,6 +59,7 @@ impl World {
     plane: data
     leeway_seconds: {LEEWAY}
     project: \"{{tenant}}\"
+    unknown_projects: allow
     workloads: [\"*\"]
     permissions: [\"{{scope}}\"]
 {more}

@@ -36,6 +36,15 @@ pub struct Issuer {
     /// The plane that its tokens stand on; without one they reach no route.
     pub plane: Option<Box<str>>,
     pub meaning: Meaning,
+    /// `None`: nothing was said, and they are refused.
+    pub unknown_projects: Option<UnknownProjects>,
+}
+
+/// What becomes of a token for a project of which no record was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnknownProjects {
+    Allow,
+    Refuse,
 }
 
 /// What a token stands for.
@@ -311,6 +320,13 @@ fn id_of(issuer: &str, claims: &Claims, subject: &str) -> Box<str> {
     let holder = format!("{} {issuer} {claim} {subject}", issuer.len());
     let Digest(bytes) = named("token", &holder);
     HEXLOWER.encode(&bytes[..ID_BYTES]).into()
+}
+
+impl Issuer {
+    /// Whether its tokens are let into a project of which no record was made.
+    pub fn allows_unknown_projects(&self) -> bool {
+        self.unknown_projects == Some(UnknownProjects::Allow)
+    }
 }
 
 impl Meaning {

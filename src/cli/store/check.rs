@@ -2,17 +2,19 @@
 //! asks no Tollgate.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Handle;
 
-use super::{as_findings, failed, findings_table};
+use super::{as_findings, demand_if_signed, failed, findings_table};
 use crate::cli::output::{self, Format, fields};
 use crate::cli::{Exit, Failure, connect, invalid};
-use crate::config::{self, PepperSettings, RedisSettings, StoreSettings};
+use crate::config::{self, RedisSettings, Settings, StoreSettings};
 use crate::pepper;
+use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::store::format;
 use crate::store::redis::Redis;
@@ -51,9 +53,9 @@ struct Found {
 
 pub async fn run(args: &CheckArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
-    let mut found = match settings.store {
-        StoreSettings::Redis(redis) => of_fleet(*redis, &settings.pepper).await?,
-        StoreSettings::Embedded(path) => of_file(&path, &settings.pepper)?,
+    let mut found = match &settings.store {
+        StoreSettings::Redis(redis) => of_fleet(redis, &settings).await?,
+        StoreSettings::Embedded(path) => of_file(path, &settings).await?,
     };
     found.findings.sort_by_key(|finding| finding.severity);
     let findings = &found.findings;
@@ -77,15 +79,18 @@ pub async fn run(args: &CheckArgs) -> Result<(), Failure> {
     }
 }
 
-async fn of_fleet(settings: RedisSettings, pepper: &PepperSettings) -> Result<Found, Failure> {
-    let connector = Connector::open(settings.location).map_err(|error| failed(&error))?;
+async fn of_fleet(redis: &RedisSettings, settings: &Settings) -> Result<Found, Failure> {
+    let pepper = &settings.pepper;
+    let connector = Connector::open(redis.location.clone()).map_err(|error| failed(&error))?;
     let redis = Redis::new(connector, Handle::current());
     let Check { survey, seen, mut findings } = Check::of(&redis).await.map_err(|error| failed(&error))?;
     let mut looked_at = None;
     if seen.is_readable() {
-        match pepper::read_signers(pepper) {
-            Ok(signers) => {
-                let distrusted = redis.with_signers(signers).distrusted().await.map_err(|error| failed(&error))?;
+        let store = Store::Redis(Arc::new(redis));
+        match pepper::unlock(pepper, &store).await {
+            Ok(_) => {
+                demand_if_signed(&store, settings);
+                let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
                 looked_at = Some(distrusted.looked_at);
                 findings.extend(distrust(distrusted));
             }
@@ -117,7 +122,7 @@ async fn of_fleet(settings: RedisSettings, pepper: &PepperSettings) -> Result<Fo
     Ok(Found { said, json: object(json), findings })
 }
 
-fn of_file(path: &Path, pepper: &PepperSettings) -> Result<Found, Failure> {
+async fn of_file(path: &Path, settings: &Settings) -> Result<Found, Failure> {
     if !path.exists() {
         let problem = format!("there is no store at {}: see `store.embedded.path`", path.display());
         return Err(Failure::new(Exit::Unreachable, problem));
@@ -129,9 +134,11 @@ fn of_file(path: &Path, pepper: &PepperSettings) -> Result<Found, Failure> {
     if !format.demands_signatures() {
         findings.push(unsigned(format));
     }
-    match pepper::read_signers(pepper) {
-        Ok(signers) => {
-            let distrusted = store.with_signers(signers).distrusted().map_err(|error| failed(&error))?;
+    let store = Store::Embedded(Arc::new(store));
+    match pepper::unlock(&settings.pepper, &store).await {
+        Ok(_) => {
+            demand_if_signed(&store, settings);
+            let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
             looked_at = Some(distrusted.looked_at);
             findings.extend(distrust(distrusted));
         }

@@ -8,7 +8,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::runtime::Handle;
 
-use super::failed;
+use super::{failed, must_be_signed};
 use crate::cli::output::{self, Format, Table, fields};
 use crate::cli::{Exit, Failure, invalid};
 use crate::clock::Clock;
@@ -50,6 +50,7 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
         return Err(Failure::usage("both files name the same store: give two"));
     }
     let (source_signers, target_signers) = (signers(&from)?, signers(&to)?);
+    let source_is_signed = must_be_signed(&from);
     let source = match from.store {
         StoreSettings::Embedded(path) => {
             MigrationStore::source_file(&path, source_signers).await.map_err(|error| failed(&error))?
@@ -62,6 +63,9 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
         }
         StoreSettings::Redis(redis) => fleet(*redis, target_signers, End::Target).await?,
     };
+    if source_is_signed {
+        source.demand_signatures().await.map_err(|error| failed(&error))?;
+    }
     let report = migrate(&Source::Store(source), &target, Clock::System.now()).await.map_err(|error| failed(&error))?;
     match args.output {
         Format::Json => output::print(&output::json(&as_json(&report))?),

@@ -1,18 +1,21 @@
 //! `tollgate store upgrade`: an older store raised to the newest format. Reaches the store itself and no Tollgate.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::json;
 use tokio::runtime::Handle;
+use tollgate_core::issuer::{ClaimOrLiteral, Issuer};
+use tollgate_core::policy::Policy;
+use tollgate_core::resource::EVERY;
 
-use super::{demand_pepper, failed};
+use super::{demand_pepper, failed, must_be_signed};
 use crate::cli::output::{self, Format as Output, fields};
 use crate::cli::{Exit, Failure, connect, invalid};
-use crate::config::{self, StoreSettings};
-use crate::fleet::position;
+use crate::config::{self, Compiled, Settings, StoreSettings};
 use crate::pepper;
 use crate::run::store::unfit;
 use crate::store::Store;
@@ -21,7 +24,7 @@ use crate::store::format::Format;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
-use crate::store::upgrade::{Upgraded, upgrade};
+use crate::store::upgrade::{Upgraded, make_projects, upgrade};
 
 pub(super) const HELP: &str = "Examples:
   tollgate store upgrade --config /etc/tollgate/tollgate.yaml
@@ -29,49 +32,58 @@ pub(super) const HELP: &str = "Examples:
 
 First move every Tollgate on the store to this release; `tollgate fleet` shows which format each of them can write. In Redis they
 go on meanwhile. The file of an embedded store has one owner: stop Tollgate, run this, and start it again. Run it again if it was
-interrupted: it goes on where it was. There is no way back: an older release refuses a store that was upgraded.";
+interrupted: it goes on where it was. There is no way back: an older release refuses a store that was upgraded.
+
+It signs every record with a key from the pepper, and after a change of the pepper signs them anew. A store that must have been signed
+before, by `store.signed` or `fleet.position`, and says that it was not, is signed with --trust-unsigned alone.";
 
 #[derive(Args, Debug)]
 pub struct UpgradeArgs {
     /// The configuration file; its `store` is upgraded
     #[arg(long, value_name = "FILE", env = "TOLLGATE_CONFIG", default_value = connect::DEFAULT_CONFIG)]
     config: PathBuf,
+    /// Sign an unsigned store as it stands, though `store.signed` or `fleet.position` says that it was signed before
+    #[arg(long)]
+    trust_unsigned: bool,
     /// How to print the answer
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     output: Output,
 }
 
 pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
-    let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
-    let (current, older) =
-        pepper::read_all(&settings.pepper).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    let signers = pepper::signers(&current, &older);
-    let store = match settings.store {
+    let Compiled { policy, settings } =
+        config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?;
+    let named = projects_named(&policy, &settings);
+    let demands = must_be_signed(&settings) && !args.trust_unsigned;
+    let store = match &settings.store {
         StoreSettings::Embedded(path) => {
             if !path.exists() {
                 let problem = format!("there is no store at {}: see `store.embedded.path`", path.display());
                 return Err(Failure::new(Exit::Failed, problem));
             }
-            let store = Embedded::open(&path, Duration::ZERO).map_err(|error| failed(&error))?;
-            Store::Embedded(Arc::new(store.with_signers(signers)))
+            Store::Embedded(Arc::new(Embedded::open(path, Duration::ZERO).map_err(|error| failed(&error))?))
         }
         StoreSettings::Redis(redis) => {
-            let redis_position = redis.position;
-            let connector = Connector::open(redis.location).map_err(|error| failed(&error))?;
+            let connector = Connector::open(redis.location.clone()).map_err(|error| failed(&error))?;
             let survey = Survey::of(&connector).await.map_err(|error| failed(&error))?;
             if let Some(unfit) = unfit(&survey) {
                 return Err(Failure::new(Exit::Failed, unfit));
             }
-            let redis = Redis::new(connector, Handle::current()).with_signers(signers);
-            if let Some(path) = &redis_position {
-                refuse_if_signed_before(&redis, path).await?;
-            }
-            Store::Redis(Arc::new(redis))
+            Store::Redis(Arc::new(Redis::new(connector, Handle::current())))
         }
     };
+    let unlocked = pepper::unlock(&settings.pepper, &store).await;
+    let current = unlocked.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
     // One that nobody has started on yet knows none.
     if !store.pepper_checks().await.map_err(|error| failed(&error))?.is_empty() {
         demand_pepper(&store, current.check()).await?;
+    }
+    if demands {
+        store.demand_signatures().await.map_err(|error| failed(&error))?;
+    }
+    if !store.format().await.map_err(|error| failed(&error))?.demands_signatures() {
+        demand_decisions(&policy)?;
+        make_projects(&store, &named).await.map_err(|error| failed(&error))?;
     }
     let Upgraded { was, rewritten, passed_over } = upgrade(&store).await.map_err(|error| failed(&error))?;
     match args.output {
@@ -98,18 +110,29 @@ pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
     }
 }
 
-/// What was signed once, and says now that it never was, is not signed again: whatever was put into it meanwhile would be believed.
-async fn refuse_if_signed_before(redis: &Redis, path: &Path) -> Result<(), Failure> {
-    let file = path.display();
-    let kept = position::read(path)
-        .map_err(|error| Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}")))?;
-    let format = redis.format().await.map_err(|error| failed(&error))?;
-    if !kept.is_some_and(|kept| kept.is_signed) || format.demands_signatures() {
+/// The projects that a configuration names: those of issuers whose tokens are all of one, and those with quotas of their own.
+fn projects_named(policy: &Policy, settings: &Settings) -> BTreeSet<String> {
+    let of_issuers = policy.issuers.iter().filter_map(|issuer| match &issuer.meaning.project {
+        ClaimOrLiteral::Literal(project) if **project != *EVERY => Some(project.to_string()),
+        _ => None,
+    });
+    of_issuers.chain(settings.limits.quotas.projects.keys().cloned()).collect()
+}
+
+/// From the upgrade on a project without a record lets no token in, unless its issuer may name any: that is decided before it begins.
+fn demand_decisions(policy: &Policy) -> Result<(), Failure> {
+    let is_open = |issuer: &&Issuer| {
+        matches!(issuer.meaning.project, ClaimOrLiteral::Claim(_)) && issuer.unknown_projects.is_none()
+    };
+    let open: Vec<&str> = policy.issuers.iter().filter(is_open).map(|issuer| &*issuer.name).collect();
+    if open.is_empty() {
         return Ok(());
     }
     let problem = format!(
-        "{file} remembers that every record of this store was signed, and it has format {format} now, in which they need no \
-         signature: somebody has changed it. Nothing is signed; restore a backup"
+        "nothing was upgraded: from then on a token is refused whose project has no record, and these issuers take the project from a \
+         claim: {}. Make those projects with `tollgate projects create`, and say `unknown_projects: refuse` for each; or say `allow`, \
+         where projects are the matter of the issuer",
+        open.join(", ")
     );
-    Err(Failure::new(Exit::Failed, problem))
+    Err(Failure::new(Exit::Configuration, problem))
 }

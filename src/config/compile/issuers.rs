@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use http::Uri;
-use tollgate_core::issuer::{Algorithm, ClaimOrLiteral, ClaimPath, Issuer, KeySource, Meaning};
+use tollgate_core::issuer::{Algorithm, ClaimOrLiteral, ClaimPath, Issuer, KeySource, Meaning, UnknownProjects};
 use tollgate_core::login::Login;
 use tollgate_core::name::{NAME_RULE, is_name};
 use tollgate_core::resource::EVERY;
@@ -82,6 +82,10 @@ impl Compiler<'_> {
             leeway: Duration::from_secs(issuer.leeway_seconds),
             plane: self.plane.map(|at| self.names.planes[at].name.clone()),
             meaning,
+            unknown_projects: issuer.unknown_projects.map(|said| match said {
+                file::UnknownProjects::Allow => UnknownProjects::Allow,
+                file::UnknownProjects::Refuse => UnknownProjects::Refuse,
+            }),
         }
     }
 

@@ -40,6 +40,11 @@ pub struct Issuer {
     pub subject: String,
     /// The project that its tokens reach: a name, or a claim with one. `"*"` is every project, on an admin plane.
     pub project: String,
+    /// What becomes of a token for a project of which no record was made: `refuse` it, which is the default, or `allow` it, where projects
+    /// are the issuer's matter. Then a suspended project whose record somebody removes from the store is open to its tokens again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "UnknownProjects")]
+    pub unknown_projects: Option<UnknownProjects>,
     /// The workloads that its tokens reach: names, claims with names, or `"*"` alone for all of the project.
     pub workloads: Vec<String>,
     /// The permissions that its tokens have: names, or claims with names (a list, or one text with spaces). In a claim only
@@ -53,6 +58,14 @@ pub struct Issuer {
     /// The permissions of each role, added to `permissions`.
     #[serde(default, skip_serializing_if = "IndexMap::is_empty")]
     pub roles: IndexMap<String, Vec<String>>,
+}
+
+/// What becomes of a token for a project of which no record was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownProjects {
+    Allow,
+    Refuse,
 }
 
 /// The public keys of an issuer, a JWK Set: exactly one of `url` and `file`.

@@ -80,7 +80,8 @@ impl Embedded {
             Ok(0)
         })?;
         self.engine.acknowledge(sequence);
-        self.trust.of(format).map(|_| ())
+        self.trust.of(format);
+        Ok(())
     }
 
     /// Records of one kind behind a place.
@@ -103,6 +104,7 @@ impl Embedded {
             if format.is_under_way() {
                 return conflict(UPGRADE_FIRST.to_owned());
             }
+            self.trust.demand_of(format)?;
             let sequence = meta.get(META_SEQUENCE)?.map_or(0, |last| last.value());
             let release = env!("CARGO_PKG_VERSION").to_owned();
             let header =

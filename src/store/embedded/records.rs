@@ -49,7 +49,7 @@ pub(super) fn page<N: Noun>(
     if key_bound::<N>(start).is_none() {
         return damaged(format!("one of the {} stands where none can", N::KIND.as_str().replace('_', " ")));
     }
-    in_table(verifier, transaction, (start, Bound::Unbounded), limit, |_| true)
+    in_table(verifier, transaction, (start, Bound::Unbounded), limit, |read| read.map(Some))
 }
 
 /// Records of a table between two places that are wanted, in their order.
@@ -58,7 +58,7 @@ fn in_table<N: Noun>(
     transaction: &ReadTransaction,
     (start, end): (Bound<&[u8]>, Bound<&[u8]>),
     limit: usize,
-    mut is_wanted: impl FnMut(&N) -> bool,
+    mut wanted: impl FnMut(Result<N, StoreError>) -> Result<Option<N>, StoreError>,
 ) -> Act<Vec<N>> {
     let table = transaction.open_table(N::TABLE)?;
     let (Some(start), Some(end)) = (key_bound::<N>(start), key_bound::<N>(end)) else { return Ok(Vec::new()) };
@@ -69,10 +69,7 @@ fn in_table<N: Noun>(
         }
         let (key, bytes) = entry?;
         let key = key.value();
-        let record = verifier.read(N::Key::as_bytes(&key).as_ref(), bytes.value())?;
-        if is_wanted(&record) {
-            page.push(record);
-        }
+        page.extend(wanted(verifier.read(N::Key::as_bytes(&key).as_ref(), bytes.value()))?);
     }
     Ok(page)
 }
@@ -111,11 +108,16 @@ impl Embedded {
                     Bound::Unbounded => Bound::Excluded(&*last),
                     end => end.as_ref().map(Vec::as_slice),
                 };
+                let in_index = index;
                 let (table, index) = (read.open_table(N::TABLE)?, read.open_table(*index)?);
                 let mut page = Vec::new();
                 for entry in index.range::<&[u8]>((start, end))?.take(*limit) {
                     self.look_at_one();
-                    page.push(listed(&verifier, &table, rest_of(entry?.0.value()).unwrap_or_default())?);
+                    let entry = entry?.0;
+                    let key = entry.value();
+                    let record: N = listed(&verifier, &table, rest_of(key).unwrap_or_default())?;
+                    demand_listed(&record, *in_index, key)?;
+                    page.push(record);
                 }
                 Ok(page)
             }
@@ -137,12 +139,20 @@ impl Embedded {
                 }
                 Ok(page)
             }
-            InFile::Table | InFile::Names(_) => in_table(&verifier, read, (start, end), *limit, |record| {
+            InFile::Table | InFile::Names(_) => in_table(&verifier, read, (start, end), *limit, |read| {
                 self.look_at_one();
-                is_on(record)
+                Ok(listing.listed(read)?.filter(is_on))
             }),
         })
     }
+}
+
+/// Who can write the file can put anybody on an index.
+fn demand_listed<N: Noun>(record: &N, index: TableDefinition<'static, Bytes, ()>, key: &[u8]) -> Act<()> {
+    if record.lists(Format::NEWEST).iter().any(|list| list.is_at(index.name(), key)) {
+        return Ok(());
+    }
+    damaged(format!("{} is listed by {}, and does not belong there", record.name(), index.name()))
 }
 
 /// The record that an index names.

@@ -28,6 +28,7 @@ impl Embedded {
         let verifier = self.trust.verifier();
         let (upgraded, sequence) = self.engine.write(|transaction| {
             let was = format_in(&transaction.open_table(keyspace::META)?)?;
+            self.trust.demand_of(was)?;
             if was < Format::Three {
                 give_ids(transaction, &verifier)?;
                 indexes::fill(transaction)?;
@@ -38,7 +39,7 @@ impl Embedded {
             Ok((Upgraded { was, rewritten, passed_over: Vec::new() }, sequence))
         })?;
         self.engine.acknowledge(sequence);
-        self.trust.of(Format::NEWEST)?;
+        self.trust.of(Format::NEWEST);
         Ok(upgraded)
     }
 }

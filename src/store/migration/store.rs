@@ -118,6 +118,24 @@ impl MigrationStore {
         }
     }
 
+    /// As [`Store::demand_signatures`](crate::store::Store::demand_signatures).
+    pub async fn demand_signatures(&self) -> Result<(), StoreError> {
+        self.believe_signed();
+        let format = self.format().await?;
+        match &self.0 {
+            Inner::Embedded(store, _) => store.trust().demand_of(format),
+            Inner::Redis(migrant) => migrant.demand_of(format),
+        }
+    }
+
+    /// From now on believes no record of it without a signature.
+    pub(super) fn believe_signed(&self) {
+        match &self.0 {
+            Inner::Embedded(store, _) => store.trust().demand(),
+            Inner::Redis(migrant) => migrant.believe_signed(),
+        }
+    }
+
     /// How it is laid out.
     ///
     /// # Errors

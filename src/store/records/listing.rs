@@ -5,6 +5,7 @@ use std::ops::Bound;
 
 use redb::TableDefinition;
 
+use super::super::StoreError;
 use super::super::keyspace::Bytes;
 
 /// A page of records, in the order of their places.
@@ -20,6 +21,8 @@ pub(in crate::store) struct Listing<N> {
     pub(in crate::store) limit: usize,
     /// Whether one of the table is on the list, where the embedded store has no index of it yet.
     pub(in crate::store) is_on: fn(&N) -> bool,
+    /// Whether one that is not believed is passed over, and the log names it: one of them must not hide the others.
+    pub(in crate::store) passes_over: bool,
 }
 
 pub(in crate::store) enum InFile {
@@ -34,7 +37,23 @@ pub(in crate::store) enum InFile {
 impl<N> Listing<N> {
     /// All of a list.
     pub(in crate::store) fn of(list: impl Into<String>, in_file: InFile, limit: usize) -> Self {
-        Self { list: list.into(), in_file, start: Bound::Unbounded, end: Bound::Unbounded, limit, is_on: |_| true }
+        Self {
+            list: list.into(),
+            in_file,
+            start: Bound::Unbounded,
+            end: Bound::Unbounded,
+            limit,
+            is_on: |_| true,
+            passes_over: false,
+        }
+    }
+
+    /// A record that stands on it; `None`: it is passed over.
+    pub(in crate::store) fn listed(&self, read: Result<N, StoreError>) -> Result<Option<N>, StoreError> {
+        match read {
+            Err(StoreError::Damaged(_)) if self.passes_over => Ok(None),
+            read => read.map(Some),
+        }
     }
 
     /// What stands behind a place, if one is said.

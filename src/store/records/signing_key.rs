@@ -52,7 +52,8 @@ impl Noun for SigningKey {
 
 /// All of them, by id.
 pub(in crate::store) fn listing() -> Listing<SigningKey> {
-    Listing::of(names::SIGNING_KEY_LIST, InFile::Table, usize::MAX)
+    // What one that is not believed has signed is refused; the others go on.
+    Listing { passes_over: true, ..Listing::of(names::SIGNING_KEY_LIST, InFile::Table, usize::MAX) }
 }
 
 fn of_all(id: &str) -> List {

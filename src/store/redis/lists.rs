@@ -11,11 +11,12 @@ use super::scripts::{LIST, ROWS, bytes, text};
 use super::values::{key_of, name_of, record_of};
 use super::{Redis, texts};
 use crate::domain::record::{ApiKey, AuditEntry};
+use crate::store::format::Format;
 use crate::store::keyspace::is_part;
 use crate::store::keyspace::redis as names;
 use crate::store::records::audit::decode_audit;
 use crate::store::records::listing::Listing;
-use crate::store::records::noun::Noun;
+use crate::store::records::noun::{List, Noun};
 use crate::store::search::{Beginning, ENOUGH, Search};
 use crate::store::{AuditQuery, AuditRows, KeyQuery, PepperCheck, StoreError};
 
@@ -84,15 +85,16 @@ impl Redis {
     }
 
     async fn keys_in(&self, range: Range) -> Result<Vec<ApiKey>, StoreError> {
+        let list = range.list.clone();
         let entries = self.listed(range, KEYS).await?;
         let verifier = self.trust.verifier();
         let key = |(id, value): (String, Vec<u8>)| {
             let key = key_of(&verifier, &value)?;
-            if key.id.as_str() == id {
-                Ok(key)
-            } else {
-                Err(StoreError::Damaged(format!("key {id} points to the record of key {}", key.id)))
+            if key.id.as_str() != id {
+                return Err(StoreError::Damaged(format!("key {id} points to the record of key {}", key.id)));
             }
+            demand_listed(&key, &list, &id)?;
+            Ok(key)
         };
         entries.into_iter().map(key).collect()
     }
@@ -127,7 +129,12 @@ impl Redis {
         let range = Range { list: listing.list.clone(), first, last, limit: listing.limit };
         let entries = self.listed(range, RecordNames { records: N::PREFIX, pointers: "" }).await?;
         let verifier = self.trust.verifier();
-        entries.iter().map(|(member, value)| record_of(&verifier, member.as_bytes(), value)).collect()
+        let record = |(member, value): &(String, Vec<u8>)| {
+            let record: N = record_of(&verifier, member.as_bytes(), value)?;
+            demand_listed(&record, &listing.list, member)?;
+            Ok(record)
+        };
+        entries.iter().filter_map(|entry| listing.listed(record(entry)).transpose()).collect()
     }
 
     pub async fn has_no_keys(&self) -> Result<bool, StoreError> {
@@ -143,7 +150,7 @@ impl Redis {
             script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
             script.arg(named.records).arg(named.pointers);
             let mut answer = self.reads.ask(&script).await?;
-            self.trust.of(answer.as_of()?.format)?;
+            self.trust.of(answer.as_of()?.format);
             let (members, records) = (texts(answer.value()?)?, answer.list()?);
             let is_last = members.len() < most;
             for (member, record) in members.into_iter().zip(records) {
@@ -233,6 +240,19 @@ pub(super) fn numbered_row(id: Value, row: Value) -> Result<AuditEntry, StoreErr
         (Some(sequence), Some(row)) => Ok(AuditEntry { sequence, ..decode_audit(&row)? }),
         _ => Err(not_there(names::AUDIT)),
     }
+}
+
+/// Who can write the store can put anybody on a list.
+fn demand_listed<N: Noun>(record: &N, list: &str, member: &str) -> Result<(), StoreError> {
+    let is_it = |on: &List| on.in_redis.as_ref().is_some_and(|(name, of)| name == list && of == member);
+    if N::ALL == Some(list) || record.lists(Format::NEWEST).iter().any(is_it) {
+        return Ok(());
+    }
+    Err(StoreError::Damaged(format!(
+        "{} is on the list {}, and does not belong there",
+        record.name(),
+        list.escape_debug()
+    )))
 }
 
 fn not_there(list: &str) -> StoreError {

@@ -210,6 +210,14 @@ impl Migrant {
         done(&self.run(&script).await?)
     }
 
+    pub(in crate::store) fn believe_signed(&self) {
+        self.redis.trust.demand();
+    }
+
+    pub(in crate::store) fn demand_of(&self, format: Format) -> Result<(), StoreError> {
+        self.redis.trust.demand_of(format)
+    }
+
     /// What believes the records of the format that was seen last.
     pub(super) fn verifier(&self) -> Verifier {
         self.redis.trust.verifier()

@@ -6,21 +6,18 @@
 
 use std::time::Duration;
 
-use tollgate_guard::time::Timestamp;
-
 use super::Redis;
 use super::connection::Connection;
-use super::scripts::{explained, unreadable};
+use super::scripts::explained;
 use super::values::{name_of, record_of, signature_of};
 use super::write_set::{Halt, Seen, Step, WriteSet};
-use crate::clock::Clock;
 use crate::domain::record::ApiKey;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
 use crate::store::record::by_kind;
-use crate::store::records::noun::{Noun, Tables, keep};
-use crate::store::signature::{Distrusted, Signature, UpgradeMark, Verifier};
+use crate::store::records::noun::{Noun, Tables};
+use crate::store::signature::{Distrusted, Signature, Verifier};
 
 /// How long an answer may take.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -60,7 +57,8 @@ impl Redis {
     async fn sign_all<N: Noun>(&self, connection: &mut Connection) -> Result<u64, StoreError> {
         let (mut cursor, mut signed) = (0, 0);
         loop {
-            let (next, places) = scan::<N>(connection, cursor).await?;
+            // What stands where no record can is none to be signed.
+            let (next, Scanned { places, .. }) = scan::<N>(connection, cursor).await?;
             for some in places.chunks(AT_ONCE) {
                 let verifier = self.trust.verifier();
                 let mut wanted = Vec::new();
@@ -71,7 +69,7 @@ impl Redis {
                     }
                 }
                 if !wanted.is_empty() {
-                    self.writer.sign::<N>(&wanted, Clock::System.now()).await?;
+                    self.writer.sign::<N>(&wanted).await?;
                     signed += wanted.len() as u64;
                 }
             }
@@ -82,28 +80,24 @@ impl Redis {
         }
     }
 
-    /// The mark of an upgrade that goes on, if this pepper made it for this store.
-    pub(super) async fn upgrade_mark(&self) -> Result<Option<UpgradeMark>, StoreError> {
+    /// The lineage of which an upgrade was begun with this pepper.
+    pub(super) async fn upgrade_mark(&self) -> Result<Option<String>, StoreError> {
         let mut read = self.read(&[names::UPGRADE.to_owned()], 0).await?;
         Ok(read.values.pop().flatten().and_then(|bytes| read.verifier.read_mark(&bytes)))
     }
 
-    pub(super) async fn put_upgrade_mark(&self, mark: Option<&UpgradeMark>) -> Result<(), StoreError> {
-        let value = mark.map(|mark| self.trust.verifier().write_mark(mark)).transpose()?;
+    pub(super) async fn put_upgrade_mark(&self, lineage: Option<&str>) -> Result<(), StoreError> {
+        let value = lineage.map(|lineage| self.trust.verifier().write_mark(lineage)).transpose()?;
         self.writer.put_named(names::UPGRADE, value).await
     }
 }
 
 /// Puts records in the places where they are, with their signatures.
-pub(super) fn judge<'s, N: Noun>(
-    places: &[Vec<u8>],
-    now: Timestamp,
-    seen: &'s Seen,
-) -> Result<WriteSet<'s>, StoreError> {
+pub(super) fn judge<'s, N: Noun>(places: &[Vec<u8>], seen: &'s Seen) -> Result<WriteSet<'s>, StoreError> {
     let mut write_set = WriteSet::new(seen);
     write_set.purpose().note_making();
     for place in places {
-        match sign::<N>(&mut write_set, place, now) {
+        match sign::<N>(&mut write_set, place) {
             Ok(()) | Err(Halt::Unseen) => {}
             Err(Halt::Refused(error)) => return Err(error),
         }
@@ -111,9 +105,9 @@ pub(super) fn judge<'s, N: Noun>(
     Ok(write_set)
 }
 
-fn sign<N: Noun>(write_set: &mut WriteSet<'_>, place: &[u8], now: Timestamp) -> Step<()> {
+fn sign<N: Noun>(write_set: &mut WriteSet<'_>, place: &[u8]) -> Step<()> {
     match write_set.find::<N>(place)? {
-        Some(record) => keep(write_set, Some(&record), &record, now),
+        Some(record) => write_set.put_again(&record),
         None => Ok(()),
     }
 }
@@ -125,7 +119,8 @@ async fn look_at_all<N: Noun>(
 ) -> Result<(), StoreError> {
     let mut cursor = 0;
     loop {
-        let (next, places) = scan::<N>(connection, cursor).await?;
+        let (next, Scanned { places, strange }) = scan::<N>(connection, cursor).await?;
+        strange.iter().for_each(|name| found.note_strange(N::KIND, name));
         for some in places.chunks(AT_ONCE) {
             for (place, value) in some.iter().zip(values::<N>(connection, some).await?) {
                 let Some(value) = value else { continue };
@@ -144,17 +139,28 @@ async fn look_at_all<N: Noun>(
     }
 }
 
-/// Some places of a kind, and where to go on; zero: those were the last. A place may come twice.
-async fn scan<N: Noun>(connection: &mut Connection, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
+/// Some places of a kind, and names that are none.
+#[derive(Default)]
+struct Scanned {
+    places: Vec<Vec<u8>>,
+    strange: Vec<String>,
+}
+
+/// Some of a kind, and where to go on; zero: those were the last. A place may come twice.
+async fn scan<N: Noun>(connection: &mut Connection, cursor: u64) -> Result<(u64, Scanned), StoreError> {
     let mut command = redis::cmd("SCAN");
     command.arg(cursor).arg("MATCH").arg(format!("{}*", N::PREFIX)).arg("COUNT").arg(SCANNED_AT_ONCE);
-    let scanned: Result<(u64, Vec<String>), _> = command.query_async(connection).await;
+    let scanned: Result<(u64, Vec<Vec<u8>>), _> = command.query_async(connection).await;
     let (next, found) = scanned.map_err(|error| StoreError::Unavailable(explained(&error)))?;
-    let place = |name: &String| {
-        let place = name.strip_prefix(N::PREFIX).and_then(N::place_of);
-        place.ok_or_else(|| unreadable("the name of a record"))
-    };
-    Ok((next, found.iter().map(place).collect::<Result<_, _>>()?))
+    let mut scanned = Scanned::default();
+    for name in found {
+        let text = std::str::from_utf8(&name).ok().and_then(|name| name.strip_prefix(N::PREFIX));
+        match text.and_then(N::place_of) {
+            Some(place) => scanned.places.push(place),
+            None => scanned.strange.push(name.escape_ascii().to_string()),
+        }
+    }
+    Ok((next, scanned))
 }
 
 async fn values<N: Noun>(connection: &mut Connection, places: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>, StoreError> {

@@ -193,7 +193,7 @@ impl Migrant {
         if state.format.is_under_way() {
             return Err(StoreError::Conflict(UPGRADE_FIRST.to_owned()));
         }
-        self.redis.trust().of(state.format)?;
+        self.redis.trust().demand_of(state.format)?;
         Ok(state)
     }
 

@@ -28,7 +28,6 @@ use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
 use crate::store::records::event::encode_event;
 use crate::store::records::{project, resource};
-use crate::store::signature::UpgradeMark;
 use crate::store::upgrade::{Upgraded, user_id, with_id};
 use crate::store::{KeyQuery, ProjectItem, ResourceQuery, StoreError, Write};
 
@@ -61,6 +60,7 @@ const TO_FOUR: Step = Step { from: Format::Three, under_way: Format::RisingToFou
 impl Redis {
     pub(in crate::store) async fn upgrade(&self) -> Result<Upgraded, StoreError> {
         let was = self.format().await?;
+        self.trust.demand_of(was)?;
         let mut connection = self.connector.primary().await?;
         connection.set_response_timeout(LIMIT);
         let mut passed_over = BTreeSet::new();
@@ -72,18 +72,10 @@ impl Redis {
         }
         let mut rewritten = 0;
         if was < Format::Four {
-            let mut mark = self.mark(was).await?;
-            self.put_upgrade_mark(Some(&mark)).await?;
+            self.mark(was).await?;
             let begun = self.begin(TO_FOUR, &mut connection).await?;
             for kind in Kind::ALL {
-                if !mark.signed.contains(&kind) {
-                    let signed = self.sign_kind(&mut connection, kind).await?;
-                    rewritten += signed;
-                    mark.signed.push(kind);
-                    if signed > 0 {
-                        self.put_upgrade_mark(Some(&mark)).await?;
-                    }
-                }
+                rewritten += self.sign_kind(&mut connection, kind).await?;
             }
             self.end(TO_FOUR, &begun, &mut connection).await?;
             passed_over.extend(begun.passed_over);
@@ -115,24 +107,22 @@ impl Redis {
         self.fill_indexes().await
     }
 
-    /// Where the signing of a store begins, or goes on. One that was signed before does not get its unsigned records signed because
+    /// Leaves the mark by which an upgrade may go on. A store that was signed before does not get its unsigned records signed because
     /// somebody has made it say that it is on its way.
-    async fn mark(&self, was: Format) -> Result<UpgradeMark, StoreError> {
+    async fn mark(&self, was: Format) -> Result<(), StoreError> {
         let state = self.standing().await?;
-        let anew = UpgradeMark { lineage: state.lineage.clone(), signed: Vec::new() };
-        if was != Format::RisingToFour {
-            return Ok(anew);
+        if was == Format::RisingToFour {
+            // It has another lineage if it has lost something since, and was accepted.
+            let is_ours = |lineage: &String| state.lineage == *lineage || state.was.contains(lineage);
+            if !self.upgrade_mark().await?.is_some_and(|lineage| is_ours(&lineage)) {
+                return Err(StoreError::Damaged(
+                    "it says that an upgrade is under way, and nothing that was made with this pepper says so: something else than \
+                     Tollgate has changed the store. Restore a backup"
+                        .to_owned(),
+                ));
+            }
         }
-        match self.upgrade_mark().await? {
-            Some(mark) if mark.lineage == state.lineage => Ok(mark),
-            // It has lost something since, and was accepted.
-            Some(mark) if state.was.contains(&mark.lineage) => Ok(anew),
-            _ => Err(StoreError::Damaged(
-                "it says that an upgrade is under way, and nothing that was made with this pepper says so: something else than \
-                 Tollgate has changed the store. Restore a backup"
-                    .to_owned(),
-            )),
-        }
+        self.put_upgrade_mark(Some(&state.lineage)).await
     }
 
     async fn begin(&self, step: Step, connection: &mut Connection) -> Result<Begun, StoreError> {

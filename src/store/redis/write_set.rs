@@ -73,6 +73,8 @@ enum Change {
     Value(Vec<u8>),
     /// Gone by itself after this time.
     Kept(Vec<u8>, Duration),
+    /// Gone by itself when what stood there would have gone.
+    Again(Vec<u8>),
     Nothing,
 }
 
@@ -137,7 +139,9 @@ impl<'s> WriteSet<'s> {
     /// What stands under a name, with what the batch has put there.
     pub(super) fn named(&mut self, name: &str) -> Step<Option<Vec<u8>>> {
         match self.records.get(name) {
-            Some(Change::Value(value) | Change::Kept(value, _)) => return Ok(Some(value.clone())),
+            Some(Change::Value(value) | Change::Kept(value, _) | Change::Again(value)) => {
+                return Ok(Some(value.clone()));
+            }
             Some(Change::Nothing) => return Ok(None),
             None => {}
         }
@@ -175,6 +179,14 @@ impl<'s> WriteSet<'s> {
         self.records.insert(name, Change::Kept(value, time));
     }
 
+    /// Puts a record where it stands already, for as long as it stands there.
+    pub(super) fn put_again<N: Noun>(&mut self, record: &N) -> Step<()> {
+        let value = value_of(&self.seen.verifier, record, self.seen.format)?;
+        self.note_written(N::KIND, &record.listed_place());
+        self.records.insert(name_of::<N>(&record.place()), Change::Again(value));
+        Ok(())
+    }
+
     pub(super) fn delete(&mut self, name: String) {
         self.records.insert(name, Change::Nothing);
     }
@@ -203,7 +215,7 @@ impl<'s> WriteSet<'s> {
 
     pub(super) fn put_by_it(&self) -> Put {
         let put = |change: &Change| match change {
-            Change::Value(value) | Change::Kept(value, _) => Some(value.clone()),
+            Change::Value(value) | Change::Kept(value, _) | Change::Again(value) => Some(value.clone()),
             Change::Nothing => None,
         };
         let records: HashMap<_, _> = self.records.iter().map(|(name, change)| (name.clone(), put(change))).collect();
@@ -221,6 +233,7 @@ impl<'s> WriteSet<'s> {
             match change {
                 Change::Value(value) => script.arg("SET").arg(name).arg(value),
                 Change::Kept(value, time) => script.arg("KEEP").arg(name).arg(value).arg(millis(*time)),
+                Change::Again(value) => script.arg("AGAIN").arg(name).arg(value),
                 Change::Nothing => script.arg("DEL").arg(name),
             };
         }

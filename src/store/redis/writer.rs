@@ -12,7 +12,6 @@ use tokio::runtime::Handle;
 use tokio::sync::Mutex;
 use tollgate_guard::protocol::Head;
 use tollgate_guard::slots::Touched;
-use tollgate_guard::time::Timestamp;
 
 use super::acknowledged::Acknowledged;
 use super::batch::{judge, judge_named, judge_pepper};
@@ -105,8 +104,8 @@ impl Writer {
     }
 
     /// Signs the records in these places.
-    pub(super) async fn sign<N: Noun>(&self, places: &[Vec<u8>], now: Timestamp) -> Result<(), StoreError> {
-        self.make(&|seen| signing::judge::<N>(places, now, seen), &Event::touching(&[])).await.map(|_| ())
+    pub(super) async fn sign<N: Noun>(&self, places: &[Vec<u8>]) -> Result<(), StoreError> {
+        self.make(&|seen| signing::judge::<N>(places, seen), &Event::touching(&[])).await.map(|_| ())
     }
 
     /// Puts something in a place that no record has, or removes it from there.

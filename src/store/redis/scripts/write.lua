@@ -56,6 +56,9 @@ while at <= #ARGV do
   elseif what == 'KEEP' then
     redis.call('SET', key, value, 'PX', ARGV[at + 3])
     at = at + 4
+  elseif what == 'AGAIN' then
+    redis.call('SET', key, value, 'KEEPTTL')
+    at = at + 3
   elseif what == 'DEL' then
     redis.call('DEL', key)
     at = at + 2

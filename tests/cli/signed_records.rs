@@ -2,14 +2,22 @@
 //! written.
 
 use std::fs;
-use std::time::Duration;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use tollgate::store::Write;
+use tokio::runtime::Runtime;
+use tollgate::domain::change::Event;
+use tollgate::pepper;
+use tollgate::store::format::Format;
+use tollgate::store::redis::Redis;
+use tollgate::store::redis::connect::Connector;
+use tollgate::store::{Store, Write};
 
 use super::moved::Home;
-use super::server::Server as Tollgate;
+use super::server::{House, Server as Tollgate};
 use super::servers::Server;
-use super::{run, signed};
+use super::{run, signed, tollgate};
 
 const HEAD: &str = "tg:{tg}:head";
 
@@ -144,4 +152,74 @@ fn an_upgrade_wants_to_know_what_becomes_of_tokens_for_unknown_projects() {
     let projects: Vec<String> = redis.command(&["ZRANGE", "tg:{tg}:list:projects", "0", "-1"]);
     assert_eq!(projects, ["acme", "lone"]);
     home.run(&["store", "check"]).ends(0);
+}
+
+/// How many keys there are, and how often the upgrade is killed: 100,000 and 20 where all of it is asked for.
+fn long_or_short() -> (u64, u32) {
+    if std::env::var_os("TOLLGATE_CHAOS").is_some() { (100_000, 20) } else { (4_000, 4) }
+}
+
+/// Kills upgrades, each a little later than the one before, and lets the last one end.
+fn upgrade_with_kills(config: &str, kills: u32, whole: Duration) {
+    for n in 1..=kills {
+        let mut upgrade = tollgate().args(["store", "upgrade", "--config", config]).spawn().unwrap();
+        std::thread::sleep(whole * n / (kills + 1));
+        let _ = upgrade.kill();
+        upgrade.wait().unwrap();
+    }
+    run(&["store", "upgrade", "--config", config]).ends(0);
+}
+
+#[test]
+fn an_upgrade_that_is_killed_again_and_again_ends_whole() {
+    let (keys, kills) = long_or_short();
+    let all: Vec<u64> = (0..keys).collect();
+    let batches =
+        || all.chunks(1_000).map(|some| some.iter().map(|n| Write::CreateKey(super::migrate::key(*n))).collect());
+    let filled = |store: Store| {
+        let runtime = Runtime::new().unwrap();
+        runtime.block_on(async {
+            store.put_pepper_check(signed::pepper().check()).await.unwrap();
+            for batch in batches() {
+                store.commit(batch, Event::touching(&[])).await.unwrap();
+            }
+        });
+    };
+    let is_whole = |store: Store| {
+        store.set_signers(pepper::signers(&signed::pepper(), &[]));
+        let runtime = Runtime::new().unwrap();
+        let found = runtime.block_on(store.distrusted()).unwrap();
+        assert_eq!((found.looked_at, found.found), (keys, 0));
+        assert_eq!(runtime.block_on(store.format()).unwrap(), Format::Four);
+        let last = runtime.block_on(store.key(super::migrate::key(keys - 1).id)).unwrap();
+        assert_eq!(last, Some(super::migrate::key(keys - 1)));
+    };
+
+    // How long one takes is not known before: the first is the whole of it, on a copy.
+    let house = House::with("{embedded: {path: FOLDER/store.redb}}").with_pepper();
+    let (config, path) = (house.config.to_str().unwrap(), house.folder.path().join("store.redb"));
+    drop(signed::of_server(&path));
+    signed::file_says(&path, Format::Three.in_file());
+    filled(Store::Embedded(Arc::new(signed::of_server(&path))));
+    let copy = House::with("{embedded: {path: FOLDER/store.redb}}").with_pepper();
+    fs::copy(&path, copy.folder.path().join("store.redb")).unwrap();
+    fs::set_permissions(copy.folder.path().join("store.redb"), fs::Permissions::from_mode(0o600)).unwrap();
+    let begun = Instant::now();
+    run(&["store", "upgrade", "--config", copy.config.to_str().unwrap()]).ends(0);
+    let whole = begun.elapsed();
+    upgrade_with_kills(config, kills, whole);
+    is_whole(Store::Embedded(Arc::new(signed::of_server(&path))));
+
+    let redis = Server::start();
+    let home = Home::on(&redis);
+    home.run(&["store", "init"]).ends(0);
+    head_says(&redis, "3");
+    let runtime = Runtime::new().unwrap();
+    let store = || {
+        let connector = Connector::single(&redis.address()).unwrap();
+        Store::Redis(Arc::new(Redis::new(connector, runtime.handle().clone())))
+    };
+    filled(store());
+    upgrade_with_kills(home.0.config.to_str().unwrap(), kills, whole * 2);
+    is_whole(store());
 }

@@ -22,8 +22,6 @@ use crate::redis_server::RedisServer;
 use crate::signed;
 use crate::support::{Apply, at, in_redis, key, key_of, project, resource, row, user};
 
-const META: redb::TableDefinition<'_, &str, u64> = redb::TableDefinition::new("meta");
-
 /// One with an id.
 fn ann() -> User {
     User { id: UserId::parse("abcdEFGH01234567"), ..user("ann") }
@@ -37,15 +35,6 @@ fn begins(id: &str) -> Write {
 
 fn open(path: &Path) -> Result<Store, StoreError> {
     signed::embedded(path, Duration::from_secs(10)).map(|store| Store::Embedded(Arc::new(store)))
-}
-
-/// Puts a number in the place of the format of a file that nobody has open. Gives what was there.
-pub fn file_says(path: &Path, format: u64) -> u64 {
-    let database = redb::Database::open(path).unwrap();
-    let write = database.begin_write().unwrap();
-    let before = write.open_table(META).unwrap().insert("format", format).unwrap().unwrap().value();
-    write.commit().unwrap();
-    before
 }
 
 async fn head_says(server: &RedisServer, format: Format) {
@@ -70,7 +59,7 @@ async fn an_older_store_stays_what_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     drop(open(&path).unwrap());
-    file_says(&path, 2);
+    signed::file_says(&path, 2);
     let (store, _, server) = in_redis().await;
     head_says(&server, Format::Two).await;
     for store in [open(&path).unwrap(), store] {
@@ -84,7 +73,7 @@ async fn an_older_store_stays_what_it_is() {
             store.apply(vec![Write::PutProject(Project { id, ..project("acme", ProjectState::Active) })]).await;
         assert!(matches!(refused, Err(StoreError::Conflict(_))), "{refused:?}");
     }
-    assert_eq!(file_says(&path, 2), 2);
+    assert_eq!(signed::file_says(&path, 2), 2);
     assert_eq!(server.send::<String>("HGET tg:{tg}:head format").await, "1", "as every Tollgate before wrote it");
     let Ok(Store::Embedded(_)) = open(&path) else { panic!("it does not open") };
 }
@@ -95,12 +84,12 @@ async fn the_first_format_is_read_as_the_second() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     drop(open(&path).unwrap());
-    file_says(&path, 1);
+    signed::file_says(&path, 1);
     let store = open(&path).unwrap();
     assert_eq!(store.format().await.unwrap(), Format::Two);
     store.apply(vec![Write::CreateUser(ann())]).await.unwrap();
     drop(store);
-    assert_eq!(file_says(&path, 2), 2);
+    assert_eq!(signed::file_says(&path, 2), 2);
     assert!(redb::Database::open(&path).unwrap().begin_read().is_ok());
 }
 
@@ -158,7 +147,7 @@ async fn a_migration_keeps_the_format_of_its_source() {
     let store = open(&old).unwrap();
     store.apply(vec![Write::CreateUser(user("ann"))]).await.unwrap();
     drop(store);
-    file_says(&old, Format::RisingToThree.in_file());
+    signed::file_says(&old, Format::RisingToThree.in_file());
     let (store, redis, _server) = in_redis().await;
     let (source, target) = (
         MigrationStore::source_file(&old, signed::signers_of(7)).await.unwrap(),
@@ -172,7 +161,7 @@ async fn a_migration_keeps_the_format_of_its_source() {
     for format in [Format::Two, Format::Three, Format::Four] {
         match format {
             Format::Four => drop(upgrade(&open(&old).unwrap()).await.unwrap()),
-            _ => drop(file_says(&old, format.in_file())),
+            _ => drop(signed::file_says(&old, format.in_file())),
         }
         let change = User { version: format.written(), ..ann() };
         open(&old).unwrap().apply(vec![Write::UpdateUser(change)]).await.unwrap();
@@ -246,7 +235,7 @@ async fn an_upgrade_gives_ids_and_changes_nothing_else() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     drop(open(&path).unwrap());
-    file_says(&path, 2);
+    signed::file_says(&path, 2);
     let (in_redis, _, server) = in_redis().await;
     head_says(&server, Format::Two).await;
     for store in [open(&path).unwrap(), in_redis] {
@@ -304,7 +293,7 @@ async fn quotas_begin_with_the_upgrade() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     drop(open(&path).unwrap());
-    file_says(&path, 2);
+    signed::file_says(&path, 2);
     let (in_redis, _, server) = in_redis().await;
     head_says(&server, Format::Two).await;
     let quota = |counted, most| Write::Quota(Quota { counted, project: "acme".to_owned(), most });

@@ -239,7 +239,7 @@ async fn an_older_store_goes_on_with_names_alone() {
     let path = folder.path().join("store.redb");
     let open = || Store::Embedded(Arc::new(signed::embedded(&path, Duration::from_secs(10)).unwrap()));
     drop(open());
-    crate::formats::file_says(&path, 2);
+    signed::file_says(&path, 2);
     let store = open();
     let fixture = RegistryFixture::on(store.clone());
     assert_eq!(fixture.user("ann", "acme", &RUN).await.name, "ann");

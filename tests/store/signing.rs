@@ -17,9 +17,9 @@ use tollgate::store::upgrade::upgrade;
 use tollgate::store::{KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
 use zeroize::Zeroizing;
 
-use crate::formats::file_says;
 use crate::redis_server::RedisServer;
 use crate::signed;
+use crate::signed::file_says;
 use crate::support::{Apply, at, id, in_redis, key, key_of, revoked, user};
 
 async fn head_says(server: &RedisServer, format: Format) {

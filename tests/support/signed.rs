@@ -9,6 +9,7 @@ use tollgate::pepper;
 use tollgate::resolve::pepper::Pepper;
 use tollgate::store::StoreError;
 use tollgate::store::embedded::Embedded;
+use tollgate::store::keyspace::META;
 use tollgate::store::redis::Redis;
 use tollgate::store::redis::connect::Connector;
 use tollgate::store::signature::Signers;
@@ -34,6 +35,15 @@ pub fn pepper() -> Pepper {
 /// As [`Embedded::open`], of a store of a server.
 pub fn of_server(path: &Path) -> Embedded {
     Embedded::open(path, Duration::ZERO).unwrap().with_signers(pepper::signers(&pepper(), &[]))
+}
+
+/// Puts a number in the place of the format of a file that nobody has open. Gives what was there.
+pub fn file_says(path: &Path, format: u64) -> u64 {
+    let database = redb::Database::open(path).unwrap();
+    let write = database.begin_write().unwrap();
+    let before = write.open_table(META).unwrap().insert("format", format).unwrap().unwrap().value();
+    write.commit().unwrap();
+    before
 }
 
 /// As [`Embedded::open`].

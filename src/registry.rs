@@ -26,7 +26,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
-use tollgate_guard::slots::Touched;
+use tollgate_core::named::named;
+use tollgate_guard::slots::{Slots, Touched};
 use tollgate_guard::stamps::Stamps;
 use tollgate_guard::time::Timestamp;
 
@@ -336,6 +337,7 @@ impl Registry {
     }
 
     async fn write(&self, batch: Vec<Write>, event: Event) -> std::result::Result<u64, StoreError> {
+        let event = touching_projects(&batch, event);
         let (store, stamps) = (self.store.clone(), Arc::clone(&self.stamps));
         let (unsettled, mut heard) = (Arc::clone(&self.unsettled), self.heard.clone());
         let task = tokio::spawn(async move {
@@ -380,4 +382,17 @@ impl Registry {
         }
         Ok(())
     }
+}
+
+/// What is made first in a project makes its record, for want of which its tokens were refused.
+fn touching_projects(batch: &[Write], event: Event) -> Event {
+    let of_project = |write: &Write| match write {
+        Write::PutProject(project) => Some(Slots::of_digests(&[named("project", &project.name)])),
+        _ => None,
+    };
+    let projects: Vec<Slots> = batch.iter().filter_map(of_project).collect();
+    if projects.is_empty() {
+        return event;
+    }
+    Event { touched: Touched::all_of(&[event.touched, Touched::of(&projects)]), ..event }
 }

@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256};
 use tollgate::domain::change::Event;
 use tollgate::domain::record::{ApiKey, User};
 use tollgate::password::Passwords;
+use tollgate::pepper;
 use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::pepper::Pepper;
 use tollgate::store::embedded::Embedded;
@@ -109,6 +110,7 @@ impl Keys {
 async fn fill(store: &Store, count: usize, batch: usize, text: &mut impl io::Write) -> Outcome<String> {
     let secret = Pepper::new(1, Zeroizing::new(PEPPER));
     store.put_pepper_check(secret.check()).await?;
+    store.set_signers(pepper::signers(&secret, &[]));
     let digester = Digester::new(&secret, &[]);
     let (mut random, mut hot, mut made) = (Random::new(), String::new(), 0);
     while made < count {

@@ -139,7 +139,7 @@ async fn of_fleet(redis: &RedisSettings, settings: &Settings, out: Out) -> Resul
     let redis = Arc::new(Redis::new(connector, Handle::current()).with_signers(pepper::signers(&current, &older)));
     let store = Store::Redis(Arc::clone(&redis));
     demand_pepper(&store, signer.pepper()).await?;
-    demand_if_signed(&store, settings);
+    demand_if_signed(&store, settings)?;
     let row = StoreWrite::Audit(operators_row(STORE_BACKUP, "store", None));
     store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
     let (made_at, mut progress) = (Clock::System.now(), Progress::new());
@@ -178,7 +178,7 @@ async fn of_unowned_file(path: &Path, settings: &Settings, out: Out) -> Result<C
     let embedded = Arc::new(embedded.with_signers(pepper::signers(&current, &older)));
     let store = Store::Embedded(Arc::clone(&embedded));
     demand_pepper(&store, signer.pepper()).await?;
-    demand_if_signed(&store, settings);
+    demand_if_signed(&store, settings)?;
     let row = StoreWrite::Audit(operators_row(STORE_BACKUP, "store", None));
     store.commit(vec![row], Event::touching(&[])).await.map_err(|error| failed(&error))?;
     let made_at = Clock::System.now();

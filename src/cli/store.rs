@@ -125,20 +125,33 @@ async fn refuse_if_lost(store: &Redis, path: &Path) -> Result<(), Failure> {
 }
 
 /// Whether every record of the store must be signed, by what the configuration says, and what a replica on this machine remembers.
-pub(super) fn must_be_signed(settings: &Settings) -> bool {
+///
+/// # Errors
+/// If that cannot be read.
+pub(super) fn must_be_signed(settings: &Settings) -> Result<bool, Failure> {
     let path = match &settings.store {
         StoreSettings::Redis(redis) => redis.position.as_deref(),
         StoreSettings::Embedded(_) => None,
     };
-    let kept = path.and_then(|path| position::read(path).ok().flatten());
-    settings.demands_signatures || kept.is_some_and(|kept| kept.is_signed)
+    let kept = match path {
+        Some(path) => position::read(path).map_err(|error| {
+            let file = path.display();
+            Failure::new(Exit::Failed, format!("fleet.position: {file} cannot be read: {error}"))
+        })?,
+        None => None,
+    };
+    Ok(settings.demands_signatures || kept.is_some_and(|kept| kept.is_signed))
 }
 
 /// From now on believes no record without a signature, if [all must have one](must_be_signed).
-pub(super) fn demand_if_signed(store: &Store, settings: &Settings) {
-    if must_be_signed(settings) {
+///
+/// # Errors
+/// As [`must_be_signed`].
+pub(super) fn demand_if_signed(store: &Store, settings: &Settings) -> Result<(), Failure> {
+    if must_be_signed(settings)? {
         store.trust().demand();
     }
+    Ok(())
 }
 
 /// What is signed with another pepper than its store's is believed by nobody.

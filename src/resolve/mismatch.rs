@@ -13,11 +13,15 @@ const PROJECTS: u64 = 1_000;
 const SAID_FOR: Duration = Duration::from_secs(3600);
 
 /// The projects of which it was said lately.
-pub struct MismatchLog(moka::sync::Cache<String, ()>);
+pub struct MismatchLog {
+    mismatched: moka::sync::Cache<String, ()>,
+    unknown: moka::sync::Cache<String, ()>,
+}
 
 impl Default for MismatchLog {
     fn default() -> Self {
-        Self(moka::sync::Cache::builder().max_capacity(PROJECTS).time_to_live(SAID_FOR).build())
+        let remembered = || moka::sync::Cache::builder().max_capacity(PROJECTS).time_to_live(SAID_FOR).build();
+        Self { mismatched: remembered(), unknown: remembered() }
     }
 }
 
@@ -26,7 +30,7 @@ impl MismatchLog {
     pub fn note(&self, name: &str, carried: Option<ProjectId>, found: Option<&Project>, who: impl FnOnce() -> String) {
         let found = found.and_then(|project| project.id);
         let Some(carried) = carried.filter(|carried| Some(*carried) != found) else { return };
-        if !self.0.entry_by_ref(name).or_insert(()).is_fresh() {
+        if !self.mismatched.entry_by_ref(name).or_insert(()).is_fresh() {
             return;
         }
         let (who, carried) = (who(), carried.as_str());
@@ -43,7 +47,7 @@ impl MismatchLog {
 
     /// Says that tokens for a project are refused, as it has no record.
     pub fn note_unknown(&self, name: &str) {
-        if self.0.entry_by_ref(name).or_insert(()).is_fresh() {
+        if self.unknown.entry_by_ref(name).or_insert(()).is_fresh() {
             tracing::warn!(
                 project = name,
                 "a token is refused: the project has no record. Make it with `tollgate projects create`, or let the tokens of this issuer \

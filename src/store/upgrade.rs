@@ -4,13 +4,10 @@
 use std::collections::BTreeSet;
 
 use tollgate_core::credential::{ProjectId, UserId};
-use tollgate_core::named::named;
-use tollgate_guard::slots::Slots;
 use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
-use super::{Store, StoreError, Write, on_thread};
-use crate::domain::change::Event;
+use super::{Store, StoreError, on_thread};
 use crate::domain::record::{Project, ProjectState};
 
 /// Why a store that is half of one format and half of another is not carried over.
@@ -35,32 +32,18 @@ pub struct Upgraded {
 /// # Errors
 /// [`StoreError::Conflict`] while a replica cannot write the new format, with its name.
 pub async fn upgrade(store: &Store) -> Result<Upgraded, StoreError> {
-    match store {
-        Store::Embedded(store) => on_thread(store, |store| store.upgrade()).await,
-        Store::Redis(store) => store.upgrade().await,
-    }
+    upgrade_naming(store, BTreeSet::new()).await
 }
 
-/// Makes a record for each of these projects that has none, for a store that is about to be raised: it lets its tokens in as before.
+/// As [`upgrade`]. In a store that was not signed before, each of these projects has a record then, so that its tokens are let in as before.
 ///
 /// # Errors
-/// As any write.
-pub async fn make_projects(store: &Store, names: &BTreeSet<String>) -> Result<(), StoreError> {
-    let has_ids = store.format().await?.has_three();
-    for name in names {
-        if store.project(name.clone()).await?.is_some() {
-            continue;
-        }
-        let (project, _) = with_id(None, name, Timestamp::default())?;
-        let project = Project { id: project.id.filter(|_| has_ids), ..project };
-        let event = Event::touching(&[Slots::of_digests(&[named("project", name)])]);
-        match store.commit(vec![Write::PutProject(project)], event).await {
-            // Somebody else has made it meanwhile.
-            Ok(_) | Err(StoreError::Conflict(_)) => {}
-            Err(error) => return Err(error),
-        }
+/// As [`upgrade`].
+pub async fn upgrade_naming(store: &Store, projects: BTreeSet<String>) -> Result<Upgraded, StoreError> {
+    match store {
+        Store::Embedded(store) => on_thread(store, move |store| store.upgrade(&projects)).await,
+        Store::Redis(store) => store.upgrade(&projects).await,
     }
-    Ok(())
 }
 
 /// An id that nobody else was given.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tollgate::clock::Clock;
-use tollgate::registry::{Actor, Expected};
+
+use tollgate::registry::{Actor, Expected, ResourceSpec};
 use tollgate::resolve::Resolver;
 use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::cache::Sizes;
@@ -317,8 +318,14 @@ async fn a_token_for_a_project_without_a_record_is_refused() {
         for said in ["", ", unknown_projects: refuse"] {
             let world = issuer(project, said);
             world.wait_for(&token, Some(Denial::RevokedUnauthenticated)).await;
-            // From the next request on.
-            world.core.registry.create_project(&operator, "acme", None).await.unwrap();
+            // From the next request on, whatever makes the record.
+            if said.is_empty() {
+                world.core.registry.create_project(&operator, "acme", None).await.unwrap();
+            } else {
+                let [kind, id, project] = ["run", "r-1", "acme"].map(str::to_owned);
+                let spec = ResourceSpec { kind, id, project, slug: None, owner: None };
+                world.core.registry.put_resource(&operator, spec, false, Expected::Any).await.unwrap();
+            }
             assert_eq!(world.denial(&token).await, None, "{project}{said}");
             world.core.registry.suspend_project(&operator, "acme", Expected::Any).await.unwrap();
             assert_eq!(world.denial(&token).await, Some(Denial::RevokedUnauthenticated));

@@ -89,7 +89,7 @@ async fn of_fleet(redis: &RedisSettings, settings: &Settings) -> Result<Found, F
         let store = Store::Redis(Arc::new(redis));
         match pepper::unlock(pepper, &store).await {
             Ok(_) => {
-                demand_if_signed(&store, settings);
+                demand_if_signed(&store, settings)?;
                 let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
                 looked_at = Some(distrusted.looked_at);
                 findings.extend(distrust(distrusted));
@@ -137,7 +137,7 @@ async fn of_file(path: &Path, settings: &Settings) -> Result<Found, Failure> {
     let store = Store::Embedded(Arc::new(store));
     match pepper::unlock(&settings.pepper, &store).await {
         Ok(_) => {
-            demand_if_signed(&store, settings);
+            demand_if_signed(&store, settings)?;
             let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
             looked_at = Some(distrusted.looked_at);
             findings.extend(distrust(distrusted));

@@ -50,7 +50,7 @@ pub async fn run(args: &MigrateArgs) -> Result<(), Failure> {
         return Err(Failure::usage("both files name the same store: give two"));
     }
     let (source_signers, target_signers) = (signers(&from)?, signers(&to)?);
-    let source_is_signed = must_be_signed(&from);
+    let source_is_signed = must_be_signed(&from)?;
     let source = match from.store {
         StoreSettings::Embedded(path) => {
             MigrationStore::source_file(&path, source_signers).await.map_err(|error| failed(&error))?

@@ -24,7 +24,7 @@ use crate::store::format::Format;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::survey::Survey;
-use crate::store::upgrade::{Upgraded, make_projects, upgrade};
+use crate::store::upgrade::{Upgraded, upgrade_naming};
 
 pub(super) const HELP: &str = "Examples:
   tollgate store upgrade --config /etc/tollgate/tollgate.yaml
@@ -54,7 +54,7 @@ pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
     let Compiled { policy, settings } =
         config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?;
     let named = projects_named(&policy, &settings);
-    let demands = must_be_signed(&settings) && !args.trust_unsigned;
+    let demands = !args.trust_unsigned && must_be_signed(&settings)?;
     let store = match &settings.store {
         StoreSettings::Embedded(path) => {
             if !path.exists() {
@@ -83,9 +83,9 @@ pub async fn run(args: &UpgradeArgs) -> Result<(), Failure> {
     }
     if !store.format().await.map_err(|error| failed(&error))?.demands_signatures() {
         demand_decisions(&policy)?;
-        make_projects(&store, &named).await.map_err(|error| failed(&error))?;
     }
-    let Upgraded { was, rewritten, passed_over } = upgrade(&store).await.map_err(|error| failed(&error))?;
+    let Upgraded { was, rewritten, passed_over } =
+        upgrade_naming(&store, named).await.map_err(|error| failed(&error))?;
     match args.output {
         Output::Json => {
             let (was, format) = (was.to_string(), Format::NEWEST.to_string());

@@ -73,7 +73,9 @@ impl Embedded {
                 Some(digest) => indexed_key(&verifier, &keys, digest.value(), &id),
                 None => damaged(format!("key {id} is listed and not there")),
             };
-            page.into_iter().map(record).collect()
+            let keys: Vec<ApiKey> = page.into_iter().map(record).collect::<Act<_>>()?;
+            demand_asked_for(&keys, query)?;
+            Ok(keys)
         })
     }
 
@@ -85,7 +87,9 @@ impl Embedded {
         if let Some(plane) = &query.plane {
             let index = read.open_table(keyspace::KEYS_BY_BOTH)?;
             let page = self.key_ids_of_both(&index, [project, plane], after, limit)?;
-            return records_of(&verifier, &records, project, &page);
+            let keys = records_of(&verifier, &records, project, &page)?;
+            demand_asked_for(&keys, query)?;
+            return Ok(keys);
         }
         let (first, end) = (scoped(project, b""), scope_end(project));
         let after = after.map(|id| scoped(project, &id_key(id)));
@@ -132,6 +136,15 @@ impl Embedded {
             let project = records::read(&verifier, read, key.project.as_bytes())?;
             Ok(Some(KeyLoad { key, project }))
         })
+    }
+}
+
+/// Who can write the file can put any key on an index.
+fn demand_asked_for(keys: &[ApiKey], query: &KeyQuery) -> Act<()> {
+    let is_of = |wanted: &Option<String>, found: &str| wanted.as_ref().is_none_or(|wanted| wanted == found);
+    match keys.iter().find(|key| !is_of(&query.project, &key.project) || !is_of(&query.plane, &key.plane)) {
+        Some(key) => damaged(format!("key {} is listed where it does not belong", key.id)),
+        None => Ok(()),
     }
 }
 

@@ -116,7 +116,7 @@ impl Embedded {
                     let entry = entry?.0;
                     let key = entry.value();
                     let record: N = listed(&verifier, &table, rest_of(key).unwrap_or_default())?;
-                    demand_listed(&record, *in_index, key)?;
+                    demand_listed(&record, in_index.name(), key)?;
                     page.push(record);
                 }
                 Ok(page)
@@ -130,12 +130,16 @@ impl Embedded {
                     })
                 };
                 let (Some(start), Some(end)) = (text(start), text(end)) else { return Ok(Vec::new()) };
+                let in_index = index;
                 let (table, index) = (read.open_table(N::TABLE)?, read.open_table(*index)?);
                 let bounds = (start.as_ref().map(String::as_str), end.as_ref().map(String::as_str));
                 let mut page = Vec::new();
                 for entry in index.range::<&str>(bounds)?.take(*limit) {
                     self.look_at_one();
-                    page.push(listed(&verifier, &table, entry?.0.value().as_bytes())?);
+                    let entry = entry?.0;
+                    let record: N = listed(&verifier, &table, entry.value().as_bytes())?;
+                    demand_listed(&record, in_index.name(), entry.value().as_bytes())?;
+                    page.push(record);
                 }
                 Ok(page)
             }
@@ -148,11 +152,11 @@ impl Embedded {
 }
 
 /// Who can write the file can put anybody on an index.
-fn demand_listed<N: Noun>(record: &N, index: TableDefinition<'static, Bytes, ()>, key: &[u8]) -> Act<()> {
-    if record.lists(Format::NEWEST).iter().any(|list| list.is_at(index.name(), key)) {
+fn demand_listed<N: Noun>(record: &N, index: &str, key: &[u8]) -> Act<()> {
+    if record.lists(Format::NEWEST).iter().any(|list| list.is_at(index, key)) {
         return Ok(());
     }
-    damaged(format!("{} is listed by {}, and does not belong there", record.name(), index.name()))
+    damaged(format!("{} is listed by {index}, and does not belong there", record.name()))
 }
 
 /// The record that an index names.

@@ -1,6 +1,6 @@
 //! The file of an embedded store raised to the newest format, in one step: nobody else has it open. Never leaves it in between.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 
 use redb::{ReadableTable, WriteTransaction};
@@ -24,7 +24,7 @@ use super::{Embedded, format_in, indexes, records};
 use crate::domain::record::{Project, User};
 
 impl Embedded {
-    pub(in crate::store) fn upgrade(&self) -> Result<Upgraded, StoreError> {
+    pub(in crate::store) fn upgrade(&self, projects: &BTreeSet<String>) -> Result<Upgraded, StoreError> {
         let verifier = self.trust.verifier();
         let (upgraded, sequence) = self.engine.write(|transaction| {
             let was = format_in(&transaction.open_table(keyspace::META)?)?;
@@ -32,6 +32,10 @@ impl Embedded {
             if was < Format::Three {
                 give_ids(transaction, &verifier)?;
                 indexes::fill(transaction)?;
+            }
+            if was < Format::Four {
+                let mut homes = Homes { transaction, verifier: &verifier, ids: HashMap::new() };
+                projects.iter().try_for_each(|name| homes.of(name, Timestamp::default()).map(|_| ()))?;
             }
             let rewritten = sign(transaction, &verifier, was)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;

@@ -58,7 +58,7 @@ const TO_THREE: Step = Step { from: Format::Two, under_way: Format::RisingToThre
 const TO_FOUR: Step = Step { from: Format::Three, under_way: Format::RisingToFour, to: Format::Four };
 
 impl Redis {
-    pub(in crate::store) async fn upgrade(&self) -> Result<Upgraded, StoreError> {
+    pub(in crate::store) async fn upgrade(&self, projects: &BTreeSet<String>) -> Result<Upgraded, StoreError> {
         let was = self.format().await?;
         self.trust.demand_of(was)?;
         let mut connection = self.connector.primary().await?;
@@ -74,17 +74,23 @@ impl Redis {
         if was < Format::Four {
             self.mark(was).await?;
             let begun = self.begin(TO_FOUR, &mut connection).await?;
+            let mut homes = Homes { store: self, ids: HashMap::new() };
+            for some in projects.iter().collect::<Vec<_>>().chunks(AT_ONCE) {
+                homes.find(some.iter().map(|name| (name.as_str(), Timestamp::default()))).await?;
+            }
             for kind in Kind::ALL {
                 rewritten += self.sign_kind(&mut connection, kind).await?;
             }
             self.end(TO_FOUR, &begun, &mut connection).await?;
+            self.trust.of(Format::Four);
             passed_over.extend(begun.passed_over);
         } else {
+            // One that was left behind.
+            self.put_upgrade_mark(None).await?;
             for kind in Kind::ALL {
                 rewritten += self.sign_kind(&mut connection, kind).await?;
             }
         }
-        self.put_upgrade_mark(None).await?;
         Ok(Upgraded { was, rewritten, passed_over: passed_over.into_iter().collect() })
     }
 
@@ -154,7 +160,7 @@ impl Redis {
 
     async fn end(&self, step: Step, begun: &Begun, connection: &mut Connection) -> Result<(), StoreError> {
         let mut script = END_UPGRADE.prepare_invoke();
-        script.key(names::HEAD).key(names::LOG).arg(&begun.lineage);
+        script.key(names::HEAD).key(names::LOG).key(names::UPGRADE).arg(&begun.lineage);
         script.arg(step.under_way.in_head()).arg(step.to.in_head()).arg(everything());
         let answer = asked(run(connection, &script).await)?;
         if answer.word != "DONE" {

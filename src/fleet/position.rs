@@ -125,7 +125,13 @@ impl Writer {
                         Some(last) if last.is_signed != self.is_signed() => last.remembered.clone(),
                         _ => continue,
                     },
-                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Disconnected) => match &last {
+                        Some(last) if last.is_signed != self.is_signed() => {
+                            self.put(&self.kept(last.remembered.clone()));
+                            return;
+                        }
+                        _ => return,
+                    },
                 },
             };
             let kept = self.kept(newest);

@@ -163,7 +163,7 @@ impl Trust {
         *self.signers.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signers));
     }
 
-    /// From now on believes no record without a signature, nor a store of a format without them.
+    /// From now on believes no record without a signature, and writes none.
     pub fn demand(&self) {
         self.is_signed.store(true, Ordering::Relaxed);
     }
@@ -237,9 +237,14 @@ impl Verifier {
                 "is signed with a key from pepper version {version}, which is not configured: add its file to `pepper.keys`"
             ),
         };
-        let problem = format!("the record of {} {problem}", shortened(&record.name()));
-        self.told.tell(&problem);
-        Err(StoreError::Damaged(problem))
+        let of = |name: &str| format!("the record of {} {problem}", shortened(name));
+        // A person's name may be an e-mail address, and has no place in the log.
+        match N::KIND {
+            Kind::Users => self.told.tell(&of("a user")),
+            Kind::Sessions | Kind::EndedSessions => self.told.tell(&of("a user's session")),
+            _ => self.told.tell(&of(&record.name())),
+        }
+        Err(StoreError::Damaged(of(&record.name())))
     }
 
     /// What the record in this place carries.

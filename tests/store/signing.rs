@@ -17,6 +17,7 @@ use tollgate::store::upgrade::upgrade;
 use tollgate::store::{KeyQuery, OnceRecord, Store, StoreError, UserQuery, Write};
 use zeroize::Zeroizing;
 
+use crate::log::Log;
 use crate::redis_server::RedisServer;
 use crate::signed;
 use crate::signed::file_says;
@@ -196,6 +197,21 @@ async fn what_stands_where_nothing_can_is_named_and_in_nobodys_way() {
     let named = found.named.join("\n");
     assert!(found.found == 2 && named.contains("tg:{tg}:k:zz") && named.contains("\\xff\\xfe"), "{found:?}");
     assert_eq!(upgrade(&store).await.unwrap().rewritten, 3);
+}
+
+#[tokio::test]
+async fn the_log_tells_of_a_user_who_is_not_believed_and_not_whose_name_it_is() {
+    let (store, _, _server) = in_redis().await;
+    let log = Log::default();
+    let _listening = log.listen();
+    store.set_signers(signed::signers_of(9));
+    store.apply(vec![Write::CreateUser(user("ann@example.com")), Write::CreateKey(key(1))]).await.unwrap();
+    store.set_signers(signed::signers_of(7));
+    is_refused(store.user("ann@example.com".to_owned()).await, "ann@example.com");
+    is_refused(store.load_key(vec![key(1).digest]).await, "key 000000000001");
+    let text = log.text();
+    assert!(text.contains("the record of a user has a wrong signature") && text.contains("key 000000000001"), "{text}");
+    assert!(!text.contains("ann"), "{text}");
 }
 
 #[tokio::test]

@@ -80,22 +80,13 @@ pub async fn run(args: &CheckArgs) -> Result<(), Failure> {
 }
 
 async fn of_fleet(redis: &RedisSettings, settings: &Settings) -> Result<Found, Failure> {
-    let pepper = &settings.pepper;
     let connector = Connector::open(redis.location.clone()).map_err(|error| failed(&error))?;
     let redis = Redis::new(connector, Handle::current());
     let Check { survey, seen, mut findings } = Check::of(&redis).await.map_err(|error| failed(&error))?;
     let mut looked_at = None;
     if seen.is_readable() {
         let store = Store::Redis(Arc::new(redis));
-        match pepper::unlock(pepper, &store).await {
-            Ok(_) => {
-                demand_if_signed(&store, settings)?;
-                let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
-                looked_at = Some(distrusted.looked_at);
-                findings.extend(distrust(distrusted));
-            }
-            Err(error) => findings.push(unread(&error)),
-        }
+        looked_at = look_at_records(&store, settings, &mut findings).await?;
     }
     let store = match &seen.lineage {
         Some(_) => format!("there, with {} changes", seen.sequence),
@@ -130,20 +121,12 @@ async fn of_file(path: &Path, settings: &Settings) -> Result<Found, Failure> {
     let store = Embedded::open(path, Duration::ZERO).map_err(|error| failed(&error))?;
     let (format, sequence) = (store.format().map_err(|error| failed(&error))?, store.sequence());
     let sequence = sequence.map_err(|error| failed(&error))?;
-    let (mut findings, mut looked_at) = (Vec::new(), None);
+    let mut findings = Vec::new();
     if !format.demands_signatures() {
         findings.push(unsigned(format));
     }
     let store = Store::Embedded(Arc::new(store));
-    match pepper::unlock(&settings.pepper, &store).await {
-        Ok(_) => {
-            demand_if_signed(&store, settings)?;
-            let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
-            looked_at = Some(distrusted.looked_at);
-            findings.extend(distrust(distrusted));
-        }
-        Err(error) => findings.push(unread(&error)),
-    }
+    let looked_at = look_at_records(&store, settings, &mut findings).await?;
     let said = vec![
         ("Store", format!("{}, with {sequence} changes", path.display())),
         ("Format", format.to_string()),
@@ -151,6 +134,23 @@ async fn of_file(path: &Path, settings: &Settings) -> Result<Found, Failure> {
     ];
     let json = json!({"sequence": sequence, "format": format.to_string(), "records": looked_at});
     Ok(Found { said, json: object(json), findings })
+}
+
+/// Looks at every record, and gives how many those were; `None`: there is no pepper to look at them with.
+async fn look_at_records(
+    store: &Store,
+    settings: &Settings,
+    findings: &mut Vec<Finding>,
+) -> Result<Option<u64>, Failure> {
+    if let Err(error) = pepper::unlock(&settings.pepper, store).await {
+        findings.push(unread(&error));
+        return Ok(None);
+    }
+    demand_if_signed(store, settings)?;
+    let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
+    let looked_at = distrusted.looked_at;
+    findings.extend(distrust(distrusted));
+    Ok(Some(looked_at))
 }
 
 fn object(value: Value) -> Map<String, Value> {

@@ -8,7 +8,10 @@ if head[5] then return {'MISSED'} end
 local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
 if (last and tonumber(string.match(last[1], '^%d+')) or 0) ~= tonumber(head[2]) then return {'SHORT'} end
 if head[1] ~= ARGV[1] then return {'STALE'} end
-if head[4] == ARGV[3] then return {'DONE'} end
+if head[4] == ARGV[3] then
+  redis.call('DEL', KEYS[3])
+  return {'DONE'}
+end
 if head[4] ~= ARGV[2] then return {'STALE'} end
 
 local number = string.format('%.0f', tonumber(head[2]) + 1)

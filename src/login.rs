@@ -145,23 +145,16 @@ impl Logins {
     ) -> Result<Issued, LoginError> {
         self.registry.admit_session(user).map_err(|retry_after| LoginError::Throttled { retry_after })?;
         self.renew_keys().await?;
-        let session = Session {
-            id: random_id().ok_or(LoginError::Unavailable)?,
-            user: user.name.clone(),
-            generation: user.sessions,
-            // Tokens say whole seconds.
-            expires_at: Timestamp::from_secs(now.plus(login.lifetime).as_secs()),
-        };
-        let token = self.signing.sign(login.claims(&session, now)).map_err(|_| LoginError::Unavailable)?;
-        let Session { id, generation, expires_at, .. } = session.clone();
+        let id = random_id().ok_or(LoginError::Unavailable)?;
+        // Tokens say whole seconds.
+        let expires_at = Timestamp::from_secs(now.plus(login.lifetime).as_secs());
+        let generation = user.sessions;
         let address = address.map(|address| address.to_canonical().to_string());
-        let listed =
-            self.registry.begin_session(user, OpenSession { id, generation, began_at: now, expires_at, address });
-        match listed.await {
-            // A full store lets its administrators in: who else could make room? Their sessions are on no list.
-            Ok(()) | Err(StoreError::Full(_) | StoreError::Unreplicated(_)) => {}
-            Err(_) => return Err(LoginError::Unavailable),
-        }
+        let open = OpenSession { id: id.clone(), generation, began_at: now, expires_at, address };
+        // A token whose session has no record would be refused.
+        let recorded = self.registry.begin_session(user, open).await?;
+        let session = Session { id, user: user.name.clone(), generation, expires_at, recorded };
+        let token = self.signing.sign(login.claims(&session, now)).map_err(|_| LoginError::Unavailable)?;
         Ok(Issued { user: session.user, token, expires_at })
     }
 

@@ -71,8 +71,7 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
     let checks = store.pepper_checks().await?;
     let is_new = checks.is_empty() && store.has_no_keys().await?;
     let is_shared = matches!(store, Store::Redis(_));
-    let mut current = None;
-    let mut older = Vec::new();
+    let (mut current, mut older, mut unknown) = (None, Vec::new(), Vec::new());
     for (version, path) in &settings.files {
         let is_current = *version == settings.current;
         let secret = match read(path)? {
@@ -91,13 +90,7 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
                 return Err(PepperError::Wrong { version: *version, path: path.clone() });
             }
             Some(_) => {}
-            None => match store.put_pepper_check(pepper.check()).await {
-                // Another replica was faster, with another pepper.
-                Err(StoreError::Conflict(_)) => {
-                    return Err(PepperError::Wrong { version: *version, path: path.clone() });
-                }
-                put => put?,
-            },
+            None => unknown.push((pepper.check(), path)),
         }
         if is_current {
             current = Some(pepper);
@@ -106,7 +99,17 @@ pub async fn load(settings: &PepperSettings, store: &Store) -> Result<(Pepper, V
         }
     }
     let current = current.ok_or(PepperError::NoCurrent(settings.current))?;
+    // What is written in the store's log is signed, too.
     store.set_signers(signers(&current, &older));
+    for (check, path) in unknown {
+        match store.put_pepper_check(check).await {
+            // Another replica was faster, with another pepper.
+            Err(StoreError::Conflict(_)) => {
+                return Err(PepperError::Wrong { version: check.version, path: path.clone() });
+            }
+            put => put?,
+        }
+    }
     let is_gone = |check: &&PepperCheck| settings.files.iter().all(|(version, _)| *version != check.version);
     refuse_if_used(checks.iter().filter(is_gone).map(|check| check.version).collect(), store).await?;
     Ok((current, older))

@@ -1,9 +1,13 @@
 //! The port to what is durable: records in, records out. Never caches, never decides, never sees a secret.
 
+mod account;
+mod chain;
 pub mod embedded;
 pub mod format;
+mod heard;
 pub mod keyspace;
 pub mod kind;
+mod load;
 pub mod migration;
 mod page;
 pub mod record;
@@ -32,6 +36,7 @@ use crate::domain::record::{
 use embedded::Embedded;
 use format::Format;
 use keyspace::is_part;
+pub use load::{AsOf, KeyLoad, SessionLoad};
 use records::listing::Listing;
 use records::noun::Noun;
 use records::{project, resource, signing_key, user};
@@ -182,6 +187,8 @@ impl Write {
             Self::UpdateUser(user) => !user.deleted && !user.disabled,
             Self::PurgeKey { .. }
             | Self::DeleteResource { .. }
+            // Its user logs in with a password, at a pace; in a full store, too: who else could make room?
+            | Self::BeginSession { .. }
             | Self::EndSession(_)
             | Self::DeleteSigningKey { .. }
             | Self::Audit(_)
@@ -273,37 +280,6 @@ pub struct AuditRows {
     /// Set if the search was ended with fewer rows than asked for, as so many others were passed over: it goes on before the row
     /// with this sequence.
     pub goes_on_before: Option<u64>,
-}
-
-/// What a check needs to know of a key, of one moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyLoad {
-    pub key: ApiKey,
-    /// See [`Project::lets_in`].
-    pub project: Option<Project>,
-}
-
-/// What a check needs to know of a session, of one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SessionLoad {
-    /// Also a deleted one.
-    pub user: Option<User>,
-    pub ended: bool,
-    pub project: Option<Project>,
-}
-
-/// What was loaded, with the place of the newest change that the store had made then.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AsOf<T> {
-    pub found: T,
-    /// `None`: the store cannot go back.
-    pub position: Option<Position>,
-}
-
-impl<T> AsOf<T> {
-    fn ever(found: T) -> Self {
-        Self { found, position: None }
-    }
 }
 
 /// A pepper's version and a value that only the same pepper yields.

@@ -49,6 +49,7 @@ pub struct Telemetry {
     reload_ok: IntGauge,
     dropped_lines: IntGauge,
     store_signed: IntGauge,
+    distrusted_entries: IntGauge,
     restarts: IntGaugeVec,
     /// The counters of the policy that is live, so that an allowed check looks up no label.
     allowed: ArcSwapOption<AllowedByRoute>,
@@ -179,6 +180,10 @@ impl Telemetry {
             "tollgate_store_signed",
             "1 if every record of the store must carry a signature, 0 until `tollgate store upgrade` has run.",
         )?;
+        let distrusted_entries = gauge(
+            "tollgate_store_log_entries_distrusted",
+            "Entries of the store's log, since the start, that something else has written or that others were removed before.",
+        )?;
         let restarts = gauges(
             "tollgate_task_restarts",
             "How often a long task was started again after a panic, since the start.",
@@ -201,6 +206,7 @@ impl Telemetry {
             reload_ok,
             dropped_lines,
             store_signed,
+            distrusted_entries,
             restarts,
             allowed: ArcSwapOption::empty(),
             logged: AtomicU8::new(LoggedDecisions::Denied as u8),
@@ -324,6 +330,7 @@ impl Telemetry {
             self.restarts.with_label_values(&[task]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         self.store_signed.set(i64::from(resolver.is_store_signed()));
+        self.distrusted_entries.set(i64::try_from(resolver.distrusted_entries()).unwrap_or(i64::MAX));
         if let Some(control) = &self.log {
             self.dropped_lines.set(i64::try_from(control.dropped.dropped_lines()).unwrap_or(i64::MAX));
         }

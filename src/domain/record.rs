@@ -243,6 +243,11 @@ impl UserSessions {
     /// So many of one user go on at the same time.
     pub const MOST: usize = 256;
 
+    /// Whether the session with this id is among them.
+    pub fn has(&self, id: &str) -> bool {
+        self.sessions.iter().any(|session| session.id == id)
+    }
+
     /// When the last of their tokens expires.
     pub fn last_expiry(&self) -> Timestamp {
         self.sessions.iter().map(|session| session.expires_at).max().unwrap_or_default()

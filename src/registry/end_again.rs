@@ -117,7 +117,7 @@ impl Registry {
     }
 
     async fn revoke_again(&self, ended: &Ended, digest: Digest, at: Timestamp) -> Looked {
-        let AsOf { found, position } = self.store.load_key(vec![digest]).await?;
+        let AsOf { found, position, .. } = self.store.load_key(vec![digest]).await?;
         let is_lost =
             |key: &ApiKey| ended.is_lost_in(&Stored::Key { digest: &digest, revoked: key.revoked_at.is_some() });
         let Some(key) = found.map(|load| load.key).filter(is_lost) else { return Ok(position) };
@@ -129,7 +129,7 @@ impl Registry {
     }
 
     async fn end_session_again(&self, ended: &Ended, session: &EndedSession) -> Looked {
-        let AsOf { found, position } = self.store.load_session(session.user.clone(), session.id.clone()).await?;
+        let AsOf { found, position, .. } = self.store.load_session(session.user.clone(), session.id.clone()).await?;
         // One whose token has expired needs no end any more.
         let is_over = session.expires_at <= self.clock.now();
         if is_over || !ended.is_lost_in(&Stored::Session { id: &session.id, ended: found.ended }) {
@@ -141,7 +141,7 @@ impl Registry {
     }
 
     async fn end_user_again(&self, ended: &Ended, name: &str) -> Looked {
-        let AsOf { found, position } = self.store.load_session(name.to_owned(), String::new()).await?;
+        let AsOf { found, position, .. } = self.store.load_session(name.to_owned(), String::new()).await?;
         let user = found.user.filter(|user| ended.is_lost_in(&Stored::User(user)));
         let (Some(user), &Ended::User { created_at, sessions, disabled, deleted, .. }) = (user, ended) else {
             return Ok(position);
@@ -174,7 +174,7 @@ impl Registry {
     }
 
     async fn bar_project_again(&self, ended: &Ended, name: &str, state: ProjectState, since: Timestamp) -> Looked {
-        let AsOf { found, position } = self.store.load_project(name.to_owned()).await?;
+        let AsOf { found, position, .. } = self.store.load_project(name.to_owned()).await?;
         if !ended.is_lost_in(&Stored::Project(name, found.as_ref())) {
             return Ok(position);
         }
@@ -197,7 +197,7 @@ impl Registry {
     }
 
     async fn delete_resource_again(&self, ended: &Ended, kind: &str, id: &str) -> Looked {
-        let AsOf { found, position } = self.store.load_resource(kind.to_owned(), id.to_owned()).await?;
+        let AsOf { found, position, .. } = self.store.load_resource(kind.to_owned(), id.to_owned()).await?;
         let is_lost = |resource: &Resource| ended.is_lost_in(&Stored::Resource(resource));
         let Some(resource) = found.filter(is_lost) else { return Ok(position) };
         let actor = Actor::tollgate();

@@ -54,7 +54,7 @@ const CHOICES: usize = 5;
 pub async fn whoever_logs_in(store: &Store, name: &str) -> std::result::Result<Option<SessionLoad>, StoreError> {
     // No session has this id. One look-up tells the user and the project, so that both take the time of one.
     let load = async |name: &str| {
-        let found = store.load_session(name.to_owned(), String::new()).await?.found;
+        let found = store.load_session(name.to_owned(), String::new()).await?.believed()?;
         Ok::<_, StoreError>(Some(found).filter(|found| found.user.as_ref().is_some_and(|user| !user.deleted)))
     };
     let is_of = |found: &SessionLoad, project: &str| found.user.as_ref().is_some_and(|user| user.project == project);

@@ -30,14 +30,14 @@ impl Registry {
         admitted.map_err(|(retry_after, _)| retry_after)
     }
 
-    /// Puts a session that begins now on the list of its user. When the user has as many as there may be, the oldest is ended,
-    /// so that none goes on without being listed.
+    /// Puts a session that begins now on the list of its user; `false`: the store keeps no such lists yet. When the user has as many
+    /// as there may be, the oldest is ended, so that none goes on without being listed.
     ///
     /// # Errors
     /// [`StoreError`]; then it may be on no list.
-    pub async fn begin_session(&self, user: &User, session: OpenSession) -> std::result::Result<(), StoreError> {
+    pub async fn begin_session(&self, user: &User, session: OpenSession) -> std::result::Result<bool, StoreError> {
         if !self.store.format().await?.has_three() {
-            return Ok(());
+            return Ok(false);
         }
         let mut attempts = 0;
         loop {
@@ -45,7 +45,9 @@ impl Registry {
             // Whoever else logs in meanwhile takes the last place, or ends the same session.
             match self.list_session(user, session.clone()).await {
                 Err(StoreError::Conflict(_)) if attempts < ATTEMPTS => {}
-                result => return result,
+                // It stands there. Should it be lost with its server, its user logs in again.
+                Err(StoreError::Unreplicated(_)) => return Ok(true),
+                result => return result.map(|()| true),
             }
         }
     }

@@ -34,7 +34,7 @@ use tollgate_guard::time::Timestamp;
 use crate::domain::change::Endings;
 use crate::domain::change::Stored;
 use crate::domain::record::Project;
-use crate::store::{AsOf, KeyLoad, SessionLoad, Store};
+use crate::store::{AsOf, KeyLoad, SessionLoad, Store, StoreError};
 use crate::tasks::Tasks;
 use api_key::Digester;
 use cache::{Cache, CacheStats, Loaded, Resolved, Sizes};
@@ -132,6 +132,11 @@ impl Resolver {
         self.store.trust().is_signed()
     }
 
+    /// How many entries of the store's log were not believed.
+    pub fn distrusted_entries(&self) -> u64 {
+        self.store.distrusted_entries()
+    }
+
     /// The keys that our own tokens are signed with.
     pub fn signing(&self) -> &Arc<SigningKeys> {
         &self.signing
@@ -197,7 +202,8 @@ impl Resolver {
             let (reader, digests, grants) = (self.reader(), digests.clone(), Arc::clone(&self.grants));
             async move {
                 let slots = Slots::of_digests(&digests);
-                let Some(KeyLoad { key, project }) = reader.truth(reader.store.load_key(digests).await?)? else {
+                let (found, set_back) = reader.truth(reader.store.load_key(digests).await?)?;
+                let Some(KeyLoad { key, project }) = found else {
                     return Ok(Loaded { value: None, slots });
                 };
                 let grant = key.grant().map_err(|_| ResolveError::Damaged)?;
@@ -208,6 +214,7 @@ impl Resolver {
                 principal.revoked = principal.revoked
                     || reader.is_barred(&key.project, key.project_id, project.as_ref())
                     || reader.endings.contradicts(&said);
+                refuse_unless(principal.revoked, set_back)?;
                 let slots = Slots::of_digests(&[key.digest, named("project", &key.project)]);
                 Ok(Loaded { value: Some(Arc::new(principal)), slots })
             }
@@ -305,7 +312,7 @@ impl Resolver {
             let own = named("session", &session.id);
             let digests = [named("user", &session.user), own];
             let load = reader.store.load_session(session.user.clone(), session.id.clone()).await?;
-            let SessionLoad { user, ended, project } = reader.truth(load)?;
+            let (SessionLoad { user, open, ended, project }, set_back) = reader.truth(load)?;
             let Some(user) = user.filter(|user| !user.deleted) else {
                 return Ok(Loaded { value: None, slots: Slots::of_digests(&digests) });
             };
@@ -319,9 +326,11 @@ impl Resolver {
             principal.revoked = user.disabled
                 || user.sessions != session.generation
                 || ended
+                || (session.recorded && !open)
                 || reader.is_barred(&user.project, user.project_id, project.as_ref())
                 || reader.endings.contradicts(&Stored::User(&user))
                 || reader.endings.contradicts(&Stored::Session { id: &session.id, ended });
+            refuse_unless(principal.revoked, set_back)?;
             let [user_slot, own] = digests;
             let slots = Slots::of_digests(&[user_slot, own, named("project", &user.project)]);
             Ok(Loaded { value: Some(Arc::new(principal)), slots })
@@ -346,8 +355,9 @@ impl Resolver {
             let (reader, kind, id) = (self.reader(), reference.kind.to_owned(), reference.id.to_owned());
             let slots = Slots::of_digests(&[named("resource", &reference.to_string())]);
             async move {
-                let found = reader.truth(reader.store.load_resource(kind, id).await?)?;
+                let (found, set_back) = reader.truth(reader.store.load_resource(kind, id).await?)?;
                 let found = found.filter(|found| !reader.endings.contradicts(&Stored::Resource(found)));
+                refuse_unless(found.is_none(), set_back)?;
                 let value = match found {
                     Some(found) if !is_name(&found.project) || !is_name(&found.slug) => {
                         return Err(ResolveError::Damaged);
@@ -368,12 +378,13 @@ impl Resolver {
         let load = || {
             let (reader, name) = (self.reader(), project.to_owned());
             async move {
-                let found = reader.truth(reader.store.load_project(name.clone()).await?)?;
+                let (found, set_back) = reader.truth(reader.store.load_project(name.clone()).await?)?;
                 let is_unknown = found.is_none() && name != EVERY && reader.store.trust().is_signed();
                 let value = match reader.is_barred(&name, None, found.as_ref()) {
                     true => Some(Barred::Ended),
                     false => is_unknown.then_some(Barred::Unknown),
                 };
+                refuse_unless(value == Some(Barred::Ended), set_back)?;
                 Ok(Loaded { value: value.map(Arc::new), slots: Slots::of_digests(&[digest]) })
             }
         };
@@ -436,11 +447,12 @@ struct Reader {
 }
 
 impl Reader {
-    /// What was loaded, unless it comes from a store that has not heard what this replica has.
-    fn truth<T>(&self, load: AsOf<T>) -> Result<T, ResolveError> {
+    /// What was loaded, unless it comes from a store that has not heard what this replica has; and why it is not to be believed, for
+    /// [`refuse_unless`].
+    fn truth<T>(&self, load: AsOf<T>) -> Result<(T, Option<StoreError>), ResolveError> {
         match load.position {
             Some(position) if position.sequence < self.position => Err(ResolveError::Unavailable),
-            _ => Ok(load.found),
+            _ => Ok((load.found, load.set_back)),
         }
     }
 
@@ -448,6 +460,11 @@ impl Reader {
     fn is_barred(&self, name: &str, carried: Option<ProjectId>, project: Option<&Project>) -> bool {
         !Project::lets_in(project, carried) || self.endings.contradicts(&Stored::Project(name, project))
     }
+}
+
+/// Refuses what somebody has set back; who was barred since is refused for that, which the store is told again.
+fn refuse_unless(barred: bool, set_back: Option<StoreError>) -> Result<(), ResolveError> {
+    set_back.filter(|_| !barred).map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Why nobody of a project is let in.
@@ -459,15 +476,15 @@ enum Barred {
     Unknown,
 }
 
-impl From<crate::store::StoreError> for ResolveError {
-    fn from(error: crate::store::StoreError) -> Self {
+impl From<StoreError> for ResolveError {
+    fn from(error: StoreError) -> Self {
         match error {
-            crate::store::StoreError::Damaged(_) => Self::Damaged,
-            crate::store::StoreError::Unavailable(_)
-            | crate::store::StoreError::Full(_)
-            | crate::store::StoreError::OverQuota(_)
-            | crate::store::StoreError::Unreplicated(_)
-            | crate::store::StoreError::Conflict(_) => Self::Unavailable,
+            StoreError::Damaged(_) => Self::Damaged,
+            StoreError::Unavailable(_)
+            | StoreError::Full(_)
+            | StoreError::OverQuota(_)
+            | StoreError::Unreplicated(_)
+            | StoreError::Conflict(_) => Self::Unavailable,
         }
     }
 }
@@ -484,7 +501,7 @@ mod tests {
         let reader = Reader { store, endings: Arc::default(), mismatches: Arc::default(), position: 5 };
         let said = |sequence: Option<u64>| {
             let position = sequence.map(|sequence| Position { sequence, chain: String::new() });
-            reader.truth(AsOf { found: (), position }).is_ok()
+            reader.truth(AsOf { found: (), position, set_back: None }).is_ok()
         };
         assert_eq!([Some(4), Some(5), Some(6), None].map(said), [false, true, true, true]);
     }

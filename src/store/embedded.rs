@@ -28,11 +28,12 @@ use tollgate_guard::time::Timestamp;
 use super::format::Format;
 use super::keyspace::{self, META_FORMAT, META_SEQUENCE, id_key};
 use super::records::step;
+use super::records::written::Written;
 use super::rules::Purpose;
 use super::signature::{Signers, Trust};
 use super::{PepperCheck, SessionLoad, StoreError, Write};
-use crate::domain::record::User;
-use act::Act;
+use crate::domain::record::{User, UserSessions};
+use act::{Act, Failure};
 use counts::Counts;
 use engine::{Admits, Engine, OpenError};
 use records::Records;
@@ -150,17 +151,22 @@ impl Embedded {
         self.looked_at.load(Ordering::Relaxed)
     }
 
-    /// A user, whether one of their sessions was ended, and what is said of their project, of one moment.
+    /// A user, what became of one of their sessions, and what is said of their project, of one moment.
     pub fn load_session(&self, user: &str, session: &str) -> Result<SessionLoad, StoreError> {
         let verifier = self.trust.verifier();
         self.engine.read(|read| {
+            let open = match records::read::<UserSessions>(&verifier, read, user.as_bytes()) {
+                // It keeps nobody from logging in, which begins it anew.
+                Err(Failure::Refused(StoreError::Damaged(_))) => false,
+                open => open?.is_some_and(|open| open.has(session)),
+            };
             let user: Option<User> = records::read(&verifier, read, user.as_bytes())?;
             let ended = read.open_table(keyspace::ENDED_SESSIONS)?.get(session)?.is_some();
             let project = match &user {
                 Some(user) => records::read(&verifier, read, user.project.as_bytes())?,
                 None => None,
             };
-            Ok(SessionLoad { user, ended, project })
+            Ok(SessionLoad { user, open, ended, project })
         })
     }
 
@@ -173,7 +179,8 @@ impl Embedded {
         let verifier = &self.trust.verifier();
         let written = self.engine.write(|transaction| {
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
-            let mut records = Records { transaction, format, verifier, counts: &mut counts };
+            let mut records =
+                Records { transaction, format, verifier, counts: &mut counts, written: Written::default() };
             batch.iter().try_for_each(|write| step(&mut records, write))?;
             records::number(transaction)
         });

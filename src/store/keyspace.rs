@@ -64,6 +64,8 @@ pub const ONCE: TableDefinition<'_, DigestKey, Bytes> = TableDefinition::new("on
 pub const ONCE_BY_TIME: TableDefinition<'_, Bytes, ()> = TableDefinition::new("once_by_time");
 /// [`MIGRATION_ORIGIN`], if the store was filled from another one.
 pub const MIGRATION: TableDefinition<'_, &'static str, &'static str> = TableDefinition::new("migration");
+/// [`REMOVED_ROWS_LAST`] to `tollgate.v1.RemovedRows`: what is noted of rows that were removed from the audit log.
+pub const REMOVED_ROWS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("removed_rows");
 /// [`META_FORMAT`] and [`META_SEQUENCE`].
 pub const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");
 
@@ -71,6 +73,9 @@ pub const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("m
 pub const META_FORMAT: &str = "format";
 /// The number of the last batch that was applied.
 pub const META_SEQUENCE: &str = "sequence";
+
+/// All of them.
+pub const REMOVED_ROWS_LAST: &str = "all";
 
 /// Which store it was filled from.
 pub const MIGRATION_ORIGIN: &str = "origin";

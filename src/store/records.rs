@@ -12,6 +12,7 @@ pub(super) mod resource;
 pub(super) mod session;
 pub(super) mod signing_key;
 pub(super) mod user;
+pub(super) mod written;
 
 use tollgate_core::credential::ProjectId;
 

@@ -39,6 +39,7 @@ use tokio::runtime::Handle;
 use tollgate_guard::protocol::{Head, Position};
 
 use super::format::Format;
+use super::heard::Heard;
 use super::signature::{Signers, Trust, Verifier};
 use super::{PepperCheck, StoreError, Write};
 use crate::domain::change::Event;
@@ -64,6 +65,7 @@ pub struct Redis {
     usage: Usage,
     acknowledged: Arc<Acknowledged>,
     trust: Arc<Trust>,
+    heard: Arc<Heard>,
 }
 
 /// Whether a head was made.
@@ -80,7 +82,8 @@ impl Redis {
         let reads = ReadConnections::new(connector.clone(), runtime.clone(), Arc::clone(&acknowledged));
         let known = (Arc::clone(&acknowledged), Arc::clone(&trust));
         let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH, known);
-        Self { reads, writer, usage: Usage::new(connector.clone(), runtime), connector, acknowledged, trust }
+        let (usage, heard) = (Usage::new(connector.clone(), runtime), Arc::default());
+        Self { reads, writer, usage, connector, acknowledged, trust, heard }
     }
 
     /// Gives it the keys that sign what is in it. Without them nothing of it is read or written that is signed.
@@ -93,6 +96,11 @@ impl Redis {
     /// What its records are believed by.
     pub fn trust(&self) -> &Trust {
         &self.trust
+    }
+
+    /// How many entries of its log were not believed.
+    pub fn distrusted_entries(&self) -> u64 {
+        self.heard.distrusted()
     }
 
     /// Where the server is.
@@ -147,7 +155,7 @@ impl Redis {
     /// [`StoreError::Unavailable`]
     pub async fn channel(&self) -> Result<Channel, StoreError> {
         let connection = self.connector.primary().await?;
-        Ok(Channel::new(connection, self.writer.replicas))
+        Ok(Channel::new(connection, self.writer.replicas, Arc::clone(&self.trust), Arc::clone(&self.heard)))
     }
 
     /// As [`super::Store::newest_known`].

@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use hmac::{Hmac, KeyInit, Mac};
+use hmac::{Hmac, KeyInit, Mac as _};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -19,12 +19,42 @@ use super::records::noun::Noun;
 use super::{Store, StoreError, on_thread};
 
 const MAC: usize = 32;
+
+/// An HMAC-SHA-256.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mac([u8; MAC]);
+
+impl Mac {
+    /// Of what ends with a signature.
+    pub(super) fn of(bytes: &[u8]) -> Option<Self> {
+        Self::try_from(split(bytes)?.2.to_vec()).ok()
+    }
+
+    pub(super) fn to_vec(self) -> Vec<u8> {
+        self.0.to_vec()
+    }
+}
+
+impl TryFrom<Vec<u8>> for Mac {
+    type Error = Vec<u8>;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Vec<u8>> {
+        bytes.try_into().map(Self)
+    }
+}
+
+/// What is signed and is no record, by the number in place of that of a kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sealed {
+    Mark = 0,
+    Row = 11,
+    Entry = 100,
+    RemovedRows = 101,
+}
 const CONTENT: usize = size_of::<u32>() + MAC;
 /// Field 100, as bytes, of this length.
 const FIELD: [u8; 3] = [0xa2, 0x06, CONTENT as u8];
 const LENGTH: usize = FIELD.len() + CONTENT;
-/// In place of the number of a kind.
-const MARK: u8 = 0;
 /// How much is said of one record, in characters.
 const MOST_TOLD: usize = 500;
 
@@ -64,9 +94,9 @@ impl Signers {
         }
     }
 
-    fn look(&self, kind: Kind, place: &[u8], bytes: &[u8]) -> Signature {
+    fn look(&self, kind: u8, place: &[u8], bytes: &[u8]) -> Signature {
         let Some((record, version, found)) = split(bytes) else { return Signature::Missing };
-        match self.mac(version, kind.number(), place, record) {
+        match self.mac(version, kind, place, record) {
             None => Signature::Unknown(version),
             Some(mac) => mac.verify_slice(found).map_or(Signature::Wrong, |()| Signature::Right(version)),
         }
@@ -111,6 +141,14 @@ impl Store {
         }
     }
 
+    /// How many entries of its log were not believed.
+    pub fn distrusted_entries(&self) -> u64 {
+        match self {
+            Self::Embedded(_) => 0,
+            Self::Redis(store) => store.distrusted_entries(),
+        }
+    }
+
     /// From now on believes no record without a signature.
     ///
     /// # Errors
@@ -129,6 +167,17 @@ impl Store {
         match self {
             Self::Embedded(store) => on_thread(store, |store| store.distrusted()).await,
             Self::Redis(store) => store.distrusted().await,
+        }
+    }
+
+    /// What does not agree with what its log and its audit log still say, and what is wrong with these.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`]
+    pub async fn contradicted(&self) -> Result<Distrusted, StoreError> {
+        match self {
+            Self::Embedded(store) => on_thread(store, |store| store.contradicted()).await,
+            Self::Redis(store) => store.contradicted().await,
         }
     }
 }
@@ -159,7 +208,8 @@ impl Told {
 }
 
 impl Trust {
-    pub(super) fn set_signers(&self, signers: Signers) {
+    /// As [`Store::set_signers`].
+    pub fn set_signers(&self, signers: Signers) {
         *self.signers.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(signers));
     }
 
@@ -237,6 +287,15 @@ impl Verifier {
                 "is signed with a key from pepper version {version}, which is not configured: add its file to `pepper.keys`"
             ),
         };
+        Err(self.disbelieve(&record, &problem))
+    }
+
+    /// Why a record is not believed that is another one than a change has left there, as this process has heard.
+    pub(super) fn set_back<N: Noun>(&self, record: &N, change: u64) -> StoreError {
+        self.disbelieve(record, &format!("is another one than change {change} has left there: {BY_ANOTHER}"))
+    }
+
+    fn disbelieve<N: Noun>(&self, record: &N, problem: &str) -> StoreError {
         let of = |name: &str| format!("the record of {} {problem}", shortened(name));
         // A person's name may be an e-mail address, and has no place in the log.
         match N::KIND {
@@ -244,7 +303,7 @@ impl Verifier {
             Kind::Sessions | Kind::EndedSessions => self.told.tell(&of("a user's session")),
             _ => self.told.tell(&of(&record.name())),
         }
-        Err(StoreError::Damaged(of(&record.name())))
+        StoreError::Damaged(of(&record.name()))
     }
 
     /// What the record in this place carries.
@@ -252,6 +311,10 @@ impl Verifier {
     /// # Errors
     /// [`StoreError::Unavailable`] if this process has not been given the pepper.
     pub(super) fn look(&self, kind: Kind, place: &[u8], bytes: &[u8]) -> Result<Signature, StoreError> {
+        self.look_for(kind.number(), place, bytes)
+    }
+
+    fn look_for(&self, kind: u8, place: &[u8], bytes: &[u8]) -> Result<Signature, StoreError> {
         match &self.signers {
             Some(signers) => Ok(signers.look(kind, place, bytes)),
             None if self.is_signed || split(bytes).is_some() => Err(without_pepper()),
@@ -311,6 +374,8 @@ pub struct Distrusted {
     pub named: Vec<String>,
     /// What is wrong with the first that is signed with a pepper which is not configured, by its version.
     pub unknown: BTreeMap<u32, String>,
+    /// How many rows and entries of the two logs are signed with such a pepper, and so were not looked at, by its version.
+    pub unlooked_at: BTreeMap<u32, u64>,
 }
 
 /// What others have written may be of any length.
@@ -347,11 +412,36 @@ impl Distrusted {
         Ok(())
     }
 
+    /// Looks at what is noted of rows that were removed.
+    ///
+    /// # Errors
+    /// As [`Verifier::look`].
+    pub(super) fn look_at_removed_rows(&mut self, verifier: &Verifier, bytes: Option<&[u8]>) -> Result<(), StoreError> {
+        let Some(bytes) = bytes else { return Ok(()) };
+        let noted = "what is noted of the rows that were removed from the audit log";
+        match verifier.look_at_sealed(Sealed::RemovedRows, bytes)? {
+            Signature::Right(_) => {}
+            Signature::Unknown(version) => {
+                let problem =
+                    format!("{noted} is signed with a key from pepper version {version}, which is not configured");
+                self.note(&problem);
+                self.unknown.entry(version).or_insert(problem);
+            }
+            Signature::Missing | Signature::Wrong => self.note(&format!("{noted} has no right signature")),
+        }
+        Ok(())
+    }
+
     /// Notes something that stands where no record can.
     pub(super) fn note_strange(&mut self, kind: Kind, name: &str) {
         self.looked_at += 1;
+        self.note(&format!("{}: something stands where none can, {name}", kind.as_str().replace('_', " ")));
+    }
+
+    /// Notes that something is wrong with what was looked at.
+    pub(super) fn note(&mut self, problem: &str) {
         self.found += 1;
-        self.name(&format!("{}: something stands where none can, {name}", kind.as_str().replace('_', " ")));
+        self.name(problem);
     }
 
     fn name(&mut self, problem: &str) {
@@ -366,13 +456,31 @@ impl Verifier {
     pub(super) fn read_mark(&self, bytes: &[u8]) -> Option<String> {
         let signers = self.signers.as_ref()?;
         let (lineage, version, found) = split(bytes)?;
-        signers.mac(version, MARK, b"", lineage)?.verify_slice(found).ok()?;
+        signers.mac(version, Sealed::Mark as u8, b"", lineage)?.verify_slice(found).ok()?;
         String::from_utf8(lineage.to_vec()).ok()
     }
 
     pub(super) fn write_mark(&self, lineage: &str) -> Result<Vec<u8>, StoreError> {
         let mut bytes = lineage.as_bytes().to_vec();
-        self.signers.as_ref().ok_or_else(without_pepper)?.sign(MARK, b"", &mut bytes);
+        self.signers.as_ref().ok_or_else(without_pepper)?.sign(Sealed::Mark as u8, b"", &mut bytes);
         Ok(bytes)
+    }
+
+    /// The same with a signature behind it, and what that is.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] if this process has not been given the pepper.
+    pub(super) fn seal(&self, what: Sealed, mut bytes: Vec<u8>) -> Result<(Vec<u8>, Mac), StoreError> {
+        self.signers.as_ref().ok_or_else(without_pepper)?.sign(what as u8, b"", &mut bytes);
+        let mac = Mac::of(&bytes).ok_or_else(without_pepper)?;
+        Ok((bytes, mac))
+    }
+
+    /// What something carries that is no record.
+    ///
+    /// # Errors
+    /// As [`Verifier::look`].
+    pub(super) fn look_at_sealed(&self, what: Sealed, bytes: &[u8]) -> Result<Signature, StoreError> {
+        self.look_for(what as u8, b"", bytes)
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tollgate::domain::record::{AuditEntry, Outcome, STORE_BACKUP, User};
+use tollgate::domain::record::{AuditEntry, OpenSession, Outcome, STORE_BACKUP, User};
 use tollgate::registry::{Actor, RegistryError};
 use tollgate::store::embedded::Embedded;
 use tollgate::store::{AuditQuery, Store, StoreError, Write};
@@ -99,6 +99,9 @@ fn fill(disk: &Path) {
     assert_eq!(all.iter().filter(|key| key.revoked_at.is_some()).count(), 99, "each of them is durable");
     assert_full(store.apply(&[Write::CreateKey(key(next))]));
     store.apply(&[Write::UpdateKey(revoked(&key(100)))]).unwrap();
+    let (began_at, expires_at) = (at(1), at(9));
+    let session = OpenSession { id: "s".to_owned(), generation: 1, began_at, expires_at, address: None };
+    store.apply(&[Write::BeginSession { user: "ann".to_owned(), session }]).unwrap();
 
     fs::remove_file(disk.join("other")).unwrap();
     fs::remove_file(disk.join("ballast")).unwrap();

@@ -201,9 +201,10 @@ fn an_older_store_gets_what_it_lacks() {
         "once",
         "once_by_time",
         "projects",
+        "removed_rows",
     ];
-    let since_three = ["keys_in_projects", "sessions", "sessions_by_expiry", "users_by_plain_name"];
-    for later in [&since_users[..], &[&["projects"], &since_three[..]].concat(), &since_three] {
+    let since_three = ["keys_in_projects", "sessions", "sessions_by_expiry", "users_by_plain_name", "removed_rows"];
+    for later in [&since_users[..], &[&["projects"], &since_three[..]].concat(), &since_three, &["removed_rows"]] {
         gets_what_it_lacks(later);
     }
 }

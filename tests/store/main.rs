@@ -36,3 +36,4 @@ mod signed;
 mod signing;
 mod snapshots;
 mod support;
+mod tampered;

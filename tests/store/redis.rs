@@ -7,7 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::sync::watch;
 use tollgate::clock::Clock;
 use tollgate::domain::change::{Ended, Endings, Event};
-use tollgate::domain::record::{ApiKey, EndedSession, Project, ProjectState, User};
+use tollgate::domain::record::{ApiKey, EndedSession, OpenSession, Project, ProjectState, User};
 use tollgate::registry::{Actor, Expected, Registry, RegistryError};
 use tollgate::resolve::api_key::Digester;
 use tollgate::resolve::pepper::Pepper;
@@ -22,7 +22,7 @@ use crate::registry_fixture::RegistryFixture;
 use crate::support::{at, id, in_redis, key, key_of, on_server, project, resource, revoked, row, user};
 
 pub mod alike;
-mod channel;
+pub mod channel;
 mod lost;
 mod proxy;
 mod unheard;
@@ -231,7 +231,11 @@ async fn a_server_that_was_filled_keeps_room_for_every_end() {
     // One takes a copy of a full store above all.
     fixture.registry.note_backup(&Actor::operator()).await.unwrap();
     let session = EndedSession { id: "s".to_owned(), user: "ann".to_owned(), ended_at: at(1), expires_at: at(9) };
+    // And whoever makes room logs in first.
+    let (began_at, expires_at) = (at(1), at(9));
+    let open = OpenSession { id: "t".to_owned(), generation: 1, began_at, expires_at, address: None };
     let ends = [
+        Write::BeginSession { user: "ann".to_owned(), session: open },
         Write::UpdateUser(disabled.clone()),
         Write::UpdateUser(User { deleted: true, sessions: 3, version: 3, ..disabled }),
         Write::UpdateUser(User { sessions: 2, version: 2, ..user("bob") }),

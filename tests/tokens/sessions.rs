@@ -15,6 +15,7 @@ use tollgate::registry::{Actor, ActorPermissions, Expected, Limits, Rate, Rates,
 use tollgate::store::Write;
 use tollgate_core::credential::{ProjectId, UserId};
 use tollgate_core::denial::Denial;
+use tollgate_core::login::Session;
 use tollgate_core::respond::Decision;
 use tollgate_guard::protocol::Position;
 use zeroize::Zeroizing;
@@ -496,6 +497,27 @@ async fn no_session_goes_on_that_is_not_listed() {
     assert_eq!((listed.len(), &*listed[0].id), (UserSessions::MOST, "s-1"));
     assert_eq!(listed[UserSessions::MOST - 1].id, claims(&last)["jti"].as_str().unwrap());
     assert_eq!(listed[UserSessions::MOST - 1].address.as_deref(), Some("192.0.2.1"));
+}
+
+#[tokio::test]
+async fn a_token_whose_session_has_no_record_is_refused() {
+    let house = House::new();
+    let ada = house.user("ada", "acme", &["manage_keys"]).await;
+    let login = house.world.policy.login.as_ref().unwrap();
+    house.token("ada").await;
+    let token = |id: &str, recorded: bool| {
+        let expires_at = house.clock.now().plus(Duration::from_secs(600));
+        let (id, user, generation) = (id.to_owned(), ada.name.clone(), ada.sessions);
+        let session = Session { id, user, generation, expires_at, recorded };
+        house.world.core.resolver.signing().sign(login.claims(&session, house.clock.now())).unwrap()
+    };
+    assert_eq!(house.denial(&token("lost", true)).await, Some(Denial::RevokedUnauthenticated));
+    assert_eq!(house.denial(&token("of-an-earlier-release", false)).await, None, "until it expires");
+    let (began_at, generation) = (house.clock.now(), ada.sessions);
+    let expires_at = began_at.plus(Duration::from_secs(600));
+    let open = OpenSession { id: "kept".to_owned(), generation, began_at, expires_at, address: None };
+    assert_eq!(house.world.core.registry.begin_session(&ada, open).await, Ok(true));
+    assert_eq!(house.denial(&token("kept", true)).await, None);
 }
 
 #[tokio::test]

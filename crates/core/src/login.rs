@@ -30,6 +30,8 @@ pub struct Session {
     /// The user's generation of sessions at the login: tokens of another one are refused.
     pub generation: u64,
     pub expires_at: Timestamp,
+    /// Whether there is a record of it from the login on, without which its token is refused.
+    pub recorded: bool,
 }
 
 /// Our own clock made the times in these tokens.
@@ -44,6 +46,7 @@ impl Login {
             "sub": session.user,
             "jti": session.id,
             "generation": session.generation,
+            "recorded": session.recorded,
             "iat": now.as_secs(),
             "exp": session.expires_at.as_secs(),
         });
@@ -62,8 +65,15 @@ impl Login {
         let expires_at = validity(claims, &self.issuer, audiences, LEEWAY, now)?;
         let text = |name: &str| claims.get(name).and_then(serde_json::Value::as_str).map(str::to_owned);
         let generation = claims.get("generation").and_then(serde_json::Value::as_u64);
-        match (text("jti").filter(|id| is_name(id)), text("sub"), generation) {
-            (Some(id), Some(user), Some(generation)) => Ok(Session { id, user, generation, expires_at }),
+        let recorded = match claims.get("recorded") {
+            // Of a release that kept no record without which a token is refused.
+            None => Some(false),
+            Some(recorded) => recorded.as_bool(),
+        };
+        match (text("jti").filter(|id| is_name(id)), text("sub"), generation, recorded) {
+            (Some(id), Some(user), Some(generation), Some(recorded)) => {
+                Ok(Session { id, user, generation, expires_at, recorded })
+            }
             _ => Err(Denial::TokenClaims),
         }
     }
@@ -80,7 +90,11 @@ mod tests {
         let login = Login { issuer: "https://a.test".into(), plane: "admin".into(), lifetime: Duration::from_secs(60) };
         let now = Timestamp::from_secs(1_000);
         let expires_at = Timestamp::from_secs(1_060);
-        let session = Session { id: "s1".to_owned(), user: "ada@a.test".to_owned(), generation: 7, expires_at };
+        let (id, user) = ("s1".to_owned(), "ada@a.test".to_owned());
+        let session = Session { id, user, generation: 7, expires_at, recorded: true };
+        let mut earlier = login.claims(&session, now);
+        earlier.remove("recorded");
+        assert_eq!(login.session(&earlier, now), Ok(Session { recorded: false, ..session.clone() }));
         let claims = login.claims(&session, now);
         assert_eq!(login.session(&claims, now), Ok(session));
         assert_eq!(login.session(&claims, expires_at), Err(Denial::Expired));
@@ -94,6 +108,7 @@ mod tests {
             ("generation", Value::from("7"), Denial::TokenClaims),
             ("generation", Value::from(-1), Denial::TokenClaims),
             ("exp", Value::from("1060"), Denial::TokenClaims),
+            ("recorded", Value::Null, Denial::TokenClaims),
         ] {
             let mut twisted = claims.clone();
             twisted.insert(name.to_owned(), value);

@@ -16,6 +16,7 @@ use super::{failed, operators_row};
 use crate::config::{self, RedisSettings, StoreSettings};
 use crate::domain::record::AuditEntry;
 use crate::fleet::position;
+use crate::pepper;
 use crate::store::redis::Redis;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::store_state::StoreState;
@@ -50,6 +51,7 @@ struct Look {
 
 pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
     let settings = config::load(&args.config).map_err(|problems| invalid(&args.config, &problems))?.settings;
+    let pepper = settings.pepper;
     let StoreSettings::Redis(settings) = settings.store else {
         let problem =
             format!("`store accept` needs `store.redis`, and {} has an embedded store", args.config.display());
@@ -61,7 +63,14 @@ pub(super) async fn run(args: &AcceptArgs) -> Result<(), Failure> {
     let look = Look { known: newest_known(&standing, &settings), standing };
     let is_shown = args.yes.as_ref().is_none_or(|shown| *shown == look.name());
     let accepted = match &args.yes {
-        Some(_) if is_shown => Some(redis.accept(&look.standing, &look.row()).await.map_err(|error| failed(&error))?),
+        Some(_) if is_shown => {
+            if look.standing.format.has_signatures() {
+                // It is told to the replicas in an entry of the log that they believe.
+                let signers = pepper::read_signers(&pepper);
+                redis.trust().set_signers(signers.map_err(|error| Failure::new(Exit::Failed, error.to_string()))?);
+            }
+            Some(redis.accept(&look.standing, &look.row()).await.map_err(|error| failed(&error))?)
+        }
         _ => None,
     };
     match args.output {

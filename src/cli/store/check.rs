@@ -149,7 +149,21 @@ async fn look_at_records(
     demand_if_signed(store, settings)?;
     let distrusted = store.distrusted().await.map_err(|error| failed(&error))?;
     let looked_at = distrusted.looked_at;
-    findings.extend(distrust(distrusted));
+    findings.extend(distrust(distrusted, "records are not believed"));
+    if store.trust().is_signed() {
+        let contradicted = store.contradicted().await.map_err(|error| failed(&error))?;
+        let known = store.pepper_checks().await.map_err(|error| failed(&error))?;
+        findings.extend(contradicted.unlooked_at.iter().map(|(version, count)| Finding {
+            // Anybody can name a pepper that there never was.
+            severity: if known.iter().any(|known| known.version == *version) { Severity::Note } else { Severity::Warn },
+            what: format!(
+                "{count} rows of the audit log or changes in the store's log are signed with a key from pepper version {version}, which \
+                 is not configured: they were not looked at"
+            ),
+            remedy: "nothing, if that pepper was retired; to have them looked at, give this command its file".to_owned(),
+        }));
+        findings.extend(distrust(contradicted, "things do not agree with what the logs of the store say"));
+    }
     Ok(Some(looked_at))
 }
 
@@ -182,15 +196,14 @@ fn unread(error: &pepper::PepperError) -> Finding {
     }
 }
 
-/// Each record that is not believed.
-fn distrust(distrusted: Distrusted) -> Vec<Finding> {
+/// Each thing that is not believed, and how many more there are.
+fn distrust(distrusted: Distrusted, more_of_them: &str) -> Vec<Finding> {
     let named = distrusted.named.len() as u64;
     let finding = |what| Finding {
         severity: Severity::Warn,
         what,
         remedy: "find out who can write the store, and restore a backup from before that".to_owned(),
     };
-    let more =
-        (distrusted.found > named).then(|| format!("{} more records are not believed", distrusted.found - named));
+    let more = (distrusted.found > named).then(|| format!("{} more {more_of_them}", distrusted.found - named));
     distrusted.named.into_iter().chain(more).map(finding).collect()
 }

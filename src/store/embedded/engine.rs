@@ -340,7 +340,7 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
 
 /// Whether the last table that was ever added is there; tables are made all at once.
 fn has_every_table(read: &ReadTransaction) -> Act<bool> {
-    match read.open_table(keyspace::KEYS_IN_PROJECTS) {
+    match read.open_table(keyspace::REMOVED_ROWS) {
         Ok(_) => Ok(true),
         Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
         Err(error) => Err(error.into()),
@@ -371,6 +371,7 @@ fn make_tables(transaction: &WriteTransaction) -> Act<()> {
     transaction.open_table(keyspace::AUDIT)?;
     transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
     transaction.open_table(keyspace::AUDIT_BY_ACTOR)?;
+    transaction.open_table(keyspace::REMOVED_ROWS)?;
     transaction.open_table(keyspace::ONCE)?;
     transaction.open_table(keyspace::ONCE_BY_TIME)?;
     transaction.open_table(keyspace::PROJECTS)?;

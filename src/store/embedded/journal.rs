@@ -6,11 +6,14 @@ use std::ops::Bound;
 use redb::{ReadableTable, Table, WriteTransaction};
 use tollgate_guard::time::Timestamp;
 
+use super::super::chain::{Chain, RemovedRows};
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, is_part, scope, scoped, within};
 use super::super::records::audit::{decode_audit, encode_audit};
+use super::super::records::written::{Left, Place};
 use super::super::rules::check_parts;
 use super::super::search::{Beginning, ENOUGH, Search};
+use super::super::signature::Verifier;
 use super::super::{AuditQuery, AuditRows, StoreError};
 use super::act::Act;
 use super::{Embedded, damaged, format_in, has_indexes};
@@ -92,22 +95,29 @@ impl Embedded {
     /// As [`super::super::Store::trim_audit`].
     pub fn trim_audit(&self, before: Timestamp, most: usize) -> Result<usize, StoreError> {
         self.make_room();
+        let verifier = self.trust.verifier();
         self.engine.write(|transaction| {
             let mut rows = transaction.open_table(keyspace::AUDIT)?;
             let format = format_in(&transaction.open_table(keyspace::META)?)?;
             let newest = rows.last()?.map_or(0, |(newest, _)| newest.value());
             let mut old = Vec::new();
             for entry in rows.range(..newest)?.take(most) {
-                let (sequence, row) = entry?;
-                let row = decode_audit(row.value())?;
+                let (sequence, bytes) = entry?;
+                let row = decode_audit(bytes.value())?;
                 if row.at >= before {
                     break;
                 }
-                old.push((sequence.value(), row));
+                old.push((sequence.value(), row, bytes.value().to_vec()));
             }
-            for (sequence, row) in &old {
+            for (sequence, row, _) in &old {
                 rows.remove(*sequence)?;
                 unlist(transaction, *sequence, row, format)?;
+            }
+            if format.has_signatures() && !old.is_empty() {
+                let known = removed_rows(&transaction.open_table(keyspace::REMOVED_ROWS)?, &verifier)?;
+                let mut removed = known.unwrap_or_default();
+                old.iter().for_each(|(sequence, _, bytes)| removed.add(*sequence, bytes));
+                put_removed_rows(transaction, &verifier, &removed)?;
             }
             Ok(old.len())
         })
@@ -123,12 +133,43 @@ fn listed_row(rows: &impl ReadableTable<u64, Bytes>, sequence: &[u8]) -> Act<Aud
     }
 }
 
-/// Adds a row behind the last one.
-pub(super) fn append(transaction: &WriteTransaction, entry: &AuditEntry, format: Format) -> Act<()> {
+/// Adds a row behind the last one, with the number that it has if it has one. Without `written` the row does not say what that was.
+pub(super) fn append(
+    transaction: &WriteTransaction,
+    (verifier, format): (&Verifier, Format),
+    entry: &AuditEntry,
+    written: &[(Place, Left)],
+) -> Act<()> {
     let mut rows = transaction.open_table(keyspace::AUDIT)?;
-    let sequence = rows.last()?.map_or(0, |(last, _)| last.value()) + 1;
-    rows.insert(sequence, &*encode_audit(&AuditEntry { sequence, ..entry.clone() }))?;
+    let last = rows.last()?.map(|(number, row)| (number.value(), row.value().to_vec()));
+    let sequence = match entry.sequence {
+        0 => last.as_ref().map_or(0, |(last, _)| *last) + 1,
+        sequence => sequence,
+    };
+    let row = AuditEntry { sequence, ..entry.clone() };
+    let bytes = if format.has_signatures() {
+        // This process is the only one, and all of them go on from each other.
+        let chain = last.and_then(|(_, last)| Chain::behind(&last));
+        chain.map_or_else(Chain::begin, Ok)?.row(verifier, &row, written)?
+    } else {
+        encode_audit(&row)
+    };
+    rows.insert(sequence, &*bytes)?;
     list(transaction, sequence, entry, format)
+}
+
+/// What is noted of rows that are gone; `None`: nothing that this pepper has made.
+pub(super) fn removed_rows(
+    table: &impl ReadableTable<&'static str, Bytes>,
+    verifier: &Verifier,
+) -> Act<Option<RemovedRows>> {
+    Ok(table.get(keyspace::REMOVED_ROWS_LAST)?.and_then(|bytes| RemovedRows::read(verifier, bytes.value())))
+}
+
+pub(super) fn put_removed_rows(transaction: &WriteTransaction, verifier: &Verifier, removed: &RemovedRows) -> Act<()> {
+    let bytes = removed.write(verifier)?;
+    transaction.open_table(keyspace::REMOVED_ROWS)?.insert(keyspace::REMOVED_ROWS_LAST, &*bytes)?;
+    Ok(())
 }
 
 /// Puts a row on the lists of its project and its actor.

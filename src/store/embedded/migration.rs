@@ -8,14 +8,16 @@ use std::time::Duration;
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 use tollgate_guard::time::Timestamp;
 
+use super::super::chain::RemovedRows;
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key};
 use super::super::kind::Kind;
 use super::super::migration::Begun;
 use super::super::page::Page;
 use super::super::record::{Record, by_kind};
-use super::super::records::audit::{decode_audit, encode_audit};
+use super::super::records::audit::decode_audit;
 use super::super::records::noun::Noun;
+use super::super::records::written::Written;
 use super::super::signature::Verifier;
 use super::super::snapshot::{End, Header, Signer, SnapshotWriter};
 use super::super::upgrade::UPGRADE_FIRST;
@@ -74,7 +76,11 @@ impl Embedded {
                     // The source may have been raised meanwhile, with records that were carried over before.
                     indexes::fill(transaction)?;
                 }
-                row.map_or(Ok(()), |row| journal::append(transaction, row, format))?;
+                let verifier = &self.trust.verifier();
+                if format.has_signatures() {
+                    note_removed_rows(transaction, verifier)?;
+                }
+                row.map_or(Ok(()), |row| journal::append(transaction, (verifier, format), row, &[]))?;
                 return records::number(transaction);
             }
             Ok(0)
@@ -138,7 +144,8 @@ impl Embedded {
                 return conflict("no migration fills this store".to_owned());
             }
             let mut counts = Counts::default();
-            let mut tables = Records { transaction, format, verifier, counts: &mut counts };
+            let mut tables =
+                Records { transaction, format, verifier, counts: &mut counts, written: Written::default() };
             records.iter().try_for_each(|record| put(&mut tables, record))
         })
     }
@@ -172,7 +179,7 @@ fn put(tables: &mut Records<'_, '_>, record: &Record) -> Act<()> {
     }
     let transaction = tables.transaction;
     let was_there = match record {
-        Record::Audit(row) => return put_row(transaction, row, tables.format),
+        Record::Audit(row) => return put_row(transaction, row, (tables.verifier, tables.format)),
         Record::Pepper(pepper) => {
             transaction.open_table(keyspace::PEPPERS)?.insert(pepper.version, &pepper.check)?.is_some()
         }
@@ -185,15 +192,23 @@ fn put(tables: &mut Records<'_, '_>, record: &Record) -> Act<()> {
 }
 
 /// Behind the last one, with the number that it has.
-fn put_row(transaction: &WriteTransaction, row: &AuditEntry, format: Format) -> Act<()> {
-    let mut rows = transaction.open_table(keyspace::AUDIT)?;
-    let last = rows.last()?.map_or(0, |(last, _)| last.value());
+fn put_row(transaction: &WriteTransaction, row: &AuditEntry, how: (&Verifier, Format)) -> Act<()> {
+    let last = transaction.open_table(keyspace::AUDIT)?.last()?.map_or(0, |(last, _)| last.value());
     // The oldest ones may have been removed.
     if row.sequence <= last || (last > 0 && last + 1 != row.sequence) {
         return conflict(format!("row {} of the audit log cannot follow row {last}", row.sequence));
     }
-    rows.insert(row.sequence, &*encode_audit(row))?;
-    journal::list(transaction, row.sequence, row, format)
+    journal::append(transaction, how, row, &[])
+}
+
+/// Notes which rows the source had lost.
+fn note_removed_rows(transaction: &WriteTransaction, verifier: &Verifier) -> Act<()> {
+    let oldest = transaction.open_table(keyspace::AUDIT)?.first()?.map_or(1, |(oldest, _)| oldest.value());
+    if oldest > 1 {
+        let removed = RemovedRows { last: oldest - 1, ..RemovedRows::default() };
+        journal::put_removed_rows(transaction, verifier, &removed)?;
+    }
+    Ok(())
 }
 
 fn keys(verifier: &Verifier, read: &ReadTransaction, after: Option<&[u8]>, limit: usize) -> Act<Vec<Record>> {

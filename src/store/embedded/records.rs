@@ -10,9 +10,11 @@ use tollgate_guard::time::Timestamp;
 
 use super::super::format::Format;
 use super::super::keyspace::{self, Bytes, META_SEQUENCE, id_key, rest_of, rest_of_timed, scope_end, scoped, timed};
+use super::super::kind::Kind;
 use super::super::records::listing::{InFile, Listing};
 use super::super::records::noun::{Entry, List, Noun, Tables};
-use super::super::signature::Verifier;
+use super::super::records::written::{Left, Written};
+use super::super::signature::{Mac, Verifier};
 use super::super::{Counted, Quota, StoreError};
 use super::act::{Act, Failure, conflict};
 use super::counts::{Counts, in_scope};
@@ -175,6 +177,8 @@ pub(super) struct Records<'t, 'c> {
     pub(super) verifier: &'c Verifier,
     /// After an error these are of no use any more.
     pub(super) counts: &'c mut Counts,
+    /// What was written by it, for the rows that tell of it.
+    pub(super) written: Written,
 }
 
 /// Takes the next number of a change.
@@ -208,13 +212,21 @@ impl Tables for Records<'_, '_> {
     fn put<N: Noun>(&mut self, record: &N, _kept: Option<Duration>) -> Act<()> {
         let place = record.place();
         let Some(key) = N::key(&place) else { return conflict(format!("no record can be called {}", record.name())) };
-        self.transaction.open_table(N::TABLE)?.insert(key, &*self.verifier.write(record, self.format)?)?;
+        let bytes = self.verifier.write(record, self.format)?;
+        let mac = Mac::of(&bytes).filter(|_| self.format.has_signatures());
+        let left = mac.map_or(Left::Unsaid, |mac| Left::Record { version: record.version(), mac });
+        self.written.note(N::KIND, &record.listed_place(), left);
+        self.transaction.open_table(N::TABLE)?.insert(key, &*bytes)?;
         Ok(())
     }
 
     fn remove<N: Noun>(&mut self, place: &[u8]) -> Act<()> {
         if let Some(key) = N::key(place) {
             self.transaction.open_table(N::TABLE)?.remove(key)?;
+        }
+        // Of a key its pointer says it.
+        if N::KIND != Kind::Keys {
+            self.written.note(N::KIND, place, Left::Nothing);
         }
         Ok(())
     }
@@ -265,14 +277,21 @@ impl Tables for Records<'_, '_> {
     fn point(&mut self, id: &KeyId, to: Option<&Digest>) -> Act<()> {
         let mut pointers = self.transaction.open_table(keyspace::KEY_IDS)?;
         match to {
-            Some(digest) => drop(pointers.insert(&id_key(id), &digest.0)?),
-            None => drop(pointers.remove(&id_key(id))?),
+            Some(digest) => {
+                drop(pointers.insert(&id_key(id), &digest.0)?);
+                self.written.note_touched(Kind::Keys, &id_key(id));
+            }
+            None => {
+                drop(pointers.remove(&id_key(id))?);
+                self.written.note(Kind::Keys, &id_key(id), Left::Nothing);
+            }
         }
         Ok(())
     }
 
     fn append(&mut self, row: &AuditEntry) -> Act<()> {
-        journal::append(self.transaction, row, self.format)
+        let row = AuditEntry { sequence: 0, ..row.clone() };
+        journal::append(self.transaction, (self.verifier, self.format), &row, &self.written.take_unnamed())
     }
 
     fn check_quota(&mut self, quota: &Quota) -> Act<()> {

@@ -1,18 +1,21 @@
 //! Every record of the file looked at for its signature, and signed where its operator asks for it. Never signs a record that must have
 //! had a signature already.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
 use redb::{ReadTransaction, ReadableTable, Value, WriteTransaction};
 
-use super::super::StoreError;
+use super::super::account::{Account, Standing};
 use super::super::format::Format;
 use super::super::kind::Kind;
 use super::super::record::by_kind;
 use super::super::records::noun::Noun;
-use super::super::signature::{Distrusted, Signature, Verifier};
+use super::super::records::written::Place;
+use super::super::signature::{Distrusted, Mac, Signature, Verifier};
+use super::super::{StoreError, keyspace};
 use super::act::Act;
-use super::{Embedded, indexes};
+use super::{Embedded, indexes, journal};
 use crate::domain::record::ApiKey;
 
 /// How many records are written again at once.
@@ -33,9 +36,61 @@ impl Embedded {
                     Kind::Peppers | Kind::LastUses | Kind::Audit => {},
                 );
             }
+            let noted = read.open_table(keyspace::REMOVED_ROWS)?.get(keyspace::REMOVED_ROWS_LAST)?;
+            found.look_at_removed_rows(&verifier, noted.as_ref().map(|noted| noted.value()))?;
             Ok(found)
         })
     }
+
+    /// What does not agree with what the rows of the audit log still say, and what is wrong with these.
+    ///
+    /// # Errors
+    /// As any read.
+    pub fn contradicted(&self) -> Result<Distrusted, StoreError> {
+        let verifier = self.trust.verifier();
+        self.engine.read(|read| {
+            let removed = journal::removed_rows(&read.open_table(keyspace::REMOVED_ROWS)?, &verifier)?;
+            let mut account = Account::behind(removed.unwrap_or_default());
+            for entry in read.open_table(keyspace::AUDIT)?.iter()? {
+                let (number, bytes) = entry?;
+                account.row(&verifier, number.value(), bytes.value())?;
+            }
+            let mut standing = HashMap::new();
+            for kind in Kind::ALL {
+                by_kind!(kind, N => stand_in::<N>(read, &verifier, &mut account, &mut standing)?,
+                    Kind::Keys => stand_in::<ApiKey>(read, &verifier, &mut account, &mut standing)?,
+                    Kind::Peppers | Kind::LastUses | Kind::Audit => {},
+                );
+            }
+            for (place, at) in account.take_suspects() {
+                account.conclude(&place, at.and_then(|at| standing.get(&(place.0, at)).copied()));
+            }
+            Ok(account.end())
+        })
+    }
+}
+
+/// Looks at every record of a kind that is believed, and remembers those that do not agree with what was read.
+fn stand_in<N: Noun>(
+    read: &ReadTransaction,
+    verifier: &Verifier,
+    account: &mut Account,
+    standing: &mut HashMap<Place, Standing>,
+) -> Act<()> {
+    for entry in read.open_table(N::TABLE)?.iter()? {
+        let (key, bytes) = entry?;
+        let key = key.value();
+        let at = N::Key::as_bytes(&key);
+        let record = verifier.read::<N>(at.as_ref(), bytes.value());
+        if let (Ok(record), Some(mac)) = (record, Mac::of(bytes.value())) {
+            let (place, now) = ((N::KIND, record.listed_place()), (record.version(), mac));
+            if account.contradicts(&place, Some(now)) {
+                standing.insert((N::KIND, at.as_ref().to_vec()), now);
+            }
+            account.look_at(place, at.as_ref(), now);
+        }
+    }
+    Ok(())
 }
 
 fn look_at_all<N: Noun>(read: &ReadTransaction, verifier: &Verifier, found: &mut Distrusted) -> Act<()> {

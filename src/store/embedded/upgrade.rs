@@ -12,6 +12,7 @@ use super::super::format::Format;
 use super::super::keyspace::{self, META_FORMAT};
 use super::super::records::key::decode_key;
 use super::super::records::noun::{Noun, Tables};
+use super::super::records::written::Written;
 use super::super::records::{project, step, user};
 use super::super::signature::Verifier;
 use super::super::upgrade::{Upgraded, user_id, with_id};
@@ -20,7 +21,7 @@ use super::act::Act;
 use super::counts::Counts;
 use super::records::Records;
 use super::signing::sign;
-use super::{Embedded, format_in, indexes, records};
+use super::{Embedded, format_in, indexes, journal, records};
 use crate::domain::record::{Project, User};
 
 impl Embedded {
@@ -37,6 +38,14 @@ impl Embedded {
                 let mut homes = Homes { transaction, verifier: &verifier, ids: HashMap::new() };
                 projects.iter().try_for_each(|name| homes.of(name, Timestamp::default()).map(|_| ()))?;
             }
+            let mut removed = journal::removed_rows(&transaction.open_table(keyspace::REMOVED_ROWS)?, &verifier)?;
+            if !was.has_signatures() {
+                let rows = transaction.open_table(keyspace::AUDIT)?;
+                let removed = removed.get_or_insert_default();
+                removed.last = rows.first()?.map_or(0, |(oldest, _)| oldest.value() - 1);
+                removed.unsigned_rows = rows.last()?.map_or(0, |(newest, _)| newest.value());
+            }
+            removed.map_or(Ok(()), |removed| journal::put_removed_rows(transaction, &verifier, &removed))?;
             let rewritten = sign(transaction, &verifier, was)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
             let sequence = records::number(transaction)?;
@@ -71,7 +80,13 @@ impl<'t> Homes<'t> {
     where
         't: 'c,
     {
-        Records { transaction: self.transaction, format: Format::Three, verifier: self.verifier, counts }
+        Records {
+            transaction: self.transaction,
+            format: Format::Three,
+            verifier: self.verifier,
+            counts,
+            written: Written::default(),
+        }
     }
 
     fn give_to_keys(&mut self) -> Act<()> {

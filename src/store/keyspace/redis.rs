@@ -21,6 +21,8 @@ pub const MIGRATION: &str = "tg:{tg}:migration";
 pub const UPGRADE: &str = "tg:{tg}:upgrade";
 /// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). The newest one is never removed.
 pub const AUDIT: &str = "tg:{tg}:audit";
+/// What is noted of the rows that were removed from there (`tollgate.v1.RemovedRows`).
+pub const REMOVED_ROWS: &str = "tg:{tg}:removed_rows";
 
 /// Hexadecimal digest to project, NUL, `tollgate.v1.ApiKey`.
 pub const KEYS: &str = "tg:{tg}:k:";

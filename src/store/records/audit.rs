@@ -13,6 +13,11 @@ use super::wire;
 use crate::domain::record::{AuditEntry, Outcome};
 
 pub(in crate::store) fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
+    encode_row(entry, None)
+}
+
+/// The same with its link, in a store that has them.
+pub(in crate::store) fn encode_row(entry: &AuditEntry, link: Option<wire::Link>) -> Vec<u8> {
     let outcome = match entry.outcome {
         Outcome::Done => wire::audit_entry::Outcome::Done,
         Outcome::Refused => wire::audit_entry::Outcome::Refused,
@@ -29,6 +34,7 @@ pub(in crate::store) fn encode_audit(entry: &AuditEntry) -> Vec<u8> {
         peer: entry.peer.clone(),
         request_id: entry.request_id.clone(),
         actor_id: entry.actor_id.clone(),
+        link,
     };
     wire.encode_to_vec()
 }

@@ -1,31 +1,26 @@
 //! What the log of changes says of one: no kind of record, as each stands in it once and is never changed.
 
-use std::collections::BTreeSet;
-
 use prost::Message;
 use tollgate_guard::digest::Digest;
 use tollgate_guard::slots::{SLOTS, Touched};
 use tollgate_guard::time::Timestamp;
 
 use super::super::StoreError;
-use super::super::kind::Kind;
 use super::noun::damaged;
+use super::written::{self, Left, Place, Written};
 use super::{project, session, wire};
 use crate::domain::change::{Ended, Event};
 
-/// What an event says of a record that was put or removed.
-pub(in crate::store) type Written = (Kind, Vec<u8>);
-
-/// An event, and every record that its change has put or removed; `None` where that is not known.
-pub(in crate::store) fn encode_event(event: &Event, written: Option<&BTreeSet<Written>>) -> Vec<u8> {
+/// An event, every place that its change has written, where that is known, and its link in a store that has them.
+pub(in crate::store) fn encode_event(event: &Event, written: Option<&Written>, link: Option<wire::Link>) -> Vec<u8> {
     let (slots, all) = match &event.touched {
         Touched::All => (Vec::new(), true),
         Touched::Slots(slots) => (slots.iter().map(|slot| u32::from(*slot)).collect(), false),
     };
     let ended = event.ended.iter().map(encode_ended).collect();
-    let wire_of = |(kind, place): &Written| wire::event::Written { kind: kind.number().into(), place: place.clone() };
-    let (says_written, written) = (written.is_some(), written.into_iter().flatten().map(wire_of).collect());
-    wire::Event { slots, all, ended, written, says_written }.encode_to_vec()
+    let (says_written, written) = (written.is_some(), written.map(Written::places).into_iter().flatten());
+    let written = written.map(written::wire_of).collect();
+    wire::Event { slots, all, ended, written, says_written, link }.encode_to_vec()
 }
 
 fn encode_ended(ended: &Ended) -> wire::event::Ended {
@@ -62,14 +57,13 @@ pub(in crate::store) fn decode_event(bytes: &[u8]) -> Result<Event, StoreError> 
     })
 }
 
-/// The records that the change with this event has put or removed; `None`: it does not say.
+/// The places that the change with this event has written; `None`: it does not say.
 ///
 /// # Errors
 /// [`StoreError::Damaged`] if the bytes are no event.
-pub(in crate::store) fn decode_written(bytes: &[u8]) -> Result<Option<Vec<Written>>, StoreError> {
+pub(in crate::store) fn decode_written(bytes: &[u8]) -> Result<Option<Vec<(Place, Left)>>, StoreError> {
     let wire = wire::Event::decode(bytes).map_err(|_| damaged("an event"))?;
-    let kind = |number: u32| u8::try_from(number).ok().and_then(Kind::of_number);
-    let written = wire.written.into_iter().map(|written| Some((kind(written.kind)?, written.place)));
+    let written = wire.written.into_iter().map(written::of_wire);
     // One with a kind that a later Tollgate has says nothing here.
     Ok(if wire.says_written { written.collect() } else { None })
 }

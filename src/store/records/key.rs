@@ -29,6 +29,10 @@ impl Noun for ApiKey {
         format!("key {}", self.id)
     }
 
+    fn version(&self) -> Option<u64> {
+        Some(self.version)
+    }
+
     fn place(&self) -> Vec<u8> {
         self.digest.0.to_vec()
     }

@@ -32,6 +32,11 @@ pub(in crate::store) trait Noun: Clone + Sized {
     /// What people call it.
     fn name(&self) -> String;
 
+    /// How often it was written, if it counts that.
+    fn version(&self) -> Option<u64> {
+        None
+    }
+
     /// Where it stands among its kind.
     fn place(&self) -> Vec<u8>;
 

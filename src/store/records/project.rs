@@ -27,6 +27,10 @@ impl Noun for Project {
         format!("project {}", self.name)
     }
 
+    fn version(&self) -> Option<u64> {
+        Some(self.version)
+    }
+
     fn place(&self) -> Vec<u8> {
         self.name.clone().into_bytes()
     }

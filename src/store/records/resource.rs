@@ -29,6 +29,10 @@ impl Noun for Resource {
         self.reference().to_string()
     }
 
+    fn version(&self) -> Option<u64> {
+        Some(self.version)
+    }
+
     fn place(&self) -> Vec<u8> {
         place(&self.kind, &self.id)
     }

@@ -157,7 +157,7 @@ pub(in crate::store) fn end<T: Tables>(tables: &mut T, session: &EndedSession) -
     if ended?.is_none() {
         keep(tables, None, session, session.ended_at)?;
     }
-    if let Some(known) = known?.filter(|known| known.sessions.iter().any(|open| open.id == session.id)) {
+    if let Some(known) = known?.filter(|known| known.has(&session.id)) {
         match without(known.clone(), &session.id) {
             Some(left) => keep(tables, Some(&known), &left, session.ended_at)?,
             None => erase(tables, &known)?,

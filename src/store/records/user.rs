@@ -29,6 +29,10 @@ impl Noun for User {
         format!("user {}", self.name)
     }
 
+    fn version(&self) -> Option<u64> {
+        Some(self.version)
+    }
+
     fn place(&self) -> Vec<u8> {
         self.name.clone().into_bytes()
     }

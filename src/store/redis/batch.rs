@@ -51,6 +51,26 @@ pub(super) fn judge_named<'s>(name: &str, value: Option<&[u8]>, seen: &'s Seen) 
     Ok(write_set)
 }
 
+/// The same where what stands there is still this. A full store takes it, too: it is needed to make room.
+///
+/// # Errors
+/// [`StoreError::Conflict`] if something else stands there.
+pub(super) fn judge_exchange<'s>(
+    name: &str,
+    before: Option<&[u8]>,
+    after: &[u8],
+    seen: &'s Seen,
+) -> Result<WriteSet<'s>, StoreError> {
+    let mut write_set = WriteSet::new(seen);
+    match write_set.named(name) {
+        Ok(stands) if stands.as_deref() == before => write_set.set(name.to_owned(), after.to_vec()),
+        Ok(_) => return Err(StoreError::Conflict(format!("{name} has been changed meanwhile"))),
+        Err(Halt::Unseen) => {}
+        Err(Halt::Refused(error)) => return Err(error),
+    }
+    Ok(write_set)
+}
+
 /// Keeps the check value of a pepper version, unless it is kept already.
 ///
 /// # Errors

@@ -1,23 +1,28 @@
 //! The connection over which a replica follows the log: it says where it stands, and is told what follows. Never decides what
 //! that means for what is cached.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::Value;
 use serde_json::json;
 use tollgate_guard::FENCE;
 use tollgate_guard::protocol::{Listing, Member, MemberState, Position, Refused, Unlisted};
+use tollgate_guard::slots::Touched;
 use tollgate_guard::time::Timestamp;
 
 use super::connection::Connection;
 use super::scripts::{
     LEAVE, MEMBERS, PRUNE, RECOUNT, RENEW, ScriptError, bytes, explained, list, run, text, unreadable,
 };
-use crate::domain::change::{LogEntry, Renewal};
+use crate::domain::change::{Event, LogEntry, Renewal};
 use crate::store::StoreError;
+use crate::store::chain::RemovedRows;
 use crate::store::format::Format;
+use crate::store::heard::{Belief, Heard};
 use crate::store::keyspace::redis as names;
 use crate::store::records::event::decode_event;
+use crate::store::signature::{Mac, Trust};
 
 /// How long an answer may take, beyond what it was asked to wait.
 const LIMIT: Duration = Duration::from_millis(400);
@@ -35,6 +40,10 @@ pub struct Channel {
     missed: Vec<String>,
     acknowledged: Position,
     refused: Option<Refused>,
+    trust: Arc<Trust>,
+    heard: Arc<Heard>,
+    /// The number of the last entry that was written before entries had signatures, once it was asked for.
+    unsigned: Option<u64>,
 }
 
 /// A replica that has seen the store with more than it has now.
@@ -49,9 +58,18 @@ pub struct ReplicaAhead {
 }
 
 impl Channel {
-    pub(super) fn new(mut connection: Connection, replicas: u32) -> Self {
+    pub(super) fn new(mut connection: Connection, replicas: u32, trust: Arc<Trust>, heard: Arc<Heard>) -> Self {
         connection.set_response_timeout(LIMIT);
-        Self { connection, replicas, missed: Vec::new(), acknowledged: Position::default(), refused: None }
+        Self {
+            connection,
+            replicas,
+            missed: Vec::new(),
+            acknowledged: Position::default(),
+            refused: None,
+            trust,
+            heard,
+            unsigned: None,
+        }
     }
 
     /// What is written down beside the position of a replica that misses it in the store; and what all the others are told of.
@@ -78,6 +96,9 @@ impl Channel {
         let (known, refused) = lineages.unwrap_or_default();
         script.arg(known).arg(refused).arg(millis(member.grace)).arg(millis(FENCE));
         let mut answer = run(&mut self.connection, &script).await.map_err(ScriptError::into_error)?;
+        if matches!(&*answer.word, "RESYNC" | "GONE") {
+            self.heard.forget();
+        }
         match &*answer.word {
             "LOST" => Ok(Renewal::Lost),
             "SHORT" => Ok(Renewal::Short { head: answer.head()?, log: answer.number()? }),
@@ -86,11 +107,42 @@ impl Channel {
             "MISSED" => Ok(Renewal::Missed { head: answer.head()?, known: answer.number()? }),
             "AHEAD" => {
                 let head = answer.head()?;
-                let entries = answer.list()?.into_iter().map(log_entry).collect::<Result<_, _>>()?;
+                let entries = answer.list()?.into_iter().map(raw_entry).collect::<Result<Vec<_>, _>>()?;
+                if self.trust.is_signed() && entries.iter().any(|(_, event)| Mac::of(event).is_none()) {
+                    self.ask_for_unsigned().await?;
+                }
+                let entry = |(position, event): (Position, Vec<u8>)| self.log_entry(&head.lineage, position, &event);
+                let entries = entries.into_iter().map(entry).collect::<Result<_, _>>()?;
                 Ok(Renewal::Ahead { head, entries })
             }
             _ => Err(unreadable("an answer to a renewal")),
         }
+    }
+
+    fn log_entry(&self, lineage: &str, position: Position, event: &[u8]) -> Result<LogEntry, StoreError> {
+        let needs_none = !self.trust.is_signed() || self.unsigned.is_some_and(|last| position.sequence <= last);
+        let belief = match needs_none {
+            true => Belief::Whole,
+            false => self.heard.hear(&self.trust.verifier(), (lineage, &position), event),
+        };
+        // Nobody knows what else was to be told.
+        let event = match belief {
+            Belief::Whole => decode_event(event)?,
+            Belief::AfterAGap => Event { touched: Touched::All, ..decode_event(event)? },
+            Belief::Nothing => Event { touched: Touched::All, ended: Vec::new() },
+        };
+        Ok(LogEntry { position, event })
+    }
+
+    async fn ask_for_unsigned(&mut self) -> Result<(), StoreError> {
+        if self.unsigned.is_none() {
+            let noted: Result<Option<Vec<u8>>, _> =
+                redis::cmd("GET").arg(names::REMOVED_ROWS).query_async(&mut self.connection).await;
+            let noted = noted.map_err(|error| StoreError::Unavailable(explained(&error)))?;
+            let removed = noted.and_then(|noted| RemovedRows::read(&self.trust.verifier(), &noted));
+            self.unsigned = Some(removed.map_or(0, |removed| removed.unsigned_entries));
+        }
+        Ok(())
     }
 
     /// One that stands nowhere in this store, with what it knows of a better one.
@@ -199,24 +251,31 @@ impl Channel {
     }
 }
 
-/// `[id, [h, …, p, …]]`
-fn log_entry(value: Value) -> Result<LogEntry, StoreError> {
-    let (position, event) = raw_entry(value)?;
-    Ok(LogEntry { position, event: decode_event(&event)? })
+/// `[id, [h, …, p, …]]`: an entry of the log, and the bytes of its event.
+pub(super) fn raw_entry(value: Value) -> Result<(Position, Vec<u8>), StoreError> {
+    match raw(value)? {
+        (sequence, mut fields) if fields.len() >= 4 => {
+            let event = bytes(fields.swap_remove(3))?.unwrap_or_default();
+            Ok((Position { sequence, chain: text(fields.swap_remove(1))? }, event))
+        }
+        _ => Err(unreadable("an entry of the log")),
+    }
 }
 
-/// An entry of the log, and the bytes of its event.
-pub(super) fn raw_entry(value: Value) -> Result<(Position, Vec<u8>), StoreError> {
+/// `[id, [p, …]]`: the number of a row of the audit log, and its bytes.
+pub(super) fn raw_row(value: Value) -> Result<(u64, Vec<u8>), StoreError> {
+    match raw(value)? {
+        (number, mut fields) if fields.len() >= 2 => Ok((number, bytes(fields.swap_remove(1))?.unwrap_or_default())),
+        _ => Err(unreadable("a row of the audit log")),
+    }
+}
+
+/// What a stream has of something: its number, and its fields.
+fn raw(value: Value) -> Result<(u64, Vec<Value>), StoreError> {
     let mut parts = list(value)?.into_iter();
-    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(unreadable("an entry of the log")) };
-    let (id, mut fields) = (text(id)?, list(fields)?.into_iter());
-    let sequence = id.split('-').next().and_then(|number| number.parse().ok());
-    let (Some(sequence), Some(_), Some(chain), Some(_), Some(event)) =
-        (sequence, fields.next(), fields.next(), fields.next(), fields.next())
-    else {
-        return Err(unreadable("an entry of the log"));
-    };
-    Ok((Position { sequence, chain: text(chain)? }, bytes(event)?.unwrap_or_default()))
+    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(unreadable("an entry of a log")) };
+    let number = text(id)?.split('-').next().and_then(|number| number.parse().ok());
+    Ok((number.ok_or_else(|| unreadable("the number of an entry"))?, list(fields)?))
 }
 
 pub(super) fn millis(time: Duration) -> u64 {

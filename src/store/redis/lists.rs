@@ -7,7 +7,7 @@ use tollgate_core::credential::KeyId;
 use tollgate_guard::digest::Digest;
 
 use super::loads::found;
-use super::scripts::{LIST, ROWS, bytes, text};
+use super::scripts::{AsOf, LIST, ROWS, bytes, text};
 use super::values::{key_of, name_of, record_of};
 use super::{Redis, texts};
 use crate::domain::record::{ApiKey, AuditEntry};
@@ -86,7 +86,7 @@ impl Redis {
 
     async fn keys_in(&self, range: Range) -> Result<Vec<ApiKey>, StoreError> {
         let list = range.list.clone();
-        let entries = self.listed(range, KEYS).await?;
+        let (as_of, entries) = self.listed(range, KEYS).await?;
         let verifier = self.trust.verifier();
         let key = |(id, value): (String, Vec<u8>)| {
             let key = key_of(&verifier, &value)?;
@@ -94,6 +94,7 @@ impl Redis {
                 return Err(StoreError::Damaged(format!("key {id} points to the record of key {}", key.id)));
             }
             demand_listed(&key, &list, &id)?;
+            self.demand_newest(&verifier, &key, &value, (as_of, None))?;
             Ok(key)
         };
         entries.into_iter().map(key).collect()
@@ -106,7 +107,7 @@ impl Redis {
             let check = value.try_into().map_err(|_| damaged())?;
             Ok(PepperCheck { version: version.parse().map_err(|_| damaged())?, check })
         };
-        let entries = self.listed(Range::all(names::PEPPER_LIST, usize::MAX), named).await?;
+        let (_, entries) = self.listed(Range::all(names::PEPPER_LIST, usize::MAX), named).await?;
         let mut checks = entries.into_iter().map(check).collect::<Result<Vec<_>, StoreError>>()?;
         checks.sort_by_key(|check| check.version);
         Ok(checks)
@@ -115,7 +116,12 @@ impl Redis {
     /// The record in a place, of any kind.
     pub(in crate::store) async fn find<N: Noun>(&self, place: &[u8]) -> Result<Option<N>, StoreError> {
         let mut read = self.read(&[name_of::<N>(place)], 0).await?;
-        found(&read.verifier, read.values.pop().flatten().as_deref(), place)
+        let value = read.values.pop().flatten();
+        let found: Option<N> = found(&read.verifier, value.as_deref(), place)?;
+        if let (Some(record), Some(value)) = (&found, &value) {
+            self.demand_newest(&read.verifier, record, value, (read.position.sequence, Some(&read.position.chain)))?;
+        }
+        Ok(found)
     }
 
     /// A page of a list, whose members are places.
@@ -127,30 +133,33 @@ impl Redis {
         };
         let (first, last) = (bound(&listing.start, b"-"), bound(&listing.end, b"+"));
         let range = Range { list: listing.list.clone(), first, last, limit: listing.limit };
-        let entries = self.listed(range, RecordNames { records: N::PREFIX, pointers: "" }).await?;
+        let (as_of, entries) = self.listed(range, RecordNames { records: N::PREFIX, pointers: "" }).await?;
         let verifier = self.trust.verifier();
         let record = |(member, value): &(String, Vec<u8>)| {
             let record: N = record_of(&verifier, member.as_bytes(), value)?;
             demand_listed(&record, &listing.list, member)?;
+            self.demand_newest(&verifier, &record, value, (as_of, None))?;
             Ok(record)
         };
         entries.iter().filter_map(|entry| listing.listed(record(entry)).transpose()).collect()
     }
 
     pub async fn has_no_keys(&self) -> Result<bool, StoreError> {
-        Ok(self.listed(Range::all(names::KEY_LIST, 1), KEYS).await?.is_empty())
+        Ok(self.listed(Range::all(names::KEY_LIST, 1), KEYS).await?.1.is_empty())
     }
 
-    /// Members of a list with their records, read a page at a time.
-    async fn listed(&self, mut range: Range, named: RecordNames) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
-        let mut found: Vec<(String, Vec<u8>)> = Vec::new();
+    /// Members of a list with their records, read a page at a time, behind the number of the newest change at the first page.
+    async fn listed(&self, mut range: Range, named: RecordNames) -> Result<(u64, Vec<(String, Vec<u8>)>), StoreError> {
+        let (mut found, mut first): (Vec<(String, Vec<u8>)>, Option<u64>) = (Vec::new(), None);
         while found.len() < range.limit {
             let most = PAGE.min(range.limit - found.len());
             let mut script = LIST.prepare_invoke();
             script.key(names::HEAD).key(&range.list).arg(&range.first).arg(&range.last).arg(most);
             script.arg(named.records).arg(named.pointers);
             let mut answer = self.reads.ask(&script).await?;
-            self.trust.of(answer.as_of()?.format);
+            let AsOf { sequence, format, .. } = answer.as_of()?;
+            self.trust.of(format);
+            first.get_or_insert(sequence);
             let (members, records) = (texts(answer.value()?)?, answer.list()?);
             let is_last = members.len() < most;
             for (member, record) in members.into_iter().zip(records) {
@@ -166,7 +175,7 @@ impl Redis {
                 range.first = [b"(", last.as_bytes()].concat();
             }
         }
-        Ok(found)
+        Ok((first.unwrap_or_default(), found))
     }
 
     /// As [`crate::store::Store::audit`].

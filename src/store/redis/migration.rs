@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, FromRedisValue, ScriptInvocation, Value};
@@ -26,14 +26,14 @@ use super::values::{key_of, name_of, record_of};
 use super::write_set::{Halt, Seen, Step, WriteSet};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
+use crate::store::chain::{Chains, NewRow, RemovedRows};
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
 use crate::store::migration::{Begun, History};
 use crate::store::page::Page;
 use crate::store::record::{Record, SPARE, by_kind};
-use crate::store::records::audit::{self, decode_audit, encode_audit};
-use crate::store::records::event::encode_event;
+use crate::store::records::audit::{self, decode_audit};
 use crate::store::records::noun::{Noun, Tables};
 use crate::store::signature::Verifier;
 use crate::store::{PepperCheck, StoreError};
@@ -54,6 +54,7 @@ pub(in crate::store) struct Migrant {
     origin: Mutex<String>,
     /// The places of records that are on no list.
     scanned: Mutex<HashMap<Kind, Arc<[Vec<u8>]>>>,
+    chains: Box<Mutex<Chains>>,
 }
 
 impl Migrant {
@@ -70,7 +71,8 @@ impl Migrant {
         let mut connection = redis.connector().primary().await?;
         connection.set_response_timeout(LIMIT);
         let (origin, scanned) = Default::default();
-        let mut migrant = Self { redis, connection, lineage: String::new(), origin, scanned };
+        let chains = Box::new(Mutex::new(Chains::begin()?));
+        let mut migrant = Self { redis, connection, lineage: String::new(), origin, scanned, chains };
         let [lineage, ..] = migrant.read_head().await?;
         migrant.lineage = lineage;
         Ok(migrant)
@@ -154,10 +156,15 @@ impl Migrant {
         history: &History,
         row: Option<&AuditEntry>,
     ) -> Result<(), StoreError> {
-        let event = encode_event(&Event { touched: Touched::All, ended: Vec::new() }, None);
+        if format.has_signatures() {
+            self.note_removed_rows().await?;
+        }
+        let everything = Event { touched: Touched::All, ended: Vec::new() };
+        let rows: Vec<_> = row.iter().map(|row| NewRow { entry: (*row).clone(), written: Vec::new() }).collect();
+        let told = self.chains().tell(&self.verifier(), format, (&everything, None), &rows)?;
         let mut script = END_MIGRATION.prepare_invoke();
         script.key(names::HEAD).key(names::MIGRATION).key(names::LOG).key(names::AUDIT);
-        script.arg(&self.lineage).arg(self.origin()).arg(format.in_head()).arg(UNFINISHED).arg(event);
+        script.arg(&self.lineage).arg(self.origin()).arg(format.in_head()).arg(UNFINISHED).arg(told.event);
         match history {
             History::After(was) => script.arg(was).arg("").arg("").arg("").arg(""),
             History::Same { lineage, sequence, chain, was } => {
@@ -170,7 +177,7 @@ impl Migrant {
             }
         };
         if let Some(row) = row {
-            script.arg(encode_audit(row)).arg(audit::lists(row, format));
+            script.arg(told.rows).arg(audit::lists(row, format));
         }
         done(&self.run(&script).await?)?;
         self.redis.writer.confirm(&mut self.connection.clone()).await
@@ -206,8 +213,33 @@ impl Migrant {
         for name in write_set.names() {
             script.arg("NONE").arg(name);
         }
-        write_set.add_to(&mut script);
-        done(&self.run(&script).await?)
+        let mut chains = self.chains().clone();
+        let before = chains.clone();
+        let told = chains.tell_rows(&seen.verifier, format, write_set.rows())?;
+        write_set.add_to(&told, &mut script);
+        *self.chains() = before.perhaps(&chains);
+        done(&self.run(&script).await?)?;
+        *self.chains() = chains;
+        Ok(())
+    }
+
+    fn chains(&self) -> MutexGuard<'_, Chains> {
+        self.chains.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes which rows the source had lost, in a target that nobody else writes to.
+    async fn note_removed_rows(&self) -> Result<(), StoreError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(names::AUDIT).arg("-").arg("+").arg("COUNT").arg(1);
+        let oldest: Vec<Value> = self.ask(&command).await?;
+        let oldest = oldest.into_iter().next().map(row).transpose()?;
+        if let Some(Record::Audit(AuditEntry { sequence: oldest @ 2.., .. })) = oldest {
+            let removed = RemovedRows { last: oldest - 1, ..RemovedRows::default() };
+            let mut command = redis::cmd("SET");
+            command.arg(names::REMOVED_ROWS).arg(removed.write(&self.verifier())?);
+            let _: Value = self.ask(&command).await?;
+        }
+        Ok(())
     }
 
     pub(in crate::store) fn believe_signed(&self) {

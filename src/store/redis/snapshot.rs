@@ -23,7 +23,8 @@ use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
 use crate::store::page::Page;
 use crate::store::record::{Record, by_kind};
-use crate::store::records::event::{Written, decode_written};
+use crate::store::records::event::decode_written;
+use crate::store::records::written::Place;
 use crate::store::snapshot::{End, Header, Signer, SnapshotWriter};
 use crate::store::upgrade::UPGRADE_FIRST;
 
@@ -48,7 +49,7 @@ pub enum Copied<W> {
 /// What the log says of the changes behind one.
 enum Since {
     /// The newest of some, and the records that they have put or removed.
-    Written(Position, Vec<Written>),
+    Written(Position, Vec<Place>),
     /// One of them does not say which records it was.
     Untold,
 }
@@ -124,7 +125,7 @@ impl Redis {
                 }
             }
         }
-        let mut changes: BTreeMap<Written, Option<Record>> = BTreeMap::new();
+        let mut changes: BTreeMap<Place, Option<Record>> = BTreeMap::new();
         let mut reached = Position { sequence: first.sequence, chain: first.chain.clone() };
         for _ in 0..ROUNDS {
             let (newest, written) = match store.written_since(&reached).await? {
@@ -243,7 +244,7 @@ impl Migrant {
                 return Err(Halt::Overtaken("entries of the log were removed that had not been read"));
             }
             match decode_written(&event)? {
-                Some(written) => all.extend(written),
+                Some(written) => all.extend(written.into_iter().map(|(place, _)| place)),
                 None => return Ok(Since::Untold),
             }
             newest = position;

@@ -16,6 +16,7 @@ use tollgate_guard::time::Timestamp;
 
 use super::channel::millis;
 use super::connection::Connection;
+use super::lists::MOST_ROWS;
 use super::live_replica::live_replica;
 use super::loads::found as found_at;
 use super::scripts::{Answer, BEGIN_UPGRADE, END_UPGRADE, ScriptError, explained, run};
@@ -23,10 +24,11 @@ use super::values::record_of;
 use super::{Read, Redis, texts};
 use crate::domain::change::Event;
 use crate::domain::record::{Project, User};
+use crate::store::chain::Chains;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
-use crate::store::records::event::encode_event;
+use crate::store::records::written::Written;
 use crate::store::records::{project, resource};
 use crate::store::upgrade::{Upgraded, user_id, with_id};
 use crate::store::{KeyQuery, ProjectItem, ResourceQuery, StoreError, Write};
@@ -74,6 +76,7 @@ impl Redis {
         if was < Format::Four {
             self.mark(was).await?;
             let begun = self.begin(TO_FOUR, &mut connection).await?;
+            self.note_unsigned_rows().await?;
             let mut homes = Homes { store: self, ids: HashMap::new() };
             for some in projects.iter().collect::<Vec<_>>().chunks(AT_ONCE) {
                 homes.find(some.iter().map(|name| (name.as_str(), Timestamp::default()))).await?;
@@ -90,6 +93,10 @@ impl Redis {
             for kind in Kind::ALL {
                 rewritten += self.sign_kind(&mut connection, kind).await?;
             }
+        }
+        // It is signed anew.
+        if self.removed_rows().await?.is_some() {
+            self.change_removed_rows(|_| {}).await?;
         }
         Ok(Upgraded { was, rewritten, passed_over: passed_over.into_iter().collect() })
     }
@@ -131,13 +138,28 @@ impl Redis {
         self.put_upgrade_mark(Some(&state.lineage)).await
     }
 
+    /// Notes which rows and entries are older than their signatures, once: what is added from now on has one.
+    async fn note_unsigned_rows(&self) -> Result<(), StoreError> {
+        let oldest = self.oldest_rows(1).await?.1.first().map_or(1, |row| row.sequence);
+        let newest = self.rows(None, MOST_ROWS, 1).await?.first().map_or(0, |row| row.sequence);
+        let sequence = self.standing().await?.sequence;
+        self.change_removed_rows(|removed| {
+            // Since an upgrade that was interrupted, some were added that have one.
+            if removed.unsigned_entries == 0 {
+                removed.last = removed.last.max(oldest.saturating_sub(1));
+                (removed.unsigned_entries, removed.unsigned_rows) = (sequence, newest);
+            }
+        })
+        .await
+    }
+
     async fn begin(&self, step: Step, connection: &mut Connection) -> Result<Begun, StoreError> {
         let (mut ended, mut passed_over) = (Vec::new(), Vec::new());
         loop {
             let mut script = BEGIN_UPGRADE.prepare_invoke();
             script.key(names::HEAD).key(names::LOG).key(names::MEMBERS).key(names::CLOCK);
             script.arg(step.from.in_head()).arg(step.under_way.in_head());
-            script.arg(Format::HIGHEST).arg(Format::OLDEST).arg(everything()).arg(millis(FENCE)).arg(&ended);
+            script.arg(Format::HIGHEST).arg(Format::OLDEST).arg(self.everything(step)?).arg(millis(FENCE)).arg(&ended);
             let mut answer = asked(run(connection, &script).await)?;
             match &*answer.word {
                 "BEHIND" => {
@@ -158,10 +180,17 @@ impl Redis {
         }
     }
 
+    /// The entry of a change that touches everything, as whoever reads the next format has it.
+    fn everything(&self, step: Step) -> Result<Vec<u8>, StoreError> {
+        let (event, written) = (Event { touched: Touched::All, ended: Vec::new() }, Written::default());
+        let told = Chains::begin()?.tell(&self.trust.verifier(), step.under_way, (&event, Some(&written)), &[])?;
+        Ok(told.event)
+    }
+
     async fn end(&self, step: Step, begun: &Begun, connection: &mut Connection) -> Result<(), StoreError> {
         let mut script = END_UPGRADE.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::UPGRADE).arg(&begun.lineage);
-        script.arg(step.under_way.in_head()).arg(step.to.in_head()).arg(everything());
+        script.arg(step.under_way.in_head()).arg(step.to.in_head()).arg(self.everything(step)?);
         let answer = asked(run(connection, &script).await)?;
         if answer.word != "DONE" {
             let reason = "the store went over to another history meanwhile: run this again";
@@ -359,10 +388,6 @@ fn refuse_it(sealed: &[String]) -> StoreError {
 
 fn unsteady() -> StoreError {
     StoreError::Unavailable("what is to be given ids is changed all the time: run this again".to_owned())
-}
-
-fn everything() -> Vec<u8> {
-    encode_event(&Event { touched: Touched::All, ended: Vec::new() }, Some(&BTreeSet::new()))
 }
 
 fn asked(answer: Result<Answer, ScriptError>) -> Result<Answer, StoreError> {

@@ -13,15 +13,16 @@ use tollgate_guard::time::Timestamp;
 
 use super::values::{name_of, record_of, value_of};
 use crate::domain::record::AuditEntry;
+use crate::store::chain::NewRow;
 use crate::store::format::Format;
 use crate::store::keyspace::redis as names;
 use crate::store::keyspace::{Bytes, id_key};
 use crate::store::kind::Kind;
-use crate::store::records::audit::{self, encode_audit};
-use crate::store::records::event::Written;
+use crate::store::records::audit;
 use crate::store::records::noun::{List, Noun, Tables};
+use crate::store::records::written::{Left, Written};
 use crate::store::rules::Purpose;
-use crate::store::signature::Verifier;
+use crate::store::signature::{Mac, Verifier};
 use crate::store::{Counted, Quota, StoreError};
 
 /// What the server held when it was read. Has no `Debug`: what stands in records has no place in a log.
@@ -81,15 +82,37 @@ enum Change {
 /// What a batch puts, by which one can tell afterwards whether it did.
 pub(super) struct Put {
     pub(super) records: HashMap<String, Option<Vec<u8>>>,
-    pub(super) written: BTreeSet<Written>,
+    pub(super) written: Written,
     /// Those of a batch that only removes: whoever else has removed the same leaves the same.
-    rows: Vec<(Vec<String>, Vec<u8>)>,
+    rows: Rows,
 }
 
 impl Put {
-    /// Adds to a script what may have been written by somebody else.
-    pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
-        add_rows(&self.rows, script);
+    pub(super) fn rows(&self) -> &[NewRow] {
+        &self.rows.rows
+    }
+
+    /// Adds to a script what may have been written by somebody else, with the bytes of its rows.
+    pub(super) fn add_to(&self, rows: &[Vec<u8>], script: &mut ScriptInvocation<'_>) {
+        self.rows.add_to(rows, script);
+    }
+}
+
+/// Rows that are to be added to the audit log, each with the lists that it stands on.
+#[derive(Clone, Default)]
+struct Rows {
+    rows: Vec<NewRow>,
+    lists: Vec<Vec<String>>,
+}
+
+impl Rows {
+    fn add_to(&self, rows: &[Vec<u8>], script: &mut ScriptInvocation<'_>) {
+        for (lists, row) in self.lists.iter().zip(rows) {
+            script.arg("ROW").arg(lists.len()).arg(row);
+            for list in lists {
+                script.arg(list);
+            }
+        }
     }
 }
 
@@ -98,11 +121,10 @@ pub(super) struct WriteSet<'s> {
     wanted: Wanted,
     records: BTreeMap<String, Change>,
     /// The same records, as the log names them.
-    written: BTreeSet<Written>,
+    written: Written,
     /// Whether a member of a list is on it.
     lists: BTreeMap<(String, String), bool>,
-    /// Each with the lists that it stands on.
-    rows: Vec<(Vec<String>, Vec<u8>)>,
+    rows: Rows,
     purpose: Purpose,
     /// Each with the lists whose members count together.
     quotas: Vec<(Vec<String>, Quota)>,
@@ -182,7 +204,7 @@ impl<'s> WriteSet<'s> {
     /// Puts a record where it stands already, for as long as it stands there.
     pub(super) fn put_again<N: Noun>(&mut self, record: &N) -> Step<()> {
         let value = value_of(&self.seen.verifier, record, self.seen.format)?;
-        self.note_written(N::KIND, &record.listed_place());
+        self.note_put(record, &value);
         self.records.insert(name_of::<N>(&record.place()), Change::Again(value));
         Ok(())
     }
@@ -205,12 +227,23 @@ impl<'s> WriteSet<'s> {
     }
 
     /// What it puts or removes, for the log.
-    pub(super) fn written(&self) -> &BTreeSet<Written> {
+    pub(super) fn written(&self) -> &Written {
         &self.written
     }
 
+    /// Of what has no signature.
     pub(super) fn note_written(&mut self, kind: Kind, place: &[u8]) {
-        self.written.insert((kind, place.to_vec()));
+        self.written.note(kind, place, Left::Unsaid);
+    }
+
+    fn note_put<N: Noun>(&mut self, record: &N, value: &[u8]) {
+        let mac = Mac::of(value).filter(|_| self.format().has_signatures());
+        let left = mac.map_or(Left::Unsaid, |mac| Left::Record { version: record.version(), mac });
+        self.written.note(N::KIND, &record.listed_place(), left);
+    }
+
+    pub(super) fn rows(&self) -> &[NewRow] {
+        &self.rows.rows
     }
 
     pub(super) fn put_by_it(&self) -> Put {
@@ -220,11 +253,15 @@ impl<'s> WriteSet<'s> {
         };
         let records: HashMap<_, _> = self.records.iter().map(|(name, change)| (name.clone(), put(change))).collect();
         let only_removes = records.values().all(Option::is_none);
-        Put { records, written: self.written.clone(), rows: if only_removes { self.rows.clone() } else { Vec::new() } }
+        Put {
+            records,
+            written: self.written.clone(),
+            rows: if only_removes { self.rows.clone() } else { Rows::default() },
+        }
     }
 
-    /// Adds what is to be written to a script that has its [`guards`].
-    pub(super) fn add_to(&self, script: &mut ScriptInvocation<'_>) {
+    /// Adds what is to be written to a script that has its [`guards`], with the bytes of its rows.
+    pub(super) fn add_to(&self, rows: &[Vec<u8>], script: &mut ScriptInvocation<'_>) {
         // They count what is there before anything is written.
         for (at, (lists, quota)) in self.quotas.iter().enumerate() {
             script.arg("MOST").arg(at).arg(quota.most).arg(lists.len()).arg(lists);
@@ -240,7 +277,7 @@ impl<'s> WriteSet<'s> {
         for ((list, member), listed) in &self.lists {
             script.arg(if *listed { "LIST" } else { "UNLIST" }).arg(list).arg(member);
         }
-        add_rows(&self.rows, script);
+        self.rows.add_to(rows, script);
     }
 }
 
@@ -263,7 +300,7 @@ impl Tables for WriteSet<'_> {
     fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Step<()> {
         let name = name_of::<N>(&record.place());
         let value = value_of(&self.seen.verifier, record, self.format())?;
-        self.note_written(N::KIND, &record.listed_place());
+        self.note_put(record, &value);
         match kept {
             Some(time) => self.set_for(name, value, time),
             None => self.set(name, value),
@@ -275,7 +312,7 @@ impl Tables for WriteSet<'_> {
         self.delete(name_of::<N>(place));
         // Of a key its pointer says it.
         if N::KIND != Kind::Keys {
-            self.note_written(N::KIND, place);
+            self.written.note(N::KIND, place, Left::Nothing);
         }
         Ok(())
     }
@@ -307,7 +344,10 @@ impl Tables for WriteSet<'_> {
     }
 
     fn point(&mut self, id: &KeyId, to: Option<&Digest>) -> Step<()> {
-        self.note_written(Kind::Keys, &id_key(id));
+        match to {
+            Some(_) => self.written.note_touched(Kind::Keys, &id_key(id)),
+            None => self.written.note(Kind::Keys, &id_key(id), Left::Nothing),
+        }
         match to {
             Some(digest) => self.set(names::key_id(id), HEXLOWER.encode(&digest.0).into_bytes()),
             None => self.delete(names::key_id(id)),
@@ -316,9 +356,10 @@ impl Tables for WriteSet<'_> {
     }
 
     fn append(&mut self, row: &AuditEntry) -> Step<()> {
+        self.rows.lists.push(audit::lists(row, self.format()));
         // The number of a row is where it stands, so it is given when it is written.
-        let bytes = encode_audit(&AuditEntry { sequence: 0, ..row.clone() });
-        self.rows.push((audit::lists(row, self.format()), bytes));
+        let entry = AuditEntry { sequence: 0, ..row.clone() };
+        self.rows.rows.push(NewRow { entry, written: self.written.take_unnamed() });
         Ok(())
     }
 
@@ -344,15 +385,6 @@ impl Tables for WriteSet<'_> {
 
     /// A script counts the members of lists.
     fn count(&mut self, _counted: Counted, _from: Option<&str>, _to: Option<&str>) {}
-}
-
-fn add_rows(rows: &[(Vec<String>, Vec<u8>)], script: &mut ScriptInvocation<'_>) {
-    for (lists, row) in rows {
-        script.arg("ROW").arg(lists.len()).arg(row);
-        for list in lists {
-            script.arg(list);
-        }
-    }
 }
 
 /// Adds to a script that all is as it was seen. A list that has as many members, while none of the records it named has

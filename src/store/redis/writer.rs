@@ -1,9 +1,8 @@
 //! How a change is made: judged by what the server holds, written by one script that checks that it still holds it, confirmed
 //! by its replicas. Never acknowledges what a script has not answered for.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex as BlockingMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -14,22 +13,23 @@ use tollgate_guard::protocol::Head;
 use tollgate_guard::slots::Touched;
 
 use super::acknowledged::Acknowledged;
-use super::batch::{judge, judge_named, judge_pepper};
+use super::batch::{judge, judge_exchange, judge_named, judge_pepper};
 use super::connect::Connector;
 use super::connection::Connection;
 use super::headroom::MemoryHeadroom;
-use super::scripts::{ACCEPT, Answer, END, INIT, LIST, ScriptError, WRITE, explained, lost, missed, run};
+use super::scripts::{ACCEPT, Answer, END, INIT, KNOWN, LIST, ScriptError, WRITE, explained, lost, missed, run};
 use super::store_state::StoreState;
 use super::write_set::{Put, Seen, Wanted, WriteSet, guards};
 use super::{Init, Read, read_script, signing, texts};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
+use crate::store::chain::{Chains, NewRow, Told};
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
-use crate::store::records::audit::{encode_audit, lists_of_actor};
-use crate::store::records::event::encode_event;
+use crate::store::records::audit::lists_of_actor;
 use crate::store::records::noun::Noun;
-use crate::store::signature::Trust;
+use crate::store::records::written::Written;
+use crate::store::signature::{Trust, Verifier};
 use crate::store::{PepperCheck, Quota, StoreError, Write};
 
 /// How long an answer may take: one script, or the replicas' confirmation.
@@ -54,6 +54,23 @@ pub(super) struct Writer {
     pub(super) replicas: u32,
     acknowledged: Arc<Acknowledged>,
     trust: Arc<Trust>,
+    telling: BlockingMutex<Option<Teller>>,
+}
+
+/// Both chains of this process.
+struct Teller {
+    chains: Chains,
+    /// How many histories there were when they began.
+    histories: u64,
+    /// The newest change that is certain to be in them, and stands in the store.
+    stands: Option<Head>,
+}
+
+/// What a script is to append to both logs, and the chains before and behind it.
+struct Telling {
+    told: Told,
+    before: Chains,
+    after: Chains,
 }
 
 /// A connection, and how much room its server had.
@@ -87,8 +104,8 @@ impl Writer {
         (acknowledged, trust): (Arc<Acknowledged>, Arc<Trust>),
     ) -> Self {
         let replicas = connector.replicas();
-        let (connection, generation) = (Mutex::default(), AtomicU64::default());
-        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged, trust }
+        let (connection, generation, telling) = Default::default();
+        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged, trust, telling }
     }
 
     pub(super) async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
@@ -111,6 +128,14 @@ impl Writer {
     /// Puts something in a place that no record has, or removes it from there.
     pub(super) async fn put_named(&self, name: &str, value: Option<Vec<u8>>) -> Result<(), StoreError> {
         self.make(&|seen| judge_named(name, value.as_deref(), seen), &Event::touching(&[])).await.map(|_| ())
+    }
+
+    /// The same where what stands there is still this.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if something else stands there.
+    pub(super) async fn exchange(&self, name: &str, before: Option<&[u8]>, after: &[u8]) -> Result<(), StoreError> {
+        self.make(&|seen| judge_exchange(name, before, after, seen), &Event::touching(&[])).await.map(|_| ())
     }
 
     pub(super) async fn init(&self) -> Result<Init, StoreError> {
@@ -147,13 +172,15 @@ impl Writer {
         let mut held = self.connection.lock().await;
         let mut line = self.connect().await?;
         let connection = &mut line.connection;
+        let everything = Event { touched: Touched::All, ended: Vec::new() };
+        let rows = [NewRow { entry: row.clone(), written: Vec::new() }];
+        let verifier = self.trust.of(seen.format);
+        let Telling { told, .. } =
+            self.tell(&verifier, seen.format, (&everything, Some(&Written::default())), &rows)?;
         let mut script = ACCEPT.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT).key(names::MEMBERS);
         script.arg(&seen.lineage).arg(seen.sequence).arg(&seen.chain).arg(seen.log);
-        script
-            .arg(fresh_lineage()?)
-            .arg(encode_event(&Event { touched: Touched::All, ended: Vec::new() }, Some(&BTreeSet::new())));
-        script.arg(encode_audit(row)).arg(seen.former());
+        script.arg(fresh_lineage()?).arg(told.event).arg(told.rows).arg(seen.former());
         if seen.format.has_three() {
             for list in lists_of_actor(row) {
                 script.arg(list);
@@ -181,6 +208,9 @@ impl Writer {
                 Some(line) => line,
                 None => self.connect().await?,
             };
+            if !is_used {
+                self.look_for_chains(&mut line.connection).await?;
+            }
             let result = match &unheard {
                 Some((_, put)) => self.attempt_again(&mut line, put, judge, event).await,
                 None => self.attempt(&mut line, judge, event).await,
@@ -285,24 +315,96 @@ impl Writer {
         script.arg(as_of.map(|(lineage, _)| lineage)).arg(seen.format.in_head());
         // What was read at several moments may refuse what the store never would have.
         script.arg(if judged.is_ok() { "write" } else { "check" }).arg(self.log_length);
-        script.arg(encode_event(event, judged.as_ref().ok().map(WriteSet::written)));
+        let telling = match &judged {
+            Ok(write_set) => {
+                let told = (event, Some(write_set.written()));
+                Some(self.tell(&seen.verifier, seen.format, told, write_set.rows()).map_err(WriteError::Refused)?)
+            }
+            Err(_) => None,
+        };
+        script.arg(telling.as_ref().map_or(&[][..], |telling| &*telling.told.event));
         guards(&seen, &mut script);
-        if let Ok(write_set) = &judged {
-            write_set.add_to(&mut script);
+        if let (Ok(write_set), Some(telling)) = (&judged, &telling) {
+            write_set.add_to(&telling.told.rows, &mut script);
         }
         let answer = match (run(connection, &script).await, &judged) {
             (Ok(answer), _) => answer,
-            (Err(silence @ ScriptError::Full(_)), _) => return Err(WriteError::Refused(silence.into_error())),
+            (Err(silence @ ScriptError::Full(_)), _) => {
+                self.take_back(telling.as_ref());
+                return Err(WriteError::Refused(silence.into_error()));
+            }
             (Err(silence), Err(_)) => return Err(WriteError::Broken(silence.into_error())),
             (Err(silence @ ScriptError::Unknown(_)), Ok(write_set)) if uses_reserve => {
                 return Err(WriteError::Unheard(unknown_end(silence), Box::new(write_set.put_by_it())));
             }
-            (Err(silence), Ok(_)) => return Err(WriteError::Failed(unknown_end(silence))),
+            (Err(silence), Ok(_)) => {
+                if matches!(silence, ScriptError::Refused(_)) {
+                    self.take_back(telling.as_ref());
+                }
+                return Err(WriteError::Failed(unknown_end(silence)));
+            }
         };
         let quotas = judged.as_ref().map(WriteSet::quotas).unwrap_or_default();
-        let answer = believed(answer, quotas)?;
+        let answer = believed(answer, quotas).inspect_err(|_| self.take_back(telling.as_ref()))?;
         judged.map_err(WriteError::Refused)?;
-        self.made(connection, answer).await
+        self.made(connection, answer, telling.as_ref()).await
+    }
+
+    /// What a store of this format is to be told of a change. It may have been written from then on, until something else is
+    /// [known](Writer::took) of it.
+    fn tell(
+        &self,
+        verifier: &Verifier,
+        format: Format,
+        event: (&Event, Option<&Written>),
+        rows: &[NewRow],
+    ) -> Result<Telling, StoreError> {
+        let mut teller = self.teller();
+        let histories = self.acknowledged.histories();
+        // What one history has of these may be missing in the next one.
+        let known = teller.take().filter(|teller| teller.histories == histories);
+        let known = match known {
+            Some(known) => known,
+            None => Teller { chains: Chains::begin()?, histories, stands: None },
+        };
+        let before = known.chains.clone();
+        let mut after = before.clone();
+        let told = after.tell(verifier, format, event, rows);
+        *teller = Some(Teller { chains: before.clone().perhaps(&after), ..known });
+        Ok(Telling { told: told?, before, after })
+    }
+
+    fn took(&self, to: &Chains, stands: Option<&Head>) {
+        if let Some(teller) = &mut *self.teller() {
+            teller.chains = to.clone();
+            if let Some(stands) = stands {
+                teller.stands = Some(stands.clone());
+            }
+        }
+    }
+
+    /// Of what was not written.
+    fn take_back(&self, telling: Option<&Telling>) {
+        if let Some(telling) = telling {
+            self.took(&telling.before, None);
+        }
+    }
+
+    fn teller(&self) -> MutexGuard<'_, Option<Teller>> {
+        self.telling.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the chains begin anew where the server of a new connection has lost the end of them.
+    async fn look_for_chains(&self, connection: &mut Connection) -> Result<(), StoreError> {
+        let Some(stands) = self.teller().as_ref().and_then(|teller| teller.stands.clone()) else { return Ok(()) };
+        let mut script = KNOWN.prepare_invoke();
+        script.key(names::HEAD).key(names::LOG).arg(stands.position.sequence).arg(&stands.position.chain);
+        let answer = run(connection, &script).await.map_err(ScriptError::into_error)?;
+        // It is known by its hash, or the log does not reach back so far.
+        if answer.word != "UNKNOWN" {
+            *self.teller() = None;
+        }
+        Ok(())
     }
 
     /// As [`Writer::attempt`], once nobody has heard whether it was made. Where every record is as it would have put it, it was: that
@@ -322,13 +424,15 @@ impl Writer {
         }
         let mut script = END.prepare_invoke();
         script.key(names::HEAD).key(names::LOG).key(names::AUDIT).arg(lineage).arg(seen.format.in_head());
-        script.arg("write").arg(self.log_length).arg(encode_event(event, Some(&put.written)));
+        let telling = self.tell(&seen.verifier, seen.format, (event, Some(&put.written)), put.rows());
+        let telling = telling.map_err(WriteError::Refused)?;
+        script.arg("write").arg(self.log_length).arg(&telling.told.event);
         guards(&seen, &mut script);
-        put.add_to(&mut script);
+        put.add_to(&telling.told.rows, &mut script);
         let answer = run(&mut line.connection, &script).await;
         let answer = answer.map_err(|silence| WriteError::Failed(unknown_end(silence)))?;
-        let answer = believed(answer, Vec::new())?;
-        self.made(&mut line.connection, answer).await
+        let answer = believed(answer, Vec::new()).inspect_err(|_| self.take_back(Some(&telling)))?;
+        self.made(&mut line.connection, answer, Some(&telling)).await
     }
 
     /// Reads what a batch is to be judged by, with how it is laid out, and gives the lineage of the store.
@@ -359,9 +463,17 @@ impl Writer {
         Ok(lineage)
     }
 
-    async fn made(&self, connection: &mut Connection, mut answer: Answer) -> Result<Head, WriteError> {
+    async fn made(
+        &self,
+        connection: &mut Connection,
+        mut answer: Answer,
+        telling: Option<&Telling>,
+    ) -> Result<Head, WriteError> {
         let made = answer.head().map_err(WriteError::Failed)?;
         self.confirm(connection).await.map_err(WriteError::Failed)?;
+        if let Some(telling) = telling {
+            self.took(&telling.after, Some(&made));
+        }
         Ok(made)
     }
 

@@ -190,7 +190,9 @@ impl House {
 
     /// A change after which nobody believes anything that is cached.
     pub async fn touch_all(&self) {
-        let redis = Redis::new(Connector::single(&self.server.address()).unwrap(), Handle::current());
+        let settings = compiled(&self.configured(&self.store(), &self.folder)).settings;
+        let redis = Redis::new(Connector::single(&self.server.address()).unwrap(), Handle::current())
+            .with_signers(pepper::read_signers(&settings.pepper).unwrap());
         redis.commit(&[], &Event { touched: Touched::All, ended: Vec::new() }).await.unwrap();
     }
 

@@ -198,7 +198,10 @@ async fn what_is_loaded_for_a_check_comes_with_its_project(store: Store) {
     let of_acme = Some(suspended);
     assert_eq!(of_key(key(1).digest).await, Some(KeyLoad { key: key(1), project: of_acme.clone() }));
     assert_eq!(of_key(every.digest).await, Some(KeyLoad { key: every, project: None }));
-    assert_eq!(of_session("ann").await, SessionLoad { user: Some(user("ann")), ended: false, project: of_acme });
+    assert_eq!(
+        of_session("ann").await,
+        SessionLoad { user: Some(user("ann")), open: false, ended: false, project: of_acme }
+    );
     assert_eq!(of_session("bob").await, SessionLoad::default());
 }
 

@@ -223,6 +223,19 @@ async fn a_session_is_listed_until_it_ends(store: Store) {
     assert_eq!(going_on(&store, "ann").await, [open("s-4", 40, DAY)]);
 }
 
+async fn a_check_is_told_whether_a_session_goes_on(store: Store) {
+    let told = async |id: &str| {
+        let found = store.load_session("ann".to_owned(), id.to_owned()).await.unwrap().found;
+        (found.open, found.ended)
+    };
+    assert_eq!(told("s-1").await, (false, false));
+    begin(&store, "ann", &open("s-1", 10, DAY)).await;
+    begin(&store, "bob", &open("s-2", 10, DAY)).await;
+    assert_eq!((told("s-1").await, told("s-2").await), ((true, false), (false, false)), "each of its user");
+    end(&store, session("s-1", 30, DAY)).await;
+    assert_eq!(told("s-1").await, (false, true));
+}
+
 async fn sessions_that_are_over_make_room(store: Store) {
     for n in 0..UserSessions::MOST as u64 {
         begin(&store, "ann", &open(&format!("s-{n}"), 10 + n, DAY + n)).await;
@@ -281,6 +294,7 @@ for_every_backend!(
     users_are_listed_by_name_in_pages,
     a_name_is_taken_once_in_each_project,
     an_ended_session_stays_ended,
+    a_check_is_told_whether_a_session_goes_on,
     a_session_is_listed_until_it_ends,
     sessions_that_are_over_make_room,
     signing_keys_come_and_go,

@@ -109,8 +109,8 @@ impl Keys {
 /// Makes the same keys each time, writes down their text, and gives the first of them.
 async fn fill(store: &Store, count: usize, batch: usize, text: &mut impl io::Write) -> Outcome<String> {
     let secret = Pepper::new(1, Zeroizing::new(PEPPER));
-    store.put_pepper_check(secret.check()).await?;
     store.set_signers(pepper::signers(&secret, &[]));
+    store.put_pepper_check(secret.check()).await?;
     let digester = Digester::new(&secret, &[]);
     let (mut random, mut hot, mut made) = (Random::new(), String::new(), 0);
     while made < count {

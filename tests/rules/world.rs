@@ -156,7 +156,7 @@ impl Request {
             method: self.method,
             target: &self.target,
             host: self.host,
-            headers: self.headers.iter().map(|(name, value)| Header { name, value }).collect(),
+            headers: self.headers.iter().map(|(name, value)| Header::new(name, value)).collect(),
             peer_address: "192.0.2.7",
             ..Attributes::default()
         }

@@ -151,7 +151,7 @@ impl House {
             method: "POST",
             target: path,
             host: "api.test",
-            headers: vec![Header { name: "authorization", value: bearer.as_bytes() }],
+            headers: vec![Header::new("authorization", bearer.as_bytes())],
             ..Attributes::default()
         };
         let mut decision = pin!(self.core.pipeline.decide(&self.policy, &request));

@@ -116,7 +116,7 @@ impl World {
             method: "POST",
             target: path,
             host: "api.test",
-            headers: vec![Header { name: "authorization", value: authorization.as_bytes() }],
+            headers: vec![Header::new("authorization", authorization.as_bytes())],
             ..Attributes::default()
         };
         look(&self.core.pipeline.decide(&self.policy, &request).await)

@@ -1,10 +1,16 @@
 //! The only view of a request. Borrows from the message it came in; never copies, decodes or trusts it.
 
-/// One request header as Envoy forwarded it: the name in lower case, the bytes as they came.
+/// One request header as Envoy forwarded it: the name in lower case and UTF-8, the bytes as they came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header<'a> {
-    pub name: &'a str,
+    pub name: &'a [u8],
     pub value: &'a [u8],
+}
+
+impl<'a> Header<'a> {
+    pub fn new(name: &'a str, value: &'a [u8]) -> Self {
+        Self { name: name.as_bytes(), value }
+    }
 }
 
 /// What Envoy tells of one HTTP request (`envoy.service.auth.v3.AttributeContext`).
@@ -34,7 +40,7 @@ pub struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     /// The values of a header, in order. `name` must be in lower case.
     pub fn values<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'a [u8]> + 's {
-        self.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name)).map(|h| h.value)
+        self.headers.iter().filter(move |h| h.name.eq_ignore_ascii_case(name.as_bytes())).map(|h| h.value)
     }
 
     /// The first value of a header if it is text.
@@ -68,7 +74,7 @@ impl std::fmt::Debug for Attributes<'_> {
         f.debug_struct("Attributes")
             .field("method", &self.method)
             .field("host", &self.host)
-            .field("headers", &self.headers.iter().map(|h| h.name).collect::<Vec<_>>())
+            .field("headers", &self.headers.iter().map(|h| String::from_utf8_lossy(h.name)).collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }

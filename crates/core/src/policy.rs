@@ -87,14 +87,14 @@ impl IdentityHeaders {
     }
 
     /// Whether a client's header could pass for an identity header at a back end that folds names.
-    pub fn reserves(&self, name: &str) -> bool {
-        self.has_reserved_prefix(name) || self.names().any(|own| same_header(own.as_bytes(), name.as_bytes()))
+    pub fn reserves(&self, name: &[u8]) -> bool {
+        self.has_reserved_prefix(name) || self.names().any(|own| same_header(own.as_bytes(), name))
     }
 
-    pub(crate) fn has_reserved_prefix(&self, name: &str) -> bool {
-        self.reserved_prefixes.iter().any(|prefix| {
-            name.len() >= prefix.len() && same_header(&name.as_bytes()[..prefix.len()], prefix.as_bytes())
-        })
+    pub(crate) fn has_reserved_prefix(&self, name: &[u8]) -> bool {
+        let begins_with =
+            |prefix: &str| name.get(..prefix.len()).is_some_and(|part| same_header(part, prefix.as_bytes()));
+        self.reserved_prefixes.iter().any(|prefix| begins_with(prefix))
     }
 }
 
@@ -138,7 +138,7 @@ impl ClientIp {
                 .headers
                 .iter()
                 .rev()
-                .filter(|header| header.name.eq_ignore_ascii_case("x-forwarded-for"))
+                .filter(|header| header.name.eq_ignore_ascii_case(b"x-forwarded-for"))
                 .filter_map(|header| std::str::from_utf8(header.value).ok())
                 .flat_map(|list| list.rsplit(','))
                 .map(str::trim)

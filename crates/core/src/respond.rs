@@ -136,26 +136,33 @@ impl<'r> Allow<'r> {
 
     /// Headers to remove from the request. None of them is also set, since Envoy lets a removal win.
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &str> {
+        self.headers_to_remove_beside_overrides().chain(OVERRIDES)
+    }
+
+    /// The same without the [`OVERRIDES`], for a host that has those written once.
+    pub fn headers_to_remove_beside_overrides(&self) -> impl Iterator<Item = &str> {
         let kept = self.permit.route().keep_credential;
         let credentials = move || self.policy.credentials.iter().map(|source| &*source.name).filter(move |_| !kept);
         let unset = self.identity().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
         let identity = &self.policy.identity;
         let own = credentials().chain(OVERRIDES).chain(identity.names());
-        let lengths = own.fold(0_u128, |lengths, name| lengths | length_of(name));
+        let lengths = own.fold(0_u128, |lengths, name| lengths | length_of(name.as_bytes()));
         // What a back end that folds names would take for one of these.
-        let lookalike = move |name: &&str| {
+        let lookalike = move |name: &&[u8]| {
             // It would be as long, and nearly no header is.
             if lengths & length_of(name) == 0 && !identity.has_reserved_prefix(name) {
                 return false;
             }
             let mut removed = credentials().chain(OVERRIDES);
             let proof = self.proof.as_ref().map(|(own, _)| &**own);
-            let is_set = || identity.names().chain(proof).any(|own| own.eq_ignore_ascii_case(name));
+            let is_set = || identity.names().chain(proof).any(|own| own.as_bytes().eq_ignore_ascii_case(name));
             (identity.reserves(name) && !is_set())
-                || removed.any(|own| !own.eq_ignore_ascii_case(name) && same_header(own.as_bytes(), name.as_bytes()))
+                || removed.any(|own| !own.as_bytes().eq_ignore_ascii_case(name) && same_header(own.as_bytes(), name))
         };
         let lookalikes = self.request.headers.iter().map(|header| header.name).filter(lookalike);
-        credentials().chain(unset).chain(OVERRIDES).chain(lookalikes)
+        // Every name is UTF-8.
+        let lookalikes = lookalikes.filter_map(|name| std::str::from_utf8(name).ok());
+        credentials().chain(unset).chain(lookalikes)
     }
 
     /// Who was allowed, as it may stand in a log.
@@ -188,7 +195,7 @@ impl<'r> Allow<'r> {
 }
 
 /// One bit for the length of a name; the last one stands for all that are as long or longer.
-fn length_of(name: &str) -> u128 {
+fn length_of(name: &[u8]) -> u128 {
     1 << name.len().min(127)
 }
 

@@ -101,7 +101,7 @@ async fn explain(args: &ExplainArgs) -> Result<Report, Failure> {
         _ => None,
     };
     if let Some((name, value)) = &stand_in {
-        attributes.headers.push(tollgate_core::attributes::Header { name, value: value.as_bytes() });
+        attributes.headers.push(tollgate_core::attributes::Header::new(name, value.as_bytes()));
     }
     let world = if keys.is_empty() && args.resource.is_empty() {
         World::of_configuration(&policy, &settings, &attributes).await?

@@ -188,7 +188,7 @@ impl Split {
             scheme: &self.scheme,
             protocol: "HTTP/1.1",
             headers_withheld: false,
-            headers: self.headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }).collect(),
+            headers: self.headers.iter().map(|(name, value)| Header::new(name, value.as_bytes())).collect(),
             body: &[],
             peer_address: &self.source_ip,
             peer_principal: "",

@@ -260,7 +260,7 @@ async fn target(operation: &Operation, parts: &mut Parts) -> Option<String> {
 pub(super) fn attributes<'a>(parts: &'a Parts, peer: &'a Peer) -> Attributes<'a> {
     // Without the content type, which would let a client choose the shape of an error.
     let headers = parts.headers.iter().filter(|(name, _)| *name != CONTENT_TYPE);
-    let headers = headers.map(|(name, value)| Header { name: name.as_str(), value: value.as_bytes() });
+    let headers = headers.map(|(name, value)| Header::new(name.as_str(), value.as_bytes()));
     Attributes {
         method: parts.method.as_str(),
         target: parts.uri.path_and_query().map_or("/", |target| target.as_str()),

@@ -1,7 +1,9 @@
 //! A [`Decision`] to the bytes of an `envoy.service.auth.v3.CheckResponse`, written once and without a message in between.
 //! Never writes an empty response, which Envoy takes for an allow, and never a denial with the status of an allow.
 
-use tollgate_core::respond::Decision;
+use std::sync::LazyLock;
+
+use tollgate_core::respond::{Decision, OVERRIDES};
 
 /// A denial with status 500 and nothing else, for when no other can be made.
 pub const LAST_RESORT: &[u8] = &[0x0a, 2, 0x08, 13, 0x12, 5, 0x0a, 3, 0x08, 0xf4, 0x03];
@@ -13,7 +15,7 @@ pub const USUAL_LENGTH: usize = 1024;
 pub fn response(decision: &Decision<'_>, to: &mut Vec<u8>) {
     match decision {
         Decision::Allow(allow) => {
-            allowed(allow.headers_to_set(), allow.headers_to_remove(), allow.metadata(), to);
+            allowed(allow.headers_to_set(), allow.headers_to_remove_beside_overrides(), allow.metadata(), to);
         }
         Decision::Deny(deny) => {
             let headers = deny.headers.iter().map(|(name, value)| (*name, &**value));
@@ -51,7 +53,14 @@ mod field {
 }
 
 /// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`.
-const OVERWRITE: u64 = 2;
+const OVERWRITE: u8 = 2;
+
+/// The removal of every override, which is in every allow.
+static REMOVED_OVERRIDES: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut removed = Vec::new();
+    OVERRIDES.iter().for_each(|name| text(field::HEADERS_TO_REMOVE, name, &mut removed));
+    removed
+});
 
 fn allowed<'a, 'n>(
     set: impl Iterator<Item = (&'a str, &'a str)>,
@@ -64,6 +73,7 @@ fn allowed<'a, 'n>(
     message(field::OK_RESPONSE, to, |to| {
         headers(set, to);
         remove.for_each(|name| text(field::HEADERS_TO_REMOVE, name, to));
+        to.extend_from_slice(&REMOVED_OVERRIDES);
     });
     dynamic_metadata(metadata, to);
 }
@@ -98,14 +108,13 @@ fn rpc_code(status: u16) -> u64 {
 
 fn headers<'a, 'n>(headers: impl Iterator<Item = (&'n str, &'a str)>, to: &mut Vec<u8>) {
     for (name, value) in headers {
-        message(field::HEADERS, to, |to| {
-            message(field::HEADER, to, |to| {
-                text(field::KEY, name, to);
-                // Envoy ignores `raw_value` here.
-                text(field::VALUE, value, to);
-            });
-            number(field::APPEND_ACTION, OVERWRITE, to);
-        });
+        let header = length_of(name.len()) + length_of(value.len());
+        begin(field::HEADERS, length_of(header) + 2, to);
+        begin(field::HEADER, header, to);
+        text(field::KEY, name, to);
+        // Envoy ignores `raw_value` here.
+        text(field::VALUE, value, to);
+        to.extend_from_slice(&[field::APPEND_ACTION << 3, OVERWRITE]);
     }
 }
 
@@ -113,12 +122,31 @@ fn headers<'a, 'n>(headers: impl Iterator<Item = (&'n str, &'a str)>, to: &mut V
 fn dynamic_metadata<'a, 'n>(metadata: impl Iterator<Item = (&'n str, &'a str)>, to: &mut Vec<u8>) {
     message(field::DYNAMIC_METADATA, to, |to| {
         for (name, value) in metadata {
-            message(field::FIELDS, to, |to| {
-                text(field::KEY, name, to);
-                message(field::VALUE, to, |to| text(field::STRING_VALUE, value, to));
-            });
+            let string = length_of(value.len());
+            begin(field::FIELDS, length_of(name.len()) + length_of(string), to);
+            text(field::KEY, name, to);
+            begin(field::VALUE, string, to);
+            text(field::STRING_VALUE, value, to);
         }
     });
+}
+
+/// How long a length-delimited field is with so much in it.
+#[inline]
+fn length_of(content: usize) -> usize {
+    let width = if content < 0x80 { 1 } else { (usize::BITS - content.leading_zeros()).div_ceil(7) as usize };
+    1 + width + content
+}
+
+/// What stands before the content of a length-delimited field.
+#[inline]
+fn begin(tag: u8, content: usize, to: &mut Vec<u8>) {
+    if content < 0x80 {
+        to.extend_from_slice(&[tag << 3 | 2, content as u8]);
+    } else {
+        to.push(tag << 3 | 2);
+        varint(content as u64, to);
+    }
 }
 
 /// A length-delimited field whose length is known once it is written: one byte is kept for it, and what is longer moves.
@@ -145,8 +173,7 @@ fn message(tag: u8, to: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
 
 #[inline]
 fn text(tag: u8, text: &str, to: &mut Vec<u8>) {
-    to.push(tag << 3 | 2);
-    varint(text.len() as u64, to);
+    begin(tag, text.len(), to);
     to.extend_from_slice(text.as_bytes());
 }
 
@@ -216,7 +243,9 @@ mod tests {
         ) {
             let mut bytes = b"before".to_vec();
             allowed(borrowed(&set), remove.iter().map(String::as_str), borrowed(&metadata), &mut bytes);
-            let ok = OkHttpResponse { headers: options(&set), headers_to_remove: remove, ..Default::default() };
+            let overrides = OVERRIDES.iter().map(|name| (*name).to_owned());
+            let headers_to_remove = remove.into_iter().chain(overrides).collect();
+            let ok = OkHttpResponse { headers: options(&set), headers_to_remove, ..Default::default() };
             let typed = CheckResponse {
                 status: Some(Status::default()),
                 http_response: Some(HttpResponse::OkResponse(ok)),

@@ -29,17 +29,17 @@ fn attributes(check: &CheckRequest) -> Attributes<'_> {
     out.body = if http.raw_body.is_empty() { http.body.as_bytes() } else { &http.raw_body };
     for HeaderValue { key, value, raw_value } in http.header_map.iter().flat_map(|map| &map.headers) {
         if !raw_value.is_empty() {
-            out.headers.push(Header { name: key, value: raw_value });
+            out.headers.push(Header::new(key, raw_value));
         }
         if raw_value.is_empty() || !value.is_empty() {
-            out.headers.push(Header { name: key, value: value.as_bytes() });
+            out.headers.push(Header::new(key, value.as_bytes()));
         }
     }
     let listed = http.header_map.iter().flat_map(|map| &map.headers).map(|header| &header.key);
     let names: Vec<&String> = listed.chain(http.headers.keys()).collect();
     out.headers_withheld = ![":method", ":path"].into_iter().all(|pseudo| names.iter().any(|name| *name == pseudo));
-    out.headers.extend(http.headers.iter().map(|(name, value)| Header { name, value: value.as_bytes() }));
-    out.headers.retain(|header| !header.name.starts_with(':'));
+    out.headers.extend(http.headers.iter().map(|(name, value)| Header::new(name, value.as_bytes())));
+    out.headers.retain(|header| !header.name.starts_with(b":"));
     out
 }
 

@@ -57,9 +57,9 @@ struct Pseudo {
 }
 
 impl Pseudo {
-    fn note(&mut self, name: &str) {
-        self.method |= name == ":method";
-        self.path |= name == ":path";
+    fn note(&mut self, name: &[u8]) {
+        self.method |= name == b":method";
+        self.path |= name == b":path";
     }
 }
 
@@ -203,11 +203,11 @@ impl<'a> Walk<'a> {
     }
 
     fn header_value(&mut self, mut at: Reader<'a>) -> Result<(), Unreadable> {
-        let (mut name, mut value, mut raw) = ("", &[] as &[u8], &[] as &[u8]);
+        let [mut name, mut value, mut raw] = [&[] as &[u8]; 3];
         while !at.is_empty() {
             let key = at.key()?;
             match key.tag() {
-                1 => name = at.text(key)?,
+                1 => name = at.utf8(key)?,
                 2 => value = at.utf8(key)?,
                 3 => raw = at.bytes(key)?,
                 _ => at.skip(key)?,
@@ -261,8 +261,8 @@ fn pipe<'a>(mut at: Reader<'a>, before: &'a str) -> Result<&'a str, Unreadable> 
     Ok(path)
 }
 
-fn is_pseudo(name: &str) -> bool {
-    name.starts_with(':')
+fn is_pseudo(name: &[u8]) -> bool {
+    name.first() == Some(&b':')
 }
 
 /// `map<string, string> headers`: the last entry of a name counts.
@@ -272,16 +272,16 @@ struct Entries<'a> {
     /// One bit for each kind of name that has been seen, to tell at once that a name is new.
     kinds: u64,
     /// Where each name stands in the list, once there are many.
-    index: HashMap<&'a str, usize>,
+    index: HashMap<&'a [u8], usize>,
 }
 
 impl<'a> Entries<'a> {
     fn read(&mut self, mut at: Reader<'a>, pseudo: &mut Pseudo) -> Result<(), Unreadable> {
-        let (mut name, mut value) = ("", &[] as &[u8]);
+        let [mut name, mut value] = [&[] as &[u8]; 2];
         while !at.is_empty() {
             let key = at.key()?;
             match key.tag() {
-                1 => name = at.text(key)?,
+                1 => name = at.utf8(key)?,
                 2 => value = at.utf8(key)?,
                 _ => at.skip(key)?,
             }
@@ -294,7 +294,7 @@ impl<'a> Entries<'a> {
         Ok(())
     }
 
-    fn put(&mut self, name: &'a str, value: &'a [u8]) {
+    fn put(&mut self, name: &'a [u8], value: &'a [u8]) {
         if let Some(at) = self.find(name) {
             self.list[at].value = value;
             return;
@@ -314,10 +314,9 @@ impl<'a> Entries<'a> {
         }
     }
 
-    fn find(&mut self, name: &str) -> Option<usize> {
-        let bytes = name.as_bytes();
-        let ends = bytes.first().copied().unwrap_or_default() ^ bytes.last().copied().unwrap_or_default();
-        let kind = 1 << ((bytes.len() ^ usize::from(ends)) % 64);
+    fn find(&mut self, name: &[u8]) -> Option<usize> {
+        let ends = name.first().copied().unwrap_or_default() ^ name.last().copied().unwrap_or_default();
+        let kind = 1 << ((name.len() ^ usize::from(ends)) % 64);
         let is_new = self.kinds & kind == 0;
         self.kinds |= kind;
         if is_new {

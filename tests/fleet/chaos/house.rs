@@ -94,7 +94,7 @@ pub struct Here {
 impl Here {
     async fn decide(&self, key: &str) -> Answer {
         let value = format!("Bearer {key}");
-        let headers = vec![Header { name: "authorization", value: value.as_bytes() }];
+        let headers = vec![Header::new("authorization", value.as_bytes())];
         let request = Attributes { method: "POST", target: TARGET, host: HOST, headers, ..Attributes::default() };
         match self.core.pipeline.decide(&self.policy, &request).await {
             Decision::Allow(_) => Answer::Allowed,

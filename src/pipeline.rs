@@ -8,8 +8,9 @@ use tollgate_core::authorize::Permit;
 use tollgate_core::case::{Case, Need, Next, Opened};
 use tollgate_core::decision::{Tier, Trace};
 use tollgate_core::denial::Denial;
-use tollgate_core::extract::Credential;
 use tollgate_core::policy::Policy;
+use tollgate_core::principal::Principal;
+use tollgate_core::resource::Resource;
 use tollgate_core::respond::Decision;
 
 use crate::clock::Clock;
@@ -58,7 +59,7 @@ impl Pipeline {
             Opened::Decided(decision) => decision,
             Opened::Case(mut case) => {
                 // Whoever waits has seldom found it cached.
-                let mut need = Need::Principal;
+                let mut need = case.need();
                 loop {
                     let next = self.look_up(&mut case, need).await;
                     match self.drive(&mut case, next) {
@@ -75,10 +76,13 @@ impl Pipeline {
     pub fn decide_cached<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Option<Decision<'r>> {
         let decision = match Case::open(policy, request) {
             Opened::Decided(decision) => decision,
-            Opened::Case(mut case) => match self.drive(&mut case, Next::Need(Need::Principal)) {
-                Progress::Decided(decision) => decision,
-                Progress::Missing(_) => return None,
-            },
+            Opened::Case(mut case) => {
+                let first = Next::Need(case.need());
+                match self.drive(&mut case, first) {
+                    Progress::Decided(decision) => decision,
+                    Progress::Missing(_) => return None,
+                }
+            }
         };
         Some(self.finish(decision, request))
     }
@@ -88,18 +92,16 @@ impl Pipeline {
         let grace = case.grace();
         loop {
             next = match next {
-                Next::Need(need @ Need::Principal) => {
-                    let cached = match case.credential() {
-                        Credential::ApiKey(key) => self.resolver.cached_principal(key, grace),
-                        Credential::Jwt(token) => self.resolver.cached_token(token, grace),
+                Next::Need(need) => {
+                    let cached = match need {
+                        Need::Key(key) => self.resolver.cached_principal(&key, grace).map(Found::Principal),
+                        Need::Token(token) => self.resolver.cached_token(&token, grace).map(Found::Principal),
+                        Need::Resource(reference) => {
+                            self.resolver.cached_resource(reference, grace).map(Found::Resource)
+                        }
                     };
-                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Progress::Missing(need) };
-                    case.principal(found, tier, self.clock.now())
-                }
-                Next::Need(need @ Need::Resource(reference)) => {
-                    let cached = self.resolver.cached_resource(reference, grace);
-                    let Some((found, tier)) = cached.map(Resolved::into_found) else { return Progress::Missing(need) };
-                    case.resource(found, tier, self.clock.now())
+                    let Some(found) = cached else { return Progress::Missing(need) };
+                    self.tell(case, found)
                 }
                 Next::Confirm => case.confirm(self.resolver.stamps()),
                 Next::Decided(decision) => return Progress::Decided(decision),
@@ -110,22 +112,26 @@ impl Pipeline {
     /// Tells the case what has to be known, be it cached or not.
     async fn look_up<'r>(&self, case: &mut Case<'r>, need: Need<'r>) -> Next<'r> {
         let grace = case.grace();
-        match need {
-            Need::Principal => {
-                let found = match case.credential() {
-                    Credential::ApiKey(key) => self.resolver.principal(key, grace).await,
-                    Credential::Jwt(token) => self.resolver.token(token, self.clock.now(), grace).await,
-                };
-                match found.map(Resolved::into_found) {
-                    Ok((found, tier)) => case.principal(found, tier, self.clock.now()),
-                    Err(error) => case.failed(error.into()),
-                }
+        let found = match need {
+            Need::Key(key) => self.resolver.principal(&key, grace).await.map(Found::Principal),
+            Need::Token(token) => self.resolver.token(&token, self.clock.now(), grace).await.map(Found::Principal),
+            Need::Resource(reference) => self.resolver.resource(reference, grace).await.map(Found::Resource),
+        };
+        match found {
+            Ok(found) => self.tell(case, found),
+            Err(error) => case.failed(error.into()),
+        }
+    }
+
+    fn tell<'r>(&self, case: &mut Case<'r>, found: Found) -> Next<'r> {
+        match found {
+            Found::Principal(principal) => {
+                let (found, tier) = principal.into_found();
+                case.principal(found, tier, self.clock.now())
             }
-            Need::Resource(reference) => {
-                match self.resolver.resource(reference, grace).await.map(Resolved::into_found) {
-                    Ok((found, tier)) => case.resource(found, tier, self.clock.now()),
-                    Err(error) => case.failed(error.into()),
-                }
+            Found::Resource(resource) => {
+                let (found, tier) = resource.into_found();
+                case.resource(found, tier, self.clock.now())
             }
         }
     }
@@ -146,6 +152,12 @@ impl Pipeline {
             self.last_used.note(key, self.clock.now());
         }
     }
+}
+
+/// What a case had to know.
+enum Found {
+    Principal(Resolved<Principal>),
+    Resource(Resolved<Resource>),
 }
 
 /// How far the caches have brought a case.

@@ -87,9 +87,9 @@ fn what_a_change_has_touched_is_looked_up_again_and_refused_the_third_time() {
     let attributes = request.attributes();
     for changes in 0..=3 {
         let mut case = open(&attributes);
-        let mut next = Next::Need(Need::Principal);
+        let mut next = Next::Need(case.need());
         for looked in 1.. {
-            assert!(matches!(next, Next::Need(Need::Principal)));
+            assert!(matches!(next, Next::Need(Need::Key(_))));
             let judged = case.principal(Some(found(&stamps, Arc::clone(&key))), Tier::Cache, NOW);
             assert!(matches!(judged, Next::Confirm));
             if looked <= changes {
@@ -151,10 +151,10 @@ fn stepped(request: &Attributes<'_>, holder: Option<&Arc<Principal>>, resource: 
             return bytes;
         }
     };
-    let mut next = Next::Need(Need::Principal);
+    let mut next = Next::Need(case.need());
     loop {
         next = match next {
-            Next::Need(Need::Principal) => {
+            Next::Need(Need::Key(_) | Need::Token(_)) => {
                 case.principal(holder.map(|holder| found(&stamps, Arc::clone(holder))), Tier::Cache, NOW)
             }
             Next::Need(Need::Resource(reference)) => {

@@ -257,10 +257,10 @@ pub fn decide(
         Opened::Decided(decision) => return owned(&decision),
         Opened::Case(case) => case,
     };
-    let mut next = Next::Need(Need::Principal);
+    let mut next = Next::Need(case.need());
     loop {
         next = match next {
-            Next::Need(Need::Principal) => match holder.map(principal).transpose() {
+            Next::Need(Need::Key(_) | Need::Token(_)) => match holder.map(principal).transpose() {
                 Ok(known) => case.principal(known.map(|known| found(&stamps, known)), Tier::Store, now),
                 Err(denial) => case.failed(denial),
             },

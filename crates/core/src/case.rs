@@ -11,6 +11,7 @@ use tollgate_guard::time::Timestamp;
 use crate::admit::{Admission, admit};
 use crate::attributes::Attributes;
 use crate::authorize::{Ask, Judged, Refused, authorize, qualify};
+use crate::credential::PresentedKey;
 use crate::decision::{Step, Tier, Trace};
 use crate::denial::Denial;
 use crate::extract::Credential;
@@ -18,6 +19,7 @@ use crate::policy::Policy;
 use crate::principal::Principal;
 use crate::resource::{Resource, ResourceRef};
 use crate::respond::{Decision, allow, deny};
+use crate::token::PresentedToken;
 
 /// A change that keeps arriving between look-up and answer is given this many chances before the answer is 503.
 const ATTEMPTS: u8 = 3;
@@ -25,7 +27,7 @@ const ATTEMPTS: u8 = 3;
 /// A request that was looked at.
 #[derive(Debug)]
 pub enum Opened<'r> {
-    /// Who sent it must be looked up. The first thing to find is [`Need::Principal`].
+    /// Who sent it must be looked up: [`Case::need`].
     Case(Case<'r>),
     /// Nothing must: the route is public, or the request is refused whoever sent it.
     Decided(Decision<'r>),
@@ -42,11 +44,13 @@ pub enum Next<'r> {
     Decided(Decision<'r>),
 }
 
-/// What a case has to know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a case has to know. One at a time: whether a resource is looked up depends on who asks.
+#[derive(Clone, Copy, Debug)]
 pub enum Need<'r> {
-    /// Who [holds the credential](Case::principal).
-    Principal,
+    /// [Who holds](Case::principal) the key with the digest of this, which the host makes.
+    Key(PresentedKey<'r>),
+    /// [Whom](Case::principal) this was issued to, if it is genuine.
+    Token(PresentedToken<'r>),
     /// Whether this [is registered](Case::resource).
     Resource(ResourceRef<'r>),
 }
@@ -82,8 +86,12 @@ impl<'r> Case<'r> {
         }
     }
 
-    pub fn credential(&self) -> &Credential<'r> {
-        &self.ask.credential
+    /// What has to be known first, and again once it has changed.
+    pub fn need(&self) -> Need<'r> {
+        match self.ask.credential {
+            Credential::ApiKey(key) => Need::Key(key),
+            Credential::Jwt(token) => Need::Token(token),
+        }
     }
 
     /// How long what is cached of who asks stays good after the store has fallen silent.
@@ -139,7 +147,7 @@ impl<'r> Case<'r> {
             Err(judged) => {
                 self.attempts += 1;
                 self.caller = judged.get().caller();
-                if self.attempts < ATTEMPTS { Next::Need(Need::Principal) } else { self.failed(Denial::Unavailable) }
+                if self.attempts < ATTEMPTS { Next::Need(self.need()) } else { self.failed(Denial::Unavailable) }
             }
         }
     }

@@ -141,7 +141,7 @@ impl Registry {
     }
 
     async fn end_user_again(&self, ended: &Ended, name: &str) -> Looked {
-        let AsOf { found, position, .. } = self.store.load_session(name.to_owned(), String::new()).await?;
+        let AsOf { found, position, set_back } = self.store.load_session(name.to_owned(), String::new()).await?;
         let user = found.user.filter(|user| ended.is_lost_in(&Stored::User(user)));
         let (Some(user), &Ended::User { created_at, sessions, disabled, deleted, .. }) = (user, ended) else {
             return Ok(position);
@@ -153,16 +153,21 @@ impl Registry {
             // Whoever was given the name since: no token of the other one may pass for theirs.
             Ordering::Greater => (user.disabled, user.deleted),
         };
+        // Somebody has put an older password in its place: nobody logs in with that.
+        let disabled = disabled || set_back.is_some();
         let act = match (deleted, disabled) {
             (true, _) => "user.delete",
             (false, true) => "user.disable",
             (false, false) => "session.end",
         };
         let (before, is_kept) = (user.sessions, act == "session.end" && user.created_at == created_at);
-        let password_hash = if deleted { String::new() } else { user.password_hash.clone() };
+        let has_password = !deleted && set_back.is_none();
+        let password_hash = if has_password { user.password_hash.clone() } else { String::new() };
+        let permissions = if set_back.is_none() { user.permissions.clone() } else { Vec::new() };
         // Behind everything that was told in either history.
         let sessions = sessions.max(user.sessions).saturating_add(1);
-        let change = self.next_version(before, User { password_hash, disabled, deleted, sessions, ..user });
+        let change =
+            self.next_version(before, User { password_hash, permissions, disabled, deleted, sessions, ..user });
         let actor = Actor::tollgate();
         let attempt = Attempt::on_user(&actor, act, name);
         let done = self.commit_again(&attempt, change).await?;

@@ -69,10 +69,11 @@ impl Account {
             });
         }
         self.row = self.row.max(number);
-        let (is_old, name) = (number <= self.removed.unsigned_rows, format!("row {number} of the audit log"));
+        let name = format!("row {number} of the audit log");
+        let age = (number <= self.removed.unsigned_rows, number <= self.removed.older_rows);
         // It is noted already what comes behind one that is about to be removed.
         let may_follow = number > self.removed.last;
-        let linked = self.believe(verifier, (Sealed::Row, bytes), &name, (is_old, may_follow))?;
+        let linked = self.believe(verifier, (Sealed::Row, bytes), &name, (age, may_follow))?;
         for (place, left) in linked.and_then(|linked| linked.written).into_iter().flatten() {
             if may_be_gone(place.0) {
                 continue;
@@ -103,9 +104,9 @@ impl Account {
             self.found.note(&format!("changes {} to {} are gone from the store's log", self.entry + 1, sequence - 1));
         }
         self.entry = self.entry.max(sequence);
-        let is_old = sequence <= self.removed.unsigned_entries;
+        let age = (sequence <= self.removed.unsigned_entries, sequence <= self.removed.older_entries);
         let name = format!("change {sequence} in the store's log");
-        let linked = self.believe(verifier, (Sealed::Entry, bytes), &name, (is_old, true))?;
+        let linked = self.believe(verifier, (Sealed::Entry, bytes), &name, (age, true))?;
         for (place, left) in linked.and_then(|linked| linked.written).into_iter().flatten() {
             self.said.entry(place).or_default().entry = Some((sequence, left));
         }
@@ -119,12 +120,12 @@ impl Account {
         verifier: &Verifier,
         (what, bytes): (Sealed, &[u8]),
         name: &str,
-        (may_have_none, may_follow): (bool, bool),
+        ((may_have_none, may_be_older), may_follow): ((bool, bool), bool),
     ) -> Result<Option<Linked>, StoreError> {
         let process = if what == Sealed::Row { &mut self.rows } else { &mut self.entries };
         match verifier.look_at_sealed(what, bytes)? {
             Signature::Missing if may_have_none => return Ok(None),
-            Signature::Unknown(version) => {
+            Signature::Unknown(version) if may_be_older => {
                 *self.of_unknown_peppers.entry(version).or_default() += 1;
                 // Only so that the next one has one before it.
                 if let Ok(linked) = Linked::unverified(what, bytes) {
@@ -142,6 +143,12 @@ impl Account {
             }
             Err(error) => return Err(error),
         };
+        if may_follow && process.has_passed(&linked) {
+            self.found.note(&format!(
+                "{name} is one that its process had written before: somebody has put it here once more"
+            ));
+            return Ok(None);
+        }
         if may_follow && !process.follow(&linked) {
             self.found.note(&format!("{name} does not follow the one before it of its process: some are gone"));
         }
@@ -215,7 +222,10 @@ impl Said {
                 let is_newer = now.zip(version).is_some_and(|(now, version)| now > version);
                 (!is_newer).then(|| format!("{what} says that another one was put there: an older one was put back"))
             }
-            (Left::Record { mac, .. }, Some((_, own))) if self.entry.is_some() && mac == own => None,
+            // Where versions may begin anew, the log knows better than the rows.
+            (Left::Record { mac, .. }, Some((_, own))) if self.entry.is_some() && mac == own && !kind.only_rises() => {
+                None
+            }
             (_, Some((Some(now), _))) => {
                 let (version, row) = self.version.filter(|(version, _)| now < *version)?;
                 Some(format!(

@@ -182,6 +182,7 @@ impl Chains {
 #[derive(Clone, Debug)]
 pub(super) struct Linked {
     writer: Writer,
+    count: u64,
     before: Option<Mac>,
     unheard: Vec<Mac>,
     mac: Mac,
@@ -220,7 +221,7 @@ impl Linked {
         let (Ok(writer), Some(own)) = (Writer::try_from(link.writer), Mac::of(bytes)) else { return Err(unlinked()) };
         let before = link.before.map(|before| mac(before).ok_or_else(unlinked)).transpose()?;
         let unheard = link.unheard.into_iter().filter_map(mac).collect();
-        Ok(Self { writer, before, unheard, mac: own, written })
+        Ok(Self { writer, count: link.count, before, unheard, mac: own, written })
     }
 }
 
@@ -240,10 +241,17 @@ fn unlinked() -> StoreError {
     StoreError::Damaged("does not name the one before it".to_owned())
 }
 
+/// The last one of a process.
+#[derive(Clone, Copy, Debug)]
+struct Last {
+    count: u64,
+    mac: Mac,
+}
+
 /// The last one of each process, as they are read in their order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Follower {
-    last: HashMap<Writer, Mac>,
+    last: HashMap<Writer, Last>,
     /// Whether there may have been some of which it has not been told.
     others: bool,
 }
@@ -256,10 +264,15 @@ impl Follower {
 
     /// Whether all that its process has written before it was there.
     pub(super) fn follow(&mut self, linked: &Linked) -> bool {
-        match self.last.insert(linked.writer, linked.mac) {
-            Some(last) => linked.before == Some(last) || linked.unheard.contains(&last),
+        match self.last.insert(linked.writer, Last { count: linked.count, mac: linked.mac }) {
+            Some(Last { mac, .. }) => linked.before == Some(mac) || linked.unheard.contains(&mac),
             None => self.others || linked.before.is_none(),
         }
+    }
+
+    /// Whether its process has written another one since, so that somebody has put it here once more.
+    pub(super) fn has_passed(&self, linked: &Linked) -> bool {
+        self.last.get(&linked.writer).is_some_and(|last| linked.count <= last.count)
     }
 
     /// Of how many processes.
@@ -278,6 +291,9 @@ pub(super) struct RemovedRows {
     pub(super) unsigned_entries: u64,
     /// The same of the rows.
     pub(super) unsigned_rows: u64,
+    /// The numbers of the last entry and the last row by when every process signed with the current pepper.
+    pub(super) older_entries: u64,
+    pub(super) older_rows: u64,
 }
 
 /// So many processes are noted.
@@ -291,12 +307,12 @@ impl RemovedRows {
             return;
         }
         self.last = number;
-        if let Some(Chain { writer, last: Some(last), .. }) = Chain::behind(bytes) {
+        if let Some(Chain { writer, sent, last: Some(mac), .. }) = Chain::behind(bytes) {
             if self.processes.len() >= MOST_NOTED && !self.processes.last.contains_key(&writer) {
                 self.processes.last.clear();
                 self.processes.others = true;
             }
-            self.processes.last.insert(writer, last);
+            self.processes.last.insert(writer, Last { count: sent.saturating_sub(1), mac });
         }
     }
 
@@ -305,21 +321,35 @@ impl RemovedRows {
         believe(verifier, Sealed::RemovedRows, bytes).ok()?;
         let wire = wire::RemovedRows::decode(bytes).ok()?;
         let chains = wire.chains.into_iter();
-        let last = chains.filter_map(|chain| Some((chain.writer.try_into().ok()?, Mac::try_from(chain.mac).ok()?)));
+        let last = chains.filter_map(|chain| {
+            let last = Last { count: chain.count, mac: Mac::try_from(chain.mac).ok()? };
+            Some((chain.writer.try_into().ok()?, last))
+        });
         let processes = Follower { last: last.collect(), others: wire.others };
-        let (unsigned_entries, unsigned_rows) = (wire.unsigned_entries, wire.unsigned_rows);
-        Some(Self { last: wire.last, processes, unsigned_entries, unsigned_rows })
+        Some(Self {
+            last: wire.last,
+            processes,
+            unsigned_entries: wire.unsigned_entries,
+            unsigned_rows: wire.unsigned_rows,
+            older_entries: wire.older_entries,
+            older_rows: wire.older_rows,
+        })
     }
 
     /// # Errors
     /// As [`Verifier::seal`].
     pub(super) fn write(&self, verifier: &Verifier) -> Result<Vec<u8>, StoreError> {
         let Follower { last, others } = &self.processes;
-        let chain =
-            |(writer, mac): (&Writer, &Mac)| wire::removed_rows::Chain { writer: writer.to_vec(), mac: mac.to_vec() };
+        let chain = |(writer, last): (&Writer, &Last)| wire::removed_rows::Chain {
+            writer: writer.to_vec(),
+            mac: last.mac.to_vec(),
+            count: last.count,
+        };
         let chains = last.iter().map(chain).collect();
-        let Self { last, unsigned_entries, unsigned_rows, .. } = *self;
-        let wire = wire::RemovedRows { last, chains, others: *others, unsigned_entries, unsigned_rows };
+        let Self { last, unsigned_entries, unsigned_rows, older_entries, older_rows, .. } = *self;
+        let others = *others;
+        let wire =
+            wire::RemovedRows { last, chains, others, unsigned_entries, unsigned_rows, older_entries, older_rows };
         Ok(verifier.seal(Sealed::RemovedRows, wire.encode_to_vec())?.0)
     }
 }

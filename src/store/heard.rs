@@ -52,16 +52,16 @@ struct History {
     processes: Follower,
     young: HashMap<Place, Newest>,
     old: HashMap<Place, Newest>,
-    /// Whether those say everything that was written since: none of the entries was doubted.
-    is_whole: bool,
+    /// The last entry of which nobody knows what it wrote; zero: none is.
+    doubted_at: u64,
     /// The entries that were not believed.
     doubted: HashSet<u64>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        let (lineage, recent, young, old, doubted) = Default::default();
-        Self { lineage, recent, processes: Follower::from_anywhere(), young, old, is_whole: true, doubted }
+        let (lineage, recent, young, old, doubted_at, doubted) = Default::default();
+        Self { lineage, recent, processes: Follower::from_anywhere(), young, old, doubted_at, doubted }
     }
 }
 
@@ -80,6 +80,18 @@ impl History {
         }
     }
 
+    /// What an entry says behind a gap: it may be one that was written long before.
+    fn note_doubtful(&mut self, place: Place, sequence: u64, left: Left) {
+        let known = self.young.get(&place).or_else(|| self.old.get(&place)).map(|(_, known)| *known);
+        let is_newer = match (known, left) {
+            (Some(Left::Record { version: Some(known), .. }), Left::Record { version: Some(new), .. }) => known < new,
+            (known, _) => known.is_none(),
+        };
+        if is_newer {
+            self.note(place, (sequence, left));
+        }
+    }
+
     fn note(&mut self, place: Place, newest: Newest) {
         if self.young.len() >= MOST {
             self.old = std::mem::take(&mut self.young);
@@ -89,7 +101,7 @@ impl History {
 
     /// What was written while nobody could say what it was.
     fn doubt(&mut self, sequence: u64) -> bool {
-        self.is_whole = false;
+        self.doubted_at = sequence;
         if self.doubted.len() >= MOST {
             self.doubted.clear();
         }
@@ -113,23 +125,31 @@ impl Heard {
             history.recent.drain(..over);
         }
         let (belief, problem) = match Linked::read(verifier, Sealed::Entry, bytes) {
-            Ok(_) if !is_new && history.doubted.contains(&sequence) => return Belief::AfterAGap,
-            Ok(_) if !is_new => return Belief::Whole,
+            Ok(_) if !is_new => {
+                return if history.doubted.contains(&sequence) { Belief::AfterAGap } else { Belief::Whole };
+            }
             Ok(linked) => {
                 if history.processes.len() >= MOST_PROCESSES {
                     history.processes = Follower::from_anywhere();
                 }
-                let follows = history.processes.follow(&linked);
-                match linked.written {
-                    Some(written) => {
-                        written.into_iter().for_each(|(place, left)| history.note(place, (sequence, left)));
+                if history.processes.has_passed(&linked) {
+                    (Belief::Nothing, "is one that was there before: somebody has put it there once more".to_owned())
+                } else {
+                    let follows = history.processes.follow(&linked);
+                    for (place, left) in linked.written.iter().flatten().cloned() {
+                        match follows {
+                            true => history.note(place, (sequence, left)),
+                            false => history.note_doubtful(place, sequence, left),
+                        }
                     }
-                    None => history.is_whole = false,
+                    if follows {
+                        if linked.written.is_none() {
+                            history.doubted_at = sequence;
+                        }
+                        return Belief::Whole;
+                    }
+                    (Belief::AfterAGap, "follows on one that is not there: entries before it were removed".to_owned())
                 }
-                if follows {
-                    return Belief::Whole;
-                }
-                (Belief::AfterAGap, "follows on one that is not there: entries before it were removed".to_owned())
             }
             Err(StoreError::Damaged(problem)) => (Belief::Nothing, problem),
             // This process was not given the pepper yet, and so has answered nothing.
@@ -166,9 +186,12 @@ impl Heard {
         let place = (kind, place.to_vec());
         let (change, left) = *history.young.get(&place).or_else(|| history.old.get(&place))?;
         // Another history has other hashes, and may have the same numbers.
-        let is_as_heard = sequence == newest.sequence && chain == Some(&*newest.chain) && history.is_whole;
+        if sequence == newest.sequence && chain.is_some_and(|chain| chain != newest.chain) {
+            return None;
+        }
+        let is_as_heard = sequence == newest.sequence && chain.is_some() && change > history.doubted_at;
         let is_another = match left {
-            Left::Record { version: Some(newer), .. } if only_rises(kind) && sequence >= newest.sequence => {
+            Left::Record { version: Some(newer), .. } if kind.only_rises() && sequence >= newest.sequence => {
                 version.is_some_and(|version| version < newer) || (is_as_heard && is_not(left, mac))
             }
             _ => is_as_heard && is_not(left, mac),
@@ -191,11 +214,6 @@ fn is_not(left: Left, mac: Mac) -> bool {
         Left::Nothing => true,
         Left::Unsaid => false,
     }
-}
-
-/// Whether the version of a record never begins anew in its place.
-fn only_rises(kind: Kind) -> bool {
-    matches!(kind, Kind::Keys | Kind::Users | Kind::Projects)
 }
 
 #[cfg(test)]
@@ -286,5 +304,29 @@ mod tests {
         assert_eq!(house.hear(1, "a", &one), Belief::Whole);
         assert_eq!([house.hear(2, "b", &three), house.hear(2, "b", &three)], [Belief::AfterAGap; 2]);
         assert_eq!(house.heard.distrusted(), 1);
+    }
+
+    #[test]
+    fn an_entry_that_is_put_there_once_more_changes_nothing_that_was_heard() {
+        let mut house = House::new();
+        let entries: Vec<_> = (1..4).map(|version| house.entry(version)).collect();
+        for (sequence, entry) in (1..).zip(&entries) {
+            assert_eq!(house.hear(sequence, "c", entry), Belief::Whole);
+        }
+        assert_eq!(house.hear(4, "d", &entries[1]), Belief::Nothing);
+        assert!(house.refuses(2, 4, "d") && !house.refuses(3, 4, "d"));
+        // Of a process whose entries were never heard of, behind a gap.
+        let (mut theirs, verifier) = (Chains::begin().unwrap(), house.verifier.clone());
+        let mut written = Written::default();
+        written.note(Kind::Keys, b"k", Left::Record { version: Some(1), mac: mac(1) });
+        let event = Event::touching(&[]);
+        for (sequence, belief) in [(5, Belief::Whole), (6, Belief::AfterAGap)] {
+            let told = theirs.tell(&verifier, Format::NEWEST, (&event, None), &[]).unwrap();
+            let _gone = theirs.tell(&verifier, Format::NEWEST, (&event, None), &[]).unwrap();
+            let older = theirs.clone().tell(&verifier, Format::NEWEST, (&event, Some(&written)), &[]).unwrap();
+            let entry = if sequence == 5 { told.event } else { older.event };
+            assert_eq!(house.hear(sequence, "e", &entry), belief);
+        }
+        assert!(house.refuses(1, 6, "e") && house.refuses(2, 6, "e"));
     }
 }

@@ -70,6 +70,11 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.number() == number)
     }
 
+    /// Whether its records count their versions, and never begin anew in the same place.
+    pub(super) fn only_rises(self) -> bool {
+        matches!(self, Self::Keys | Self::Users | Self::Projects)
+    }
+
     /// Whether a snapshot has it. When a key was last used is known again soon after, and nothing depends on it.
     pub(super) fn is_in_snapshots(self) -> bool {
         self != Self::LastUses

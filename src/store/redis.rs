@@ -80,9 +80,10 @@ impl Redis {
     pub fn new(connector: Connector, runtime: Handle) -> Self {
         let (acknowledged, trust) = (Arc::<Acknowledged>::default(), Arc::<Trust>::default());
         let reads = ReadConnections::new(connector.clone(), runtime.clone(), Arc::clone(&acknowledged));
-        let known = (Arc::clone(&acknowledged), Arc::clone(&trust));
+        let heard = Arc::<Heard>::default();
+        let known = (Arc::clone(&acknowledged), Arc::clone(&trust), Arc::clone(&heard));
         let writer = Writer::new(connector.clone(), runtime.clone(), LOG_LENGTH, known);
-        let (usage, heard) = (Usage::new(connector.clone(), runtime), Arc::default());
+        let usage = Usage::new(connector.clone(), runtime);
         Self { reads, writer, usage, connector, acknowledged, trust, heard }
     }
 

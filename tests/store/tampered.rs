@@ -205,7 +205,7 @@ async fn processes_that_write_at_the_same_time_have_chains_of_their_own() {
 /// Something that is done to some rows or entries, with what it is called.
 type Harm = (&'static str, fn(&mut Rows, usize));
 
-const HARMS: [Harm; 6] = [
+const HARMS: [Harm; 7] = [
     ("one bit changed", |rows, n| {
         let at = rows[n].1.len() / 2;
         rows[n].1[at] ^= 1;
@@ -213,6 +213,10 @@ const HARMS: [Harm; 6] = [
     ("without its signature", |rows, n| {
         let length = rows[n].1.len() - 39;
         rows[n].1.truncate(length);
+    }),
+    ("of a pepper that nobody knows", |rows, n| {
+        let version = rows[n].1.len() - 36;
+        rows[n].1[version + 3] = 99;
     }),
     ("another one's in its place", |rows, n| rows[n].1 = rows[n + 1].1.clone()),
     ("exchanged with the next", |rows, n| {
@@ -268,7 +272,7 @@ async fn each_entry_that_somebody_changes_or_takes_out_is_named_and_has_replicas
     let sound = stream(server, names::LOG);
     let (mut tried, mut unseen, mut believed) = (0, Vec::new(), Vec::new());
     // The last one stands in the head by its hash, and its number.
-    for (what, harm) in &HARMS[..4] {
+    for (what, harm) in &HARMS[..5] {
         for n in [1, sound.len() / 2, sound.len() - 2] {
             let mut rows: Rows = sound.iter().map(|(number, _, event)| (*number, event.clone())).collect();
             harm(&mut rows, n);
@@ -668,4 +672,26 @@ async fn a_file_of_before_is_checked_too() {
     write.commit().unwrap();
     drop(database);
     assert_eq!(place.found().await.found, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_ended_is_on_no_list_again_because_somebody_logs_in() {
+    let place = Place::redis();
+    let store = place.open().await;
+    let (Place::Redis(server), Store::Redis(redis)) = (&place, &store) else { unreachable!() };
+    let begin = |id: &str| vec![Write::BeginSession { user: "ann".to_owned(), session: open_session(id) }];
+    store.apply(begin("s")).await.unwrap();
+    let older = Of::Sessions.value(&place).unwrap();
+    store.apply(vec![Of::Sessions.later()]).await.unwrap();
+    let first = stream(server, names::LOG).swap_remove(0);
+    let position = Position { sequence: first.0, chain: String::from_utf8(first.1[1].clone()).unwrap() };
+    let (head, _) = ahead(&mut redis.channel().await.unwrap(), &standing_at(&position)).await;
+    assert!(head.position.sequence > first.0);
+    Of::Sessions.put_back(&place, &older);
+    server.command::<u64>(&["DEL", &names::ended_session("s")]);
+    store.apply(begin("t")).await.unwrap();
+    let is_open =
+        async |store: &Store, id: &str| store.load_session("ann".to_owned(), id.to_owned()).await.unwrap().found.open;
+    let newcomer = place.open().await;
+    assert!(!is_open(&newcomer, "s").await && is_open(&newcomer, "t").await);
 }

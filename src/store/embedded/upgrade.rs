@@ -38,14 +38,16 @@ impl Embedded {
                 let mut homes = Homes { transaction, verifier: &verifier, ids: HashMap::new() };
                 projects.iter().try_for_each(|name| homes.of(name, Timestamp::default()).map(|_| ()))?;
             }
-            let mut removed = journal::removed_rows(&transaction.open_table(keyspace::REMOVED_ROWS)?, &verifier)?;
+            let removed = journal::removed_rows(&transaction.open_table(keyspace::REMOVED_ROWS)?, &verifier)?;
+            let mut removed = removed.unwrap_or_default();
+            let rows = transaction.open_table(keyspace::AUDIT)?;
+            removed.older_rows = rows.last()?.map_or(0, |(newest, _)| newest.value());
             if !was.has_signatures() {
-                let rows = transaction.open_table(keyspace::AUDIT)?;
-                let removed = removed.get_or_insert_default();
                 removed.last = rows.first()?.map_or(0, |(oldest, _)| oldest.value() - 1);
-                removed.unsigned_rows = rows.last()?.map_or(0, |(newest, _)| newest.value());
+                removed.unsigned_rows = removed.older_rows;
             }
-            removed.map_or(Ok(()), |removed| journal::put_removed_rows(transaction, &verifier, &removed))?;
+            drop(rows);
+            journal::put_removed_rows(transaction, &verifier, &removed)?;
             let rewritten = sign(transaction, &verifier, was)?;
             transaction.open_table(keyspace::META)?.insert(META_FORMAT, Format::NEWEST.in_file())?;
             let sequence = records::number(transaction)?;

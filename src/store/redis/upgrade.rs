@@ -95,9 +95,9 @@ impl Redis {
             }
         }
         // It is signed anew.
-        if self.removed_rows().await?.is_some() {
-            self.change_removed_rows(|_| {}).await?;
-        }
+        let newest = self.rows(None, MOST_ROWS, 1).await?.first().map_or(0, |row| row.sequence);
+        let sequence = self.standing().await?.sequence;
+        self.change_removed_rows(|noted| (noted.older_entries, noted.older_rows) = (sequence, newest)).await?;
         Ok(Upgraded { was, rewritten, passed_over: passed_over.into_iter().collect() })
     }
 

@@ -2,6 +2,7 @@
 //! place it has not seen.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use data_encoding::HEXLOWER;
@@ -9,12 +10,14 @@ use redb::TableDefinition;
 use redis::ScriptInvocation;
 use tollgate_core::credential::KeyId;
 use tollgate_guard::digest::Digest;
+use tollgate_guard::protocol::Position;
 use tollgate_guard::time::Timestamp;
 
 use super::values::{name_of, record_of, value_of};
 use crate::domain::record::AuditEntry;
 use crate::store::chain::NewRow;
 use crate::store::format::Format;
+use crate::store::heard::Heard;
 use crate::store::keyspace::redis as names;
 use crate::store::keyspace::{Bytes, id_key};
 use crate::store::kind::Kind;
@@ -33,11 +36,20 @@ pub(super) struct Seen {
     pub(super) verifier: Verifier,
     pub(super) records: HashMap<String, Option<Vec<u8>>>,
     pub(super) lists: HashMap<String, Vec<String>>,
+    /// The newest change by which records were read, and what was heard by then; none where they are of several moments.
+    pub(super) moment: Option<(Arc<Heard>, Position)>,
 }
 
 impl Seen {
     pub(super) fn new(format: Format, verifier: Verifier) -> Self {
-        Self { format, verifier, records: HashMap::new(), lists: HashMap::new() }
+        Self { format, verifier, records: HashMap::new(), lists: HashMap::new(), moment: None }
+    }
+
+    /// Whether this record is another one than this process has heard that there is.
+    fn is_set_back<N: Noun>(&self, record: &N, value: &[u8]) -> bool {
+        let (Some((heard, position)), Some(mac)) = (&self.moment, Mac::of(value)) else { return false };
+        let (place, as_of) = (record.listed_place(), (position.sequence, Some(&*position.chain)));
+        heard.contradicts((N::KIND, &place), (record.version(), mac), as_of).is_some()
     }
 }
 
@@ -294,7 +306,14 @@ impl Tables for WriteSet<'_> {
     }
 
     fn read<N: Noun>(&self, place: &[u8], value: &[u8]) -> Result<N, StoreError> {
-        record_of(&self.seen.verifier, place, value)
+        let record = record_of(&self.seen.verifier, place, value)?;
+        // What is ended may be an older record; a list that goes on must not be, or what was ended would be on it again.
+        if N::KIND == Kind::Sessions && self.seen.is_set_back::<N>(&record, value) {
+            return Err(StoreError::Damaged(
+                "the list of a user's sessions is older than what was heard of it".to_owned(),
+            ));
+        }
+        Ok(record)
     }
 
     fn put<N: Noun>(&mut self, record: &N, kept: Option<Duration>) -> Step<()> {

@@ -25,6 +25,7 @@ use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
 use crate::store::chain::{Chains, NewRow, Told};
 use crate::store::format::{Format, UNFINISHED};
+use crate::store::heard::Heard;
 use crate::store::keyspace::redis as names;
 use crate::store::records::audit::lists_of_actor;
 use crate::store::records::noun::Noun;
@@ -54,6 +55,7 @@ pub(super) struct Writer {
     pub(super) replicas: u32,
     acknowledged: Arc<Acknowledged>,
     trust: Arc<Trust>,
+    heard: Arc<Heard>,
     telling: BlockingMutex<Option<Teller>>,
 }
 
@@ -75,6 +77,8 @@ struct Telling {
 
 /// A connection, and how much room its server had.
 struct Line {
+    /// Whether the end of our chains is known to stand in its server.
+    has_our_chains: bool,
     generation: u64,
     connection: Connection,
     room: MemoryHeadroom,
@@ -101,11 +105,11 @@ impl Writer {
         connector: Connector,
         runtime: Handle,
         log_length: usize,
-        (acknowledged, trust): (Arc<Acknowledged>, Arc<Trust>),
+        (acknowledged, trust, heard): (Arc<Acknowledged>, Arc<Trust>, Arc<Heard>),
     ) -> Self {
         let replicas = connector.replicas();
         let (connection, generation, telling) = Default::default();
-        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged, trust, telling }
+        Self { connector, runtime, connection, generation, log_length, replicas, acknowledged, trust, heard, telling }
     }
 
     pub(super) async fn commit(&self, batch: &[Write], event: &Event) -> Result<u64, StoreError> {
@@ -208,8 +212,10 @@ impl Writer {
                 Some(line) => line,
                 None => self.connect().await?,
             };
-            if !is_used {
-                self.look_for_chains(&mut line.connection).await?;
+            if !line.has_our_chains {
+                let looked = self.look_for_chains(&mut line.connection).await;
+                looked.map_err(|error| unheard.as_ref().map_or(error, |(unheard, _)| unheard.clone()))?;
+                line.has_our_chains = true;
             }
             let result = match &unheard {
                 Some((_, put)) => self.attempt_again(&mut line, put, judge, event).await,
@@ -284,7 +290,7 @@ impl Writer {
         match connecting.await {
             Ok(connection) => connection.map(|mut connection| {
                 connection.set_response_timeout(LIMIT);
-                Line { generation, connection, room: MemoryHeadroom::default() }
+                Line { has_our_chains: false, generation, connection, room: MemoryHeadroom::default() }
             }),
             Err(error) => Err(StoreError::Unavailable(format!("the connection was not made: {error}"))),
         }
@@ -442,13 +448,18 @@ impl Writer {
         if chunks.is_empty() {
             chunks.push(&[]);
         }
-        let mut lineage = String::new();
+        let (mut lineage, mut moments) = (String::new(), Vec::new());
+        moments.extend(seen.moment.take().map(|(_, moment)| moment));
+        let is_first = seen.records.is_empty();
         for chunk in chunks {
             let mut answer = asked(run(connection, &read_script(chunk, 0)).await)?;
             let read = Read::of(&mut answer, &self.trust).map_err(WriteError::Failed)?;
             seen.records.extend(chunk.iter().cloned().zip(read.values));
             (lineage, seen.format, seen.verifier) = (read.lineage, read.format, read.verifier);
+            moments.push(read.position);
         }
+        let is_one = moments.windows(2).all(|two| two[0] == two[1]) && (is_first || moments.len() > 1);
+        seen.moment = moments.pop().filter(|_| is_one).map(|moment| (Arc::clone(&self.heard), moment));
         for list in wanted.lists {
             let mut script = LIST.prepare_invoke();
             script.key(names::HEAD).key(&list).arg("-").arg("+").arg(-1).arg("").arg("");

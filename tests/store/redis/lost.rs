@@ -19,7 +19,7 @@ use zeroize::Zeroizing;
 
 use super::{channel, write};
 use crate::redis_server::RedisServer;
-use crate::support::{at, id, in_redis, key, project, resource, user};
+use crate::support::{at, id, in_redis, key, on_server, project, resource, user};
 
 struct Replica {
     redis: Arc<Redis>,
@@ -27,7 +27,7 @@ struct Replica {
     registry: Registry,
     /// Nothing is ever heard over it.
     _heard: watch::Sender<u64>,
-    _server: RedisServer,
+    server: RedisServer,
 }
 
 impl Replica {
@@ -38,7 +38,7 @@ impl Replica {
         let endings = Arc::new(Endings::default());
         let registry = Registry::new(store, digester, stamps, Arc::default(), Clock::System);
         let registry = registry.in_fleet(hears, Arc::clone(&endings), None);
-        Self { redis, endings, registry, _heard: heard, _server: server }
+        Self { redis, endings, registry, _heard: heard, server }
     }
 
     /// Heard in a history that the store has left.
@@ -256,4 +256,27 @@ async fn what_is_ended_here_is_remembered_before_the_log_tells_of_it() {
     // Whoever repeats what is so already can wait for the fleet all the same.
     let again = replica.registry.resume_project(&actor, "acme", Expected::Any).await.unwrap();
     assert!(again.sequence > made.sequence && made.sequence.is_some(), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_user_who_was_set_back_is_ended_without_the_older_password() {
+    let replica = Replica::new().await;
+    write(&replica.redis, vec![Write::CreateUser(user("ann"))]).await.unwrap();
+    let mut channel = replica.redis.channel().await.unwrap();
+    let head = channel::resync(&mut channel, &elsewhere(0)).await;
+    let name = "tg:{tg}:u:ann";
+    let mut connection =
+        ::redis::Client::open(format!("redis://{}", replica.server.address())).unwrap().get_connection().unwrap();
+    let older: Vec<u8> = ::redis::cmd("GET").arg(name).query(&mut connection).unwrap();
+    let narrower = User { permissions: Vec::new(), password_hash: "newer".to_owned(), sessions: 2, ..user("ann") };
+    let narrower = User { version: 2, ..narrower };
+    write(&replica.redis, vec![Write::UpdateUser(narrower.clone())]).await.unwrap();
+    let (newest, _) = channel::ahead(&mut channel, &channel::standing_at(&head.position)).await;
+    replica.endings.hear(&newest.position, &[told_of(&narrower)]);
+    ::redis::cmd("SET").arg(name).arg(older).exec(&mut connection).unwrap();
+    assert!(replica.endings.contradicts(&Stored::User(&user("ann"))));
+    replica.registry.end_again().await.unwrap();
+    let ended = Store::Redis(on_server(&replica.server)).user("ann".to_owned()).await.unwrap().unwrap();
+    assert!(ended.disabled && ended.sessions == 3, "{ended:?}");
+    assert_eq!((&*ended.password_hash, ended.permissions), ("", Vec::new()));
 }

@@ -225,6 +225,21 @@ impl Linked {
     }
 }
 
+/// # Errors
+/// [`StoreError::Damaged`] if something else than Tollgate has written this row. One without a signature is believed up to the number
+/// `unsigned`, and in a store that needs none; one of a pepper that is not configured is not looked at.
+pub(super) fn demand_row(verifier: &Verifier, number: u64, bytes: &[u8], unsigned: u64) -> Result<(), StoreError> {
+    let problem = match verifier.look_at_sealed(Sealed::Row, bytes)? {
+        Signature::Right(_) | Signature::Unknown(_) => return Ok(()),
+        Signature::Missing if number <= unsigned || !verifier.is_signed() => return Ok(()),
+        Signature::Missing => "no signature",
+        Signature::Wrong => "a wrong signature",
+    };
+    Err(StoreError::Damaged(format!(
+        "row {number} of the audit log has {problem}: something else than Tollgate has written it, see `tollgate store check`"
+    )))
+}
+
 fn believe(verifier: &Verifier, what: Sealed, bytes: &[u8]) -> Result<(), StoreError> {
     let problem = match verifier.look_at_sealed(what, bytes)? {
         Signature::Right(_) => return Ok(()),

@@ -322,6 +322,11 @@ impl Verifier {
         }
     }
 
+    /// Whether every record must carry a signature.
+    pub(super) fn is_signed(&self) -> bool {
+        self.is_signed
+    }
+
     /// Whether it is signed as it would be if it were written now.
     pub(super) fn is_current(&self, signature: Signature) -> bool {
         let current = self.signers.as_ref().map(|signers| signers.current);

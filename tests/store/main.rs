@@ -30,6 +30,7 @@ mod registry;
 mod registry_fixture;
 #[path = "../support/servers.rs"]
 mod servers;
+mod set_back;
 mod shared;
 #[path = "../support/signed.rs"]
 mod signed;

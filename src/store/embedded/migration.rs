@@ -8,7 +8,7 @@ use std::time::Duration;
 use redb::{Key, ReadTransaction, ReadableTable, TableDefinition, Value, WriteTransaction};
 use tollgate_guard::time::Timestamp;
 
-use super::super::chain::RemovedRows;
+use super::super::chain::{RemovedRows, demand_row};
 use super::super::format::{Format, UNFINISHED};
 use super::super::keyspace::{self, META_FORMAT, META_SEQUENCE, MIGRATION_ORIGIN, id_key};
 use super::super::kind::Kind;
@@ -161,9 +161,14 @@ fn page(verifier: &Verifier, read: &ReadTransaction, kind: Kind, after: Option<&
             Kind::LastUses => behind(read, keyspace::LAST_USED, array(after).as_ref(), limit, |id, at| {
                 Ok(Record::LastUse(known_id(id)?, Timestamp::from_millis(at)))
             }),
-            Kind::Audit => behind(read, keyspace::AUDIT, array(after).map(u64::from_be_bytes), limit, |_, bytes| {
-                Ok(Record::Audit(decode_audit(bytes)?))
-            }),
+            Kind::Audit => {
+                let noted = journal::removed_rows(&read.open_table(keyspace::REMOVED_ROWS)?, verifier)?;
+                let unsigned = noted.map_or(0, |noted| noted.unsigned_rows);
+                behind(read, keyspace::AUDIT, array(after).map(u64::from_be_bytes), limit, |number, bytes| {
+                    demand_row(verifier, number, bytes, unsigned)?;
+                    Ok(Record::Audit(decode_audit(bytes)?))
+                })
+            },
     )?;
     Ok(Page::of(records, limit))
 }

@@ -16,17 +16,16 @@ use tollgate_guard::slots::Touched;
 use tollgate_guard::time::Timestamp;
 
 use super::Redis;
+use super::channel::raw_row;
 use super::connection::Connection;
 use super::live_replica::live_replica;
-use super::scripts::{
-    Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, ScriptError, bytes, explained, list, lost, run, text, unreadable,
-};
+use super::scripts::{Answer, BEGIN_MIGRATION, END_MIGRATION, IMPORT, ScriptError, explained, lost, run, unreadable};
 use super::store_state::StoreState;
 use super::values::{key_of, name_of, record_of};
 use super::write_set::{Halt, Seen, Step, WriteSet};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
-use crate::store::chain::{Chains, NewRow, RemovedRows};
+use crate::store::chain::{Chains, NewRow, RemovedRows, demand_row};
 use crate::store::format::{Format, UNFINISHED};
 use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
@@ -232,8 +231,8 @@ impl Migrant {
         let mut command = redis::cmd("XRANGE");
         command.arg(names::AUDIT).arg("-").arg("+").arg("COUNT").arg(1);
         let oldest: Vec<Value> = self.ask(&command).await?;
-        let oldest = oldest.into_iter().next().map(row).transpose()?;
-        if let Some(Record::Audit(AuditEntry { sequence: oldest @ 2.., .. })) = oldest {
+        let oldest = oldest.into_iter().next().map(raw_row).transpose()?;
+        if let Some((oldest @ 2.., _)) = oldest {
             let removed = RemovedRows { last: oldest - 1, ..RemovedRows::default() };
             let mut command = redis::cmd("SET");
             command.arg(names::REMOVED_ROWS).arg(removed.write(&self.verifier())?);
@@ -364,8 +363,16 @@ impl Migrant {
         let mut command = redis::cmd("XRANGE");
         command.arg(names::AUDIT).arg(format!("{}-0", last + 1)).arg("+").arg("COUNT").arg(limit);
         let entries: Vec<Value> = self.ask(&command).await?;
-        let records = entries.into_iter().map(row).collect::<Result<_, _>>()?;
-        Ok(Page::of(records, limit))
+        let verifier = self.verifier();
+        let noted = self.values(std::iter::once(names::REMOVED_ROWS.to_owned())).await?.pop().flatten();
+        let noted = noted.and_then(|bytes| RemovedRows::read(&verifier, &bytes));
+        let unsigned = noted.map_or(0, |noted| noted.unsigned_rows);
+        let row = |entry: Value| {
+            let (sequence, bytes) = raw_row(entry)?;
+            demand_row(&verifier, sequence, &bytes, unsigned)?;
+            Ok(Record::Audit(AuditEntry { sequence, ..decode_audit(&bytes)? }))
+        };
+        Ok(Page::of(entries.into_iter().map(row).collect::<Result<_, StoreError>>()?, limit))
     }
 
     /// Records that are on no list, some of which the server forgets by itself.
@@ -467,17 +474,6 @@ fn last_use(record: &Record) -> Option<(KeyId, Timestamp)> {
         Record::LastUse(id, at) => Some((*id, *at)),
         _ => None,
     }
-}
-
-/// `[id, [p, …]]`
-fn row(entry: Value) -> Result<Record, StoreError> {
-    let mut parts = list(entry)?.into_iter();
-    let (Some(id), Some(fields)) = (parts.next(), parts.next()) else { return Err(unreadable("a row")) };
-    let id = text(id)?;
-    let sequence = id.strip_suffix("-0").and_then(|number| number.parse().ok()).ok_or_else(|| unreadable("a row"))?;
-    let value = list(fields)?.into_iter().nth(1).ok_or_else(|| unreadable("a row"))?;
-    let row = decode_audit(&bytes(value)?.unwrap_or_default())?;
-    Ok(Record::Audit(AuditEntry { sequence, ..row }))
 }
 
 fn there(name: &str, value: Option<Vec<u8>>) -> Result<Vec<u8>, StoreError> {

@@ -128,7 +128,7 @@ impl Account {
             Signature::Unknown(version) if may_be_older => {
                 *self.of_unknown_peppers.entry(version).or_default() += 1;
                 // Only so that the next one has one before it.
-                if let Ok(linked) = Linked::unverified(what, bytes) {
+                if let (true, Ok(linked)) = (may_follow, Linked::unverified(what, bytes)) {
                     process.follow(&linked);
                 }
                 return Ok(None);

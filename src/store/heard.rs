@@ -2,7 +2,7 @@
 //! somebody puts back at an older version is refused where the newer one was heard of. Never takes what one history says for another
 //! one's, and never remembers more than so much.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -47,15 +47,15 @@ pub(super) struct Heard {
 #[derive(Debug)]
 struct History {
     lineage: String,
-    /// The last entries, the newest at the end.
-    recent: VecDeque<Position>,
+    /// The last entries and what each was signed with, the newest at the end.
+    recent: VecDeque<(Position, Option<Mac>)>,
     processes: Follower,
     young: HashMap<Place, Newest>,
     old: HashMap<Place, Newest>,
     /// The last entry of which nobody knows what it wrote; zero: none is.
     doubted_at: u64,
-    /// The entries that were not believed.
-    doubted: HashSet<u64>,
+    /// What was made of the entries that were not believed.
+    doubted: HashMap<u64, Belief>,
 }
 
 impl Default for History {
@@ -67,7 +67,7 @@ impl Default for History {
 
 impl History {
     fn newest(&self) -> Option<&Position> {
-        self.recent.back()
+        self.recent.back().map(|(position, _)| position)
     }
 
     /// Whether an entry at this place may be one of this history.
@@ -75,7 +75,7 @@ impl History {
         match self.newest() {
             Some(newest) if position.sequence > newest.sequence => position.sequence == newest.sequence + 1,
             // A standby that was promoted may use the numbers of lost changes again.
-            Some(_) => self.recent.contains(position),
+            Some(_) => self.recent.iter().any(|(known, _)| known == position),
             None => true,
         }
     }
@@ -99,13 +99,18 @@ impl History {
         self.young.insert(place, newest);
     }
 
-    /// What was written while nobody could say what it was.
-    fn doubt(&mut self, sequence: u64) -> bool {
-        self.doubted_at = sequence;
+    /// Whether this is the very entry that was told of there before.
+    fn has(&self, position: &Position, bytes: &[u8]) -> bool {
+        self.recent.iter().any(|(known, mac)| known == position && mac.is_some() && *mac == Mac::of(bytes))
+    }
+
+    /// What was written while nobody could say what it was. Gives whether it was not doubted before.
+    fn doubt(&mut self, sequence: u64, belief: Belief) -> bool {
+        self.doubted_at = self.doubted_at.max(sequence);
         if self.doubted.len() >= MOST {
             self.doubted.clear();
         }
-        self.doubted.insert(sequence)
+        self.doubted.insert(sequence, belief).is_none()
     }
 }
 
@@ -120,14 +125,15 @@ impl Heard {
         // One may be told of again, as where an answer was lost.
         let is_new = history.newest().is_none_or(|newest| newest.sequence < sequence);
         if is_new {
-            history.recent.push_back(position.clone());
+            history.recent.push_back((position.clone(), Mac::of(bytes)));
             let over = history.recent.len().saturating_sub(RECENT);
             history.recent.drain(..over);
         }
         let (belief, problem) = match Linked::read(verifier, Sealed::Entry, bytes) {
-            Ok(_) if !is_new => {
-                return if history.doubted.contains(&sequence) { Belief::AfterAGap } else { Belief::Whole };
+            Ok(_) if !is_new && history.has(position, bytes) => {
+                return history.doubted.get(&sequence).copied().unwrap_or(Belief::Whole);
             }
+            Ok(_) if !is_new => (Belief::Nothing, "is another one than was told of there before".to_owned()),
             Ok(linked) => {
                 if history.processes.len() >= MOST_PROCESSES {
                     history.processes = Follower::from_anywhere();
@@ -158,7 +164,7 @@ impl Heard {
                 return Belief::Nothing;
             }
         };
-        if history.doubt(sequence) && self.distrusted.fetch_add(1, Ordering::Relaxed) < LOGGED {
+        if history.doubt(sequence, belief) && self.distrusted.fetch_add(1, Ordering::Relaxed) < LOGGED {
             tracing::error!(
                 sequence,
                 "an entry of the store's log {problem}. Everything is looked up anew: find out who can write the store, and run \
@@ -282,6 +288,16 @@ mod tests {
         assert_eq!([house.hear(4, "d", &entry), house.hear(4, "d", &entry)], [Belief::Whole; 2]);
         assert_eq!(house.hear(5, "e", b"junk"), Belief::Nothing);
         assert!(house.refuses(3, 5, "e"), "nobody makes it forget");
+    }
+
+    #[test]
+    fn an_entry_that_is_exchanged_before_it_is_told_of_again_is_not_believed() {
+        let mut house = House::new();
+        let (one, two) = (house.entry(1), house.entry(2));
+        assert_eq!([house.hear(1, "a", &one), house.hear(2, "b", &two)], [Belief::Whole; 2]);
+        // Its answer was lost, and somebody has put another one of ours in its place.
+        assert_eq!([house.hear(2, "b", &one), house.hear(2, "b", &one)], [Belief::Nothing; 2]);
+        assert_eq!(house.heard.distrusted(), 1);
     }
 
     #[test]

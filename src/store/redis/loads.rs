@@ -37,8 +37,8 @@ impl Redis {
     pub async fn load_session(&self, user: &str, session: &str) -> Result<AsOf<SessionLoad>, StoreError> {
         let wanted = [names::user(user), names::ended_session(session), name_of::<UserSessions>(user.as_bytes())];
         let mut read = self.read(&wanted, 1).await?;
-        let mut values = std::mem::take(&mut read.values).into_iter().map(Option::unwrap_or_default);
-        let mut value = || values.next().filter(|value| !value.is_empty());
+        let mut values = std::mem::take(&mut read.values).into_iter();
+        let mut value = || values.next().flatten();
         let mut loading = Loading::of(self, &read);
         let place = user.as_bytes();
         let user: Option<User> = loading.found(value().as_deref(), place)?;

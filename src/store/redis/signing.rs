@@ -240,8 +240,10 @@ async fn read_entries(
 
 /// What stands in a stream behind this number.
 async fn stream_page(connection: &mut Connection, stream: &str, after: u64) -> Result<Vec<Value>, StoreError> {
+    // Behind the last number that there is stands nothing.
+    let Some(first) = after.checked_add(1) else { return Ok(Vec::new()) };
     let mut command = redis::cmd("XRANGE");
-    command.arg(stream).arg(format!("{}-0", after.saturating_add(1))).arg("+").arg("COUNT").arg(SCANNED_AT_ONCE);
+    command.arg(stream).arg(format!("{first}-0")).arg("+").arg("COUNT").arg(SCANNED_AT_ONCE);
     command.query_async(connection).await.map_err(|error| StoreError::Unavailable(explained(&error)))
 }
 

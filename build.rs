@@ -1,13 +1,9 @@
-//! Compiles `proto/` into Rust, and into what reflection shows. Needs no `protoc`, and never reaches outside this folder.
+//! Compiles `proto/` into what reflection shows. Needs no `protoc`, and never reaches outside this folder.
 
 use std::path::Path;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = protox::compile(["tollgate/v1/records.proto"], ["proto"])?;
-    // A record's digest has no place in a log.
-    prost_build::Config::new().skip_debug(["."]).compile_fds(files)?;
-
     let mut check = protox::Compiler::new(["proto"])?;
     check.include_imports(true).open_file("envoy/service/auth/v3/external_auth.proto")?;
     let out = std::env::var("OUT_DIR")?;

@@ -22,7 +22,7 @@ pub mod upgrade;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tollgate_core::credential::{KeyId, ProjectId, UserId};
+use tollgate_core::credential::KeyId;
 use tollgate_core::resource::Resource;
 use tollgate_guard::digest::Digest;
 use tollgate_guard::protocol::Position;
@@ -30,16 +30,16 @@ use tollgate_guard::time::Timestamp;
 
 use self::redis::Redis;
 use crate::domain::change::Event;
-use crate::domain::record::{
-    ApiKey, AuditEntry, EndedSession, OpenSession, Project, ProjectState, SigningKey, User, UserSessions,
-};
+use crate::domain::record::{ApiKey, AuditEntry, Project};
 use embedded::Embedded;
 use format::Format;
-use keyspace::is_part;
 pub use load::{AsOf, KeyLoad, SessionLoad};
 use records::listing::Listing;
 use records::noun::Noun;
-use records::{project, resource, signing_key, user};
+pub use records::once::OnceRecord;
+pub use records::resource::ResourceQuery;
+pub use records::user::UserQuery;
+pub use records::{ProjectItem, Write};
 
 /// Why the store did not do what it was asked. None of these carries a secret.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -70,68 +70,6 @@ impl StoreError {
     pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Full(_) | Self::Unreplicated(_))
     }
-}
-
-/// One step of an atomic write. A batch is applied wholly or not at all.
-#[derive(Clone, Debug)]
-pub enum Write {
-    /// Conflict if the id or the digest is taken.
-    CreateKey(ApiKey),
-    /// Replaces the record of this id. Conflict unless the stored version is one less than the new one, or if the
-    /// stored record is revoked and the new one is not.
-    UpdateKey(ApiKey),
-    /// Removes what is left of a key. Conflict unless it is there with this version and [`ApiKey::is_over_before`] this time.
-    PurgeKey { id: KeyId, version: u64, before: Timestamp },
-    /// Conflict if a key on this plane is active at this time. Writes nothing.
-    NoActiveKey { plane: String, now: Timestamp },
-    /// Over quota if the project has as many already, before the steps of this batch. Writes nothing.
-    Quota(Quota),
-    /// Conflict if the kind and id are taken.
-    CreateResource(Resource),
-    /// Conflict unless the stored version is one less than the new one.
-    UpdateResource(Resource),
-    /// Conflict unless it is there with this version.
-    DeleteResource { kind: String, id: String, version: u64 },
-    /// Conflict unless the stored version is one less than the new one (none counts as 0), or if the project is deleted and
-    /// would not be any more, or if it has another id, or is given one where the store's format knows none.
-    PutProject(Project),
-    /// Conflict if the project is deleted or has not this id; also for `None` where the store's format knows ids, as whatever is
-    /// made in it then has to carry one. Writes nothing.
-    InProject { name: String, id: Option<ProjectId> },
-    /// Gives what carries none, and still belongs to this project, the project's id. Conflict unless that is its id.
-    GiveProjectId { to: ProjectItem, project: String, id: ProjectId },
-    /// Conflict if the name is taken, be it by a tombstone, or if another user has it in the project.
-    CreateUser(User),
-    /// Conflict unless the stored version is one less than the new one, if `sessions` would fall, if the stored user is
-    /// deleted and the new one neither is nor has more `sessions`, or if another user has the name in a project that this one comes to.
-    UpdateUser(User),
-    /// Gives a user an id who has none; also a deleted one.
-    GiveUserId { name: String, id: UserId },
-    /// Puts a session on the list of its user, and takes those off whose tokens have expired, and the oldest beyond
-    /// [`UserSessions::MOST`](crate::domain::record::UserSessions::MOST). Nothing in a store that keeps no list yet.
-    BeginSession { user: String, session: OpenSession },
-    /// Remembers the first end of a session, and takes it off the list of its user. Forgets a few whose token expired more than a day before.
-    EndSession(EndedSession),
-    /// Conflict if the id is taken.
-    CreateSigningKey(SigningKey),
-    /// Conflict if it is not there.
-    DeleteSigningKey { id: String },
-    /// Appends a row; its `sequence` is given by the store.
-    Audit(AuditEntry),
-    /// Conflict if the digest was used less than [`ONCE_KEPT`] ago. Forgets a few that are older.
-    Once(OnceRecord),
-}
-
-/// Something that belongs to a project.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProjectItem {
-    Key(KeyId),
-    /// By name.
-    User(String),
-    Resource {
-        kind: String,
-        id: String,
-    },
 }
 
 /// How many things of a kind one project may have.
@@ -178,51 +116,8 @@ impl std::fmt::Display for Quota {
     }
 }
 
-impl Write {
-    /// Whether it makes something, or gives somebody more than they had. What only takes away, and a mere row, does not.
-    pub fn makes(&self) -> bool {
-        match self {
-            Self::UpdateKey(key) => key.revoked_at.is_none(),
-            Self::PutProject(project) => project.state == ProjectState::Active,
-            Self::UpdateUser(user) => !user.deleted && !user.disabled,
-            Self::PurgeKey { .. }
-            | Self::DeleteResource { .. }
-            // Its user logs in with a password, at a pace; in a full store, too: who else could make room?
-            | Self::BeginSession { .. }
-            | Self::EndSession(_)
-            | Self::DeleteSigningKey { .. }
-            | Self::Audit(_)
-            | Self::InProject { .. }
-            | Self::Quota(_) => false,
-            _ => true,
-        }
-    }
-}
-
-/// How long an idempotency key is remembered.
-pub const ONCE_KEPT: Duration = Duration::from_secs(24 * 3600);
-
 /// How long a session, or its end, is remembered after its token expired, whatever the clocks say.
 pub const SESSION_KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// That something was made under an idempotency key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OnceRecord {
-    /// Of the key, its actor and the act.
-    pub digest: [u8; 32],
-    /// Of what was asked for.
-    pub fingerprint: [u8; 32],
-    /// What was made, such as `key:<id>`.
-    pub target: String,
-    pub at: Timestamp,
-}
-
-impl OnceRecord {
-    /// Whether it still counts. It outlasts processes, and so goes by the time of day; what is dated ahead of now counts as made now.
-    pub fn holds(&self, now: Timestamp) -> bool {
-        now < self.at.plus(ONCE_KEPT)
-    }
-}
 
 /// A page of keys, by id.
 #[derive(Clone, Debug, Default)]
@@ -231,27 +126,6 @@ pub struct KeyQuery {
     pub plane: Option<String>,
     /// Keys behind this id.
     pub after: Option<KeyId>,
-    /// At most this many.
-    pub limit: usize,
-}
-
-/// A page of resources, by kind and id.
-#[derive(Clone, Debug, Default)]
-pub struct ResourceQuery {
-    pub kind: Option<String>,
-    pub project: Option<String>,
-    /// Resources behind this kind and id.
-    pub after: Option<(String, String)>,
-    /// At most this many.
-    pub limit: usize,
-}
-
-/// A page of users, by name, without deleted ones.
-#[derive(Clone, Debug, Default)]
-pub struct UserQuery {
-    pub project: Option<String>,
-    /// Users behind this name.
-    pub after: Option<String>,
     /// At most this many.
     pub limit: usize,
 }
@@ -373,59 +247,6 @@ impl Store {
         }
     }
 
-    pub async fn resource(&self, kind: String, id: String) -> Result<Option<Resource>, StoreError> {
-        if !is_part(&kind) || !is_part(&id) {
-            return Ok(None);
-        }
-        self.find(resource::place(&kind, &id)).await
-    }
-
-    pub async fn resources(&self, query: ResourceQuery) -> Result<Vec<Resource>, StoreError> {
-        self.list(resource::listing(&query)).await
-    }
-
-    /// What was said of a project, if anything.
-    pub async fn project(&self, name: String) -> Result<Option<Project>, StoreError> {
-        self.find(name.into_bytes()).await
-    }
-
-    /// The projects of which something was said, by name.
-    pub async fn projects(&self, after: Option<String>, limit: usize) -> Result<Vec<Project>, StoreError> {
-        self.list(Some(project::listing(after.as_deref(), limit))).await
-    }
-
-    /// The user of this name, also a deleted one.
-    pub async fn user(&self, name: String) -> Result<Option<User>, StoreError> {
-        self.find(name.into_bytes()).await
-    }
-
-    /// Users of one project each who have this name in it, by project; without those who have no project in front of their name.
-    pub async fn users_of_plain_name(&self, plain: String, limit: usize) -> Result<Vec<User>, StoreError> {
-        self.list(user::of_plain_name(&plain, limit)).await
-    }
-
-    pub async fn users(&self, query: UserQuery) -> Result<Vec<User>, StoreError> {
-        self.list(user::listing(&query)).await
-    }
-
-    /// Whether the session with this id was ended.
-    pub async fn ended_session(&self, id: String) -> Result<bool, StoreError> {
-        Ok(self.find::<EndedSession>(id.into_bytes()).await?.is_some())
-    }
-
-    /// The sessions of a user that have begun and were not ended, the oldest first; also such as are over.
-    pub async fn sessions(&self, user: String) -> Result<Vec<OpenSession>, StoreError> {
-        let known: Option<UserSessions> = self.find(user.into_bytes()).await?;
-        Ok(known.map_or_else(Vec::new, |known| known.sessions))
-    }
-
-    /// The oldest first.
-    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
-        let mut keys = self.list(Some(signing_key::listing())).await?;
-        keys.sort_by_key(|key| key.created_at);
-        Ok(keys)
-    }
-
     /// A page of the audit log. A row is found if the clocks that dated it, and rows around it, are less than a day wrong.
     pub async fn audit(&self, query: AuditQuery) -> Result<AuditRows, StoreError> {
         match self {
@@ -449,11 +270,6 @@ impl Store {
             Self::Embedded(store) => on_thread(store, move |store| store.trim_audit(before, most)).await,
             Self::Redis(store) => store.trim_audit(before, most).await,
         }
-    }
-
-    /// What was made under the idempotency key with this digest, if it is still remembered.
-    pub async fn once(&self, digest: [u8; 32]) -> Result<Option<OnceRecord>, StoreError> {
-        self.find(digest.to_vec()).await
     }
 
     /// The number of the first of these places that is in the log of the history with a place where it was joined; `None`: none

@@ -8,13 +8,51 @@ use prost::Message;
 
 use super::StoreError;
 use super::format::Format;
-use super::records::audit::encode_row;
-use super::records::event::{decode_written, encode_event};
-use super::records::wire;
-use super::records::written::{self, Left, Place, Written};
+use super::records::audit::{self, encode_row};
+use super::records::event::{self, decode_written, encode_event};
+use super::records::written::{self, Left, Place, StoredLink, Written};
 use super::signature::{Mac, Sealed, Signature, Verifier};
 use crate::domain::change::Event;
 use crate::domain::record::AuditEntry;
+
+/// What is known of the rows that were removed from the beginning of the audit log. Format 4.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredRemovedRows {
+    /// The number of the last one of them.
+    #[prost(uint64, tag = "1")]
+    last: u64,
+    /// The last one of each process that may have written others, behind them.
+    #[prost(message, repeated, tag = "2")]
+    chains: Vec<StoredChain>,
+    /// Whether there may have been processes that are not among those.
+    #[prost(bool, tag = "3")]
+    others: bool,
+    /// The number of the last entry of the log of changes that was written before entries had signatures.
+    #[prost(uint64, tag = "4")]
+    unsigned_entries: u64,
+    /// The number of the last row that was written before rows had signatures.
+    #[prost(uint64, tag = "5")]
+    unsigned_rows: u64,
+    /// The numbers of the last entry and the last row at the end of the last upgrade, when every process signed with the current pepper.
+    #[prost(uint64, tag = "6")]
+    older_entries: u64,
+    #[prost(uint64, tag = "7")]
+    older_rows: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredChain {
+    /// As a [`StoredLink`] has it.
+    #[prost(bytes = "vec", tag = "1")]
+    writer: Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    mac: Vec<u8>,
+    /// As a [`StoredLink`] has it.
+    #[prost(uint64, tag = "3")]
+    count: u64,
+}
 
 /// Of a process, in one history of the store.
 type Writer = [u8; 16];
@@ -40,18 +78,18 @@ impl Chain {
 
     /// Goes on behind one that stands in the store already, and is its process's last; `None`: it has no link.
     pub(super) fn behind(bytes: &[u8]) -> Option<Self> {
-        let link = wire::AuditEntry::decode(bytes).ok()?.link?;
+        let link = audit::link_of(bytes)?;
         let (writer, sent) = (link.writer.try_into().ok()?, link.count.checked_add(1)?);
         Some(Self { writer, sent, last: Some(Mac::of(bytes)?), unheard: Vec::new() })
     }
 
-    fn link(&self, written: &[(Place, Left)]) -> wire::Link {
-        wire::Link {
+    fn link(&self, written: &[(Place, Left)]) -> StoredLink {
+        StoredLink {
             writer: self.writer.to_vec(),
             count: self.sent,
             before: self.last.map(|last| last.to_vec()),
             unheard: self.unheard.iter().map(|mac| mac.to_vec()).collect(),
-            written: written.iter().map(|(place, left)| written::wire_of((place, left))).collect(),
+            written: written.iter().map(|(place, left)| written::message_of((place, left))).collect(),
         }
     }
 
@@ -207,16 +245,15 @@ impl Linked {
     /// As [`Linked::read`].
     pub(super) fn unverified(what: Sealed, bytes: &[u8]) -> Result<Self, StoreError> {
         if what == Sealed::Entry {
-            let link = wire::Event::decode(bytes).ok().and_then(|event| event.link);
-            return Self::of(link.ok_or_else(unlinked)?, decode_written(bytes)?, bytes);
+            let link = event::link_of(bytes).ok_or_else(unlinked)?;
+            return Self::of(link, decode_written(bytes)?, bytes);
         }
-        let link = wire::AuditEntry::decode(bytes).ok().and_then(|row| row.link);
-        let mut link = link.ok_or_else(unlinked)?;
-        let written = std::mem::take(&mut link.written).into_iter().filter_map(written::of_wire).collect();
+        let mut link = audit::link_of(bytes).ok_or_else(unlinked)?;
+        let written = std::mem::take(&mut link.written).into_iter().filter_map(written::of_message).collect();
         Self::of(link, Some(written), bytes)
     }
 
-    fn of(link: wire::Link, written: Option<Vec<(Place, Left)>>, bytes: &[u8]) -> Result<Self, StoreError> {
+    fn of(link: StoredLink, written: Option<Vec<(Place, Left)>>, bytes: &[u8]) -> Result<Self, StoreError> {
         let mac = |bytes: Vec<u8>| Mac::try_from(bytes).ok();
         let (Ok(writer), Some(own)) = (Writer::try_from(link.writer), Mac::of(bytes)) else { return Err(unlinked()) };
         let before = link.before.map(|before| mac(before).ok_or_else(unlinked)).transpose()?;
@@ -334,20 +371,20 @@ impl RemovedRows {
     /// `None`: it is none that this pepper has made.
     pub(super) fn read(verifier: &Verifier, bytes: &[u8]) -> Option<Self> {
         believe(verifier, Sealed::RemovedRows, bytes).ok()?;
-        let wire = wire::RemovedRows::decode(bytes).ok()?;
-        let chains = wire.chains.into_iter();
+        let message = StoredRemovedRows::decode(bytes).ok()?;
+        let chains = message.chains.into_iter();
         let last = chains.filter_map(|chain| {
             let last = Last { count: chain.count, mac: Mac::try_from(chain.mac).ok()? };
             Some((chain.writer.try_into().ok()?, last))
         });
-        let processes = Follower { last: last.collect(), others: wire.others };
+        let processes = Follower { last: last.collect(), others: message.others };
         Some(Self {
-            last: wire.last,
+            last: message.last,
             processes,
-            unsigned_entries: wire.unsigned_entries,
-            unsigned_rows: wire.unsigned_rows,
-            older_entries: wire.older_entries,
-            older_rows: wire.older_rows,
+            unsigned_entries: message.unsigned_entries,
+            unsigned_rows: message.unsigned_rows,
+            older_entries: message.older_entries,
+            older_rows: message.older_rows,
         })
     }
 
@@ -355,7 +392,7 @@ impl RemovedRows {
     /// As [`Verifier::seal`].
     pub(super) fn write(&self, verifier: &Verifier) -> Result<Vec<u8>, StoreError> {
         let Follower { last, others } = &self.processes;
-        let chain = |(writer, last): (&Writer, &Last)| wire::removed_rows::Chain {
+        let chain = |(writer, last): (&Writer, &Last)| StoredChain {
             writer: writer.to_vec(),
             mac: last.mac.to_vec(),
             count: last.count,
@@ -363,8 +400,8 @@ impl RemovedRows {
         let chains = last.iter().map(chain).collect();
         let Self { last, unsigned_entries, unsigned_rows, older_entries, older_rows, .. } = *self;
         let others = *others;
-        let wire =
-            wire::RemovedRows { last, chains, others, unsigned_entries, unsigned_rows, older_entries, older_rows };
-        Ok(verifier.seal(Sealed::RemovedRows, wire.encode_to_vec())?.0)
+        let message =
+            StoredRemovedRows { last, chains, others, unsigned_entries, unsigned_rows, older_entries, older_rows };
+        Ok(verifier.seal(Sealed::RemovedRows, message.encode_to_vec())?.0)
     }
 }

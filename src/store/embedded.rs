@@ -12,6 +12,7 @@ mod records;
 mod reserve;
 mod signing;
 mod source;
+mod tables;
 mod upgrade;
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Every table and key of the stores in one place. Never reads or writes anything itself.
+//! The tables of the embedded store and the parts of their keys; [`redis`] has the names there. Never reads or writes anything itself.
 
 pub mod redis;
 
@@ -10,7 +10,7 @@ pub type DigestKey = &'static [u8; 32];
 pub type IdKey = &'static [u8; 12];
 pub type Bytes = &'static [u8];
 
-/// Digest to `tollgate.v1.ApiKey`: the one look-up of a check.
+/// Digest to its record: the one look-up of a check.
 pub const KEYS: TableDefinition<'_, DigestKey, Bytes> = TableDefinition::new("keys");
 /// Id of a key to its digest.
 pub const KEY_IDS: TableDefinition<'_, IdKey, DigestKey> = TableDefinition::new("key_ids");
@@ -25,15 +25,15 @@ pub const KEYS_BY_BOTH: TableDefinition<'_, Bytes, ()> = TableDefinition::new("k
 pub const KEYS_IN_PROJECTS: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("keys_in_projects");
 /// Id of a key to the milliseconds since the Unix epoch of its last use. Apart from the records, so that use changes none.
 pub const LAST_USED: TableDefinition<'_, IdKey, u64> = TableDefinition::new("last_used");
-/// [`scoped`] kind and id, to `tollgate.v1.Resource`.
+/// [`scoped`] kind and id, to its record.
 pub const RESOURCES: TableDefinition<'_, Bytes, Bytes> = TableDefinition::new("resources");
 /// [`scoped`] project, and then the key in [`RESOURCES`].
 pub const RESOURCES_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("resources_by_project");
 /// Version of a pepper to its check value.
 pub const PEPPERS: TableDefinition<'_, u32, DigestKey> = TableDefinition::new("peppers");
-/// Name of a project to `tollgate.v1.Project`.
+/// Name of a project to its record.
 pub const PROJECTS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("projects");
-/// Name of a user to `tollgate.v1.User`, also of deleted ones.
+/// Name of a user to its record, also of deleted ones.
 pub const USERS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("users");
 /// Name of a user that is not deleted. Since the third format.
 pub const LISTED_USERS: TableDefinition<'_, &'static str, ()> = TableDefinition::new("listed_users");
@@ -41,30 +41,30 @@ pub const LISTED_USERS: TableDefinition<'_, &'static str, ()> = TableDefinition:
 pub const USERS_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("users_by_project");
 /// [`scoped`] plain name and name of a user that is not deleted and has a project in the name. Since the third format.
 pub const USERS_BY_PLAIN_NAME: TableDefinition<'_, Bytes, ()> = TableDefinition::new("users_by_plain_name");
-/// Id of a session to `tollgate.v1.EndedSession`.
+/// Id of a session to its record.
 pub const ENDED_SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("ended_sessions");
 /// [`timed`] expiry and id of an ended session.
 pub const ENDED_SESSIONS_BY_EXPIRY: TableDefinition<'_, Bytes, ()> = TableDefinition::new("ended_sessions_by_expiry");
-/// Name of a user to `tollgate.v1.Sessions`. Since the third format.
+/// Name of a user to its record. Since the third format.
 pub const SESSIONS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("sessions");
 /// [`timed`] last expiry and name of a user with sessions. Since the third format.
 pub const SESSIONS_BY_EXPIRY: TableDefinition<'_, Bytes, ()> = TableDefinition::new("sessions_by_expiry");
-/// Id to `tollgate.v1.SigningKey`.
+/// Id to its record.
 pub const SIGNING_KEYS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("signing_keys");
-/// Sequence of a row to `tollgate.v1.AuditEntry`. Rows are added behind the last one, and removed from the oldest on.
+/// Sequence of a row to its record. Rows are added behind the last one, and removed from the oldest on.
 pub const AUDIT: TableDefinition<'_, u64, Bytes> = TableDefinition::new("audit");
 /// [`scoped`] project and sequence (big endian) of a row.
 pub const AUDIT_BY_PROJECT: TableDefinition<'_, Bytes, ()> = TableDefinition::new("audit_by_project");
 /// [`scope`] actor and project, or actor and nothing for every row of an actor, and sequence (big endian) of a row. Since the
 /// third format.
 pub const AUDIT_BY_ACTOR: TableDefinition<'_, Bytes, ()> = TableDefinition::new("audit_by_actor");
-/// Digest of an idempotency key to `tollgate.v1.Once`.
+/// Digest of an idempotency key to its record.
 pub const ONCE: TableDefinition<'_, DigestKey, Bytes> = TableDefinition::new("once");
 /// [`timed`] use and digest of an idempotency key.
 pub const ONCE_BY_TIME: TableDefinition<'_, Bytes, ()> = TableDefinition::new("once_by_time");
 /// [`MIGRATION_ORIGIN`], if the store was filled from another one.
 pub const MIGRATION: TableDefinition<'_, &'static str, &'static str> = TableDefinition::new("migration");
-/// [`REMOVED_ROWS_LAST`] to `tollgate.v1.RemovedRows`: what is noted of rows that were removed from the audit log.
+/// [`REMOVED_ROWS_LAST`] to what is noted of rows that were removed from the audit log.
 pub const REMOVED_ROWS: TableDefinition<'_, &'static str, Bytes> = TableDefinition::new("removed_rows");
 /// [`META_FORMAT`] and [`META_SEQUENCE`].
 pub const META: TableDefinition<'_, &'static str, u64> = TableDefinition::new("meta");

@@ -2,18 +2,19 @@
 
 /// A kind of record. What takes rights away stands before what gives them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum Kind {
-    Projects,
-    Users,
-    EndedSessions,
-    Sessions,
-    SigningKeys,
-    Peppers,
-    Resources,
-    Keys,
-    LastUses,
-    Once,
-    Audit,
+    Projects = 1,
+    Users = 2,
+    EndedSessions = 3,
+    Sessions = 4,
+    SigningKeys = 5,
+    Peppers = 6,
+    Resources = 7,
+    Keys = 8,
+    LastUses = 9,
+    Once = 10,
+    Audit = 11,
 }
 
 impl Kind {
@@ -50,19 +51,7 @@ impl Kind {
 
     /// As it stands in snapshots and in the log, for good.
     pub(super) fn number(self) -> u8 {
-        match self {
-            Self::Projects => 1,
-            Self::Users => 2,
-            Self::EndedSessions => 3,
-            Self::Sessions => 4,
-            Self::SigningKeys => 5,
-            Self::Peppers => 6,
-            Self::Resources => 7,
-            Self::Keys => 8,
-            Self::LastUses => 9,
-            Self::Once => 10,
-            Self::Audit => 11,
-        }
+        self as u8
     }
 
     /// `None`: a later Tollgate has a kind of this number.

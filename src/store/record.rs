@@ -9,7 +9,7 @@ use super::kind::{Kind, nouns};
 use super::records::audit::{decode_audit, encode_audit};
 use super::records::key;
 use super::records::noun::{Noun, Tables, keep};
-use super::{PepperCheck, SESSION_KEPT, StoreError};
+use super::{PepperCheck, StoreError};
 use crate::domain::record::{ApiKey, AuditEntry};
 
 macro_rules! define_record {
@@ -159,18 +159,10 @@ impl Record {
         )
     }
 
-    /// Whether it still counts. Stores forget by themselves what does not, each when it likes.
-    pub(super) fn holds(&self, now: Timestamp) -> bool {
-        match self {
-            Self::Once(once) => once.holds(now),
-            // The last hour is spared, so that none is forgotten between two looks at it: its token expired a day ago.
-            Self::EndedSession(session) => now.plus(SPARE) < session.expires_at.plus(SESSION_KEPT),
-            Self::Sessions(sessions) => now.plus(SPARE) < sessions.last_expiry().plus(SESSION_KEPT),
-            Self::Project(_) | Self::User(_) | Self::SigningKey(_) | Self::Resource(_) | Self::Key(_) => true,
-            Self::Pepper(_) | Self::LastUse(..) | Self::Audit(_) => true,
-        }
+    /// Whether it still counts.
+    pub(super) fn counts(&self, now: Timestamp) -> bool {
+        by_record!(self, noun => noun.counts(now),
+            Self::Key(_) | Self::Pepper(_) | Self::LastUse(..) | Self::Audit(_) => true,
+        )
     }
 }
-
-/// How much earlier than a store a migration forgets, at least.
-pub(super) const SPARE: std::time::Duration = std::time::Duration::from_secs(3600);

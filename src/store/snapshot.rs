@@ -28,8 +28,47 @@ use sha2::Sha256;
 use tollgate_guard::time::Timestamp;
 
 use super::format::Format;
-use super::records::wire;
 use super::{PepperCheck, StoreError};
+
+/// What a snapshot says of itself before its records.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredHeader {
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "1")]
+    made_at_ms: u64,
+    /// Of the store, as the file of an embedded one says it.
+    #[prost(uint64, tag = "2")]
+    format: u64,
+    /// Whose key it is signed with.
+    #[prost(uint32, tag = "3")]
+    pepper_version: u32,
+    #[prost(bytes = "vec", tag = "4")]
+    pepper_check: Vec<u8>,
+    /// The release of Tollgate that made it.
+    #[prost(string, tag = "5")]
+    release: String,
+    /// Absent: of an embedded store.
+    #[prost(string, optional, tag = "6")]
+    lineage: Option<String>,
+    /// The lineages that the store had before, with a space between them.
+    #[prost(string, tag = "7")]
+    was: String,
+}
+
+/// What it says behind its records.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredEnd {
+    /// How many frames with records there are.
+    #[prost(uint64, tag = "1")]
+    records: u64,
+    /// The newest change that is in it, and what tells that from others of its number.
+    #[prost(uint64, tag = "2")]
+    sequence: u64,
+    #[prost(string, tag = "3")]
+    chain: String,
+}
 
 pub use file::SnapshotFile;
 pub use read::{Item, SnapshotReader};
@@ -65,7 +104,7 @@ pub struct Header {
 impl Header {
     fn encode(&self) -> Vec<u8> {
         let PepperCheck { version, check } = self.pepper;
-        let wire = wire::SnapshotHeader {
+        let message = StoredHeader {
             made_at_ms: self.made_at.as_millis(),
             format: self.format.in_file(),
             pepper_version: version,
@@ -74,19 +113,19 @@ impl Header {
             lineage: self.lineage.clone(),
             was: self.was.clone(),
         };
-        wire.encode_to_vec()
+        message.encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let wire = wire::SnapshotHeader::decode(bytes).map_err(|_| SnapshotError::Damaged("its head"))?;
-        let check = wire.pepper_check.try_into().map_err(|_| SnapshotError::Damaged("its head"))?;
+        let message = StoredHeader::decode(bytes).map_err(|_| SnapshotError::Damaged("its head"))?;
+        let check = message.pepper_check.try_into().map_err(|_| SnapshotError::Damaged("its head"))?;
         Ok(Self {
-            made_at: Timestamp::from_millis(wire.made_at_ms),
-            format: Format::of_file(wire.format).map_err(|_| SnapshotError::Format(wire.format))?,
-            pepper: PepperCheck { version: wire.pepper_version, check },
-            release: wire.release,
-            lineage: wire.lineage,
-            was: wire.was,
+            made_at: Timestamp::from_millis(message.made_at_ms),
+            format: Format::of_file(message.format).map_err(|_| SnapshotError::Format(message.format))?,
+            pepper: PepperCheck { version: message.pepper_version, check },
+            release: message.release,
+            lineage: message.lineage,
+            was: message.was,
         })
     }
 }
@@ -105,12 +144,12 @@ pub struct End {
 impl End {
     fn encode(&self) -> Vec<u8> {
         let Self { records, sequence, chain } = self.clone();
-        wire::SnapshotEnd { records, sequence, chain }.encode_to_vec()
+        StoredEnd { records, sequence, chain }.encode_to_vec()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        let wire::SnapshotEnd { records, sequence, chain } =
-            wire::SnapshotEnd::decode(bytes).map_err(|_| SnapshotError::Damaged("its end"))?;
+        let StoredEnd { records, sequence, chain } =
+            StoredEnd::decode(bytes).map_err(|_| SnapshotError::Damaged("its end"))?;
         Ok(Self { records, sequence, chain })
     }
 }

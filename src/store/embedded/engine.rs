@@ -15,10 +15,11 @@ use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabas
 
 use super::super::StoreError;
 use super::super::format::{Format, UNFINISHED};
-use super::super::keyspace::{self, META, META_FORMAT, META_SEQUENCE};
+use super::super::keyspace::{META, META_FORMAT, META_SEQUENCE};
 use super::act::{Act, Failure};
 use super::indexes;
 use super::source::{Boxed, Source};
+use super::tables::{has_every_table, make_tables};
 
 /// How often a broken database is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -336,46 +337,6 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
         transaction.open_table(META)?.insert(META_FORMAT, format.in_file())?;
         Ok(sequence)
     })
-}
-
-/// Whether the last table that was ever added is there; tables are made all at once.
-fn has_every_table(read: &ReadTransaction) -> Act<bool> {
-    match read.open_table(keyspace::REMOVED_ROWS) {
-        Ok(_) => Ok(true),
-        Err(redb::TableError::TableDoesNotExist(_)) => Ok(false),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Makes the tables that are not there, also in a store that an older Tollgate made.
-fn make_tables(transaction: &WriteTransaction) -> Act<()> {
-    transaction.open_table(keyspace::KEYS)?;
-    transaction.open_table(keyspace::KEY_IDS)?;
-    transaction.open_table(keyspace::KEYS_BY_PROJECT)?;
-    transaction.open_table(keyspace::KEYS_BY_PLANE)?;
-    transaction.open_table(keyspace::KEYS_BY_BOTH)?;
-    transaction.open_table(keyspace::KEYS_IN_PROJECTS)?;
-    transaction.open_table(keyspace::LAST_USED)?;
-    transaction.open_table(keyspace::RESOURCES)?;
-    transaction.open_table(keyspace::RESOURCES_BY_PROJECT)?;
-    transaction.open_table(keyspace::PEPPERS)?;
-    transaction.open_table(keyspace::USERS)?;
-    transaction.open_table(keyspace::LISTED_USERS)?;
-    transaction.open_table(keyspace::USERS_BY_PROJECT)?;
-    transaction.open_table(keyspace::USERS_BY_PLAIN_NAME)?;
-    transaction.open_table(keyspace::ENDED_SESSIONS)?;
-    transaction.open_table(keyspace::ENDED_SESSIONS_BY_EXPIRY)?;
-    transaction.open_table(keyspace::SESSIONS)?;
-    transaction.open_table(keyspace::SESSIONS_BY_EXPIRY)?;
-    transaction.open_table(keyspace::SIGNING_KEYS)?;
-    transaction.open_table(keyspace::AUDIT)?;
-    transaction.open_table(keyspace::AUDIT_BY_PROJECT)?;
-    transaction.open_table(keyspace::AUDIT_BY_ACTOR)?;
-    transaction.open_table(keyspace::REMOVED_ROWS)?;
-    transaction.open_table(keyspace::ONCE)?;
-    transaction.open_table(keyspace::ONCE_BY_TIME)?;
-    transaction.open_table(keyspace::PROJECTS)?;
-    Ok(())
 }
 
 fn write<T>(database: &Database, act: impl FnOnce(&WriteTransaction) -> Act<T>) -> Act<T> {

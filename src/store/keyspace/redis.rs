@@ -9,7 +9,7 @@ use tollgate_guard::digest::Digest;
 
 /// Hash: `format`, `id` (the lineage), `seq` and `h` of the newest change; since the third format also `was` (former lineages).
 pub const HEAD: &str = "tg:{tg}:head";
-/// Stream of the changes: ids `<sequence>-0`, fields `h` and `p` (`tollgate.v1.Event`).
+/// Stream of the changes: ids `<sequence>-0`, fields `h` and `p` (the event).
 pub const LOG: &str = "tg:{tg}:log";
 /// Hash of the replicas: id to what it says of itself, as JSON.
 pub const MEMBERS: &str = "tg:{tg}:members";
@@ -19,30 +19,30 @@ pub const CLOCK: &str = "tg:{tg}:clock";
 pub const MIGRATION: &str = "tg:{tg}:migration";
 /// What an upgrade that is under way has done, with a signature.
 pub const UPGRADE: &str = "tg:{tg}:upgrade";
-/// Stream of the audit log: ids `<number>-0`, field `p` (`tollgate.v1.AuditEntry`). The newest one is never removed.
+/// Stream of the audit log: ids `<number>-0`, field `p` (the row). The newest one is never removed.
 pub const AUDIT: &str = "tg:{tg}:audit";
-/// What is noted of the rows that were removed from there (`tollgate.v1.RemovedRows`).
+/// What is noted of the rows that were removed from there.
 pub const REMOVED_ROWS: &str = "tg:{tg}:removed_rows";
 
-/// Hexadecimal digest to project, NUL, `tollgate.v1.ApiKey`.
+/// Hexadecimal digest to project, NUL, its record.
 pub const KEYS: &str = "tg:{tg}:k:";
 /// Id of a key to its digest.
 pub const KEY_IDS: &str = "tg:{tg}:i:";
-/// Name to project, NUL, `tollgate.v1.User`, also of deleted ones.
+/// Name to project, NUL, its record, also of deleted ones.
 pub const USERS: &str = "tg:{tg}:u:";
-/// Name to `tollgate.v1.Project`.
+/// Name to its record.
 pub const PROJECTS: &str = "tg:{tg}:p:";
-/// Id of a session to `tollgate.v1.EndedSession`.
+/// Id of a session to its record.
 pub const ENDED_SESSIONS: &str = "tg:{tg}:s:";
-/// Name of a user to `tollgate.v1.Sessions`. Since the third format.
+/// Name of a user to its record. Since the third format.
 pub const SESSIONS: &str = "tg:{tg}:sessions:";
-/// Kind, NUL, id to `tollgate.v1.Resource`.
+/// Kind, NUL, id to its record.
 pub const RESOURCES: &str = "tg:{tg}:r:";
-/// Id to `tollgate.v1.SigningKey`.
+/// Id to its record.
 pub const SIGNING_KEYS: &str = "tg:{tg}:signing:";
 /// Version of a pepper to its check value.
 pub const PEPPERS: &str = "tg:{tg}:pepper:";
-/// Hexadecimal digest of an idempotency key to `tollgate.v1.Once`.
+/// Hexadecimal digest of an idempotency key to its record.
 pub const ONCE: &str = "tg:{tg}:once:";
 
 /// Sorted sets in which every score is 0, so that they are in the order of their members.

@@ -30,7 +30,7 @@ impl<'d, P: Pages> Walk<'d, P> {
     pub(super) async fn peek(&mut self) -> Result<Option<&Record>, StoreError> {
         while self.read.is_empty() && !self.at_end {
             let page = self.of.page(self.kind, self.after.take(), PAGE).await?;
-            self.read.extend(page.records.into_iter().filter(|record| record.holds(self.now)));
+            self.read.extend(page.records.into_iter().filter(|record| record.counts(self.now)));
             self.at_end = page.next.is_none();
             self.after = page.next;
         }

@@ -13,9 +13,66 @@ use super::super::keyspace::{self, Bytes, DigestKey, id_key, key_id, scoped, wit
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
 use super::super::{Counted, StoreError};
-use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
-use super::{project, wire};
+use super::noun::{Entry, Index, List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
+use super::project;
 use crate::domain::record::{ApiKey, KeyState};
+
+/// One API key. The secret is known to its owner alone; the digest cannot be turned back into it.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredKey {
+    /// The public name of the key: 12 base62 characters.
+    #[prost(string, tag = "1")]
+    id: String,
+    /// HMAC-SHA-256(pepper, whole key): 32 bytes.
+    #[prost(bytes = "vec", tag = "2")]
+    digest: Vec<u8>,
+    /// Which pepper the digest was made with.
+    #[prost(uint32, tag = "3")]
+    pepper_version: u32,
+    /// For people.
+    #[prost(string, tag = "4")]
+    name: String,
+    /// The plane its prefix was declared for when it was minted.
+    #[prost(string, tag = "5")]
+    plane: String,
+    /// One project, or "*" for every one.
+    #[prost(string, tag = "6")]
+    project: String,
+    /// Names of workloads, or "*" alone for every one. Empty: none.
+    #[prost(string, repeated, tag = "7")]
+    workloads: Vec<String>,
+    /// Sorted, without duplicates. Empty: none.
+    #[prost(string, repeated, tag = "8")]
+    permissions: Vec<String>,
+    /// Every time is in milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "9")]
+    created_at_ms: u64,
+    /// "key:<id>", or "operator" for whoever holds the admin socket.
+    #[prost(string, tag = "10")]
+    created_by: String,
+    /// Absent: the key does not expire.
+    #[prost(uint64, optional, tag = "11")]
+    expires_at_ms: Option<u64>,
+    /// End of the overlap that a rotation granted. Absent: not rotated.
+    #[prost(uint64, optional, tag = "12")]
+    retires_at_ms: Option<u64>,
+    /// Set once and never cleared: a revoked record stays as a tombstone.
+    #[prost(uint64, optional, tag = "13")]
+    revoked_at_ms: Option<u64>,
+    /// The id of the key that this one took the place of.
+    #[prost(string, optional, tag = "14")]
+    replaces: Option<String>,
+    /// The id of the key that took this one's place.
+    #[prost(string, optional, tag = "15")]
+    replaced_by: Option<String>,
+    /// Counts the writes of this record, from 1.
+    #[prost(uint64, tag = "16")]
+    version: u64,
+    /// Format 3: the id of the project. Absent: every project.
+    #[prost(string, optional, tag = "17")]
+    project_id: Option<String>,
+}
 
 /// It stands under its digest, by which a check finds it; its id points there.
 impl Noun for ApiKey {
@@ -24,6 +81,12 @@ impl Noun for ApiKey {
     const TABLE: TableDefinition<'static, DigestKey, Bytes> = keyspace::KEYS;
     const PREFIX: &'static str = names::KEYS;
     const HAS_PROJECT_IN_FRONT: bool = true;
+    const INDEXES: &'static [Index] = &[
+        Index::Valued(keyspace::KEYS_BY_PROJECT),
+        Index::Bytes(keyspace::KEYS_BY_PLANE),
+        Index::Bytes(keyspace::KEYS_BY_BOTH),
+        Index::Valued(keyspace::KEYS_IN_PROJECTS),
+    ];
 
     fn name(&self) -> String {
         format!("key {}", self.id)
@@ -97,7 +160,7 @@ impl Noun for ApiKey {
 }
 
 pub(in crate::store) fn encode_key(key: &ApiKey) -> Vec<u8> {
-    let wire = wire::ApiKey {
+    let message = StoredKey {
         id: key.id.to_string(),
         digest: key.digest.0.to_vec(),
         pepper_version: key.pepper_version,
@@ -116,14 +179,14 @@ pub(in crate::store) fn encode_key(key: &ApiKey) -> Vec<u8> {
         version: key.version,
         project_id: key.project_id.map(|id| id.to_string()),
     };
-    wire.encode_to_vec()
+    message.encode_to_vec()
 }
 
 /// # Errors
 /// [`StoreError::Damaged`] if the bytes are no key.
 pub(in crate::store) fn decode_key(bytes: &[u8]) -> Result<ApiKey, StoreError> {
-    let wire = wire::ApiKey::decode(bytes).map_err(|_| damaged("a key"))?;
-    let id = KeyId::parse(&wire.id).ok_or_else(|| damaged("a key"))?;
+    let message = StoredKey::decode(bytes).map_err(|_| damaged("a key"))?;
+    let id = KeyId::parse(&message.id).ok_or_else(|| damaged("a key"))?;
     let damaged = || damaged(&format!("key {id}"));
     let other = |id: Option<String>| match id {
         Some(id) => KeyId::parse(&id).map(Some).ok_or_else(damaged),
@@ -131,22 +194,22 @@ pub(in crate::store) fn decode_key(bytes: &[u8]) -> Result<ApiKey, StoreError> {
     };
     Ok(ApiKey {
         id,
-        digest: Digest::from_slice(&wire.digest).ok_or_else(damaged)?,
-        pepper_version: wire.pepper_version,
-        name: wire.name,
-        plane: wire.plane,
-        project: wire.project,
-        project_id: project::id_of(wire.project_id).ok_or_else(damaged)?,
-        workloads: wire.workloads,
-        permissions: wire.permissions,
-        created_at: Timestamp::from_millis(wire.created_at_ms),
-        created_by: wire.created_by,
-        expires_at: wire.expires_at_ms.map(Timestamp::from_millis),
-        retires_at: wire.retires_at_ms.map(Timestamp::from_millis),
-        revoked_at: wire.revoked_at_ms.map(Timestamp::from_millis),
-        replaces: other(wire.replaces)?,
-        replaced_by: other(wire.replaced_by)?,
-        version: wire.version,
+        digest: Digest::from_slice(&message.digest).ok_or_else(damaged)?,
+        pepper_version: message.pepper_version,
+        name: message.name,
+        plane: message.plane,
+        project: message.project,
+        project_id: project::id_of(message.project_id).ok_or_else(damaged)?,
+        workloads: message.workloads,
+        permissions: message.permissions,
+        created_at: Timestamp::from_millis(message.created_at_ms),
+        created_by: message.created_by,
+        expires_at: message.expires_at_ms.map(Timestamp::from_millis),
+        retires_at: message.retires_at_ms.map(Timestamp::from_millis),
+        revoked_at: message.revoked_at_ms.map(Timestamp::from_millis),
+        replaces: other(message.replaces)?,
+        replaced_by: other(message.replaced_by)?,
+        version: message.version,
     })
 }
 

@@ -14,6 +14,9 @@ use super::super::kind::Kind;
 use super::super::{Counted, Quota, StoreError};
 use crate::domain::record::AuditEntry;
 
+/// How much earlier than a store a migration forgets, at least.
+pub(in crate::store) const FORGOTTEN_EARLIER: Duration = Duration::from_secs(3600);
+
 /// A kind of record: where it stands, how it is written, and the lists that it stands on.
 pub(in crate::store) trait Noun: Clone + Sized {
     /// The keys of its table in the embedded store.
@@ -28,6 +31,9 @@ pub(in crate::store) trait Noun: Clone + Sized {
     const HAS_PROJECT_IN_FRONT: bool = false;
     /// The index of the embedded store by the time at which one is over, and how long it is kept after that.
     const BY_TIME: Option<(TableDefinition<'static, Bytes, ()>, Duration)> = None;
+
+    /// The other indexes of the embedded store that have it.
+    const INDEXES: &'static [Index] = &[];
 
     /// What people call it.
     fn name(&self) -> String;
@@ -73,6 +79,11 @@ pub(in crate::store) trait Noun: Clone + Sized {
         Vec::new()
     }
 
+    /// Whether it still counts. Stores forget by themselves what does not, each when it likes.
+    fn counts(&self, _now: Timestamp) -> bool {
+        true
+    }
+
     /// How long it is kept in stores that forget by themselves; `None`: for good.
     fn kept(&self, _now: Timestamp) -> Option<Duration> {
         None
@@ -86,6 +97,14 @@ pub(in crate::store) struct List {
     /// The name of a sorted set, and the member.
     pub(in crate::store) in_redis: Option<(String, String)>,
     pub(in crate::store) in_file: Option<Entry>,
+}
+
+/// An index of the embedded store.
+#[derive(Clone, Copy)]
+pub(in crate::store) enum Index {
+    Bytes(TableDefinition<'static, Bytes, ()>),
+    Text(TableDefinition<'static, &'static str, ()>),
+    Valued(TableDefinition<'static, Bytes, Bytes>),
 }
 
 /// A key of an index.

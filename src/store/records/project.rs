@@ -1,20 +1,51 @@
 //! Projects. Never brings a deleted one back.
 
-use prost::Message;
+use prost::{Enumeration, Message};
 use redb::TableDefinition;
 use tollgate_core::credential::ProjectId;
 use tollgate_guard::time::Timestamp;
 
-use super::super::StoreError;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes};
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version};
+use super::super::{Store, StoreError};
 use super::listing::{InFile, Listing};
 use super::noun::{List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
-use super::wire;
 use crate::domain::record::{Project, ProjectState};
+
+/// A project as a whole. Format 3: with a record from the first thing on that is made in it; before, one without is active.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredProject {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(enumeration = "StoredState", tag = "2")]
+    state: i32,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "3")]
+    changed_at_ms: u64,
+    /// Who changed it last.
+    #[prost(string, tag = "4")]
+    changed_by: String,
+    /// Counts the writes of this record, from 1.
+    #[prost(uint64, tag = "5")]
+    version: u64,
+    /// Format 3: 16 base62 characters that no other project was or will be given.
+    #[prost(string, optional, tag = "6")]
+    id: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enumeration)]
+#[repr(i32)]
+pub(super) enum StoredState {
+    Active = 0,
+    /// Nobody of it is let in until it is active again.
+    Suspended = 1,
+    /// Nobody of it is let in, for good.
+    Deleted = 2,
+}
 
 impl Noun for Project {
     type Key = &'static str;
@@ -40,7 +71,7 @@ impl Noun for Project {
     }
 
     fn encode(&self, _format: Format) -> Vec<u8> {
-        let wire = wire::Project {
+        let message = StoredProject {
             name: self.name.clone(),
             state: encode_state(self.state),
             changed_at_ms: self.changed_at.as_millis(),
@@ -48,18 +79,18 @@ impl Noun for Project {
             version: self.version,
             id: self.id.map(|id| id.to_string()),
         };
-        wire.encode_to_vec()
+        message.encode_to_vec()
     }
 
     fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
-        let wire = wire::Project::decode(bytes).map_err(|_| damaged("a project"))?;
+        let message = StoredProject::decode(bytes).map_err(|_| damaged("a project"))?;
         let project = Self {
-            state: decode_state(wire.state)?,
-            name: wire.name,
-            id: id_of(wire.id).ok_or_else(|| damaged("a project"))?,
-            changed_at: Timestamp::from_millis(wire.changed_at_ms),
-            changed_by: wire.changed_by,
-            version: wire.version,
+            state: decode_state(message.state)?,
+            name: message.name,
+            id: id_of(message.id).ok_or_else(|| damaged("a project"))?,
+            changed_at: Timestamp::from_millis(message.changed_at_ms),
+            changed_by: message.changed_by,
+            version: message.version,
         };
         at_its_place(project, place)
     }
@@ -75,8 +106,8 @@ pub(in crate::store) fn listing(after: Option<&str>, limit: usize) -> Listing<Pr
 }
 
 /// The id of a project as a record carries it; `None` for what is no id.
-pub(super) fn id_of(wire: Option<String>) -> Option<Option<ProjectId>> {
-    match wire {
+pub(super) fn id_of(id: Option<String>) -> Option<Option<ProjectId>> {
+    match id {
         Some(id) => ProjectId::parse(&id).map(Some),
         None => Some(None),
     }
@@ -84,19 +115,31 @@ pub(super) fn id_of(wire: Option<String>) -> Option<Option<ProjectId>> {
 
 pub(super) fn encode_state(state: ProjectState) -> i32 {
     match state {
-        ProjectState::Active => wire::project::State::Active,
-        ProjectState::Suspended => wire::project::State::Suspended,
-        ProjectState::Deleted => wire::project::State::Deleted,
+        ProjectState::Active => StoredState::Active,
+        ProjectState::Suspended => StoredState::Suspended,
+        ProjectState::Deleted => StoredState::Deleted,
     }
     .into()
 }
 
 pub(super) fn decode_state(state: i32) -> Result<ProjectState, StoreError> {
     // One that is not known lets nobody in.
-    match wire::project::State::try_from(state).map_err(|_| damaged("a project"))? {
-        wire::project::State::Active => Ok(ProjectState::Active),
-        wire::project::State::Suspended => Ok(ProjectState::Suspended),
-        wire::project::State::Deleted => Ok(ProjectState::Deleted),
+    match StoredState::try_from(state).map_err(|_| damaged("a project"))? {
+        StoredState::Active => Ok(ProjectState::Active),
+        StoredState::Suspended => Ok(ProjectState::Suspended),
+        StoredState::Deleted => Ok(ProjectState::Deleted),
+    }
+}
+
+impl Store {
+    /// What was said of a project, if anything.
+    pub async fn project(&self, name: String) -> Result<Option<Project>, StoreError> {
+        self.find(name.into_bytes()).await
+    }
+
+    /// The projects of which something was said, by name.
+    pub async fn projects(&self, after: Option<String>, limit: usize) -> Result<Vec<Project>, StoreError> {
+        self.list(Some(listing(after.as_deref(), limit))).await
     }
 }
 

@@ -13,10 +13,51 @@ use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, is_part, scope_end, scoped};
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
-use super::super::{Counted, ResourceQuery, StoreError};
+use super::super::{Counted, Store, StoreError};
 use super::listing::{InFile, Listing};
-use super::noun::{List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
-use super::{project, wire};
+use super::noun::{Index, List, Noun, Tables, at_its_place, damaged, erase, refused, replace};
+use super::project;
+
+/// Which project a thing belongs to.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredResource {
+    /// Such as "workload".
+    #[prost(string, tag = "1")]
+    kind: String,
+    /// Unique within its kind.
+    #[prost(string, tag = "2")]
+    id: String,
+    /// The name that keys are scoped by.
+    #[prost(string, tag = "3")]
+    slug: String,
+    /// The project it belongs to.
+    #[prost(string, tag = "4")]
+    project: String,
+    /// Who made it. Absent: that was not said.
+    #[prost(string, optional, tag = "5")]
+    owner: Option<String>,
+    /// Milliseconds since the Unix epoch.
+    #[prost(uint64, tag = "6")]
+    created_at_ms: u64,
+    /// Counts the writes of this record, from 1.
+    #[prost(uint64, tag = "7")]
+    version: u64,
+    /// Format 3: the id of the project.
+    #[prost(string, optional, tag = "8")]
+    project_id: Option<String>,
+}
+
+/// A page of resources, by kind and id.
+#[derive(Clone, Debug, Default)]
+pub struct ResourceQuery {
+    pub kind: Option<String>,
+    pub project: Option<String>,
+    /// Resources behind this kind and id.
+    pub after: Option<(String, String)>,
+    /// At most this many.
+    pub limit: usize,
+}
 
 impl Noun for Resource {
     type Key = Bytes;
@@ -24,6 +65,7 @@ impl Noun for Resource {
     const TABLE: TableDefinition<'static, Bytes, Bytes> = keyspace::RESOURCES;
     const PREFIX: &'static str = names::RESOURCES;
     const ALL: Option<&'static str> = Some(names::RESOURCE_LIST);
+    const INDEXES: &'static [Index] = &[Index::Bytes(keyspace::RESOURCES_BY_PROJECT)];
 
     fn name(&self) -> String {
         self.reference().to_string()
@@ -42,7 +84,7 @@ impl Noun for Resource {
     }
 
     fn encode(&self, _format: Format) -> Vec<u8> {
-        let wire = wire::Resource {
+        let message = StoredResource {
             kind: self.kind.clone(),
             id: self.id.clone(),
             slug: self.slug.clone(),
@@ -52,20 +94,20 @@ impl Noun for Resource {
             version: self.version,
             project_id: self.project_id.map(|id| id.to_string()),
         };
-        wire.encode_to_vec()
+        message.encode_to_vec()
     }
 
     fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
-        let wire = wire::Resource::decode(bytes).map_err(|_| damaged("a resource"))?;
+        let message = StoredResource::decode(bytes).map_err(|_| damaged("a resource"))?;
         let resource = Self {
-            kind: wire.kind,
-            id: wire.id,
-            slug: wire.slug,
-            project: wire.project,
-            project_id: project::id_of(wire.project_id).ok_or_else(|| damaged("a resource"))?,
-            owner: wire.owner,
-            created_at: Timestamp::from_millis(wire.created_at_ms),
-            version: wire.version,
+            kind: message.kind,
+            id: message.id,
+            slug: message.slug,
+            project: message.project,
+            project_id: project::id_of(message.project_id).ok_or_else(|| damaged("a resource"))?,
+            owner: message.owner,
+            created_at: Timestamp::from_millis(message.created_at_ms),
+            version: message.version,
         };
         at_its_place(resource, place)
     }
@@ -106,6 +148,19 @@ pub(in crate::store) fn listing(query: &ResourceQuery) -> Option<Listing<Resourc
 
 pub(in crate::store) fn place(kind: &str, id: &str) -> Vec<u8> {
     scoped(kind, id.as_bytes())
+}
+
+impl Store {
+    pub async fn resource(&self, kind: String, id: String) -> Result<Option<Resource>, StoreError> {
+        if !is_part(&kind) || !is_part(&id) {
+            return Ok(None);
+        }
+        self.find(place(&kind, &id)).await
+    }
+
+    pub async fn resources(&self, query: ResourceQuery) -> Result<Vec<Resource>, StoreError> {
+        self.list(listing(&query)).await
+    }
 }
 
 pub(in crate::store) fn create<T: Tables>(tables: &mut T, resource: &Resource) -> Result<(), T::Halt> {

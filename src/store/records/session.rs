@@ -11,10 +11,57 @@ use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, timed};
 use super::super::kind::Kind;
 use super::super::rules::check_parts;
-use super::super::{SESSION_KEPT, StoreError};
-use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, erase, keep, refused, text_key};
-use super::wire;
+use super::super::{SESSION_KEPT, Store, StoreError};
+use super::noun::{
+    Entry, FORGOTTEN_EARLIER, List, Noun, Tables, at_its_place, damaged, erase, keep, refused, text_key,
+};
 use crate::domain::record::{EndedSession, OpenSession, UserSessions};
+
+/// A session that was ended before its token expires.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(super) struct StoredEndedSession {
+    /// The "jti" of its token.
+    #[prost(string, tag = "1")]
+    id: String,
+    /// The name of the user whose session it was.
+    #[prost(string, tag = "2")]
+    user: String,
+    #[prost(uint64, tag = "3")]
+    ended_at_ms: u64,
+    #[prost(uint64, tag = "4")]
+    expires_at_ms: u64,
+}
+
+/// The sessions of one user that have begun and were not ended. Format 3.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredSessions {
+    /// The name of the user.
+    #[prost(string, tag = "1")]
+    user: String,
+    /// In the order in which they began.
+    #[prost(message, repeated, tag = "2")]
+    sessions: Vec<StoredSession>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredSession {
+    /// The "jti" of its token.
+    #[prost(string, tag = "1")]
+    id: String,
+    /// The generation of the user's sessions at the login.
+    #[prost(uint64, tag = "2")]
+    generation: u64,
+    #[prost(uint64, tag = "3")]
+    began_at_ms: u64,
+    #[prost(uint64, tag = "4")]
+    expires_at_ms: u64,
+    /// Of the client. Absent: it was not known.
+    #[prost(string, optional, tag = "5")]
+    address: Option<String>,
+}
 
 impl Noun for EndedSession {
     type Key = &'static str;
@@ -37,17 +84,21 @@ impl Noun for EndedSession {
     }
 
     fn encode(&self, _format: Format) -> Vec<u8> {
-        wire_of(self).encode_to_vec()
+        message_of(self).encode_to_vec()
     }
 
     fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
-        let wire = wire::EndedSession::decode(bytes).map_err(|_| damaged("an ended session"))?;
-        at_its_place(of_wire(wire), place)
+        let message = StoredEndedSession::decode(bytes).map_err(|_| damaged("an ended session"))?;
+        at_its_place(of_message(message), place)
     }
 
     fn lists(&self, _format: Format) -> Vec<List> {
         let key = timed(self.expires_at, self.id.as_bytes());
         vec![List::in_file(Entry::Bytes(keyspace::ENDED_SESSIONS_BY_EXPIRY, key))]
+    }
+
+    fn counts(&self, now: Timestamp) -> bool {
+        counts(self.expires_at, now)
     }
 
     fn kept(&self, now: Timestamp) -> Option<Duration> {
@@ -76,27 +127,27 @@ impl Noun for UserSessions {
     }
 
     fn encode(&self, _format: Format) -> Vec<u8> {
-        let wire = |session: &OpenSession| wire::sessions::Session {
+        let message = |session: &OpenSession| StoredSession {
             id: session.id.clone(),
             generation: session.generation,
             began_at_ms: session.began_at.as_millis(),
             expires_at_ms: session.expires_at.as_millis(),
             address: session.address.clone(),
         };
-        let sessions = self.sessions.iter().map(wire).collect();
-        wire::Sessions { user: self.user.clone(), sessions }.encode_to_vec()
+        let sessions = self.sessions.iter().map(message).collect();
+        StoredSessions { user: self.user.clone(), sessions }.encode_to_vec()
     }
 
     fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
-        let wire = wire::Sessions::decode(bytes).map_err(|_| damaged("sessions"))?;
-        let session = |wire: wire::sessions::Session| OpenSession {
-            id: wire.id,
-            generation: wire.generation,
-            began_at: Timestamp::from_millis(wire.began_at_ms),
-            expires_at: Timestamp::from_millis(wire.expires_at_ms),
-            address: wire.address,
+        let message = StoredSessions::decode(bytes).map_err(|_| damaged("sessions"))?;
+        let session = |message: StoredSession| OpenSession {
+            id: message.id,
+            generation: message.generation,
+            began_at: Timestamp::from_millis(message.began_at_ms),
+            expires_at: Timestamp::from_millis(message.expires_at_ms),
+            address: message.address,
         };
-        let sessions = Self { user: wire.user, sessions: wire.sessions.into_iter().map(session).collect() };
+        let sessions = Self { user: message.user, sessions: message.sessions.into_iter().map(session).collect() };
         at_its_place(sessions, place)
     }
 
@@ -105,14 +156,18 @@ impl Noun for UserSessions {
         vec![List::in_file(Entry::Bytes(keyspace::SESSIONS_BY_EXPIRY, key))]
     }
 
+    fn counts(&self, now: Timestamp) -> bool {
+        counts(self.last_expiry(), now)
+    }
+
     fn kept(&self, now: Timestamp) -> Option<Duration> {
         Some(kept(self.last_expiry(), now))
     }
 }
 
 /// As events have them, too.
-pub(super) fn wire_of(session: &EndedSession) -> wire::EndedSession {
-    wire::EndedSession {
+pub(super) fn message_of(session: &EndedSession) -> StoredEndedSession {
+    StoredEndedSession {
         id: session.id.clone(),
         user: session.user.clone(),
         ended_at_ms: session.ended_at.as_millis(),
@@ -120,20 +175,38 @@ pub(super) fn wire_of(session: &EndedSession) -> wire::EndedSession {
     }
 }
 
-/// As [`wire_of`], the other way.
-pub(super) fn of_wire(wire: wire::EndedSession) -> EndedSession {
+/// As [`message_of`], the other way.
+pub(super) fn of_message(message: StoredEndedSession) -> EndedSession {
     EndedSession {
-        id: wire.id,
-        user: wire.user,
-        ended_at: Timestamp::from_millis(wire.ended_at_ms),
-        expires_at: Timestamp::from_millis(wire.expires_at_ms),
+        id: message.id,
+        user: message.user,
+        ended_at: Timestamp::from_millis(message.ended_at_ms),
+        expires_at: Timestamp::from_millis(message.expires_at_ms),
     }
+}
+
+/// The last hour is spared, so that none is forgotten between two looks at it: its token expired a day ago.
+fn counts(expires_at: Timestamp, now: Timestamp) -> bool {
+    now.plus(FORGOTTEN_EARLIER) < expires_at.plus(SESSION_KEPT)
 }
 
 /// How long what expires then is remembered.
 fn kept(expires_at: Timestamp, now: Timestamp) -> Duration {
     let left = expires_at.as_millis().saturating_sub(now.as_millis());
     Duration::from_millis(left).saturating_add(SESSION_KEPT)
+}
+
+impl Store {
+    /// Whether the session with this id was ended.
+    pub async fn ended_session(&self, id: String) -> Result<bool, StoreError> {
+        Ok(self.find::<EndedSession>(id.into_bytes()).await?.is_some())
+    }
+
+    /// The sessions of a user that have begun and were not ended, the oldest first; also such as are over.
+    pub async fn sessions(&self, user: String) -> Result<Vec<OpenSession>, StoreError> {
+        let known: Option<UserSessions> = self.find(user.into_bytes()).await?;
+        Ok(known.map_or_else(Vec::new, |known| known.sessions))
+    }
 }
 
 pub(in crate::store) fn begin<T: Tables>(tables: &mut T, user: &str, session: &OpenSession) -> Result<(), T::Halt> {

@@ -4,15 +4,28 @@ use prost::Message;
 use redb::TableDefinition;
 use tollgate_guard::time::Timestamp;
 
-use super::super::StoreError;
 use super::super::format::Format;
 use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes};
 use super::super::kind::Kind;
+use super::super::{Store, StoreError};
 use super::listing::{InFile, Listing};
 use super::noun::{List, Noun, Tables, damaged, refused, replace, text_key};
-use super::wire;
 use crate::domain::record::SigningKey;
+
+/// A private key that session tokens are signed with.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredSigningKey {
+    /// The "kid" of its tokens.
+    #[prost(string, tag = "1")]
+    id: String,
+    /// Sealed by a key that is not in the store.
+    #[prost(bytes = "vec", tag = "2")]
+    sealed: Vec<u8>,
+    #[prost(uint64, tag = "3")]
+    created_at_ms: u64,
+}
 
 impl Noun for SigningKey {
     type Key = &'static str;
@@ -35,14 +48,14 @@ impl Noun for SigningKey {
 
     fn encode(&self, _format: Format) -> Vec<u8> {
         let created_at_ms = self.created_at.as_millis();
-        wire::SigningKey { id: self.id.clone(), sealed: self.sealed.clone(), created_at_ms }.encode_to_vec()
+        StoredSigningKey { id: self.id.clone(), sealed: self.sealed.clone(), created_at_ms }.encode_to_vec()
     }
 
     /// Its seal opens under its own id alone, so that one in another place is passed over where it is used.
     fn decode(_place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
-        let wire = wire::SigningKey::decode(bytes).map_err(|_| damaged("a signing key"))?;
-        let created_at = Timestamp::from_millis(wire.created_at_ms);
-        Ok(Self { id: wire.id, sealed: wire.sealed, created_at })
+        let message = StoredSigningKey::decode(bytes).map_err(|_| damaged("a signing key"))?;
+        let created_at = Timestamp::from_millis(message.created_at_ms);
+        Ok(Self { id: message.id, sealed: message.sealed, created_at })
     }
 
     fn lists(&self, _format: Format) -> Vec<List> {
@@ -58,6 +71,15 @@ pub(in crate::store) fn listing() -> Listing<SigningKey> {
 
 fn of_all(id: &str) -> List {
     List::in_redis(names::SIGNING_KEY_LIST, id)
+}
+
+impl Store {
+    /// The oldest first.
+    pub async fn signing_keys(&self) -> Result<Vec<SigningKey>, StoreError> {
+        let mut keys = self.list(Some(listing())).await?;
+        keys.sort_by_key(|key| key.created_at);
+        Ok(keys)
+    }
 }
 
 pub(in crate::store) fn create<T: Tables>(tables: &mut T, key: &SigningKey) -> Result<(), T::Halt> {

@@ -12,11 +12,66 @@ use super::super::keyspace::redis as names;
 use super::super::keyspace::{self, Bytes, is_part, scoped};
 use super::super::kind::Kind;
 use super::super::rules::{check_parts, check_version, project_id_after};
-use super::super::{Counted, StoreError, UserQuery};
+use super::super::{Counted, Store, StoreError};
 use super::listing::{InFile, Listing};
-use super::noun::{Entry, List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
-use super::{project, wire};
+use super::noun::{Entry, Index, List, Noun, Tables, at_its_place, damaged, refused, replace, text_key};
+use super::project;
 use crate::domain::record::User;
+
+/// Somebody who logs in with a password.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+struct StoredUser {
+    /// What the user logs in with. Format 3: "<project>/<name>", but for users of every project and those of before.
+    #[prost(string, tag = "1")]
+    name: String,
+    /// Argon2id, as a PHC string. Empty once the user is deleted.
+    #[prost(string, tag = "2")]
+    password_hash: String,
+    /// One project, or "*" for every one.
+    #[prost(string, tag = "3")]
+    project: String,
+    /// Sorted, without duplicates. Empty: none.
+    #[prost(string, repeated, tag = "4")]
+    permissions: Vec<String>,
+    #[prost(bool, tag = "5")]
+    disabled: bool,
+    /// A tombstone: the name is free for another user; from format 3 on, only once it is freed.
+    #[prost(bool, tag = "6")]
+    deleted: bool,
+    /// Tokens of another generation are refused. It never falls.
+    #[prost(uint64, tag = "7")]
+    sessions: u64,
+    #[prost(uint64, tag = "8")]
+    created_at_ms: u64,
+    /// As the actor of an audit entry.
+    #[prost(string, tag = "9")]
+    created_by: String,
+    #[prost(uint64, tag = "10")]
+    changed_at_ms: u64,
+    /// Counts the writes of this record, from 1.
+    #[prost(uint64, tag = "11")]
+    version: u64,
+    /// Format 3: 16 base62 characters that nobody else was or will be given.
+    #[prost(string, optional, tag = "12")]
+    id: Option<String>,
+    /// Format 3.
+    #[prost(bool, tag = "13")]
+    freed: bool,
+    /// Format 3: the id of the project. Absent: every project.
+    #[prost(string, optional, tag = "14")]
+    project_id: Option<String>,
+}
+
+/// A page of users, by name, without deleted ones.
+#[derive(Clone, Debug, Default)]
+pub struct UserQuery {
+    pub project: Option<String>,
+    /// Users behind this name.
+    pub after: Option<String>,
+    /// At most this many.
+    pub limit: usize,
+}
 
 impl Noun for User {
     type Key = &'static str;
@@ -24,6 +79,11 @@ impl Noun for User {
     const TABLE: TableDefinition<'static, &'static str, Bytes> = keyspace::USERS;
     const PREFIX: &'static str = names::USERS;
     const HAS_PROJECT_IN_FRONT: bool = true;
+    const INDEXES: &'static [Index] = &[
+        Index::Text(keyspace::LISTED_USERS),
+        Index::Bytes(keyspace::USERS_BY_PROJECT),
+        Index::Bytes(keyspace::USERS_BY_PLAIN_NAME),
+    ];
 
     fn name(&self) -> String {
         format!("user {}", self.name)
@@ -42,7 +102,7 @@ impl Noun for User {
     }
 
     fn encode(&self, format: Format) -> Vec<u8> {
-        let wire = wire::User {
+        let message = StoredUser {
             name: self.name.clone(),
             password_hash: self.password_hash.clone(),
             project: self.project.clone(),
@@ -58,26 +118,26 @@ impl Noun for User {
             freed: self.freed && format.has_three(),
             project_id: self.project_id.filter(|_| format.has_three()).map(|id| id.to_string()),
         };
-        wire.encode_to_vec()
+        message.encode_to_vec()
     }
 
     fn decode(place: &[u8], bytes: &[u8]) -> Result<Self, StoreError> {
-        let wire = wire::User::decode(bytes).map_err(|_| damaged("a user"))?;
+        let message = StoredUser::decode(bytes).map_err(|_| damaged("a user"))?;
         let user = Self {
-            id: wire.id.map(|id| UserId::parse(&id).ok_or_else(|| damaged("a user"))).transpose()?,
-            name: wire.name,
-            password_hash: wire.password_hash,
-            project: wire.project,
-            project_id: project::id_of(wire.project_id).ok_or_else(|| damaged("a user"))?,
-            permissions: wire.permissions,
-            disabled: wire.disabled,
-            deleted: wire.deleted,
-            freed: wire.freed,
-            sessions: wire.sessions,
-            created_at: Timestamp::from_millis(wire.created_at_ms),
-            created_by: wire.created_by,
-            changed_at: Timestamp::from_millis(wire.changed_at_ms),
-            version: wire.version,
+            id: message.id.map(|id| UserId::parse(&id).ok_or_else(|| damaged("a user"))).transpose()?,
+            name: message.name,
+            password_hash: message.password_hash,
+            project: message.project,
+            project_id: project::id_of(message.project_id).ok_or_else(|| damaged("a user"))?,
+            permissions: message.permissions,
+            disabled: message.disabled,
+            deleted: message.deleted,
+            freed: message.freed,
+            sessions: message.sessions,
+            created_at: Timestamp::from_millis(message.created_at_ms),
+            created_by: message.created_by,
+            changed_at: Timestamp::from_millis(message.changed_at_ms),
+            version: message.version,
         };
         at_its_place(user, place)
     }
@@ -126,6 +186,22 @@ pub(in crate::store) fn listing(query: &UserQuery) -> Option<Listing<User>> {
 pub(in crate::store) fn of_plain_name(plain: &str, limit: usize) -> Option<Listing<User>> {
     let in_file = InFile::Scope(keyspace::USERS_BY_PLAIN_NAME, plain.to_owned());
     is_part(plain).then(|| Listing::of(names::users_of_plain_name(plain), in_file, limit))
+}
+
+impl Store {
+    /// The user of this name, also a deleted one.
+    pub async fn user(&self, name: String) -> Result<Option<User>, StoreError> {
+        self.find(name.into_bytes()).await
+    }
+
+    /// Users of one project each who have this name in it, by project; without those who have no project in front of their name.
+    pub async fn users_of_plain_name(&self, plain: String, limit: usize) -> Result<Vec<User>, StoreError> {
+        self.list(of_plain_name(&plain, limit)).await
+    }
+
+    pub async fn users(&self, query: UserQuery) -> Result<Vec<User>, StoreError> {
+        self.list(listing(&query)).await
+    }
 }
 
 pub(in crate::store) fn create<T: Tables>(tables: &mut T, user: &User) -> Result<(), T::Halt> {

@@ -3,9 +3,51 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use prost::Message;
+
 use super::super::kind::Kind;
 use super::super::signature::Mac;
-use super::wire;
+
+/// What a row of the audit log, or an entry of the log of changes, says of the others that its process wrote. Format 4.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(in crate::store) struct StoredLink {
+    /// 16 random bytes: the process, in this history of the store.
+    #[prost(bytes = "vec", tag = "1")]
+    pub(in crate::store) writer: Vec<u8>,
+    /// How many of its rows, or entries, were sent before this one.
+    #[prost(uint64, tag = "2")]
+    pub(in crate::store) count: u64,
+    /// The MAC of the last one of them that was written for certain. Absent: this is the first.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(in crate::store) before: Option<Vec<u8>>,
+    /// The MACs of those that were sent since, and may have been written.
+    #[prost(bytes = "vec", repeated, tag = "4")]
+    pub(in crate::store) unheard: Vec<Vec<u8>>,
+    /// Of a row: the records that its change has put or removed.
+    #[prost(message, repeated, tag = "5")]
+    pub(in crate::store) written: Vec<StoredWritten>,
+}
+
+/// A record that a change has put or removed.
+#[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
+pub(in crate::store) struct StoredWritten {
+    /// The number of its [`Kind`].
+    #[prost(uint32, tag = "1")]
+    kind: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    place: Vec<u8>,
+    /// Format 4. The MAC of what was put. Absent: that is not said.
+    #[prost(bytes = "vec", tag = "3")]
+    mac: Vec<u8>,
+    /// Format 4. As the record has it. Absent: it counts no versions.
+    #[prost(uint64, optional, tag = "4")]
+    version: Option<u64>,
+    /// Format 4.
+    #[prost(bool, tag = "5")]
+    removed: bool,
+}
 
 /// A kind, and a place as lists and snapshots have it.
 pub(in crate::store) type Place = (Kind, Vec<u8>);
@@ -54,22 +96,22 @@ impl Written {
     }
 }
 
-pub(in crate::store) fn wire_of(((kind, place), left): (&Place, &Left)) -> wire::Written {
+pub(in crate::store) fn message_of(((kind, place), left): (&Place, &Left)) -> StoredWritten {
     let (mac, version) = match left {
         Left::Record { version, mac } => (mac.to_vec(), *version),
         Left::Nothing | Left::Unsaid => (Vec::new(), None),
     };
     let removed = *left == Left::Nothing;
-    wire::Written { kind: kind.number().into(), place: place.clone(), mac, version, removed }
+    StoredWritten { kind: kind.number().into(), place: place.clone(), mac, version, removed }
 }
 
 /// `None`: of a kind that a later Tollgate has.
-pub(in crate::store) fn of_wire(wire: wire::Written) -> Option<(Place, Left)> {
-    let kind = u8::try_from(wire.kind).ok().and_then(Kind::of_number)?;
-    let left = match Mac::try_from(wire.mac) {
-        Ok(mac) => Left::Record { version: wire.version, mac },
-        Err(_) if wire.removed => Left::Nothing,
+pub(in crate::store) fn of_message(message: StoredWritten) -> Option<(Place, Left)> {
+    let kind = u8::try_from(message.kind).ok().and_then(Kind::of_number)?;
+    let left = match Mac::try_from(message.mac) {
+        Ok(mac) => Left::Record { version: message.version, mac },
+        Err(_) if message.removed => Left::Nothing,
         Err(_) => Left::Unsaid,
     };
-    Some(((kind, wire.place), left))
+    Some(((kind, message.place), left))
 }

@@ -31,9 +31,9 @@ use crate::store::keyspace::redis as names;
 use crate::store::kind::Kind;
 use crate::store::migration::{Begun, History};
 use crate::store::page::Page;
-use crate::store::record::{Record, SPARE, by_kind};
+use crate::store::record::{Record, by_kind};
 use crate::store::records::audit::{self, decode_audit};
-use crate::store::records::noun::{Noun, Tables};
+use crate::store::records::noun::{FORGOTTEN_EARLIER, Noun, Tables};
 use crate::store::signature::Verifier;
 use crate::store::{PepperCheck, StoreError};
 
@@ -454,7 +454,7 @@ impl fmt::Debug for Migrant {
 /// Puts a record into a set of writes with everything that leads to it.
 fn put(write_set: &mut WriteSet<'_>, record: &Record, now: Timestamp) -> Step<()> {
     // A server forgets later than a migration does.
-    if record.put(write_set, now.minus(SPARE))? {
+    if record.put(write_set, now.minus(FORGOTTEN_EARLIER))? {
         return Ok(());
     }
     match record {

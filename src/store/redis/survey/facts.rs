@@ -7,8 +7,12 @@ use std::str::FromStr;
 use redis::{ErrorKind, RedisError, RedisResult, cmd};
 use tollgate_guard::protocol::Term;
 
+use crate::domain::record::ApiKey;
 use crate::store::StoreError;
 use crate::store::keyspace::redis as names;
+use crate::store::kind::Kind;
+use crate::store::record::by_kind;
+use crate::store::records::noun::Noun;
 use crate::store::redis::connect::Connector;
 use crate::store::redis::connection::Connection;
 use crate::store::redis::location::Topology;
@@ -177,33 +181,34 @@ const SHARED: &str = "tg:l2:{x}";
 const USED: &str = "tg:use:{x}";
 
 /// Where everything stands of which a rule may let some be written, and some not.
-const PLACES: [&str; 20] = [
-    names::HEAD,
-    names::LOG,
-    names::MEMBERS,
-    names::CLOCK,
-    names::MIGRATION,
-    names::AUDIT,
-    names::KEYS,
-    names::KEY_IDS,
-    names::USERS,
-    names::PROJECTS,
-    names::ENDED_SESSIONS,
-    names::SESSIONS,
-    names::RESOURCES,
-    names::SIGNING_KEYS,
-    names::PEPPERS,
-    names::ONCE,
-    names::KEY_LIST,
-    names::USER_LIST,
-    SHARED,
-    USED,
-];
+fn places() -> Vec<&'static str> {
+    let mut places = vec![
+        names::HEAD,
+        names::LOG,
+        names::MEMBERS,
+        names::CLOCK,
+        names::MIGRATION,
+        names::AUDIT,
+        names::KEY_IDS,
+        names::PEPPERS,
+        names::KEY_LIST,
+        names::USER_LIST,
+        SHARED,
+        USED,
+    ];
+    places.extend(Kind::ALL.into_iter().filter_map(|kind| {
+        by_kind!(kind, N => Some(N::PREFIX),
+            Kind::Keys => Some(ApiKey::PREFIX),
+            Kind::Peppers | Kind::LastUses | Kind::Audit => None,
+        )
+    }));
+    places
+}
 
 impl Replay {
     /// Runs nothing: it asks what the default user might.
     async fn ask(connection: &mut Connection) -> RedisResult<Self> {
-        let places = PLACES.iter().map(|name| ("SET", *name, &["x"][..]));
+        let places = places().into_iter().map(|name| ("SET", name, &["x"][..]));
         let asked: Vec<_> = WRITES.into_iter().chain(places).collect();
         let mut pipe = redis::pipe();
         for (command, name, rest) in &asked {

@@ -55,7 +55,7 @@ impl Pipeline {
 
     /// May this request pass?
     pub async fn decide<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Decision<'r> {
-        let decision = match Case::open(policy, request) {
+        let mut decision = match Case::open(policy, request) {
             Opened::Decided(decision) => decision,
             Opened::Case(mut case) => {
                 // Whoever waits has seldom found it cached.
@@ -69,12 +69,13 @@ impl Pipeline {
                 }
             }
         };
-        self.finish(decision, request)
+        self.finish(&mut decision, request);
+        decision
     }
 
     /// The same without waiting for anything; `None` if something that it takes is not cached.
     pub fn decide_cached<'r>(&self, policy: &'r Policy, request: &'r Attributes<'r>) -> Option<Decision<'r>> {
-        let decision = match Case::open(policy, request) {
+        let mut decision = match Case::open(policy, request) {
             Opened::Decided(decision) => decision,
             Opened::Case(mut case) => {
                 let first = Next::Need(case.need());
@@ -84,7 +85,8 @@ impl Pipeline {
                 }
             }
         };
-        Some(self.finish(decision, request))
+        self.finish(&mut decision, request);
+        Some(decision)
     }
 
     /// Tells the case whatever the caches know.
@@ -136,11 +138,14 @@ impl Pipeline {
         }
     }
 
-    fn finish<'r>(&self, decision: Decision<'r>, request: &Attributes<'r>) -> Decision<'r> {
-        let Decision::Allow(allow) = &decision else { return decision };
+    fn finish(&self, decision: &mut Decision<'_>, request: &Attributes<'_>) {
+        let Decision::Allow(allow) = decision else { return };
         self.note(allow.trace());
-        let proof = leads_to_us(allow.permit(), request).then(|| self.proof(request)).flatten();
-        decision.with_proof(proof)
+        if leads_to_us(allow.permit(), request)
+            && let Some(proof) = self.proof(request)
+        {
+            decision.prove(proof);
+        }
     }
 
     /// What an allow leaves behind.

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use tollgate_core::error_body::ErrorShape;
 use tollgate_core::name::{NAME_RULE, is_name};
 use tollgate_core::plane::{ADMIN_PERMISSIONS, Plane, RevokedStatus};
-use tollgate_core::policy::{ClientIp, Policy};
+use tollgate_core::policy::{ClientIp, OwnHeaders, Policy};
 use tollgate_core::resource::EVERY;
 
 use super::file::{ClientIpSource, Errors, File, Revoked};
@@ -44,9 +44,10 @@ pub(super) fn compile(file: &File, findings: &mut Findings) -> Option<Compiled> 
     let policy = Policy {
         planes: names.planes,
         permissions: names.permissions,
-        credentials,
         issuers,
         login,
+        own_headers: OwnHeaders::of(&credentials, &identity),
+        credentials,
         identity,
         client_ip,
         envoy_limits: headers::envoy_limits(file),

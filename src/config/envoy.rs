@@ -2,8 +2,8 @@
 
 use regex::Regex;
 use serde_json::Value;
+use tollgate_core::policy::OVERRIDES;
 use tollgate_core::policy::Policy;
-use tollgate_core::respond::OVERRIDES;
 
 use super::problems::{Findings, Path, Problems};
 use super::shape;

@@ -425,6 +425,11 @@ impl Account {
         left
     }
 
+    /// Whether more may be read than there is room for yet, and be kept meanwhile: only of whom is known, where much room is left.
+    pub fn may_read_ahead(&self) -> bool {
+        self.is_known() && self.budget.known.load(Ordering::Relaxed) <= LIMIT / 2
+    }
+
     pub fn has_read(&self, bytes: usize) {
         let left = self.turn.load(Ordering::Relaxed).saturating_sub(bytes);
         self.turn.store(left, Ordering::Relaxed);

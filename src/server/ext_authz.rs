@@ -90,13 +90,13 @@ impl CheckService {
 
     fn finish(
         &self,
-        policy: &Policy,
+        policy: &Arc<Policy>,
         decision: &Decision<'_>,
         request: &Attributes<'_>,
         arrival: Instant,
         answer: &mut Vec<u8>,
     ) -> bool {
-        encode::response(decision, answer);
+        encode::response(policy, decision, answer);
         self.telemetry.record(policy, decision, request, arrival.elapsed());
         matches!(decision, Decision::Allow(allow) if allow.permit().principal().is_some())
     }

@@ -15,7 +15,7 @@ use tollgate_core::error_body::ErrorShape;
 use tollgate_core::extract::{CredentialHeader, Kinds};
 use tollgate_core::pattern::PathPattern;
 use tollgate_core::plane::{Plane, PlaneId, RevokedStatus};
-use tollgate_core::policy::{ClientIp, IdentityHeaders, Policy};
+use tollgate_core::policy::{ClientIp, IdentityHeaders, OwnHeaders, Policy};
 use tollgate_core::route::{Access, HostRules, ProjectOf, Requirement, Route, RouteTable, Scope, WorkloadOf};
 use tollgate_guard::stamps::Stamps;
 use zeroize::Zeroizing;
@@ -120,6 +120,19 @@ fn policy() -> Policy {
             route("broken", BROKEN_PATH, PlaneId(9), false),
         ],
     };
+    let credentials = vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)];
+    let identity = IdentityHeaders {
+        subject: name("subject"),
+        user_id: name("user-id"),
+        project: name("project"),
+        workload: name("workload"),
+        key_id: name("key-id"),
+        plane: name("plane"),
+        permissions: name("permissions"),
+        request_id: name("request-id"),
+        subject_is_id: false,
+        reserved_prefixes: vec!["x-tollgate-".into()],
+    };
     Policy {
         planes: vec![Plane {
             name: "data".into(),
@@ -129,21 +142,11 @@ fn policy() -> Policy {
             grace: Duration::ZERO,
         }],
         permissions: vec!["run_inference".into()],
-        credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
         issuers: Vec::new(),
         login: None,
-        identity: IdentityHeaders {
-            subject: name("subject"),
-            user_id: name("user-id"),
-            project: name("project"),
-            workload: name("workload"),
-            key_id: name("key-id"),
-            plane: name("plane"),
-            permissions: name("permissions"),
-            request_id: name("request-id"),
-            subject_is_id: false,
-            reserved_prefixes: vec!["x-tollgate-".into()],
-        },
+        own_headers: OwnHeaders::of(&credentials, &identity),
+        credentials,
+        identity,
         client_ip: ClientIp::Peer,
         envoy_limits: EnvoyLimits::SHIPPED,
         realm: "tollgate".into(),

@@ -3,6 +3,10 @@
 
 use std::sync::Arc;
 
+use envoy_types::pb::envoy::service::auth::v3::CheckResponse;
+use envoy_types::pb::envoy::service::auth::v3::check_response::HttpResponse;
+use envoy_types::pb::google::protobuf::value::Kind;
+use prost::Message;
 use tollgate::clock::Clock;
 use tollgate::server::ext_authz::encode;
 use tollgate_core::admit::{Admission, admit};
@@ -14,12 +18,12 @@ use tollgate_core::denial::Denial;
 use tollgate_core::policy::Policy;
 use tollgate_core::principal::Principal;
 use tollgate_core::resource::Resource;
-use tollgate_core::respond::{self, Decision};
+use tollgate_core::respond::{self, Allow, Decision};
 use tollgate_guard::slots::Touched;
 use tollgate_guard::stamps::Stamps;
 use tollgate_guard::time::Timestamp;
 
-use crate::world::{NOW, Request, found, holder, policy, principal, resource};
+use crate::world::{HEAD, HOSTS, NOW, Request, compiled, found, holder, policy, principal, resource};
 
 fn open<'r>(attributes: &'r Attributes<'r>) -> Case<'r> {
     match Case::open(policy(), attributes) {
@@ -142,12 +146,17 @@ fn straight<'r>(
 }
 
 /// The bytes of the page's answer.
-fn stepped(request: &Attributes<'_>, holder: Option<&Arc<Principal>>, resource: Option<&Resource>) -> Vec<u8> {
+fn stepped(
+    policy: &Arc<Policy>,
+    request: &Attributes<'_>,
+    holder: Option<&Arc<Principal>>,
+    resource: Option<&Resource>,
+) -> Vec<u8> {
     let (stamps, mut bytes) = (Stamps::sole(Clock::System), Vec::new());
-    let mut case = match Case::open(policy(), request) {
+    let mut case = match Case::open(policy, request) {
         Opened::Case(case) => case,
         Opened::Decided(decision) => {
-            encode::response(&decision, &mut bytes);
+            encode::response(policy, &decision, &mut bytes);
             return bytes;
         }
     };
@@ -163,11 +172,40 @@ fn stepped(request: &Attributes<'_>, holder: Option<&Arc<Principal>>, resource: 
             }
             Next::Confirm => case.confirm(&stamps),
             Next::Decided(decision) => {
-                encode::response(&decision, &mut bytes);
+                encode::response(policy, &decision, &mut bytes);
                 return bytes;
             }
         }
     }
+}
+
+/// What an allow sets, removes and tells, in order.
+type Said = (Vec<(String, String)>, Vec<String>, Vec<(String, String)>);
+
+fn in_order((mut set, mut removed, mut told): Said) -> Said {
+    set.sort();
+    removed.sort();
+    told.sort();
+    (set, removed, told)
+}
+
+/// As Envoy reads it.
+fn said(response: &[u8]) -> Said {
+    let response = CheckResponse::decode(response).unwrap();
+    let Some(HttpResponse::OkResponse(allowed)) = response.http_response else { panic!("not an allow") };
+    let set = allowed.headers.into_iter().filter_map(|option| option.header);
+    let told = response.dynamic_metadata.unwrap_or_default().fields.into_iter().map(|(name, value)| match value.kind {
+        Some(Kind::StringValue(text)) => (name, text),
+        other => panic!("{name}: {other:?}"),
+    });
+    in_order((set.map(|header| (header.key, header.value)).collect(), allowed.headers_to_remove, told.collect()))
+}
+
+/// As the decision has it.
+fn said_by(allow: &Allow<'_>) -> Said {
+    let pair = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let removed = allow.headers_to_remove().map(str::to_owned).collect();
+    in_order((allow.headers_to_set().map(pair).collect(), removed, allow.metadata().map(pair).collect()))
 }
 
 /// Some of many, the same ones each time.
@@ -236,14 +274,44 @@ fn the_page_answers_as_the_straight_line_of_its_rules() {
         let attributes = request.attributes();
         let decision = straight(policy(), &attributes, holder.as_ref(), thing, NOW);
         let mut expected = Vec::new();
-        encode::response(&decision, &mut expected);
-        assert_eq!(stepped(&attributes, holder.as_ref(), thing), expected, "{request:?}");
+        encode::response(policy(), &decision, &mut expected);
+        assert_eq!(stepped(policy(), &attributes, holder.as_ref(), thing), expected, "{request:?}");
         match decision {
-            Decision::Allow(_) => allowed += 1,
+            Decision::Allow(allow) => {
+                assert_eq!(said(&expected), said_by(&allow), "{request:?}");
+                allowed += 1;
+            }
             Decision::Deny(deny) => {
                 reasons.insert(deny.denial);
             }
         }
     }
     assert!(allowed > count / 20 && reasons.len() >= 16, "{allowed} of {count}, {} reasons", reasons.len());
+}
+
+#[test]
+fn what_allows_have_in_common_is_of_one_policy_route_and_grant() {
+    let renamed = "identity: {headers: {plane: x-tollgate-level, permissions: null}}";
+    let renamed = Arc::new(compiled(&format!("{HEAD}{renamed}{HOSTS}")));
+    let holders = [("data", &["run"][..]), ("data", &["read", "run"]), ("control", &["write"])];
+    let holders = holders.map(|(plane, permissions)| principal(&holder(plane, permissions)).unwrap());
+    let mut allowed = 0;
+    // What came twice is written once from the third time on.
+    for policy in [policy(), policy(), policy(), policy(), &renamed, &renamed, &renamed, policy()] {
+        for (target, prefix) in [("/data", "ik_live"), ("/own", "ik_live"), ("/control", "ik_sdk"), ("/open", "")] {
+            let request = match prefix {
+                "" => Request::new("GET", target),
+                prefix => Request::new("POST", target).bearing(prefix),
+            };
+            let attributes = request.attributes();
+            for holder in &holders {
+                let answer = stepped(policy, &attributes, Some(holder), None);
+                if let Decision::Allow(allow) = straight(policy, &attributes, Some(holder), None, NOW) {
+                    assert_eq!(said(&answer), said_by(&allow), "{target}");
+                    allowed += 1;
+                }
+            }
+        }
+    }
+    assert_eq!(allowed, 8 * (2 + 2 + 1 + 3));
 }

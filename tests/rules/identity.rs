@@ -104,9 +104,9 @@ fn metadata_has_what_was_decided_and_no_secret() {
     let expected = [
         ("decision", "allow"),
         ("route", "own"),
+        ("plane", "data"),
         ("subject", &*subject),
         ("key_id", &*id),
-        ("plane", "data"),
         ("project", "acme"),
         ("workload", "chat"),
         ("client_ip", "192.0.2.7"),

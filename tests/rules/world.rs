@@ -32,7 +32,7 @@ listen: {check: {unix: {path: c}}, admin: {unix: {path: a}}, ops: {http: 127.0.0
 permissions: [run, read, write, tune]
 ";
 
-const HOSTS: &str = "
+pub const HOSTS: &str = "
 hosts:
   - match: [api.test]
     routes:
@@ -61,8 +61,8 @@ hosts:
       - {name: host, match: [POST /data], plane: data, all_of: [run], in: {project: \"{host.1}\"}}
 ";
 
-pub fn policy() -> &'static Policy {
-    static POLICY: LazyLock<Policy> = LazyLock::new(|| compiled(&format!("{HEAD}{HOSTS}")));
+pub fn policy() -> &'static Arc<Policy> {
+    static POLICY: LazyLock<Arc<Policy>> = LazyLock::new(|| Arc::new(compiled(&format!("{HEAD}{HOSTS}"))));
     &POLICY
 }
 

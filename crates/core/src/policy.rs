@@ -22,6 +22,8 @@ pub struct Policy {
     /// `None`: there are no users, and nobody can log in.
     pub login: Option<Login>,
     pub identity: IdentityHeaders,
+    /// Of the two before.
+    pub own_headers: OwnHeaders,
     pub client_ip: ClientIp,
     pub envoy_limits: EnvoyLimits,
     /// The protection space named in `WWW-Authenticate`.
@@ -91,17 +93,66 @@ impl IdentityHeaders {
         self.has_reserved_prefix(name) || self.names().any(|own| same_header(own.as_bytes(), name))
     }
 
-    pub(crate) fn has_reserved_prefix(&self, name: &[u8]) -> bool {
+    fn has_reserved_prefix(&self, name: &[u8]) -> bool {
         let begins_with =
             |prefix: &str| name.get(..prefix.len()).is_some_and(|part| same_header(part, prefix.as_bytes()));
         self.reserved_prefixes.iter().any(|prefix| begins_with(prefix))
     }
 }
 
+/// Headers that make some back ends see another method or path than the one that was judged.
+pub const OVERRIDES: [&str; 5] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
+
+/// The names of our headers by their first byte and length, so that it is seen at once of nearly every header of a client that it is
+/// none of them.
+#[derive(Clone, Debug)]
+pub struct OwnHeaders {
+    /// By the first byte as [`same_header`] compares it: a bit for each length, and [`RESERVED`].
+    lengths: Box<[u64; 128]>,
+}
+
+/// Whether a reserved prefix begins with the byte.
+const RESERVED: u64 = 1 << 63;
+
+impl OwnHeaders {
+    pub fn of(credentials: &[CredentialHeader], identity: &IdentityHeaders) -> Self {
+        let mut lengths = Box::new([0; 128]);
+        let credentials = credentials.iter().map(|source| &*source.name);
+        let names = credentials.chain(OVERRIDES).chain(identity.names()).map(|name| (name, length_of(name.as_bytes())));
+        let prefixes = identity.reserved_prefixes.iter().map(|prefix| (&**prefix, RESERVED));
+        for (text, bit) in names.chain(prefixes) {
+            if let Some(first) = text.bytes().next() {
+                lengths[folded(first)] |= bit;
+            }
+        }
+        Self { lengths }
+    }
+
+    /// Never `false` of what [`same_header`] takes for one of them, nor of what has a reserved prefix.
+    #[inline]
+    pub(crate) fn may_have(&self, name: &[u8], identity: &IdentityHeaders) -> bool {
+        let Some(first) = name.first() else { return false };
+        let known = self.lengths[folded(*first)] & (length_of(name) | RESERVED);
+        known != 0 && (known != RESERVED || identity.has_reserved_prefix(name))
+    }
+}
+
+/// One bit for the length of a name; the last one stands for all that are as long or longer.
+#[inline]
+fn length_of(name: &[u8]) -> u64 {
+    1 << name.len().min(62)
+}
+
 /// Header names that some back end takes for the same: neither case counts, nor which character that is no letter or digit
 /// stands in a place. CGI and WSGI make `_` of a dash, PHP of a dot, Apache's CGI of everything.
 pub fn same_header(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| FOLDED[usize::from(x)] == FOLDED[usize::from(y)])
+    a.len() == b.len() && a.iter().zip(b).all(|(&x, &y)| folded(x) == folded(y))
+}
+
+/// Below 128.
+fn folded(byte: u8) -> usize {
+    usize::from(FOLDED[usize::from(byte)])
 }
 
 /// What each byte of a header name is compared as: a letter in lower case, a digit, or `-`.
@@ -160,6 +211,7 @@ impl Policy {
             credentials: self.credentials.clone(),
             issuers: Vec::new(),
             login: None,
+            own_headers: OwnHeaders::of(&self.credentials, &IdentityHeaders::none()),
             identity: IdentityHeaders::none(),
             client_ip: ClientIp::Peer,
             envoy_limits: self.envoy_limits,

@@ -128,10 +128,15 @@ impl Principal {
         }
     }
 
+    /// What the caller may do, and where.
+    pub fn grant(&self) -> &Arc<Grant> {
+        &self.grant
+    }
+
     /// `key:<id>`, or `<name of the issuer>:<subject>`.
     pub fn subject(&self) -> Cow<'_, str> {
         match &self.identity {
-            Identity::Key(id) => Cow::Owned(format!("key:{id}")),
+            Identity::Key(id) => Cow::Owned(["key:", id.as_str()].concat()),
             Identity::Subject { name, .. } => Cow::Borrowed(name),
         }
     }

@@ -11,8 +11,8 @@ use crate::authorize::Permit;
 use crate::decision::{RouteId, Step, Trace};
 use crate::denial::{Challenge, Denial, Details};
 use crate::error_body::{ErrorShape, ErrorText};
-use crate::policy::{Policy, same_header};
-use crate::principal::Principal;
+use crate::policy::{OVERRIDES, Policy, same_header};
+use crate::principal::{Grant, Principal};
 use crate::redact;
 use crate::route::Access;
 
@@ -25,12 +25,10 @@ pub enum Decision<'r> {
 
 impl Decision<'_> {
     /// Gives an allow the proof that it was one.
-    #[must_use]
-    pub fn with_proof(mut self, proof: Option<String>) -> Self {
-        if let Self::Allow(allow) = &mut self {
-            allow.proof = proof.and_then(|proof| Some((allow.policy.identity.proof()?, proof)));
+    pub fn prove(&mut self, proof: String) {
+        if let Self::Allow(allow) = self {
+            allow.proof = allow.policy.identity.proof().map(|name| (name, proof));
         }
-        self
     }
 
     pub fn trace(&self) -> &Trace {
@@ -40,10 +38,6 @@ impl Decision<'_> {
         }
     }
 }
-
-/// Headers that make some back ends see another method or path than the one that was judged.
-pub const OVERRIDES: [&str; 5] =
-    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"];
 
 /// A request that may pass, and what the back end is told about it.
 #[derive(Debug)]
@@ -100,22 +94,19 @@ impl<'r> Allow<'r> {
         &self.trace
     }
 
-    /// The identity headers in use, each with its value; `None`: it must be removed.
-    fn identity(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        let names = &self.policy.identity;
-        let principal = self.permit.principal();
-        [
-            (&names.subject, self.told_subject()),
-            (&names.user_id, principal.and_then(Principal::user_id)),
-            (&names.project, self.permit.project()),
-            (&names.workload, self.permit.workload()),
-            (&names.key_id, principal.and_then(Principal::key_id)),
-            (&names.plane, principal.map(Principal::plane)),
-            (&names.permissions, principal.map(Principal::permissions)),
-            (&names.request_id, self.request_id),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name.as_deref()?, value.filter(|value| !value.is_empty()))))
+    /// What its caller has in common with others; nobody on a public route.
+    pub fn grant(&self) -> Option<&Arc<Grant>> {
+        self.permit.principal().map(Principal::grant)
+    }
+
+    /// What every allow of this policy, route and [grant](Self::grant) says.
+    pub fn common(&self) -> Common<'_, 'r> {
+        Common(self)
+    }
+
+    /// What it says beside that.
+    pub fn own(&self) -> Own<'_, 'r> {
+        Own(self)
     }
 
     /// Who asks, as the back end is told.
@@ -130,44 +121,23 @@ impl<'r> Allow<'r> {
 
     /// Headers to overwrite in the request, name and value. No value is empty.
     pub fn headers_to_set(&self) -> impl Iterator<Item = (&str, &str)> {
-        let proof = self.proof.iter().map(|(name, value)| (&**name, &**value));
-        self.identity().filter_map(|(name, value)| Some((name, value?))).chain(proof)
+        self.common().headers_to_set().chain(self.own().headers_to_set())
     }
 
     /// Headers to remove from the request. None of them is also set, since Envoy lets a removal win.
     pub fn headers_to_remove(&self) -> impl Iterator<Item = &str> {
-        self.headers_to_remove_beside_overrides().chain(OVERRIDES)
-    }
-
-    /// The same without the [`OVERRIDES`], for a host that has those written once.
-    pub fn headers_to_remove_beside_overrides(&self) -> impl Iterator<Item = &str> {
-        let kept = self.permit.route().keep_credential;
-        let credentials = move || self.policy.credentials.iter().map(|source| &*source.name).filter(move |_| !kept);
-        let unset = self.identity().filter(|(_, value)| value.is_none()).map(|(name, _)| name);
-        let identity = &self.policy.identity;
-        let own = credentials().chain(OVERRIDES).chain(identity.names());
-        let lengths = own.fold(0_u128, |lengths, name| lengths | length_of(name.as_bytes()));
-        // What a back end that folds names would take for one of these.
-        let lookalike = move |name: &&[u8]| {
-            // It would be as long, and nearly no header is.
-            if lengths & length_of(name) == 0 && !identity.has_reserved_prefix(name) {
-                return false;
-            }
-            let mut removed = credentials().chain(OVERRIDES);
-            let proof = self.proof.as_ref().map(|(own, _)| &**own);
-            let is_set = || identity.names().chain(proof).any(|own| own.as_bytes().eq_ignore_ascii_case(name));
-            (identity.reserves(name) && !is_set())
-                || removed.any(|own| !own.as_bytes().eq_ignore_ascii_case(name) && same_header(own.as_bytes(), name))
-        };
-        let lookalikes = self.request.headers.iter().map(|header| header.name).filter(lookalike);
-        // Every name is UTF-8.
-        let lookalikes = lookalikes.filter_map(|name| std::str::from_utf8(name).ok());
-        credentials().chain(unset).chain(lookalikes)
+        self.common().headers_to_remove().chain(self.own().headers_to_remove())
     }
 
     /// Who was allowed, as it may stand in a log.
     pub fn logged_subject(&self) -> Option<&str> {
         self.logged_subject.as_deref().or(self.subject.as_deref())
+    }
+
+    /// The headers that carry credentials, unless the back end gets to see them.
+    fn credentials(&self) -> impl Iterator<Item = &str> {
+        let kept = self.permit.route().keep_credential;
+        self.policy.credentials.iter().map(|source| &*source.name).filter(move |_| !kept)
     }
 
     /// The path, as it may stand in a log.
@@ -177,26 +147,115 @@ impl<'r> Allow<'r> {
 
     /// For access logs and later filters: what was decided, without anything secret.
     pub fn metadata(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let principal = self.permit.principal();
-        [
-            ("decision", Some("allow")),
-            ("route", Some(&*self.permit.route().name)),
-            ("subject", self.logged_subject()),
-            ("key_id", principal.and_then(Principal::key_id)),
-            ("plane", principal.map(Principal::plane)),
-            ("project", self.permit.logged_project(&self.policy.planes)),
-            ("workload", self.permit.logged_workload(&self.policy.planes)),
-            ("client_ip", Some(self.policy.client_ip.of(self.request))),
-            ("endpoint", Some(self.endpoint())),
-        ]
-        .into_iter()
-        .filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
+        self.common().metadata().chain(self.own().metadata())
     }
 }
 
-/// One bit for the length of a name; the last one stands for all that are as long or longer.
-fn length_of(name: &[u8]) -> u128 {
-    1 << name.len().min(127)
+/// What an [`Allow`] says because of its policy, its route and the grant of its caller: the same for all that have these, so that a
+/// host may write it once. See [`Allow`] for its parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Common<'a, 'r>(&'a Allow<'r>);
+
+impl<'a> Common<'a, '_> {
+    fn identity(self) -> impl Iterator<Item = IdentityHeader<'a>> {
+        let names = &self.0.policy.identity;
+        let principal = self.0.permit.principal();
+        in_use([
+            (&names.plane, principal.map(Principal::plane)),
+            (&names.permissions, principal.map(Principal::permissions)),
+        ])
+    }
+
+    pub fn headers_to_set(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        self.identity().filter_map(|(name, value)| Some((name, value?)))
+    }
+
+    pub fn headers_to_remove(self) -> impl Iterator<Item = &'a str> {
+        self.0.credentials().chain(OVERRIDES).chain(unset(self.identity()))
+    }
+
+    pub fn metadata(self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let plane = self.0.permit.principal().map(Principal::plane);
+        said([("decision", Some("allow")), ("route", Some(&*self.0.permit.route().name)), ("plane", plane)])
+    }
+}
+
+/// What an [`Allow`] says beside what is [`Common`].
+#[derive(Clone, Copy, Debug)]
+pub struct Own<'a, 'r>(&'a Allow<'r>);
+
+impl<'a> Own<'a, '_> {
+    fn identity(self) -> impl Iterator<Item = IdentityHeader<'a>> {
+        let Allow { policy, permit, request_id, .. } = self.0;
+        let names = &policy.identity;
+        let principal = permit.principal();
+        in_use([
+            (&names.subject, self.0.told_subject()),
+            (&names.user_id, principal.and_then(Principal::user_id)),
+            (&names.project, permit.project()),
+            (&names.workload, permit.workload()),
+            (&names.key_id, principal.and_then(Principal::key_id)),
+            (&names.request_id, *request_id),
+        ])
+    }
+
+    pub fn headers_to_set(self) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let proof = self.0.proof.iter().map(|(name, value)| (&**name, &**value));
+        self.identity().filter_map(|(name, value)| Some((name, value?))).chain(proof)
+    }
+
+    pub fn headers_to_remove(self) -> impl Iterator<Item = &'a str> {
+        let Allow { policy, request, proof, .. } = self.0;
+        let identity = &policy.identity;
+        // What a back end that folds names would take for one of ours.
+        let lookalike = move |name: &&[u8]| {
+            if !policy.own_headers.may_have(name, identity) {
+                return false;
+            }
+            let mut removed = self.0.credentials().chain(OVERRIDES);
+            let proof = proof.as_ref().map(|(own, _)| &**own);
+            let is_set = || identity.names().chain(proof).any(|own| own.as_bytes().eq_ignore_ascii_case(name));
+            (identity.reserves(name) && !is_set())
+                || removed.any(|own| !own.as_bytes().eq_ignore_ascii_case(name) && same_header(own.as_bytes(), name))
+        };
+        let lookalikes = request.headers.iter().map(|header| header.name).filter(lookalike);
+        // Every name is UTF-8.
+        unset(self.identity()).chain(lookalikes.filter_map(|name| std::str::from_utf8(name).ok()))
+    }
+
+    pub fn metadata(self) -> impl Iterator<Item = (&'static str, &'a str)> {
+        let Allow { policy, permit, request, .. } = self.0;
+        said([
+            ("subject", self.0.logged_subject()),
+            ("key_id", permit.principal().and_then(Principal::key_id)),
+            ("project", permit.logged_project(&policy.planes)),
+            ("workload", permit.logged_workload(&policy.planes)),
+            ("client_ip", Some(policy.client_ip.of(request))),
+            ("endpoint", Some(self.0.endpoint())),
+        ])
+    }
+}
+
+/// The name of an identity header, and its value; `None`: it must be removed.
+type IdentityHeader<'a> = (&'a str, Option<&'a str>);
+
+/// Those that have a name.
+fn in_use<'a, const N: usize>(
+    headers: [(&'a Option<Box<str>>, Option<&'a str>); N],
+) -> impl Iterator<Item = IdentityHeader<'a>> {
+    let headers = headers.into_iter();
+    headers.filter_map(|(name, value)| Some((name.as_deref()?, value.filter(|value| !value.is_empty()))))
+}
+
+fn unset<'a>(identity: impl Iterator<Item = IdentityHeader<'a>>) -> impl Iterator<Item = &'a str> {
+    identity.filter(|(_, value)| value.is_none()).map(|(name, _)| name)
+}
+
+/// Those that have a value.
+fn said<'a, const N: usize>(
+    metadata: [(&'static str, Option<&'a str>); N],
+) -> impl Iterator<Item = (&'static str, &'a str)> {
+    metadata.into_iter().filter_map(|(name, value)| Some((name, value.filter(|value| !value.is_empty())?)))
 }
 
 /// A refusal, ready to be sent.

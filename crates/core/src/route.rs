@@ -217,8 +217,8 @@ impl RouteTable {
     /// # Errors
     /// [`Denial::HostUnknown`], [`Denial::PathNotCanonical`] or [`Denial::RouteUnknown`].
     pub fn find<'r>(&'r self, request: &'r Attributes<'r>, trace: &mut Trace) -> Result<Matched<'r>, Denial> {
-        let host = host_name(request.host).ok_or(Denial::HostUnknown)?;
-        let table = self.host(host).ok_or(Denial::HostUnknown)?;
+        let (host, index) = self.host(request.host).ok_or(Denial::HostUnknown)?;
+        let table = self.hosts.get(index).ok_or(Denial::HostUnknown)?;
         let path = request.path();
         if !is_canonical(path) || request.target.contains('#') {
             return Err(Denial::PathNotCanonical);
@@ -230,12 +230,17 @@ impl RouteTable {
 
     /// How an error reads on this host, if there is such a host.
     pub fn errors_of(&self, authority: &str) -> Option<ErrorShape> {
-        let host = self.host_index(host_name(authority)?)?;
-        self.errors.get(host).copied()
+        self.errors.get(self.host(authority)?.1).copied()
     }
 
-    fn host(&self, host: &str) -> Option<&PathTable> {
-        self.hosts.get(self.host_index(host)?)
+    /// The host that an authority names, and its index.
+    fn host<'h>(&self, authority: &'h str) -> Option<(&'h str, usize)> {
+        // One that the configuration has word for word was looked at there.
+        if let Some(index) = self.exact.get(authority) {
+            return Some((authority, *index));
+        }
+        let host = host_name(authority)?;
+        Some((host, self.host_index(host)?))
     }
 
     fn host_index(&self, host: &str) -> Option<usize> {

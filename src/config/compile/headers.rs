@@ -3,8 +3,7 @@
 
 use tollgate_core::envoy_limits::EnvoyLimits;
 use tollgate_core::extract::{CredentialHeader, Kinds};
-use tollgate_core::policy::{IdentityHeaders, same_header};
-use tollgate_core::respond::OVERRIDES;
+use tollgate_core::policy::{IdentityHeaders, OVERRIDES, same_header};
 
 use super::super::file::{CredentialKind, File, SubjectKind, WithheldHeaders};
 use super::super::problems::{Findings, Path};

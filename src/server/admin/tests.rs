@@ -25,7 +25,7 @@ use tollgate_core::error_body::ErrorShape;
 use tollgate_core::extract::{CredentialHeader, Kinds};
 use tollgate_core::login::Login;
 use tollgate_core::plane::{Plane, RevokedStatus};
-use tollgate_core::policy::{ClientIp, IdentityHeaders, Policy};
+use tollgate_core::policy::{ClientIp, IdentityHeaders, OwnHeaders, Policy};
 use tollgate_core::route::RouteTable;
 use tollgate_guard::stamps::Stamps;
 use tower::ServiceExt;
@@ -97,6 +97,12 @@ fn policy() -> Policy {
         scheme: scheme.map(Into::into),
         kinds: Kinds::ALL,
     };
+    let credentials = vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)];
+    let identity = IdentityHeaders {
+        subject: Some("x-tollgate-subject".into()),
+        reserved_prefixes: vec!["x-tollgate-".into()],
+        ..IdentityHeaders::none()
+    };
     Policy {
         planes: vec![
             plane("data", "ik_live", false),
@@ -105,18 +111,15 @@ fn policy() -> Policy {
             plane("support", "ik_sup", true),
         ],
         permissions: vec!["run_inference".into(), "read_workloads".into()],
-        credentials: vec![credential("authorization", Some("Bearer")), credential("x-api-key", None)],
         issuers: Vec::new(),
         login: Some(Login {
             issuer: "https://api.test".into(),
             plane: "admin".into(),
             lifetime: Duration::from_secs(3600),
         }),
-        identity: IdentityHeaders {
-            subject: Some("x-tollgate-subject".into()),
-            reserved_prefixes: vec!["x-tollgate-".into()],
-            ..IdentityHeaders::none()
-        },
+        own_headers: OwnHeaders::of(&credentials, &identity),
+        credentials,
+        identity,
         client_ip: ClientIp::Peer,
         envoy_limits: EnvoyLimits::SHIPPED,
         realm: "tollgate".into(),

@@ -1,9 +1,13 @@
 //! A [`Decision`] to the bytes of an `envoy.service.auth.v3.CheckResponse`, written once and without a message in between.
 //! Never writes an empty response, which Envoy takes for an allow, and never a denial with the status of an allow.
 
-use std::sync::LazyLock;
+use std::cell::RefCell;
+use std::sync::Arc;
 
-use tollgate_core::respond::{Decision, OVERRIDES};
+use tollgate_core::decision::RouteId;
+use tollgate_core::policy::Policy;
+use tollgate_core::principal::Grant;
+use tollgate_core::respond::{Allow, Decision};
 
 /// A denial with status 500 and nothing else, for when no other can be made.
 pub const LAST_RESORT: &[u8] = &[0x0a, 2, 0x08, 13, 0x12, 5, 0x0a, 3, 0x08, 0xf4, 0x03];
@@ -11,16 +15,93 @@ pub const LAST_RESORT: &[u8] = &[0x0a, 2, 0x08, 13, 0x12, 5, 0x0a, 3, 0x08, 0xf4
 /// Room for a usual answer.
 pub const USUAL_LENGTH: usize = 1024;
 
-/// Appends the response to `to`.
-pub fn response(decision: &Decision<'_>, to: &mut Vec<u8>) {
+/// Appends the response to `to`. `policy` is the one that decided.
+pub fn response(policy: &Arc<Policy>, decision: &Decision<'_>, to: &mut Vec<u8>) {
     match decision {
-        Decision::Allow(allow) => {
-            allowed(allow.headers_to_set(), allow.headers_to_remove_beside_overrides(), allow.metadata(), to);
-        }
+        Decision::Allow(allow) => KNOWN.with_borrow_mut(|known| {
+            let own = allow.own();
+            let own = (own.headers_to_set(), own.headers_to_remove(), own.metadata());
+            match known.common(policy, allow) {
+                Some(common) => {
+                    let edits = |to: &mut Vec<u8>| to.extend_from_slice(&common.edits);
+                    allowed(edits, |to| to.extend_from_slice(&common.metadata), own, to);
+                }
+                None => {
+                    let common = allow.common();
+                    let edits = |to: &mut Vec<u8>| edits(common.headers_to_set(), common.headers_to_remove(), to);
+                    allowed(edits, |to| fields(common.metadata(), to), own, to);
+                }
+            }
+        }),
         Decision::Deny(deny) => {
             let headers = deny.headers.iter().map(|(name, value)| (*name, &**value));
             denied(deny.status, headers, &deny.body, deny.metadata(), to);
         }
+    }
+}
+
+thread_local! {
+    static KNOWN: RefCell<KnownCommon> = const { RefCell::new(KnownCommon { policy: None, written: Vec::new() }) };
+}
+
+/// So many routes and grants are remembered.
+const KNOWN_COMMON: usize = 256;
+
+/// What allows of one policy have in common, by route and grant, as this thread has written it.
+struct KnownCommon {
+    policy: Option<Arc<Policy>>,
+    written: Vec<Slot>,
+}
+
+#[derive(Default)]
+struct Slot {
+    common: Option<Common>,
+    /// The route, and the address of the grant, of the last allow that found another one here: only what comes twice is written.
+    asked: Option<(RouteId, usize)>,
+}
+
+/// What all allows of one policy, route and grant say.
+struct Common {
+    route: RouteId,
+    /// Kept, so that no other one comes to stand at its address.
+    grant: Option<Arc<Grant>>,
+    /// Within the `OkHttpResponse`.
+    edits: Vec<u8>,
+    metadata: Vec<u8>,
+}
+
+impl KnownCommon {
+    /// `None`: it is not worth writing apart.
+    fn common(&mut self, policy: &Arc<Policy>, allow: &Allow<'_>) -> Option<&Common> {
+        if !self.policy.as_ref().is_some_and(|known| Arc::ptr_eq(known, policy)) {
+            self.policy = Some(Arc::clone(policy));
+            self.written.clear();
+            self.written.resize_with(KNOWN_COMMON, Slot::default);
+        }
+        let (route, grant) = (allow.permit().route_id(), allow.grant());
+        let address = grant.map_or(0, |grant| Arc::as_ptr(grant).addr());
+        let Slot { common, asked } =
+            &mut self.written[((address / align_of::<Grant>()) ^ route.0 as usize) % KNOWN_COMMON];
+        if !common.as_ref().is_some_and(|common| common.is_of(route, grant)) {
+            if asked.replace((route, address)) != Some((route, address)) {
+                return None;
+            }
+            *common = Some(Common::write(route, allow));
+        }
+        common.as_ref()
+    }
+}
+
+impl Common {
+    fn write(route: RouteId, allow: &Allow<'_>) -> Self {
+        let (common, mut to, mut metadata) = (allow.common(), Vec::new(), Vec::new());
+        edits(common.headers_to_set(), common.headers_to_remove(), &mut to);
+        fields(common.metadata(), &mut metadata);
+        Self { route, grant: allow.grant().cloned(), edits: to, metadata }
+    }
+
+    fn is_of(&self, route: RouteId, grant: Option<&Arc<Grant>>) -> bool {
+        self.route == route && self.grant.as_ref().map(Arc::as_ptr) == grant.map(Arc::as_ptr)
     }
 }
 
@@ -55,27 +136,33 @@ mod field {
 /// `HeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD`.
 const OVERWRITE: u8 = 2;
 
-/// The removal of every override, which is in every allow.
-static REMOVED_OVERRIDES: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut removed = Vec::new();
-    OVERRIDES.iter().for_each(|name| text(field::HEADERS_TO_REMOVE, name, &mut removed));
-    removed
-});
-
+/// What is [`Common`], and then what is to be set, to be removed and to be told beside it.
 fn allowed<'a, 'n>(
-    set: impl Iterator<Item = (&'a str, &'a str)>,
-    remove: impl Iterator<Item = &'a str>,
-    metadata: impl Iterator<Item = (&'n str, &'a str)>,
+    common_edits: impl FnOnce(&mut Vec<u8>),
+    common_metadata: impl FnOnce(&mut Vec<u8>),
+    (set, remove, metadata): (
+        impl Iterator<Item = (&'a str, &'a str)>,
+        impl Iterator<Item = &'a str>,
+        impl Iterator<Item = (&'n str, &'a str)>,
+    ),
     to: &mut Vec<u8>,
 ) {
     // Code 0 is the default, and so is written as a status with nothing in it.
     message(field::STATUS, to, |_| {});
     message(field::OK_RESPONSE, to, |to| {
-        headers(set, to);
-        remove.for_each(|name| text(field::HEADERS_TO_REMOVE, name, to));
-        to.extend_from_slice(&REMOVED_OVERRIDES);
+        common_edits(to);
+        edits(set, remove, to);
     });
-    dynamic_metadata(metadata, to);
+    message(field::DYNAMIC_METADATA, to, |to| {
+        common_metadata(to);
+        fields(metadata, to);
+    });
+}
+
+/// Within an `OkHttpResponse`.
+fn edits<'a>(set: impl Iterator<Item = (&'a str, &'a str)>, remove: impl Iterator<Item = &'a str>, to: &mut Vec<u8>) {
+    headers(set, to);
+    remove.for_each(|name| text(field::HEADERS_TO_REMOVE, name, to));
 }
 
 fn denied<'a, 'n>(
@@ -91,7 +178,7 @@ fn denied<'a, 'n>(
         headers(set, to);
         text(field::BODY, body, to);
     });
-    dynamic_metadata(metadata, to);
+    message(field::DYNAMIC_METADATA, to, |to| fields(metadata, to));
 }
 
 /// The `google.rpc.Code` of a refusal; never 0, as that would allow.
@@ -118,17 +205,15 @@ fn headers<'a, 'n>(headers: impl Iterator<Item = (&'n str, &'a str)>, to: &mut V
     }
 }
 
-/// A `google.protobuf.Struct` of strings.
-fn dynamic_metadata<'a, 'n>(metadata: impl Iterator<Item = (&'n str, &'a str)>, to: &mut Vec<u8>) {
-    message(field::DYNAMIC_METADATA, to, |to| {
-        for (name, value) in metadata {
-            let string = length_of(value.len());
-            begin(field::FIELDS, length_of(name.len()) + length_of(string), to);
-            text(field::KEY, name, to);
-            begin(field::VALUE, string, to);
-            text(field::STRING_VALUE, value, to);
-        }
-    });
+/// The fields of a `google.protobuf.Struct` of strings.
+fn fields<'a, 'n>(metadata: impl Iterator<Item = (&'n str, &'a str)>, to: &mut Vec<u8>) {
+    for (name, value) in metadata {
+        let string = length_of(value.len());
+        begin(field::FIELDS, length_of(name.len()) + length_of(string), to);
+        text(field::KEY, name, to);
+        begin(field::VALUE, string, to);
+        text(field::STRING_VALUE, value, to);
+    }
 }
 
 /// How long a length-delimited field is with so much in it.
@@ -207,7 +292,7 @@ mod tests {
 
     type Pairs = Vec<(String, String)>;
 
-    fn borrowed(pairs: &Pairs) -> impl Iterator<Item = (&str, &str)> {
+    fn borrowed(pairs: &[(String, String)]) -> impl Iterator<Item = (&str, &str)> {
         pairs.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
@@ -242,9 +327,11 @@ mod tests {
             metadata in pairs(),
         ) {
             let mut bytes = b"before".to_vec();
-            allowed(borrowed(&set), remove.iter().map(String::as_str), borrowed(&metadata), &mut bytes);
-            let overrides = OVERRIDES.iter().map(|name| (*name).to_owned());
-            let headers_to_remove = remove.into_iter().chain(overrides).collect();
+            let ((set_1, set_2), (told_1, told_2)) = (set.split_at(set.len() / 2), metadata.split_at(metadata.len() / 2));
+            let common = |to: &mut Vec<u8>| edits(borrowed(set_1), std::iter::empty(), to);
+            let own = (borrowed(set_2), remove.iter().map(String::as_str), borrowed(told_2));
+            allowed(common, |to| fields(borrowed(told_1), to), own, &mut bytes);
+            let headers_to_remove = remove;
             let ok = OkHttpResponse { headers: options(&set), headers_to_remove, ..Default::default() };
             let typed = CheckResponse {
                 status: Some(Status::default()),

@@ -9,6 +9,7 @@ mod reflection;
 mod reply;
 mod stream;
 mod tls;
+mod wiped;
 
 use std::future::Future;
 use std::io;

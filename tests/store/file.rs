@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use redb::{ReadableDatabase, TableHandle};
+use tollgate::store::format::Format;
 use tollgate::store::{AuditQuery, KeyQuery, PepperCheck, Store, StoreError, UserQuery, Write};
 
 use crate::signed;
@@ -204,27 +205,54 @@ fn an_older_store_gets_what_it_lacks() {
         "removed_rows",
     ];
     let since_three = ["keys_in_projects", "sessions", "sessions_by_expiry", "users_by_plain_name", "removed_rows"];
-    for later in [&since_users[..], &[&["projects"], &since_three[..]].concat(), &since_three, &["removed_rows"]] {
-        gets_what_it_lacks(later);
+    let stores = [
+        (2, &since_users[..]),
+        (2, &[&["projects"], &since_three[..]].concat()),
+        (2, &since_three),
+        (3, &["removed_rows"]),
+    ];
+    for (format, later) in stores {
+        gets_what_it_lacks(format, later);
     }
 }
 
-fn gets_what_it_lacks(later: &[&str]) {
+/// Takes tables out of a store, which has this format then.
+fn without(path: &Path, tables: &[&str], format: u64) {
+    let database = redb::Database::open(path).unwrap();
+    let write = database.begin_write().unwrap();
+    let gone: Vec<_> = write.list_tables().unwrap().filter(|table| tables.contains(&table.name())).collect();
+    assert_eq!(gone.len(), tables.len());
+    for table in gone {
+        assert!(write.delete_table(table).unwrap());
+    }
+    write.open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap().insert("format", format).unwrap();
+    write.commit().unwrap();
+}
+
+#[test]
+fn a_store_of_this_release_that_lacks_a_table_is_damaged() {
+    let newest = Format::NEWEST.in_file();
+    for table in ["sessions", "ended_sessions", "users_by_project", "audit", "removed_rows"] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.redb");
+        signed::embedded(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
+        without(&path, &[table], newest);
+        let error = signed::embedded(&path, Duration::ZERO).unwrap_err();
+        assert!(matches!(error, StoreError::Damaged(_)));
+        assert!(
+            error.to_string().contains(&format!("the table `{table}` is gone from it: restore a backup")),
+            "{error}"
+        );
+    }
+}
+
+fn gets_what_it_lacks(format: u64, later: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let sequence = signed::embedded(&path, Duration::ZERO).unwrap().apply(&[Write::CreateKey(key(1))]).unwrap();
     let tables = |database: &redb::Database| database.begin_read().unwrap().list_tables().unwrap().count();
-    let complete = {
-        let database = redb::Database::open(&path).unwrap();
-        let complete = tables(&database);
-        let write = database.begin_write().unwrap();
-        for table in write.list_tables().unwrap().filter(|table| later.contains(&table.name())) {
-            assert!(write.delete_table(table).unwrap());
-        }
-        write.commit().unwrap();
-        assert_eq!(tables(&database), complete - later.len());
-        complete
-    };
+    let complete = tables(&redb::Database::open(&path).unwrap());
+    without(&path, later, format);
 
     let store = signed::embedded(&path, Duration::ZERO).unwrap();
     let store = Arc::new(store);

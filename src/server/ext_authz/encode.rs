@@ -80,8 +80,9 @@ impl KnownCommon {
         }
         let (route, grant) = (allow.permit().route_id(), allow.grant());
         let address = grant.map_or(0, |grant| Arc::as_ptr(grant).addr());
-        let Slot { common, asked } =
-            &mut self.written[((address / align_of::<Grant>()) ^ route.0 as usize) % KNOWN_COMMON];
+        // No two grants stand nearer to each other.
+        let number = address / size_of::<Grant>();
+        let Slot { common, asked } = &mut self.written[(number ^ route.0 as usize) % KNOWN_COMMON];
         if !common.as_ref().is_some_and(|common| common.is_of(route, grant)) {
             if asked.replace((route, address)) != Some((route, address)) {
                 return None;

@@ -19,6 +19,7 @@ use super::others;
 use super::reply::{
     BROKEN, COMPRESSED, CUT, MESSAGE_TIME, MORE_THAN_ONE, Refusal, TOO_LONG, TOO_MUCH, TOO_SLOW, bare, send,
 };
+use super::wiped::WipedOnDrop;
 use crate::server::budget::{Account, Exhausted, MemoryReservation, MessageReservation};
 use crate::server::ext_authz::{CHECK, CheckService, encode};
 use crate::server::places::PeerStage;
@@ -302,22 +303,5 @@ impl Arriving {
             Some(length) if bytes.len() > PREFIX + length => Err(MORE_THAN_ONE),
             _ => Ok(()),
         }
-    }
-}
-
-/// Bytes that hold the credential of a client, wiped when they are dropped. At once, where `Zeroizing` goes byte by byte: bodies are long.
-#[derive(Default)]
-struct WipedOnDrop(Vec<u8>);
-
-impl AsRef<[u8]> for WipedOnDrop {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Drop for WipedOnDrop {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        zeroize::optimization_barrier(&*self.0);
     }
 }

@@ -5,6 +5,7 @@
 //! h2 has room for 8 KiB at a time. Of a peer that is known more is read at once, and kept for h2's next reads.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf, Take};
 
+use super::wiped::{WipedOnDrop, wipe};
 use crate::server::budget::{Account, MemoryReservation};
 
 /// Bytes that are read at once of a peer that is known.
@@ -36,21 +38,28 @@ pub struct Metered<S> {
 }
 
 /// What was read before there was room for it.
-#[derive(Debug)]
 struct Ahead {
-    bytes: Vec<u8>,
+    bytes: WipedOnDrop,
     taken: usize,
     _held: Option<MemoryReservation>,
+}
+
+/// How much, and nothing of it.
+impl fmt::Debug for Ahead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Ahead({} bytes)", self.bytes.as_ref().len() - self.taken)
+    }
 }
 
 impl Ahead {
     /// Gives the next bytes, and whether these were all.
     fn give(&mut self, most: usize, buffer: &mut ReadBuf<'_>) -> bool {
-        let rest = &self.bytes[self.taken..];
+        let bytes = self.bytes.as_ref();
+        let rest = &bytes[self.taken..];
         let next = &rest[..rest.len().min(most).min(buffer.remaining())];
         buffer.put_slice(next);
         self.taken += next.len();
-        self.taken == self.bytes.len()
+        self.taken == bytes.len()
     }
 }
 
@@ -69,8 +78,9 @@ impl<S: AsyncRead + Unpin> Metered<S> {
             buffer.put_slice(now);
             if !later.is_empty() {
                 let held = self.account.hold(later.len()).ok();
-                self.ahead = Some(Ahead { bytes: later.to_vec(), taken: 0, _held: held });
+                self.ahead = Some(Ahead { bytes: WipedOnDrop(later.to_vec()), taken: 0, _held: held });
             }
+            wipe(read.filled_mut());
             Poll::Ready(Ok(()))
         })
     }

@@ -19,7 +19,7 @@ use super::super::keyspace::{META, META_FORMAT, META_SEQUENCE};
 use super::act::{Act, Failure};
 use super::indexes;
 use super::source::{Boxed, Source};
-use super::tables::{has_every_table, make_tables};
+use super::tables::{make_tables, missing_table};
 
 /// How often a broken database is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -296,15 +296,15 @@ const MISSING: u64 = 0;
 /// lost what was acknowledged.
 fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
     let damaged = |reason: String| Err::<u64, _>(Failure::Refused(StoreError::Damaged(reason)));
-    let (format, sequence, complete) = {
+    let (format, sequence, missing) = {
         let read = database.begin_read()?;
         match read.open_table(META) {
             Ok(meta) => (
                 meta.get(META_FORMAT)?.map_or(MISSING, |value| value.value()),
                 meta.get(META_SEQUENCE)?.map_or(0, |value| value.value()),
-                has_every_table(&read)?,
+                missing_table(&read)?,
             ),
-            Err(redb::TableError::TableDoesNotExist(_)) => (MISSING, 0, false),
+            Err(redb::TableError::TableDoesNotExist(_)) => (MISSING, 0, None),
             Err(error) => return Err(error.into()),
         }
     };
@@ -326,12 +326,18 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
              restore a backup, or restart to go on without them"
         ));
     }
-    if complete && stored == format.in_file() {
+    if stored == Format::NEWEST.in_file() {
+        return match missing {
+            Some(table) => damaged(format!("the table `{table}` is gone from it: restore a backup")),
+            None => Ok(sequence),
+        };
+    }
+    if missing.is_none() && stored == format.in_file() {
         return Ok(sequence);
     }
     write(database, |transaction| {
         make_tables(transaction)?;
-        if !complete && format.has_indexes_of_three() {
+        if missing.is_some() && format.has_indexes_of_three() {
             indexes::fill_keys(transaction)?;
         }
         transaction.open_table(META)?.insert(META_FORMAT, format.in_file())?;

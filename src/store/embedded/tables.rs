@@ -61,10 +61,10 @@ fn tables() -> Vec<Box<dyn Table>> {
     tables
 }
 
-/// Whether each is there. A store that an older Tollgate made may lack some.
-pub(super) fn has_every_table(read: &ReadTransaction) -> Act<bool> {
+/// The name of one that is not there. A store that an older Tollgate made may lack some.
+pub(super) fn missing_table(read: &ReadTransaction) -> Act<Option<String>> {
     let there: BTreeSet<String> = read.list_tables()?.map(|table| table.name().to_owned()).collect();
-    Ok(tables().iter().all(|table| there.contains(table.name())))
+    Ok(tables().iter().map(|table| table.name()).find(|name| !there.contains(*name)).map(str::to_owned))
 }
 
 pub(super) fn make_tables(transaction: &WriteTransaction) -> Act<()> {

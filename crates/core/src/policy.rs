@@ -230,3 +230,40 @@ impl Policy {
         u8::try_from(at).ok().map(PlaneId)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::extract::Kinds;
+
+    #[test]
+    fn nothing_that_could_be_taken_for_one_of_ours_is_passed_over() {
+        let credential = |name: &str| CredentialHeader { name: name.into(), scheme: None, kinds: Kinds::ALL };
+        let credentials = [credential("authorization"), credential("x-api-key")];
+        let identity = IdentityHeaders {
+            subject: Some(format!("x-tollgate-{}", "long-".repeat(30)).into()),
+            plane: Some("z-plane".into()),
+            reserved_prefixes: vec!["x-tollgate-".into(), "-odd-".into()],
+            ..IdentityHeaders::none()
+        };
+        let own = OwnHeaders::of(&credentials, &identity);
+        let names = credentials.iter().map(|source| &*source.name).chain(OVERRIDES).chain(identity.names());
+        let names: Vec<String> = names.map(str::to_owned).chain(["x-tollgate-a".into(), "-odd-b".into()]).collect();
+        let mut tried = 0;
+        for name in &names {
+            // Every byte that is folded to the one that stands there, in each place.
+            for (at, byte) in name.bytes().enumerate() {
+                for other in (0..=255).filter(|other| folded(*other) == folded(byte)) {
+                    let mut client = name.clone().into_bytes();
+                    client[at] = other;
+                    assert!(own.may_have(&client, &identity), "{name} with {other} at {at}");
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 9_000, "{tried}");
+        for other in ["", "accept", "content-length", "x-forwarded-for", "x-request-id", "a", "z"] {
+            assert!(!own.may_have(other.as_bytes(), &identity), "{other}");
+        }
+    }
+}

@@ -19,7 +19,7 @@ use super::super::keyspace::{META, META_FORMAT, META_SEQUENCE};
 use super::act::{Act, Failure};
 use super::indexes;
 use super::source::{Boxed, Source};
-use super::tables::{make_tables, missing_table};
+use super::tables::{is_younger_than_its_format, make_tables, missing_table};
 
 /// How often a broken database is tried again.
 const RETRY: Duration = Duration::from_millis(100);
@@ -326,11 +326,10 @@ fn check(database: &Database, admits: Admits, newest: Option<u64>) -> Act<u64> {
              restore a backup, or restart to go on without them"
         ));
     }
-    if stored == Format::NEWEST.in_file() {
-        return match missing {
-            Some(table) => damaged(format!("the table `{table}` is gone from it: restore a backup")),
-            None => Ok(sequence),
-        };
+    if stored == Format::NEWEST.in_file()
+        && let Some(table) = missing.as_ref().filter(|table| !is_younger_than_its_format(table))
+    {
+        return damaged(format!("the table `{table}` is gone from it: restore a backup"));
     }
     if missing.is_none() && stored == format.in_file() {
         return Ok(sequence);

@@ -50,7 +50,6 @@ fn tables() -> Vec<Box<dyn Table>> {
         Box::new(keyspace::AUDIT),
         Box::new(keyspace::AUDIT_BY_PROJECT),
         Box::new(keyspace::AUDIT_BY_ACTOR),
-        Box::new(keyspace::REMOVED_ROWS),
     ];
     for kind in Kind::ALL {
         by_kind!(kind, N => of::<N>(&mut tables),
@@ -58,10 +57,17 @@ fn tables() -> Vec<Box<dyn Table>> {
             Kind::Peppers | Kind::LastUses | Kind::Audit => {},
         );
     }
+    // The last one: see `is_younger_than_its_format`.
+    tables.push(Box::new(keyspace::REMOVED_ROWS));
     tables
 }
 
-/// The name of one that is not there. A store that an older Tollgate made may lack some.
+/// Whether a store may have its format, and all other tables, and not this one.
+pub(super) fn is_younger_than_its_format(table: &str) -> bool {
+    table == TableHandle::name(&keyspace::REMOVED_ROWS)
+}
+
+/// The name of the first one that is not there. A store that an older Tollgate made may lack some.
 pub(super) fn missing_table(read: &ReadTransaction) -> Act<Option<String>> {
     let there: BTreeSet<String> = read.list_tables()?.map(|table| table.name().to_owned()).collect();
     Ok(tables().iter().map(|table| table.name()).find(|name| !there.contains(*name)).map(str::to_owned))

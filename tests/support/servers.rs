@@ -7,7 +7,8 @@ use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use redis::{FromRedisValue, RedisResult};
@@ -299,11 +300,11 @@ pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
 /// A loopback port that was free a moment ago, below those that the system gives to connections, and another one for each call.
 pub fn free_port() -> u16 {
     use std::hash::{BuildHasher, RandomState};
-    static CALLS: AtomicU16 = AtomicU16::new(0);
-    let start = RandomState::new().hash_one(std::process::id());
-    let start = u16::try_from(start % 20_000).unwrap();
+    // Once a process: a number that is drawn for each call comes twice now and then.
+    static START: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()) % 20_000);
+    static CALLS: AtomicU64 = AtomicU64::new(0);
     (0..1000)
-        .map(|try_| 10_000 + (start + try_ + CALLS.fetch_add(1, Ordering::Relaxed) % 1000) % 20_000)
+        .map(|_| 10_000 + u16::try_from((*START + CALLS.fetch_add(1, Ordering::Relaxed)) % 20_000).unwrap())
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a port is free")
 }

@@ -361,3 +361,10 @@ fn snapshot_of(data: &Path) -> TempDir {
     server.wait().unwrap();
     folder
 }
+
+/// Two listeners of one server on one port do not start.
+#[test]
+fn no_port_is_given_twice() {
+    let ports: std::collections::BTreeSet<u16> = (0..2_000).map(|_| free_port()).collect();
+    assert_eq!(ports.len(), 2_000);
+}

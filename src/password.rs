@@ -207,7 +207,7 @@ impl Drop for Open {
 }
 
 fn work(queue: &Queue) {
-    tasks::stand_behind_checks(tasks::CRYPTOGRAPHY, "passwords");
+    tasks::stand_behind_checks(tasks::PASSWORDS, "passwords");
     while let Some(job) = queue.next() {
         // Whoever asked may have gone away: then there is nothing to do, or nobody to tell.
         match job {

@@ -370,7 +370,7 @@ impl Doors {
             logins,
             backups: backups.clone(),
             clock: Clock::System,
-            settings: Arc::new(settings.admin.clone()),
+            settings: settings.admin.clone(),
         });
         let check = CheckListener::bind(&settings.check)
             .map_err(|error| RunError::Listen { what: "listen.check".to_owned(), error })?;

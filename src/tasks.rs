@@ -18,9 +18,11 @@ const STEADY: Duration = Duration::from_secs(60);
 /// How far behind the threads that answer checks the others stand (`nice`), so that no crowd at a door takes their core. Doors do not stand
 /// far behind: a check may wait for what they begin for one caller, such as a look-up.
 pub const DOORS: i32 = 5;
-/// Of the threads that verify signatures and hash passwords. Further back, but not so far that a good token or login is kept waiting for
-/// seconds while a crowd holds a door: of a busy core they get a quarter of what a door gets.
-pub const CRYPTOGRAPHY: i32 = 10;
+/// Further back, but not so far that a good token is kept waiting for seconds while a crowd holds a door: of a busy core they get a third
+/// of what a door gets.
+pub const SIGNATURES: i32 = 10;
+/// Half of that: hashes are long, and a check that comes in the middle of one waits for longer the more is left to it.
+pub const PASSWORDS: i32 = 13;
 
 /// Has this thread, and those that it starts, stand so far behind whatever answers checks: of the thread alone, as Linux has it.
 pub fn stand_behind_checks(niceness: i32, who: &str) {
@@ -182,15 +184,15 @@ mod tests {
         let before = stands();
         let behind = std::thread::spawn(move || {
             let mut seen = Vec::new();
-            for niceness in [DOORS, CRYPTOGRAPHY, DOORS] {
+            for niceness in [DOORS, PASSWORDS, DOORS] {
                 stand_behind_checks(niceness, "a test");
                 seen.push(stands());
             }
             (seen, std::thread::spawn(stands).join().unwrap())
         });
         let at = |niceness: i32| niceness.max(before);
-        let expected = [DOORS, CRYPTOGRAPHY, CRYPTOGRAPHY].map(at);
-        assert_eq!(behind.join().unwrap(), (expected.to_vec(), at(CRYPTOGRAPHY)));
+        let expected = [DOORS, PASSWORDS, PASSWORDS].map(at);
+        assert_eq!(behind.join().unwrap(), (expected.to_vec(), at(PASSWORDS)));
         assert_eq!(stands(), before);
     }
 

@@ -242,7 +242,7 @@ impl Queue {
     }
 
     fn work(&self) {
-        tasks::stand_behind_checks(tasks::CRYPTOGRAPHY, "signatures");
+        tasks::stand_behind_checks(tasks::SIGNATURES, "signatures");
         let (mut found, mut since) = (Vec::with_capacity(TOLD_TOGETHER), Instant::now());
         while let Some(Job { name, work, done, runtime }) = self.next(&mut found) {
             if found.is_empty() {

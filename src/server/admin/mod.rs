@@ -22,6 +22,7 @@ mod users;
 mod whoami;
 pub mod wire;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,22 +58,15 @@ pub enum Door {
     ThroughEnvoy,
 }
 
-/// What the admin API works with. Cheap to clone.
+/// What the admin API works with. Cheap to clone, as each layer that a request passes has its own.
 #[derive(Clone, Debug)]
 pub struct AdminState {
-    live: Arc<ArcSwap<Policy>>,
-    registry: Registry,
-    replicas: Replicas,
-    pipeline: Pipeline,
-    logins: Logins,
-    backups: Backups,
-    clock: Clock,
-    settings: Arc<config::Admin>,
+    parts: Arc<Parts>,
     rules: Arc<Rules>,
 }
 
 /// What an [`AdminState`] is made of.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parts {
     pub live: Arc<ArcSwap<Policy>>,
     pub registry: Registry,
@@ -81,13 +75,20 @@ pub struct Parts {
     pub logins: Logins,
     pub backups: Backups,
     pub clock: Clock,
-    pub settings: Arc<config::Admin>,
+    pub settings: config::Admin,
 }
 
 impl AdminState {
     pub fn new(parts: Parts) -> Self {
-        let Parts { live, registry, replicas, pipeline, logins, backups, clock, settings } = parts;
-        Self { live, registry, replicas, pipeline, logins, backups, clock, settings, rules: Arc::default() }
+        Self { parts: Arc::new(parts), rules: Arc::default() }
+    }
+}
+
+impl Deref for AdminState {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
     }
 }
 

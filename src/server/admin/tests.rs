@@ -163,21 +163,17 @@ impl Api {
             key_defaults,
         };
         let live = Arc::new(ArcSwap::from_pointee(policy));
-        let state = AdminState::new(Parts {
-            live,
-            registry,
-            replicas,
-            pipeline,
-            logins,
-            backups,
-            clock,
-            settings: Arc::new(settings),
-        });
+        let state = AdminState::new(Parts { live, registry, replicas, pipeline, logins, backups, clock, settings });
         Self { state, clock: Arc::clone(time), door: Door::Socket }
     }
 
     fn new() -> Self {
         Self::with_defaults(KeyDefaults::default())
+    }
+
+    /// The parts of its state, to set another one in.
+    fn parts(&mut self) -> &mut Parts {
+        Arc::make_mut(&mut self.state.parts)
     }
 
     fn at(&self, door: Door) -> Self {

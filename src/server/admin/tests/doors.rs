@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{Api, KEYS, policy};
-use crate::config::{Admin, UnixAddress};
+use crate::config::UnixAddress;
 use crate::server::admin::Door;
 use crate::server::admin::operations::{Access, OPERATIONS};
 use crate::server::admin::router;
@@ -303,8 +303,7 @@ async fn where_others_than_envoy_may_come_only_what_passed_the_check_is_answered
     let mut api = Api::new().at(Door::ThroughEnvoy);
     let path = "/.well-known/jwks.json";
     assert_eq!(api.call("GET", path, "", Value::Null).await.status, StatusCode::OK);
-    let settings = (*api.state.settings).clone();
-    api.state.settings = Arc::new(Admin { demands_proof: true, ..settings });
+    api.parts().settings.demands_proof = true;
     api.call("GET", path, "", Value::Null).await.is(403, "PERMISSION_DENIED");
     let proof = api.state.pipeline.check_proofs().make(api.state.clock.now(), "GET", path).unwrap();
     let headers = [("x-tollgate-proof", &*proof)];

@@ -96,7 +96,7 @@ fn done(fenced: &[Replica], lagging: &[Replica]) -> Waited {
 fn scripted(answers: Vec<Waited>) -> (Api, Arc<Script>) {
     let mut api = Api::new();
     let script = Arc::new(Script { answers: answers.into(), ..Script::default() });
-    api.state.replicas = Replicas::Scripted(Arc::clone(&script));
+    api.parts().replicas = Replicas::Scripted(Arc::clone(&script));
     (api, script)
 }
 

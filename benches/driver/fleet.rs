@@ -60,7 +60,7 @@ const READY: Row = Row {
 const WIDE: (usize, usize) = (8, 16);
 const NARROW: (usize, usize) = (1, 1);
 const UNKNOWN: usize = 100;
-/// Processor time of a second in which Redis does nothing but look at its clock: 1 to 2 ms.
+/// More than the processor time of a second in which Redis does nothing but look at its clock (2 to 3 ms).
 const RESTS_BELOW_MICROS: f64 = 4_000.0;
 const SETTLE_SECONDS: usize = 30;
 
